@@ -1,0 +1,53 @@
+"""`python -m keras_resnet`: the zoo as a table."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+from keras_resnet.complexity import complexity
+from keras_resnet.config import MODELS
+from keras_resnet.resnet import build_model
+from keras_resnet.tables import markdown_table
+
+HEADER = ("network", "layers", "block", "shortcut", "stride on", "input", "parameters", "multiply-adds")
+
+
+def zoo_rows(names: Sequence[str] = tuple(MODELS)) -> list[tuple[str, ...]]:
+    """One row of text a network, counted on the built network."""
+    rows = []
+    for name in names:
+        config = MODELS[name]
+        cost = complexity(build_model(name))
+        rows.append(
+            (
+                name,
+                str(config.weighted_layers),
+                config.block,
+                config.shortcut or "none",
+                config.bottleneck_stride if config.block == "bottleneck" else "3x3",
+                f"{config.input_size}x{config.input_size}",
+                f"{cost.parameters:,}",
+                _engineering(cost.multiply_adds),
+            )
+        )
+    return rows
+
+
+def _engineering(count: int) -> str:
+    return f"{count / 1e9:.2f}e9" if count >= 1e9 else f"{count / 1e6:.1f}e6"
+
+
+def main() -> None:
+    """Prints the zoo."""
+    parser = argparse.ArgumentParser(prog="python -m keras_resnet", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the configurations as JSON")
+    if parser.parse_args().json:
+        import json
+
+        print(json.dumps({name: dataclasses.asdict(config) for name, config in MODELS.items()}, indent=2))
+        return
+    print(markdown_table(HEADER, zoo_rows()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Datasets by name, and `tf.data` pipelines whose every byte follows from seed, epoch and example."""
+
+from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation
+from keras_resnet.data.pipeline import (
+    Transform,
+    dataset_statistics,
+    evaluation_batches,
+    raw_images,
+    steps_per_epoch,
+    training_batches,
+)
+from keras_resnet.data.sources import Dataset, IndexedSplit, Split, StreamedSplit, open_dataset
+
+__all__ = [
+    "AUGMENTATIONS",
+    "Augmentation",
+    "Dataset",
+    "IndexedSplit",
+    "Split",
+    "StreamedSplit",
+    "Transform",
+    "dataset_statistics",
+    "evaluation_batches",
+    "open_dataset",
+    "raw_images",
+    "steps_per_epoch",
+    "training_batches",
+]

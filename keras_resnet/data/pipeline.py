@@ -1,0 +1,374 @@
+"""Batches of normalized images for training and evaluation, the same bytes wherever they are made."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data import augmentation
+from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation
+from keras_resnet.data.sources import IndexedSplit, Split
+from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.preprocessing import Normalization
+
+_RAW_BATCH = 64
+_PADDING = -1  # the index of an example that only fills up a batch
+_ORDER, _DRAWS = range(2)  # what a key is for
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """How a stored image becomes a network's input.
+
+    Attributes:
+        image_size: height and width of the input, pixels.
+        channels: 3, or 1; gray images are repeated, coloured ones are turned gray.
+        normalization: applied to pixels 0-255.
+        augmentation: a name of `AUGMENTATIONS`, used in training only.
+
+    Raises:
+        InputError: for an unknown augmentation, channels or size.
+    """
+
+    image_size: int
+    _: dataclasses.KW_ONLY
+    channels: int = 3
+    normalization: Normalization
+    augmentation: str = "none"
+
+    def __post_init__(self):
+        if self.augmentation not in AUGMENTATIONS:
+            raise unknown_name("augmentation", self.augmentation, AUGMENTATIONS)
+        if self.channels not in (1, 3):
+            raise InputError(f"channels must be 1 or 3, not {self.channels}")
+        if self.image_size < 1:
+            raise InputError(f"image_size must be at least 1, not {self.image_size}")
+
+    @property
+    def policy(self) -> Augmentation:
+        """The augmentation itself."""
+        return AUGMENTATIONS[self.augmentation]
+
+    @property
+    def evaluation_side(self) -> int | None:
+        """The geometry outside training.
+
+        The shorter side, in pixels, to which an image is resized before its centre is cut out, or
+        None where the whole image is resized to the input's size.
+        """
+        if self.policy.shorter_side is None:
+            return None
+        return round(self.image_size * augmentation.EVALUATION_SIDE / augmentation.REFERENCE_SIZE)
+
+
+def steps_per_epoch(split: Split, global_batch: int) -> int:
+    """The training steps of one epoch; examples that fill no batch are left out of it.
+
+    Raises:
+        InputError: for a batch below 1 or larger than the split.
+    """
+    if global_batch < 1:
+        raise InputError(f"the batch size must be at least 1, not {global_batch}")
+    if global_batch > len(split):
+        raise InputError(
+            f"the batch size {global_batch} is larger than the split {split.name!r}, {len(split)} examples"
+        )
+    return len(split) // global_batch
+
+
+def training_batches(
+    split: Split,
+    transform: Transform,
+    *,
+    global_batch: int,
+    seed: int,
+    epoch: int,
+    first_step: int = 0,
+    workers: int = 1,
+    worker: int = 0,
+    replicas: int = 1,
+) -> tf.data.Dataset:
+    """One epoch of shuffled, augmented batches, each for one replica.
+
+    A step's global batch holds the same examples in the same order however it is divided: worker
+    `w` takes its `w`-th part, and the worker's replica `r` the `r`-th part of that. The batches
+    come as step 0 replica 0, step 0 replica 1, ..., step 1 replica 0, ...
+
+    Args:
+        split: the examples.
+        transform: what to make of them.
+        global_batch: examples a step, over all workers and replicas.
+        seed: of the run; not negative.
+        epoch: counted from 0; another epoch has another order and other draws.
+        first_step: steps of the epoch to leave out; nothing is decoded for them.
+        workers: processes that share a step.
+        worker: this process's number, from 0.
+        replicas: devices of this process.
+
+    Returns:
+        Elements `{"images": float32 (batch, height, width, channels), "labels": int32 (batch,),
+        "weights": float32 (batch,), all 1}`, with static shapes; channels first where Keras'
+        image data format says so.
+
+    Raises:
+        InputError: if the batch cannot be divided, or does not fit the split.
+    """
+    steps = steps_per_epoch(split, global_batch)
+    part = _Part(global_batch, workers, worker, replicas)
+    if isinstance(split, IndexedSplit):
+        ranks = np.random.Philox(_key(seed, epoch, _ORDER)).random_raw(len(split))
+        examples = np.argsort(ranks, kind="stable")[: steps * global_batch]
+    else:
+        examples = split.records(np.random.Generator(np.random.Philox(_key(seed, epoch, _ORDER))))
+        examples = examples.take(steps * global_batch)
+    draws = int(_key(seed, epoch, _DRAWS).generate_state(1, np.uint64)[0] >> 1)
+    return _batches(split, transform, examples, part, first_step, draws)
+
+
+def evaluation_batches(
+    split: Split,
+    transform: Transform,
+    *,
+    global_batch: int,
+    workers: int = 1,
+    worker: int = 0,
+    replicas: int = 1,
+) -> tf.data.Dataset:
+    """Every example exactly once, in order, without augmentation.
+
+    The last step is filled up with black images of label 0 and weight 0, so that all batches have
+    one shape and every replica of every worker sees the same number of them.
+
+    Args:
+        split: the examples.
+        transform: what to make of them.
+        global_batch: examples a step, over all workers and replicas.
+        workers: processes that share a step.
+        worker: this process's number, from 0.
+        replicas: devices of this process.
+
+    Returns:
+        Elements as those of `training_batches`.
+
+    Raises:
+        InputError: if the batch cannot be divided.
+    """
+    if global_batch < 1:
+        raise InputError(f"the batch size must be at least 1, not {global_batch}")
+    part = _Part(global_batch, workers, worker, replicas)
+    missing = -len(split) % global_batch
+    if isinstance(split, IndexedSplit):
+        examples = np.append(np.arange(len(split)), np.full(missing, _PADDING))
+    else:
+        padding = tf.data.Dataset.from_tensors((np.int64(_PADDING), b"")).repeat(missing)
+        examples = split.records().concatenate(padding)
+    return _batches(split, transform, examples, part, 0, None)
+
+
+def raw_images(
+    split: Split, transform: Transform, limit: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The images of `evaluation_batches` before their normalization.
+
+    Args:
+        split: the examples.
+        transform: what to make of them.
+        limit: the most examples to yield; None for all.
+
+    Yields:
+        Images, float32 (batch, height, width, channels) in 0-255 and always channels last, and
+        labels, int32 (batch,). The last batch may be smaller.
+    """
+    count = len(split) if limit is None else min(limit, len(split))
+    if isinstance(split, IndexedSplit):
+        examples = tf.data.Dataset.from_tensor_slices(np.arange(count))
+        load = split.gather
+    else:
+        examples = split.records().take(count).map(lambda index, record: record)
+        load = split.decode
+
+    def prepare(example):
+        image, label = load(example)
+        return _evaluation_view(image, transform), label
+
+    batches = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(_RAW_BATCH)
+    yield from batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+
+def dataset_statistics(
+    split: Split, image_size: int, channels: int = 3, per_pixel: bool = False, augmentation: str = "none"
+) -> Normalization:
+    """The normalization of a split's own pixels, after the evaluation's geometry.
+
+    Args:
+        split: usually the training split.
+        image_size: pixels.
+        channels: 3 or 1.
+        per_pixel: the mean of every pixel, and ones for std (section 4.2); otherwise mean and
+            standard deviation of each channel.
+        augmentation: the transform's, which decides about the geometry.
+
+    Returns:
+        Means and deviations in 0-255 units; a channel that never varies gets deviation 1.
+    """
+    identity = Normalization((0.0,) * channels, (1.0,) * channels)
+    transform = Transform(image_size, channels=channels, normalization=identity, augmentation=augmentation)
+    total = np.zeros((image_size, image_size, channels), "float64")
+    squares = np.zeros_like(total)
+    for images, _ in raw_images(split, transform):
+        images = images.astype("float64")
+        total += images.sum(0)
+        squares += np.square(images).sum(0)
+    mean = total / len(split)
+    if per_pixel:
+        return Normalization(mean.tolist(), (1.0,) * channels)
+    mean, square = mean.mean((0, 1)), (squares / len(split)).mean((0, 1))
+    variance = np.maximum(square - np.square(mean), 0)
+    # Rounding leaves a little variance in a constant channel.
+    std = np.where(variance > 1e-6, np.sqrt(variance), 1.0)
+    return Normalization(tuple(mean.tolist()), tuple(std.tolist()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The part of every global batch that one worker makes."""
+
+    global_batch: int
+    workers: int
+    worker: int
+    replicas: int
+
+    def __post_init__(self):
+        if self.workers < 1 or self.replicas < 1 or not 0 <= self.worker < self.workers:
+            raise InputError(
+                f"there is no worker {self.worker} of {self.workers} with {self.replicas} replicas"
+            )
+        if self.global_batch % (self.workers * self.replicas):
+            raise InputError(
+                f"the batch size {self.global_batch} cannot be divided among {self.workers * self.replicas}"
+                f" replicas ({self.workers} workers x {self.replicas})"
+            )
+
+    @property
+    def start(self) -> int:
+        return self.worker * self.size
+
+    @property
+    def size(self) -> int:
+        return self.global_batch // self.workers
+
+    @property
+    def replica_batch(self) -> int:
+        return self.size // self.replicas
+
+
+def _key(seed: int, epoch: int, purpose: int) -> np.random.SeedSequence:
+    """Independent randomness for each (seed, epoch, purpose)."""
+    if seed < 0 or epoch < 0:
+        raise InputError(f"seed and epoch must not be negative: {seed}, {epoch}")
+    return np.random.SeedSequence([seed, epoch, purpose])
+
+
+def _batches(split, transform, examples, part, first_step, draws) -> tf.data.Dataset:
+    """Divides examples among workers and replicas and prepares them.
+
+    Args:
+        split: the examples' split.
+        transform: what to make of them.
+        examples: indices (array), or a dataset of (index, record); whole global batches.
+        part: this worker's.
+        first_step: global batches to skip.
+        draws: the epoch's key, or None for no augmentation.
+    """
+    batch, policy = part.replica_batch, transform.policy
+
+    def seeds(indices):
+        # A pair of (epoch, example): no two examples share a draw, nor do two epochs of one.
+        return tf.stack([tf.fill(tf.shape(indices), tf.constant(draws, tf.int64)), indices], -1)
+
+    def view(image, index):
+        """The unnormalized input: a whole image resized, or a crop."""
+        if draws is not None and policy.shorter_side is not None:
+            image = augmentation.random_scale_crop(image, seeds(index), policy, transform.image_size)
+            return _with_channels(image, transform.channels)
+        return _evaluation_view(image, transform)
+
+    def finish(images, labels, indices):
+        images = transform.normalization(images)
+        real = indices != _PADDING
+        if draws is not None:
+            images = augmentation.pad_crop_flip(images, seeds(indices), policy)
+        else:
+            images = tf.where(real[:, None, None, None], images, tf.zeros_like(images))
+            labels = tf.where(real, labels, 0)
+        if keras.config.image_data_format() == "channels_first":
+            images = tf.transpose(images, [0, 3, 1, 2])
+        return {"images": images, "labels": labels, "weights": tf.cast(real, tf.float32)}
+
+    def parallel(dataset, function):
+        return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    if isinstance(split, IndexedSplit):
+        examples = examples.astype("int64").reshape(-1, part.global_batch)
+        examples = examples[first_step:, part.start : part.start + part.size].reshape(-1)
+        if split.decoded and transform.evaluation_side is None:
+
+            def prepare_batch(indices):
+                images, labels = split.gather(tf.maximum(indices, 0))
+                return finish(view(images, indices), labels, indices)
+
+            batches = tf.data.Dataset.from_tensor_slices(examples.reshape(-1, batch))
+            return _configured(parallel(batches, prepare_batch))
+
+        def prepare(index):
+            image, label = split.gather(tf.maximum(index, 0))
+            return view(image, index), label, index
+
+        prepared = parallel(tf.data.Dataset.from_tensor_slices(examples), prepare)
+    else:
+
+        def prepare(index, record):
+            def real():
+                image, label = split.decode(record)
+                return view(image, index), label
+
+            def padding():
+                return tf.zeros([transform.image_size] * 2 + [transform.channels]), tf.constant(0)
+
+            image, label = tf.cond(index == _PADDING, padding, real)
+            return image, label, index
+
+        records = examples.skip(first_step * part.global_batch)
+        if part.workers > 1:
+            # Records of other workers are read, in order to keep count, but never decoded.
+            turns = records.enumerate().filter(
+                lambda turn, record: (turn % part.global_batch) // part.size == part.worker
+            )
+            records = turns.map(lambda turn, record: record)
+        prepared = parallel(records, prepare)
+    return _configured(parallel(prepared.batch(batch, drop_remainder=True), finish))
+
+
+def _configured(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    # The division among workers is already made.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _evaluation_view(images: tf.Tensor, transform: Transform) -> tf.Tensor:
+    if transform.evaluation_side is None:
+        images = augmentation.resize_whole(images, transform.image_size)
+    else:
+        images = augmentation.center_crop(images, transform.evaluation_side, transform.image_size)
+    return _with_channels(images, transform.channels)
+
+
+def _with_channels(images: tf.Tensor, channels: int) -> tf.Tensor:
+    """Repeats gray, or turns colours gray, after the resizing (both are linear)."""
+    if images.shape[-1] == channels:
+        return images
+    return tf.image.grayscale_to_rgb(images) if channels == 3 else tf.image.rgb_to_grayscale(images)

@@ -1,0 +1,402 @@
+"""Datasets by name: TFDS, the embedded digits, and folders of images, behind one interface."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from keras_resnet.data import folder
+from keras_resnet.data.digits import Digits
+from keras_resnet.errors import InputError, unknown_name
+
+INDEXED_BYTES = 512 * 2**20
+"""A TFDS split up to this size is held in memory, so that an epoch is a full permutation."""
+
+SHUFFLE_BUFFER = 8192
+"""Records (still encoded) among which a streamed epoch is shuffled, after its files are."""
+
+_FILES_AT_ONCE = 16
+_RECORDS_A_TURN = 16
+_DOWNLOAD_RETRIES = 4
+_SLICE = re.compile(r"\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\]")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class IndexedSplit:
+    """Examples that can be read in any order.
+
+    Attributes:
+        name: the split's spec, e.g. "train[:45000]".
+        images: uint8 (examples, height, width, channels), or strings (examples,): encoded images
+            or, where `files` is set, file names.
+        classes: int32 (examples,), the label of each example.
+        files: whether `images` holds file names.
+    """
+
+    name: str
+    images: np.ndarray
+    classes: np.ndarray
+    files: bool = False
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def labels(self) -> np.ndarray:
+        """The label of every example, int32 (examples,)."""
+        return self.classes
+
+    @property
+    def decoded(self) -> bool:
+        """Whether the images are pixels of one size, which `gather` can read in batches."""
+        return self.images.ndim == 4
+
+    @functools.cached_property
+    def tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """`(images, classes)` as constants in host memory, made once and shared by all pipelines."""
+        with tf.init_scope(), tf.device("CPU:0"):
+            return tf.constant(self.images), tf.constant(self.classes)
+
+    def gather(self, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Reads examples inside a `tf.data` map.
+
+        Args:
+            indices: int64, () or, only where the images are `decoded`, (batch,).
+
+        Returns:
+            The images, uint8 (..., height, width, channels), and the labels, int32 (...).
+        """
+        images, classes = self.tensors
+        image = tf.gather(images, indices)
+        if self.files:
+            image = tf.io.read_file(image)
+        if not self.decoded:
+            image = decode_image(image)
+        return image, tf.gather(classes, indices)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamedSplit:
+    """Examples that are read from TFRecord files, in the files' order.
+
+    Attributes:
+        name: the split's spec.
+        shards: `(file, records to skip, records to take)` of each file, in order.
+        parse: from one serialized record to the encoded image and its label.
+    """
+
+    name: str
+    shards: tuple[tuple[str, int, int], ...]
+    parse: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+    def __len__(self) -> int:
+        return sum(take for _, _, take in self.shards)
+
+    def labels(self) -> None:
+        """None: the labels are not known without reading everything."""
+        return None
+
+    def records(self, order: np.random.Generator | None = None) -> tf.data.Dataset:
+        """Every record once, as `(index int64 (), record string ())`.
+
+        Args:
+            order: draws the order of the files and of the records in the shuffle buffer; None
+                for the files' own order.
+        """
+        counts = np.array([take for _, _, take in self.shards], "int64")
+        starts = np.cumsum(counts) - counts
+        turn = np.arange(len(counts)) if order is None else order.permutation(len(counts))
+        shards = tf.data.Dataset.from_tensor_slices(
+            (
+                tf.constant([self.shards[i][0] for i in turn]),
+                np.array([self.shards[i][1] for i in turn], "int64"),
+                counts[turn],
+                starts[turn],
+            )
+        )
+
+        def read(file, skip, take, start):
+            return tf.data.TFRecordDataset(file).skip(skip).take(take).enumerate(start)
+
+        if order is None:
+            return shards.flat_map(read)
+        records = shards.interleave(
+            read,
+            cycle_length=_FILES_AT_ONCE,
+            block_length=_RECORDS_A_TURN,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        buffer = min(SHUFFLE_BUFFER, len(self))
+        return records.shuffle(buffer, seed=int(order.integers(2**31)), reshuffle_each_iteration=False)
+
+    def decode(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The image, uint8 (height, width, 3), and the label, int32 (), of one record."""
+        image, label = self.parse(record)
+        return decode_image(image), tf.cast(label, tf.int32)
+
+
+Split = IndexedSplit | StreamedSplit
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A named image classification dataset.
+
+    Attributes:
+        name: what `open_dataset` was given.
+        class_names: in the order of the labels.
+        sizes: examples of each split, by its name.
+        load: from (spec, split name, start, stop) to a split; use `split`.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    sizes: dict[str, int]
+    load: Callable[[str, str, int, int], Split] = dataclasses.field(repr=False)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The names of the whole splits."""
+        return tuple(self.sizes)
+
+    @functools.cached_property
+    def test_split(self) -> str:
+        """The split to evaluate on: the first of test, validation and val that has labels."""
+        names = [name for name in folder.HELD_OUT_SPLITS if name in self.sizes]
+        for name in names:
+            # ImageNet's test split, for one, has no labels.
+            with contextlib.suppress(InputError):
+                self.split(name)
+                return name
+        raise InputError(f"dataset {self.name!r} has no labelled {' or '.join(folder.HELD_OUT_SPLITS)} split")
+
+    def split(self, spec: str) -> Split:
+        """Opens a split or a slice of one.
+
+        Args:
+            spec: "train", "train[:45000]", "train[45000:]", "train[:10%]", "train[-500:]".
+
+        Raises:
+            InputError: for an unknown split, a malformed or empty slice, a split without labels.
+        """
+        name, bracket, rest = spec.partition("[")
+        if name not in self.sizes:
+            raise unknown_name(f"split of {self.name}", name, self.sizes)
+        size = self.sizes[name]
+        start, stop = 0, size
+        if bracket:
+            match = _SLICE.fullmatch(bracket + rest)
+            if not match:
+                raise InputError(
+                    f"cannot read the split {spec!r}; write it as {name}[:45000] or {name}[:10%]"
+                )
+            start, stop = (
+                default if bound is None else _boundary(bound, size)
+                for bound, default in zip(match.groups(), (0, size), strict=True)
+            )
+        if start >= stop:
+            raise InputError(f"the split {spec!r} of {self.name} is empty; {name} has {size} examples")
+        return self.load(spec, name, start, stop)
+
+
+def _boundary(bound: str, size: int) -> int:
+    """An end of a slice as an index 0..size; percentages round to the closest, as in TFDS."""
+    number = round(int(bound[:-1]) * size / 100) if bound.endswith("%") else int(bound)
+    return min(max(number + size if number < 0 else number, 0), size)
+
+
+def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
+    """Opens a dataset, downloading and preparing it if need be.
+
+    Args:
+        name: "digits", a TFDS name ("cifar10", "name/config"), or "folder:PATH".
+        data_dir: where TFDS keeps prepared datasets; None for its own default.
+
+    Raises:
+        InputError: for a name or a folder that is no image classification dataset, and for one
+            that cannot be prepared here.
+    """
+    if name.startswith("folder:"):
+        return _open_folder(name)
+    return _open_tfds(name, None if data_dir is None else os.path.expanduser(os.fspath(data_dir)))
+
+
+def decode_image(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes JPEG, PNG, GIF (its first frame) or BMP bytes to uint8 (height, width, 3)."""
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def _open_folder(name: str) -> Dataset:
+    class_names, splits = folder.scan(os.path.expanduser(name.removeprefix("folder:")))
+
+    def load(spec: str, split: str, start: int, stop: int) -> IndexedSplit:
+        files = splits[split]
+        paths = np.array([os.fsencode(path) for path in files.paths[start:stop]], dtype=object)
+        return IndexedSplit(spec, paths, files.labels[start:stop], files=True)
+
+    return Dataset(name, class_names, {split: len(files.paths) for split, files in splits.items()}, load)
+
+
+def _open_tfds(name: str, data_dir: str | None) -> Dataset:
+    base = re.split("[/:]", name)[0]
+    # Community datasets are left out: merely listing them asks the network.
+    known = {"digits", *tfds.list_builders(with_community_datasets=False)}
+    if base not in known and not (data_dir and base and os.path.isdir(os.path.join(data_dir, base))):
+        raise unknown_name("dataset", name, known)
+    make = functools.partial(
+        Digits if name == "digits" else functools.partial(tfds.builder, name), data_dir=data_dir
+    )
+    try:
+        builder = make()
+    except Exception as error:
+        raise InputError(f"cannot open dataset {name!r}: {_one_line(error)}") from None
+    image_key, label_key = _feature_keys(name, builder.info)
+    if not builder.is_prepared():
+        builder = _prepare(name, builder, make)
+    return Dataset(
+        name=name,
+        class_names=tuple(builder.info.features[label_key].names),
+        sizes={split: info.num_examples for split, info in builder.info.splits.items()},
+        load=_Loader(name, builder, image_key, label_key),
+    )
+
+
+def _one_line(error: Exception) -> str:
+    """An exception's message on one line of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 240 else text[:237] + "..."
+
+
+def _feature_keys(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
+    """The names of the image and label features, or `InputError`."""
+    image, label = info.supervised_keys if len(info.supervised_keys or ()) == 2 else ("image", "label")
+    features = info.features if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    fits = (
+        isinstance(image, str)
+        and isinstance(label, str)
+        and {image, label} <= set(features)
+        and isinstance(features[image], tfds.features.Image)
+        and features[image].np_dtype == np.uint8
+        and isinstance(features[label], tfds.features.ClassLabel)
+    )
+    if not fits:
+        has = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
+        raise InputError(
+            f"dataset {name!r} is not for image classification: it needs a uint8 image and a class label,"
+            f" it has {has or 'neither'}"
+        )
+    return image, label
+
+
+@contextlib.contextmanager
+def _few_retries() -> Iterator[None]:
+    """Without a network TFDS retries for minutes; its only handle on that is this constant."""
+    from tensorflow_datasets.core.download import downloader
+
+    before = downloader.MAX_RETRIES
+    downloader.MAX_RETRIES = _DOWNLOAD_RETRIES
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES = before
+
+
+def _prepare(name: str, builder: tfds.core.DatasetBuilder, make: Callable) -> tfds.core.DatasetBuilder:
+    """Downloads and prepares a dataset; returns a builder that reads it."""
+    try:
+        with _few_retries():
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+            )
+        return builder
+    except Exception as error:
+        # Another process may have prepared it meanwhile: TFDS renames a finished folder into
+        # place, and the second to come fails there.
+        winner = make()
+        if winner.is_prepared():
+            return winner
+        root = os.fspath(builder.data_dir_root)
+        remedy = (
+            "install scikit-learn and choose a data_dir that can be written to"
+            if name == "digits"
+            else f"run `tfds build {name} --data_dir={root}` where its files can be had and copy the result"
+        )
+        raise InputError(
+            f"dataset {name!r} is not prepared in {root} and cannot be prepared here"
+            f" ({_one_line(error)}); {remedy}"
+        ) from None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Loader:
+    """Opens slices of a prepared TFDS dataset: `Dataset.load`."""
+
+    name: str
+    builder: tfds.core.DatasetBuilder
+    image_key: str
+    label_key: str
+
+    def __call__(self, spec: str, split: str, start: int, stop: int) -> Split:
+        if self.builder.info.dataset_size > INDEXED_BYTES:
+            return self._streamed(spec, split, start, stop)
+        images, classes = self._arrays(split)
+        self._check_label(split, classes.min())
+        return IndexedSplit(spec, images[start:stop], classes[start:stop])
+
+    def _check_label(self, split: str, label: int) -> None:
+        if label < 0:
+            raise InputError(f"the split {split!r} of {self.name} has no labels; use another split")
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 (a loader lives as long as its dataset)
+    def _arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """The images of a whole split, decoded if they have one size and then fit, and the labels."""
+        info = self.builder.info
+        shape, count = info.features[self.image_key].shape, info.splits[split].num_examples
+        # A fourth channel (alpha) or an unknown number of them is left to the decoder.
+        decoded = None not in shape and shape[-1] in (1, 3) and count * np.prod(shape) <= INDEXED_BYTES
+        dataset = self.builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            decoders=None if decoded else {self.image_key: tfds.decode.SkipDecoding()},
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        )
+        dataset = dataset.map(lambda example: (example[self.image_key], example[self.label_key]))
+        images = np.empty((count, *shape), "uint8") if decoded else np.empty(count, object)
+        classes = np.empty(count, "int32")
+        done = 0
+        for image, label in dataset.batch(1024).prefetch(2).as_numpy_iterator():
+            images[done : done + len(label)] = image
+            classes[done : done + len(label)] = label
+            done += len(label)
+        return images, classes
+
+    def _streamed(self, spec: str, split: str, start: int, stop: int) -> StreamedSplit:
+        info = self.builder.info
+        if info.file_format != tfds.core.FileFormat.TFRECORD:
+            raise InputError(
+                f"dataset {self.name!r} is stored as {info.file_format.value}; prepare it as tfrecord"
+            )
+        files = info.splits[f"{split}[{start}:{stop}]"].file_instructions
+
+        def parse(record):
+            example = info.features.deserialize_example(
+                record, decoders={self.image_key: tfds.decode.SkipDecoding()}
+            )
+            return example[self.image_key], example[self.label_key]
+
+        shards = tuple((str(file.filename), file.skip, file.take) for file in files)
+        first = next(tf.data.TFRecordDataset(shards[0][0]).take(1).as_numpy_iterator())
+        self._check_label(split, int(parse(tf.constant(first))[1]))
+        return StreamedSplit(spec, shards, parse)

@@ -1,0 +1,53 @@
+"""The few layers that Keras lacks or runs slowly."""
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras' batch normalization, with TensorFlow's fused kernel where the two are equal.
+
+    Same variables, configuration, saved weights and results as `keras.layers.BatchNormalization`.
+    The fused kernel serves 4-D inputs (batch, height, width, channels) on the TensorFlow backend
+    without a mask, renormalization or synchronization over replicas; anything else, and every other
+    backend, runs Keras' own code. Outputs have the inputs' dtype; the arithmetic is float32.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        """Normalizes `inputs` (batch, height, width, channels), as Keras' layer does."""
+        if mask is not None or not self._can_fuse(inputs):
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf  # already loaded: it is the backend
+
+        in_training = bool(training) and self.trainable
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.convert_to_tensor(self.gamma),
+            offset=tf.convert_to_tensor(self.beta),
+            mean=() if in_training else tf.convert_to_tensor(self.moving_mean),
+            variance=() if in_training else tf.convert_to_tensor(self.moving_variance),
+            epsilon=self.epsilon,
+            is_training=in_training,
+        )
+        if in_training:
+            # The kernel returns the sample variance; Keras keeps the population's.
+            count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], variance.dtype)
+            variance *= (count - 1.0) / count
+            self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1.0 - self.momentum))
+            self.moving_variance.assign(
+                self.moving_variance * self.momentum + variance * (1.0 - self.momentum)
+            )
+        return outputs
+
+    def _can_fuse(self, inputs) -> bool:
+        return (
+            keras.backend.backend() == "tensorflow"
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 3)
+            and self.scale
+            and self.center
+            and not self.synchronized
+            and not self.renorm
+            and self.variable_dtype == "float32"
+            and keras.backend.standardize_dtype(inputs.dtype) in ("float32", "float16", "bfloat16")
+        )

@@ -1,0 +1,16 @@
+"""Tables that a person reads in a terminal and in Markdown."""
+
+from collections.abc import Sequence
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that reads well as text and as Markdown; numbers are aligned to the right."""
+    numeric = [all(row[i][:1].isdigit() for row in rows) for i in range(len(header))]
+    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
+
+    def line(cells):
+        padded = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric, strict=True))
+        return f"| {' | '.join(padded)} |"
+
+    rule = "|".join("-" * (w + 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True))
+    return "\n".join([line(header), f"|{rule}|", *map(line, rows)])

@@ -1,0 +1,119 @@
+"""Checkpoints: one HDF5 file of named arrays and a few numbers, whole or absent, checked by digest."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from keras_resnet.errors import InputError
+from keras_resnet.weights.files import atomic_path
+
+_NAME = re.compile(r"step-(\d{9})\.h5")
+
+
+class BrokenCheckpoint(Exception):
+    """A checkpoint file is truncated or its content is not what was written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on.
+
+    Attributes:
+        step: optimizer steps done.
+        arrays: by name, e.g. "weights/conv1_conv/kernel".
+        numbers: plain JSON values.
+    """
+
+    step: int
+    arrays: dict[str, np.ndarray]
+    numbers: dict
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """The file of step `step`."""
+    return folder / f"step-{step:09d}.h5"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first."""
+    return sorted(path for path in Path(folder).glob("step-*.h5") if _NAME.fullmatch(path.name))
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Writes a checkpoint, reads it back, and then drops all but the newest `keep`.
+
+    Raises:
+        OSError: it cannot be written; the checkpoints that were there are untouched.
+        BrokenCheckpoint: what was written cannot be read back.
+    """
+    path = path_of(folder, checkpoint.step)
+    with atomic_path(path) as temporary:
+        with h5py.File(temporary, "w") as file:
+            for name, value in checkpoint.arrays.items():
+                file.create_dataset(name, data=value)
+            numbers = json.dumps(checkpoint.numbers, sort_keys=True)
+            file.attrs.update({"step": checkpoint.step, "numbers": numbers})
+            file.attrs["sha256"] = _digest(checkpoint)
+        load(temporary)
+    for old in list_checkpoints(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads and checks a checkpoint.
+
+    Raises:
+        BrokenCheckpoint: it is truncated, or differs from what was written.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            arrays = {}
+
+            def take(name, item):
+                if isinstance(item, h5py.Dataset):
+                    arrays[name] = item[...]
+
+            file.visititems(take)
+            checkpoint = Checkpoint(int(file.attrs["step"]), arrays, json.loads(file.attrs["numbers"]))
+            written = file.attrs["sha256"]
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+        raise BrokenCheckpoint(f"{path} cannot be read ({error})") from None
+    if _digest(checkpoint) != written:
+        raise BrokenCheckpoint(f"{path} does not hold what was written to it")
+    return checkpoint
+
+
+def load_newest(folder: Path, report) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None if the folder has none at all.
+
+    Args:
+        folder: may be missing.
+        report: called with one line for each broken file that is passed over.
+
+    Raises:
+        InputError: there are checkpoints, and all are broken.
+    """
+    paths = list_checkpoints(folder)
+    for path in reversed(paths):
+        try:
+            return load(path)
+        except BrokenCheckpoint as error:
+            report(f"warning: {error}; using the one before")
+    if paths:
+        raise InputError(f"every checkpoint in {folder} is broken; delete the folder to start anew")
+    return None
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    digest = hashlib.sha256(json.dumps([checkpoint.step, checkpoint.numbers], sort_keys=True).encode())
+    for name in sorted(checkpoint.arrays):
+        value = np.ascontiguousarray(checkpoint.arrays[name])
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()

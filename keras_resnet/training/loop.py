@@ -1,0 +1,435 @@
+"""The training run: steps, evaluation after each epoch, checkpoints, reports, and going on."""
+
+import dataclasses
+import math
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.config import get_config
+from keras_resnet.data import (
+    Dataset,
+    Split,
+    Transform,
+    dataset_statistics,
+    evaluation_batches,
+    open_dataset,
+    steps_per_epoch,
+    training_batches,
+)
+from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.preprocessing import Normalization
+from keras_resnet.training import checkpoints
+from keras_resnet.training.distribution import Distribution, create
+from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.reports import Reports
+from keras_resnet.training.schedules import Schedule
+from keras_resnet.training.step import METRICS, Trainer
+from keras_resnet.training.workdir import Workdir
+from keras_resnet.weights import ModelSpec, load_weights, read_spec, save_weights
+
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
+class TrainingFailed(Exception):
+    """The run cannot go on by itself; the message is one line."""
+
+
+class Preempted(Exception):
+    """The run was asked to stop, and has left a checkpoint to go on from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """How a run is carried out, as opposed to what it learns.
+
+    Attributes:
+        strategy: a name of `distribution.STRATEGIES`.
+        precision: a name of `PRECISIONS`.
+        seed: of the initial weights, the order and the augmentation; not negative.
+        data_dir: where TFDS keeps datasets; None: its own default.
+        checkpoint_every: optimizer steps between checkpoints, besides the one after each epoch; 0:
+            only after epochs.
+        keep: checkpoints kept.
+        steps_per_call: optimizer steps in one call of the compiled graph.
+        accumulate: parts in which each replica's batch is worked off, to save memory.
+        jit: whether XLA compiles the steps.
+        sync_batch_norm: whether batch normalization takes its statistics over all replicas.
+        worker_timeout: seconds to wait for other workers.
+    """
+
+    strategy: str = "auto"
+    precision: str = "float32"
+    seed: int = 0
+    data_dir: str | None = None
+    checkpoint_every: int = 0
+    keep: int = 2
+    steps_per_call: int = 1
+    accumulate: int = 1
+    jit: bool = False
+    sync_batch_norm: bool = False
+    worker_timeout: float = 300
+
+    def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+        least = {"seed": 0, "checkpoint_every": 0, "keep": 1, "steps_per_call": 1, "accumulate": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise InputError(f"{name} must be at least {value}; got {getattr(self, name)}")
+
+
+def train(
+    recipe: Recipe, workdir: str | Path, machine: Machine = Machine(), weights: str | None = None
+) -> dict:
+    """Trains a recipe in a folder, from its start or from the last checkpoint that is there.
+
+    Args:
+        recipe: what to learn.
+        workdir: the run's folder; see `workdir.Workdir`.
+        machine: how.
+        weights: a `.weights.h5` to start from, of the same network.
+
+    Returns:
+        The last row of history.csv.
+
+    Raises:
+        InputError: something in the arguments is wrong; nothing was written then.
+        TrainingFailed: the loss or the gradient is not finite.
+        Preempted: SIGTERM came; a checkpoint was written.
+        OSError: the workdir cannot be written.
+    """
+    distribution = create(machine.strategy, machine.worker_timeout)
+    run = _Run(recipe, Workdir(workdir), machine, distribution, weights)
+    return run.run()
+
+
+class _Run:
+    def __init__(self, recipe, workdir, machine, distribution, weights):
+        self.recipe: Recipe = recipe
+        self.workdir: Workdir = workdir
+        self.machine: Machine = machine
+        self.distribution: Distribution = distribution
+
+        dataset = open_dataset(recipe.dataset, machine.data_dir)
+        self.train_split = dataset.split(recipe.train_split)
+        self.val_split = dataset.split(recipe.val_split or dataset.test_split)
+        self.epoch_steps = steps_per_epoch(self.train_split, recipe.batch_size)
+        self.total_steps = recipe.steps or max(1, round(recipe.epochs * self.epoch_steps))
+        self._check_divisible()
+        self.spec = _model_spec(recipe, dataset, self.train_split)
+        self.transform = Transform(
+            recipe.image_size,
+            channels=recipe.channels,
+            normalization=self.spec.normalization,
+            augmentation=recipe.augmentation,
+        )
+        if weights is not None:
+            _check_weights(self.spec, weights)
+        self.trainer = self._build(weights)
+        self.schedule = Schedule(recipe, self.total_steps, self.epoch_steps)
+        self.step = 0
+        self.sums = [0.0, 0.0, 0.0]  # loss, correct, count since the epoch began
+        self.history: list[dict] = []
+        self.best = 0.0
+        self.stopping = threading.Event()
+        self.workdir.open(recipe, machine.seed, machine.precision, write=distribution.is_chief)
+        self.reports = Reports(
+            self.workdir, self.total_steps, recipe.batch_size, visible=distribution.is_chief
+        )
+
+    def _check_divisible(self) -> None:
+        parts = self.distribution.total_replicas * self.machine.accumulate
+        if self.recipe.batch_size % parts:
+            raise InputError(
+                f"the global batch of {self.recipe.batch_size} is not divisible by {parts} "
+                f"({self.distribution.total_replicas} replicas x {self.machine.accumulate} parts)"
+            )
+
+    def _build(self, weights: str | None) -> Trainer:
+        recipe, machine = self.recipe, self.machine
+        keras.utils.set_random_seed(machine.seed)
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(PRECISIONS[machine.precision])
+        try:
+            with self.distribution.scope():
+                model = self.spec.build()
+                if weights is not None:
+                    load_weights(model, weights)
+        finally:
+            keras.config.set_dtype_policy(policy)
+        for layer in model.layers:
+            if machine.sync_batch_norm and isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
+        return Trainer(
+            model,
+            recipe,
+            self.distribution,
+            seed=machine.seed,
+            accumulate=machine.accumulate,
+            jit=machine.jit,
+        )
+
+    def run(self) -> dict:
+        """From wherever the workdir stands to the end."""
+        self._restore()
+        if self.step < self.total_steps:
+            self.reports.begin(self.step)
+            with _on_sigterm(self.stopping.set):
+                while self.step < self.total_steps:
+                    self._train_epoch()
+                    self._finish_epoch()
+            self.reports.end()
+        if self.distribution.is_chief:
+            self._save_result()
+        return self.history[-1]
+
+    # -- one epoch ------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> None:
+        epoch = self.step // self.epoch_steps
+        end = min((epoch + 1) * self.epoch_steps, self.total_steps)
+        dataset = training_batches(
+            self.train_split,
+            self.transform,
+            global_batch=self.recipe.batch_size,
+            seed=self.machine.seed,
+            epoch=epoch,
+            first_step=self.step % self.epoch_steps,
+            workers=self.distribution.workers,
+            worker=self.distribution.worker,
+            replicas=self.distribution.replicas,
+        )
+        iterator = self.distribution.iterate(dataset)
+        pending = None
+        while self.step < end:
+            first, count = self.step, self._steps_until(end)
+            rates = [self.schedule.rate(step) for step in range(first, first + count)]
+            results = self.trainer.train(
+                iterator,
+                tf.constant(rates, tf.float32),
+                tf.constant(first, tf.int32),
+                tf.constant(float(self.stopping.is_set())),
+            )
+            # While the device works on this call, the last one's results are read.
+            stop = pending is not None and self._take(*pending)
+            pending = (first, rates, results)
+            self.step = first + count
+            must_save = self._multiple(self.machine.checkpoint_every)
+            if stop or must_save or self._multiple(self.schedule.window) or self.step == end:
+                stop = self._take(*pending) or stop
+                pending = None
+            if stop:
+                self._checkpoint()
+                raise Preempted(
+                    f"stopped by SIGTERM after step {self.step} of {self.total_steps}, with a checkpoint; "
+                    "the same command goes on"
+                )
+            if must_save and self.step < end:
+                self._checkpoint()
+
+    def _multiple(self, interval: int | None) -> bool:
+        return bool(interval) and self.step % interval == 0
+
+    def _steps_until(self, end: int) -> int:
+        """The length of the next call: to the next step after which something must be looked at."""
+        stops = [end, self.step + self.machine.steps_per_call]
+        for interval in (self.machine.checkpoint_every, self.schedule.window):
+            if interval:
+                stops.append((self.step // interval + 1) * interval)
+        return min(stops) - self.step
+
+    def _take(self, first: int, rates: list[float], results: tf.Tensor) -> bool:
+        """Reads a call's results; True if some worker wants to stop."""
+        stop = False
+        for offset, row in enumerate(results.numpy().astype("float64").tolist()):
+            result = dict(zip(METRICS, row, strict=True))
+            if not result["finite"] and result["loss_scale"] <= 1:
+                raise TrainingFailed(self._not_finite(first + offset, rates[offset]))
+            if result["finite"]:
+                for i, name in enumerate(METRICS[:3]):
+                    self.sums[i] += result[name]
+                wrong = result["count"] - result["correct"]
+                self.schedule.observe_errors(first + offset, wrong, result["count"])
+            stop = stop or result["stopping"] > 0
+        loss, correct, count = self.sums
+        self.reports.advance(first + len(rates), loss / max(count, 1), correct / max(count, 1))
+        return stop
+
+    def _not_finite(self, step: int, rate: float) -> str:
+        kept = checkpoints.list_checkpoints(self.workdir.checkpoints)
+        good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        return f"loss or gradient is not finite at step {step + 1}, learning rate {rate:g}; {good}"
+
+    def _finish_epoch(self) -> None:
+        speed = self.reports.images_per_second()
+        val_loss, val_top1 = self._evaluate()
+        rate = self.schedule.rate(self.step - 1)
+        self.schedule.observe_epoch(1 - val_top1)
+        loss, correct, count = self.sums
+        row = {
+            "epoch": round(self.step / self.epoch_steps, 6),
+            "step": self.step,
+            "learning_rate": rate,
+            "train_loss": loss / max(count, 1),
+            "train_top1": correct / max(count, 1),
+            "val_loss": val_loss,
+            "val_top1": val_top1,
+            "images_per_second": round(speed, 1),
+        }
+        self.history.append(row)
+        self.best = max(self.best, val_top1)
+        self.sums = [0.0, 0.0, 0.0]
+        if self.distribution.is_chief:
+            self.workdir.write_history(self.history)
+        self._checkpoint()
+        self.reports.epoch(row, math.ceil(self.total_steps / self.epoch_steps))
+
+    def _evaluate(self) -> tuple[float, float]:
+        """Loss and top-1 over the validation split, with the averaged weights where there are such."""
+        dataset = evaluation_batches(
+            self.val_split,
+            self.transform,
+            global_batch=self.recipe.batch_size,
+            workers=self.distribution.workers,
+            worker=self.distribution.worker,
+            replicas=self.distribution.replicas,
+        )
+        iterator = self.distribution.iterate(dataset)
+        total = np.zeros(3)
+        with self._averaged():
+            for _ in range(-(-len(self.val_split) // self.recipe.batch_size)):
+                total += self.trainer.evaluate(iterator).numpy()
+        loss, correct, count = total.tolist()
+        return loss / count, correct / count
+
+    # -- what is kept ---------------------------------------------------------------------------
+
+    def _checkpoint(self) -> None:
+        if not self.distribution.is_chief:
+            return
+        arrays = {name: variable.numpy() for name, variable in self.trainer.named_variables().items()}
+        numbers = {
+            "recipe": self.recipe.to_dict(),
+            "seed": self.machine.seed,
+            "precision": self.machine.precision,
+            "sums": self.sums,
+            "history": self.history,
+            "best_val_top1": self.best,
+            "schedule": self.schedule.state,
+        }
+        checkpoint = checkpoints.Checkpoint(self.step, arrays, numbers)
+        checkpoints.save(self.workdir.checkpoints, checkpoint, self.machine.keep)
+
+    def _restore(self) -> None:
+        checkpoint = checkpoints.load_newest(self.workdir.checkpoints, self.reports.say)
+        if checkpoint is None:
+            return
+        numbers, variables = checkpoint.numbers, self.trainer.named_variables()
+        held = {key: numbers.get(key) for key in ("recipe", "seed", "precision")}
+        ours = {
+            "recipe": self.recipe.to_dict(),
+            "seed": self.machine.seed,
+            "precision": self.machine.precision,
+        }
+        shapes = {name: tuple(value.shape) for name, value in checkpoint.arrays.items()}
+        if held != ours or shapes != {name: tuple(v.shape) for name, v in variables.items()}:
+            raise InputError(f"the checkpoints in {self.workdir.checkpoints} are of another model or recipe")
+        for name, variable in variables.items():
+            variable.assign(checkpoint.arrays[name])
+        self.step = checkpoint.step
+        self.sums = numbers["sums"]
+        self.history = numbers["history"]
+        self.best = numbers["best_val_top1"]
+        self.schedule.state = numbers["schedule"]
+        if self.distribution.is_chief:
+            self.workdir.write_history(self.history)
+        self.reports.say(f"going on after step {self.step} of {self.total_steps}")
+
+    def _save_result(self) -> None:
+        with self._averaged():
+            save_weights(self.trainer.model, self.workdir.weights, self.spec)
+        self.workdir.draw_curves(f"{self.recipe.model} on {self.recipe.dataset}")
+
+    def _averaged(self):
+        return _Averaged(self.trainer)
+
+
+class _Averaged:
+    """While it lasts, the model has its averaged weights."""
+
+    def __init__(self, trainer: Trainer):
+        self._variables = trainer.model.variables
+        self._averages = trainer.averaged_weights()
+
+    def __enter__(self):
+        if self._averages:
+            self._kept = [variable.numpy() for variable in self._variables]
+            self._assign(self._averages)
+
+    def __exit__(self, *error):
+        if self._averages:
+            self._assign(self._kept)
+
+    def _assign(self, values):
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
+
+
+class _on_sigterm:
+    """Calls a function instead of dying, while it lasts, if this is the main thread."""
+
+    def __init__(self, function: Callable[[], None]):
+        self._function = function
+        self._main = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self):
+        if self._main:
+            self._before = signal.signal(signal.SIGTERM, lambda number, frame: self._function())
+
+    def __exit__(self, *error):
+        if self._main:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def _model_spec(recipe: Recipe, dataset: Dataset, train_split: Split) -> ModelSpec:
+    config = get_config(recipe.model, **recipe.model_overrides)
+    if recipe.model_overrides.get("classes", dataset.classes) != dataset.classes:
+        raise InputError(f"classes is {config.classes}, but {dataset.name} has {dataset.classes}")
+    if recipe.image_size < config.total_stride:
+        raise InputError(
+            f"{recipe.model} needs images of at least {config.total_stride} pixels; "
+            f"image_size is {recipe.image_size}"
+        )
+    if recipe.normalization == "imagenet":
+        normalization = Normalization.imagenet()
+    else:
+        normalization = dataset_statistics(
+            train_split,
+            recipe.image_size,
+            recipe.channels,
+            per_pixel=recipe.normalization == "per_pixel",
+            augmentation=recipe.augmentation,
+        )
+    return ModelSpec(
+        model=recipe.model,
+        overrides={key: value for key, value in recipe.model_overrides.items() if key != "classes"},
+        classes=dataset.classes,
+        input_shape=(recipe.image_size, recipe.image_size, recipe.channels),
+        normalization=normalization,
+        labels=tuple(dataset.class_names),
+    )
+
+
+def _check_weights(spec: ModelSpec, weights: str) -> None:
+    """One clear line where the file says itself that it is something else."""
+    theirs = read_spec(weights)
+    if theirs is not None and theirs.classes != spec.classes:
+        raise InputError(f"{weights} has {theirs.classes} classes, the dataset {spec.classes}")
+    if theirs is not None:
+        theirs.check_architecture(spec.config, weights)

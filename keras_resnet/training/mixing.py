@@ -1,0 +1,68 @@
+"""mixup and cutmix on a batch, drawn from (seed, step, part) alone."""
+
+import keras
+import tensorflow as tf
+
+
+def mix(images, targets, mixup: float, cutmix: float, key: tuple):
+    """Mixes a batch with itself in reverse order.
+
+    Args:
+        images: float32 (batch, height, width, channels), or channels first.
+        targets: float32 (batch, classes).
+        mixup: alpha of mixup's Beta distribution (Zhang et al., 2018); 0 is off.
+        cutmix: alpha of cutmix's (Yun et al., 2019); 0 is off. With both, half of the batches each.
+        key: (seed, step, part), integers or integer tensors.
+
+    Returns:
+        Images and targets, mixed.
+    """
+    if not mixup and not cutmix:
+        return images, targets
+    seed, step, part = (tf.cast(value, tf.int32) for value in key)
+    base = tf.random.experimental.stateless_fold_in(tf.stack([seed, step]), part)
+    seeds = tf.random.experimental.stateless_split(base, 6)
+    if mixup and cutmix:
+        choice = tf.random.stateless_uniform((), seeds[0]) < 0.5
+        return tf.cond(
+            choice,
+            lambda: _mixup(images, targets, mixup, seeds),
+            lambda: _cutmix(images, targets, cutmix, seeds),
+        )
+    return _mixup(images, targets, mixup, seeds) if mixup else _cutmix(images, targets, cutmix, seeds)
+
+
+def _share(alpha, seeds):
+    # A Beta variable from two Gamma variables.
+    a = tf.random.stateless_gamma((), seeds[1], alpha)
+    b = tf.random.stateless_gamma((), seeds[2], alpha)
+    return tf.math.divide_no_nan(a, a + b)
+
+
+def _blend(a, b, share):
+    return a * share + b * (1.0 - share)
+
+
+def _mixup(images, targets, alpha, seeds):
+    share = _share(alpha, seeds)
+    return _blend(images, images[::-1], share), _blend(targets, targets[::-1], share)
+
+
+def _cutmix(images, targets, alpha, seeds):
+    first = 2 if keras.config.image_data_format() == "channels_first" else 1
+    height, width = tf.shape(images)[first], tf.shape(images)[first + 1]
+    side = tf.sqrt(1.0 - _share(alpha, seeds))
+    inside = tf.cast(
+        _span(height, side, seeds[3])[:, None] & _span(width, side, seeds[4])[None, :], images.dtype
+    )
+    mask = inside[None, None] if first == 2 else inside[None, :, :, None]
+    # The box is cut off at the border, so its true area decides the targets.
+    share = 1.0 - tf.reduce_mean(inside)
+    return images * (1 - mask) + images[::-1] * mask, _blend(targets, targets[::-1], share)
+
+
+def _span(size, side, seed):
+    length = tf.cast(tf.cast(size, tf.float32) * side, tf.int32)
+    centre = tf.random.stateless_uniform((), seed, 0, size, dtype=tf.int32)
+    position = tf.range(size)
+    return (position >= centre - length // 2) & (position < centre - length // 2 + length)

@@ -1,0 +1,69 @@
+"""Learning rates by step. Everything a schedule remembers is in `state`, for checkpoints."""
+
+import math
+
+from keras_resnet.training.recipes import Recipe
+
+# Steps whose mean training error decides the end of an error-triggered warm-up.
+ERROR_WINDOW = 100
+
+
+class Schedule:
+    """The learning rate of every step of a run.
+
+    Attributes:
+        state: what the schedule has learned from the run, plain numbers.
+        window: the loop hands `observe_errors` every step's result before it asks for a rate past a
+            multiple of this many steps; None: it need not.
+    """
+
+    def __init__(self, recipe: Recipe, total_steps: int, steps_per_epoch: int):
+        self._recipe = recipe
+        self._total = total_steps
+        self._warmup = round(recipe.warmup_epochs * steps_per_epoch)
+        self.state = {"decays": 0, "best_error": math.inf, "stale_epochs": 0, "warm": True}
+        if recipe.error_warmup_rate:
+            self.state |= {"warm": False, "window_wrong": 0.0, "window_count": 0.0}
+
+    @property
+    def window(self) -> int | None:
+        """See the class."""
+        return None if self.state["warm"] else ERROR_WINDOW
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step `step`, the first step being 0."""
+        recipe = self._recipe
+        if not self.state["warm"]:
+            return recipe.error_warmup_rate
+        if step < self._warmup:
+            return recipe.learning_rate * (step + 1) / self._warmup
+        if recipe.schedule == "cosine":
+            done = (step - self._warmup) / max(1, self._total - self._warmup)
+            return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        if recipe.schedule == "steps":
+            decays = sum(step >= round(fraction * self._total) for fraction in recipe.boundaries)
+        else:
+            decays = self.state["decays"]  # stays 0 for a constant rate
+        return recipe.learning_rate * recipe.decay_factor**decays
+
+    def observe_errors(self, step: int, wrong: float, count: float) -> None:
+        """Takes the training error of step `step`: `wrong` of `count` examples."""
+        if self.state["warm"]:
+            return
+        self.state["window_wrong"] += wrong
+        self.state["window_count"] += count
+        if (step + 1) % ERROR_WINDOW == 0:
+            error = self.state["window_wrong"] / self.state["window_count"]
+            self.state |= {"window_wrong": 0.0, "window_count": 0.0}
+            self.state["warm"] = error < self._recipe.error_warmup_threshold
+
+    def observe_epoch(self, val_error: float) -> None:
+        """Takes the validation error at the end of an epoch."""
+        if self._recipe.schedule != "plateau":
+            return
+        if val_error < self.state["best_error"]:
+            self.state |= {"best_error": val_error, "stale_epochs": 0}
+            return
+        self.state["stale_epochs"] += 1
+        if self.state["stale_epochs"] >= self._recipe.patience:
+            self.state |= {"decays": self.state["decays"] + 1, "stale_epochs": 0}

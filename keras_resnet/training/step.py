@@ -1,0 +1,251 @@
+"""One optimizer step and one evaluation step, as TensorFlow graph code run on every replica."""
+
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.training import mixing
+from keras_resnet.training.distribution import Distribution
+from keras_resnet.training.recipes import Recipe
+
+# What a training step reports, in this order: sums over the global batch.
+METRICS = ("loss_sum", "correct", "count", "finite", "stopping", "loss_scale")
+
+_INITIAL_LOSS_SCALE = 2.0**15
+_LOSS_SCALE_GROWTH_STEPS = 2000
+
+
+class Trainer:
+    """A model with its optimizer's variables and the compiled steps that change them.
+
+    After every step all replicas and workers hold the same bytes: gradients and batch
+    normalization's moving statistics travel in one all-reduce.
+
+    Attributes:
+        model: outputs logits; float32 variables.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        recipe: Recipe,
+        distribution: Distribution,
+        *,
+        seed: int,
+        accumulate: int = 1,
+        jit: bool = False,
+    ):
+        """Makes the optimizer's variables.
+
+        Args:
+            model: built within `distribution.scope()`.
+            recipe: the science.
+            distribution: the machine.
+            seed: of mixup and cutmix.
+            accumulate: parts that each replica's batch is worked off in.
+            jit: whether XLA compiles the steps.
+        """
+        self.model = model
+        self._recipe = recipe
+        self._distribution = distribution
+        self._seed = seed
+        self._accumulate = accumulate
+        self._weights = [variable.value for variable in model.trainable_variables]
+        self._decays = [
+            recipe.weight_decay if variable.name == "kernel" else 0.0
+            for variable in model.trainable_variables
+        ]
+        # Moving statistics; a seed generator's state, say, is no float.
+        self._statistics = [v.value for v in model.non_trainable_variables if v.dtype == "float32"]
+        self._scaled = any(layer.compute_dtype == "float16" for layer in model.layers)
+        names = [variable.path for variable in model.trainable_variables]
+        with distribution.scope():
+            self._velocities = [
+                _zeros_like(w, f"velocity/{n}") for w, n in zip(self._weights, names, strict=True)
+            ]
+            self._averages = (
+                [tf.Variable(v.value, trainable=False) for v in model.variables] if recipe.ema_decay else []
+            )
+            scale = _INITIAL_LOSS_SCALE if self._scaled else 1.0
+            self._loss_scale = tf.Variable(scale, trainable=False)
+            self._good_steps = tf.Variable(0, trainable=False)
+        self._train_replica = (
+            tf.function(self._train_on_replica, jit_compile=True) if jit else self._train_on_replica
+        )
+        self._evaluate_replica = (
+            tf.function(self._evaluate_on_replica, jit_compile=True) if jit else self._evaluate_on_replica
+        )
+        self.train = tf.function(self._train, reduce_retracing=True)
+        self.evaluate = tf.function(self._evaluate)
+
+    def named_variables(self) -> dict[str, tf.Variable]:
+        """Every variable that decides how a run goes on, by name."""
+        names = [variable.path for variable in self.model.variables]
+        trainable = [variable.path for variable in self.model.trainable_variables]
+        return {
+            **{f"weights/{n}": v.value for n, v in zip(names, self.model.variables, strict=True)},
+            **{f"velocity/{n}": v for n, v in zip(trainable, self._velocities, strict=True)},
+            # Empty without EMA.
+            **{f"average/{n}": v for n, v in zip(names, self._averages, strict=False)},
+            "loss_scale": self._loss_scale,
+            "good_steps": self._good_steps,
+        }
+
+    def averaged_weights(self) -> list[np.ndarray] | None:
+        """The moving average of `model.variables`, or None where the recipe takes none."""
+        return [average.numpy() for average in self._averages] or None
+
+    def _train(self, iterator: Iterator, rates: tf.Tensor, first_step: tf.Tensor, stopping: tf.Tensor):
+        """Several steps in one call.
+
+        Args:
+            iterator: yields a global batch at a time.
+            rates: float32 (steps,), the learning rates.
+            first_step: int32, number of the first step.
+            stopping: float32, positive if this worker wants to stop.
+
+        Returns:
+            float32 (steps, len(METRICS)).
+        """
+        count = tf.shape(rates)[0]
+        results = tf.TensorArray(tf.float32, size=count, element_shape=(len(METRICS),))
+        for i in tf.range(count):
+            batch = next(iterator)
+            result = self._distribution.run(self._train_replica, (batch, rates[i], first_step + i, stopping))
+            results = results.write(i, self._distribution.local(result))
+        return results.stack()
+
+    def _train_on_replica(self, batch, rate, step, stopping):
+        context = tf.distribute.get_replica_context()
+        replicas = context.num_replicas_in_sync
+        before = [tf.identity(statistic) for statistic in self._statistics]
+        sums, gradients = self._gradients(batch, step, tf.cast(context.replica_id_in_sync_group, tf.int32))
+        local = [
+            *gradients,
+            *(tf.convert_to_tensor(s) for s in self._statistics),
+            tf.stack([*sums, stopping]),
+        ]
+        if replicas > 1:
+            local = _sum_over_replicas(context, local)
+        gradients = local[: len(gradients)]
+        statistics = [total / replicas for total in local[len(gradients) : -1]]
+        loss_sum, correct, count, stop = tf.unstack(local[-1])
+
+        # Each replica differentiated its sum of losses, scaled; the step wants the mean's gradient.
+        unscale = 1.0 / (count * self._loss_scale)
+        gradients = [gradient * tf.cast(unscale, gradient.dtype) for gradient in gradients]
+        norm = tf.linalg.global_norm(gradients)
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss_sum)
+        scale = tf.convert_to_tensor(self._loss_scale)
+
+        def update():
+            if replicas > 1:
+                for variable, value in zip(self._statistics, statistics, strict=True):
+                    variable.assign(value)
+            self._apply(gradients, norm, rate)
+
+        def keep():
+            for variable, value in zip(self._statistics, before, strict=True):
+                variable.assign(value)
+
+        tf.cond(finite, update, keep)
+        if self._scaled:
+            self._adjust_loss_scale(finite)
+        return tf.stack([loss_sum, correct, count, tf.cast(finite, tf.float32), stop, scale])
+
+    def _gradients(self, batch, step, replica):
+        """Sums over this replica's batch: `[loss, correct, count]`, and the gradient of the loss."""
+        if self._accumulate == 1:
+            return self._differentiate(batch, step, replica)
+        sums = [tf.zeros(())] * 3
+        gradients = [tf.zeros_like(weight) for weight in self._weights]
+        parts = {
+            key: tf.reshape(value, (self._accumulate, -1, *value.shape[1:])) for key, value in batch.items()
+        }
+        for i in tf.range(self._accumulate):
+            part = {key: value[i] for key, value in parts.items()}
+            more_sums, more = self._differentiate(part, step, replica * self._accumulate + i)
+            sums = [a + b for a, b in zip(sums, more_sums, strict=True)]
+            gradients = [a + b for a, b in zip(gradients, more, strict=True)]
+        return sums, gradients
+
+    def _differentiate(self, batch, step, part):
+        recipe = self._recipe
+        labels, weights = batch["labels"], batch["weights"]
+        targets = tf.one_hot(labels, self.model.output.shape[-1])
+        images, targets = mixing.mix(
+            batch["images"], targets, recipe.mixup, recipe.cutmix, (self._seed, step, part)
+        )
+        if recipe.label_smoothing:
+            smoothing = recipe.label_smoothing
+            targets = targets * (1 - smoothing) + smoothing / targets.shape[-1]
+        with tf.GradientTape() as tape:
+            logits = self.model(images, training=True)
+            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+            loss_sum = tf.reduce_sum(losses * weights)
+            scaled = loss_sum * self._loss_scale
+        gradients = tape.gradient(scaled, self._weights)
+        # With mixed images the larger share decides what is right.
+        right = tf.equal(tf.argmax(logits, -1), tf.argmax(targets, -1))
+        return [
+            loss_sum,
+            tf.reduce_sum(tf.cast(right, tf.float32) * weights),
+            tf.reduce_sum(weights),
+        ], gradients
+
+    def _apply(self, gradients, norm, rate):
+        """SGD with momentum as Caffe and Keras have it: `v = m v - rate g; w += v`."""
+        recipe = self._recipe
+        clip = tf.minimum(1.0, recipe.clip_norm / (norm + 1e-6)) if recipe.clip_norm else None
+        for weight, velocity, gradient, decay in zip(
+            self._weights, self._velocities, gradients, self._decays, strict=True
+        ):
+            if clip is not None:
+                gradient *= clip
+            if decay:
+                gradient += decay * weight
+            tf.raw_ops.ResourceApplyKerasMomentum(
+                var=weight.handle,
+                accum=velocity.handle,
+                lr=rate,
+                grad=gradient,
+                momentum=recipe.momentum,
+                use_nesterov=recipe.nesterov,
+            )
+        for average, variable in zip(self._averages, self.model.variables, strict=bool(self._averages)):
+            average.assign(average * recipe.ema_decay + variable.value * (1 - recipe.ema_decay))
+
+    def _adjust_loss_scale(self, finite):
+        grown = tf.where(finite, self._good_steps + 1, 0)
+        grow = grown >= _LOSS_SCALE_GROWTH_STEPS
+        scale = tf.where(finite, self._loss_scale, tf.maximum(self._loss_scale * 0.5, 1.0))
+        self._loss_scale.assign(tf.where(grow, scale * 2.0, scale))
+        self._good_steps.assign(tf.where(grow, 0, grown))
+
+    def _evaluate(self, iterator: Iterator):
+        """One global batch: float32 `(loss_sum, correct, count)`."""
+        return self._distribution.local(self._distribution.run(self._evaluate_replica, (next(iterator),)))
+
+    def _evaluate_on_replica(self, batch):
+        labels, weights = batch["labels"], batch["weights"]
+        logits = self.model(batch["images"], training=False)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        right = tf.cast(tf.equal(tf.argmax(logits, -1, output_type=tf.int32), labels), tf.float32)
+        sums = tf.stack(
+            [tf.reduce_sum(losses * weights), tf.reduce_sum(right * weights), tf.reduce_sum(weights)]
+        )
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
+
+
+def _sum_over_replicas(context, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    # One vector: one collective, however many variables there are.
+    flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
+    flat = context.all_reduce(tf.distribute.ReduceOp.SUM, flat)
+    parts = tf.split(flat, [tensor.shape.num_elements() for tensor in tensors])
+    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _zeros_like(variable: tf.Variable, name: str) -> tf.Variable:
+    return tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False, name=name)

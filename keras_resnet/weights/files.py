@@ -1,0 +1,167 @@
+"""Our own `.weights.h5`: Keras' format, described, written whole or not at all, and read safely."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from keras_resnet.errors import InputError
+from keras_resnet.weights.spec import ModelSpec
+
+_SPEC = "keras_resnet"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
+    """Gives a temporary sibling of `path`; renames it to `path`, synced, if the body succeeds.
+
+    Args:
+        path: the file's final name; its folder is made.
+        suffix: that the temporary name must end with.
+
+    Raises:
+        OSError: of the body or the rename; nothing is left behind then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp's files are private
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_weights(model: keras.Model, path: str | os.PathLike, spec: ModelSpec | None = None) -> Path:
+    """Writes a model's weights as `model.save_weights` would, with what they belong to beside them.
+
+    `model.load_weights` reads the file too. Equal weights give equal bytes.
+
+    Args:
+        model: any Keras model.
+        path: ends with `.weights.h5`.
+        spec: the network, its input and its labels, kept as an attribute of the file.
+
+    Raises:
+        OSError: the file cannot be written; an older one is untouched.
+    """
+    with atomic_path(path, suffix=".weights.h5") as temporary:
+        temporary.unlink()  # Keras asks before it overwrites
+        model.save_weights(temporary)
+        if spec is not None:
+            with h5py.File(temporary, "r+") as file:
+                file.attrs[_SPEC] = spec.to_json()
+    return Path(path)
+
+
+@contextlib.contextmanager
+def open_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
+    """Opens an HDF5 file for reading; every way it can be broken becomes one line."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"weight file {path} does not exist")
+    try:
+        if not h5py.is_hdf5(path):
+            raise InputError(f"{path} is not an HDF5 file")
+        with h5py.File(path, "r") as file:
+            yield file
+    except InputError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is truncated or damaged ({error})") from None
+
+
+def read_spec(path: str | os.PathLike) -> ModelSpec | None:
+    """What a weight file belongs to, or None where the file does not say.
+
+    Raises:
+        InputError: the file is missing, not HDF5, or damaged.
+    """
+    with open_hdf5(path) as file:
+        text = file.attrs.get(_SPEC)
+        return None if text is None else ModelSpec.from_json(text)
+
+
+def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
+    """Loads a `.weights.h5` file into a model that was built here; all of it or nothing.
+
+    Every tensor of the model must be in the file with its shape, and every tensor of the file in
+    the model. Nothing in the file is executed, and links out of it are refused.
+
+    Raises:
+        InputError: the file is missing, not HDF5, damaged, or of another network; the message names
+            the first layer that differs, with both shapes.
+    """
+    with open_hdf5(path) as file:
+        groups = _layer_groups(file, path)
+        values = []
+        for layer in model.layers:
+            stored = groups.pop(layer.name, [])
+            if layer.weights and not stored:
+                raise InputError(f"{path} has no weights for layer {layer.name} of {model.name}")
+            shapes = [tuple(weight.shape) for weight in layer.weights]
+            if [dataset.shape for dataset in stored] != shapes:
+                raise InputError(
+                    f"{path} is of another network: layer {layer.name} has shapes "
+                    f"{_spell(dataset.shape for dataset in stored)} in the file, "
+                    f"{_spell(shapes)} in {model.name}"
+                )
+            values += [
+                (weight, np.asarray(dataset[...], dtype=dataset.dtype))
+                for weight, dataset in zip(layer.weights, stored, strict=True)
+            ]
+        if left := [name for name, stored in groups.items() if stored]:
+            raise InputError(
+                f"{path} is of another network: its layer {left[0]} "
+                f"({len(left)} in all) is not in {model.name}"
+            )
+    for weight, value in values:
+        weight.assign(value)
+
+
+def _layer_groups(file: h5py.File, path) -> dict[str, list[h5py.Dataset]]:
+    """The datasets of each layer, by the layer's name, which Keras keeps as an attribute."""
+    layers = _hard(file, "layers", path)
+    groups = {}
+    for key in layers if isinstance(layers, h5py.Group) else ():
+        group = _hard(layers, key, path)
+        variables = _hard(group, "vars", path) if isinstance(group, h5py.Group) else None
+        if not isinstance(variables, h5py.Group):
+            continue
+        datasets = [_hard(variables, str(index), path) for index in range(len(variables))]
+        for dataset in datasets:
+            if (
+                not isinstance(dataset, h5py.Dataset)
+                or dataset.dtype.kind not in "fV"  # V: bfloat16
+                or dataset.is_virtual
+                or dataset.external
+            ):
+                raise InputError(f"{path} holds something that is no weight at {key}")
+        groups[str(variables.attrs.get("name", key))] = datasets
+    if not groups:
+        raise InputError(f"{path} is not a Keras .weights.h5 file: it has no layers")
+    return groups
+
+
+def _hard(group: h5py.Group, name: str, path):
+    """A member of a group; None if there is none, an error if it is a link to somewhere else."""
+    link = group.get(name, getlink=True)
+    if link is not None and not isinstance(link, h5py.HardLink):
+        raise InputError(f"{path} has a link out of the file at {name}; links are not followed")
+    return group.get(name)
+
+
+def _spell(shapes) -> str:
+    return " ".join("x".join(map(str, shape)) or "scalar" for shape in shapes) or "none"

@@ -1,0 +1,101 @@
+"""What a weight file belongs to: enough to rebuild the network and feed it correctly."""
+
+import dataclasses
+import json
+
+from keras_resnet.config import MODELS, ResNetConfig, get_config
+from keras_resnet.errors import InputError
+from keras_resnet.preprocessing import Normalization
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """A network of the zoo with everything its weights imply.
+
+    Attributes:
+        model: a name of `list_models()`.
+        overrides: fields of `ResNetConfig` that differ from the zoo's row.
+        classes: width of the last layer.
+        input_shape: (height, width, channels), channels last, whatever the image data format.
+        normalization: applied to pixels 0-255 before the network.
+        labels: class names in the order of the logits, or empty.
+    """
+
+    model: str
+    overrides: dict
+    classes: int
+    input_shape: tuple[int, int, int]
+    normalization: Normalization
+    labels: tuple[str, ...] = ()
+
+    @classmethod
+    def default(cls, model: str, classes: int | None = None) -> "ModelSpec":
+        """The spec of a zoo row whose file says nothing: its paper's input, ImageNet's statistics."""
+        config = get_config(model)
+        return cls(
+            model=model,
+            overrides={},
+            classes=classes or config.classes,
+            input_shape=(config.input_size, config.input_size, 3),
+            normalization=Normalization.imagenet(),
+        )
+
+    def build(self, **kwargs):
+        """Builds the network with logits as its output; `kwargs` go to `build_model`."""
+        import keras
+
+        from keras_resnet.resnet import build_model
+
+        shape = self.input_shape
+        if keras.config.image_data_format() == "channels_first":
+            shape = (shape[2], shape[0], shape[1])
+        arguments = {"classifier_activation": None, "input_shape": shape, "classes": self.classes}
+        return build_model(self.model, **{**arguments, **self.overrides, **kwargs})
+
+    @property
+    def config(self) -> ResNetConfig:
+        """The network's config."""
+        return get_config(self.model, **self.overrides)
+
+    def check_architecture(self, config: ResNetConfig, source: object) -> None:
+        """Refuses weights whose tensors would fit a network that computes something else.
+
+        v1 and v1.5, or a plain net and its residual twin with option A, have the same tensors.
+
+        Args:
+            config: of the network that is to take the weights this spec came with.
+            source: their file, for the message.
+
+        Raises:
+            InputError: the networks differ; it says in what.
+        """
+        for field in ("block", "stage_depths", "stage_filters", "stem", "shortcut", "bottleneck_stride"):
+            theirs, ours = getattr(self.config, field), getattr(config, field)
+            if theirs != ours:
+                raise InputError(
+                    f"{source} holds {self.model}, another network: "
+                    f"{field} is {theirs!r} there, {ours!r} here"
+                )
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelSpec":
+        """Reads what `to_json` wrote; `InputError` for anything else."""
+        try:
+            fields = json.loads(text)
+            spec = cls(
+                model=fields["model"],
+                overrides=dict(fields["overrides"]),
+                classes=int(fields["classes"]),
+                input_shape=tuple(int(size) for size in fields["input_shape"]),
+                normalization=Normalization(**fields["normalization"]),
+                labels=tuple(str(label) for label in fields["labels"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"the description inside the weight file is broken: {error}") from None
+        if spec.model not in MODELS or len(spec.input_shape) != 3:
+            raise InputError(f"the weight file describes an unknown network {spec.model!r}")
+        return spec

@@ -1,0 +1,208 @@
+import re
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from data_helpers import write_image, write_tfds
+
+from keras_resnet.data import IndexedSplit, StreamedSplit, open_dataset
+from keras_resnet.errors import InputError
+
+
+def fails(pattern, function, *arguments):
+    with pytest.raises(InputError, match=pattern) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return str(caught.value)
+
+
+def test_slices(digits):
+    whole = digits.split("train")
+    for spec, part in {
+        "train[:100]": slice(100),
+        "train[100:]": slice(100, None),
+        "train[-7:]": slice(-7, None),
+        "train[:10%]": slice(144),
+        "train[10%:20%]": slice(144, 288),
+        "train[:]": slice(None),
+    }.items():
+        split = digits.split(spec)
+        np.testing.assert_array_equal(split.images, whole.images[part])
+        np.testing.assert_array_equal(split.labels(), whole.labels()[part])
+
+
+def test_bad_splits(digits):
+    fails("unknown split of digits 'trian'; did you mean train", digits.split, "trian")
+    fails("cannot read the split 'train\\[1-2\\]'", digits.split, "train[1-2]")
+    fails("'train\\[5:5\\]' of digits is empty; train has 1442", digits.split, "train[5:5]")
+
+
+def test_unknown_dataset_names_the_nearest(tmp_path):
+    fails("unknown dataset 'cifr10'; did you mean .*cifar10", open_dataset, "cifr10", tmp_path)
+    fails("unknown dataset 'digit'; did you mean digits", open_dataset, "digit", tmp_path)
+    fails("unknown dataset ''", open_dataset, "", tmp_path)
+    fails("cannot open dataset 'cifar10/nope'", open_dataset, "cifar10/nope", tmp_path)
+
+
+def test_not_an_image_classification_dataset(tmp_path):
+    fails(
+        "'imdb_reviews' is not for image classification.*text \\(Text\\)",
+        open_dataset,
+        "imdb_reviews",
+        tmp_path,
+    )
+    fails("'lfw' is not for image classification", open_dataset, "lfw", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_dataset_fails_fast_without_a_network(tmp_path, monkeypatch):
+    from tensorflow_datasets.core.download import downloader
+
+    tried = []
+
+    def unreachable(url, **kwargs):
+        tried.append(downloader.MAX_RETRIES)
+        raise ConnectionError(f"no route\nto {url}")
+
+    monkeypatch.setattr(downloader, "_open_with_requests", unreachable)
+    message = fails("'cifar10' is not prepared in", open_dataset, "cifar10", tmp_path)
+    assert str(tmp_path) in message
+    assert "no route to https://" in message
+    assert f"tfds build cifar10 --data_dir={tmp_path}`" in message
+    assert tried == [4]
+    assert downloader.MAX_RETRIES > 4
+    assert not list((tmp_path / "cifar10").iterdir())
+
+
+def test_digits_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    fails(
+        "'digits' is not prepared in .*; install scikit-learn and", open_dataset, "digits", tmp_path / "file"
+    )
+
+
+def test_manual_dataset_says_what_is_missing(tmp_path):
+    message = fails("'imagenet2012' is not prepared in", open_dataset, "imagenet2012", tmp_path)
+    assert "manual" in message
+
+
+def test_cifar10_is_indexed(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    examples = [{"id": str(i), "image": images[i], "label": i % 10} for i in range(12)]
+    write_tfds(tmp_path, "cifar10", {"train": examples, "test": examples[:5]})
+    dataset = open_dataset("cifar10", tmp_path)
+    split = dataset.split("train")
+    assert isinstance(split, IndexedSplit)
+    assert split.decoded
+    assert dataset.classes == 10
+    assert sorted(dataset.split_names) == ["test", "train"]
+    assert dataset.test_split == "test"
+    # TFDS stores examples in an order of its own; pixels must stay with their labels.
+    stored = {image.tobytes(): label for image, label in zip(split.images, split.labels(), strict=True)}
+    assert stored == {image.tobytes(): i % 10 for i, image in enumerate(images)}
+
+
+def test_images_of_many_sizes_stay_encoded(imagenet_dir):
+    split = open_dataset("imagenet2012", imagenet_dir).split("train")
+    assert isinstance(split, IndexedSplit)
+    assert not split.decoded
+    for index in (0, 52):
+        image, label = split.gather(tf.constant(index, tf.int64))
+        assert image.shape == (40 + int(label) % 7, 50 - int(label) % 11, 3)
+
+
+def test_streamed_records_have_the_index_of_their_place(streamed):
+    split = streamed.split("train")
+    assert isinstance(split, StreamedSplit)
+    assert len(split.shards) == 4
+    assert split.labels() is None
+    labels = [int(split.decode(record)[1]) for _, record in split.records()]
+    assert sorted(labels) == list(range(53))
+    shuffled = list(split.records(np.random.default_rng(5)))
+    assert [int(i) for i, _ in shuffled] != list(range(53))
+    assert {int(i): int(split.decode(record)[1]) for i, record in shuffled} == dict(enumerate(labels))
+
+
+def test_streamed_slices(streamed):
+    whole = [record.numpy() for _, record in streamed.split("train").records()]
+    for spec, part in {
+        "train[:20]": slice(20),
+        "train[20:]": slice(20, None),
+        "train[7:9]": slice(7, 9),
+    }.items():
+        split = streamed.split(spec)
+        found = [(int(index), record.numpy()) for index, record in split.records()]
+        assert found == list(enumerate(whole[part]))
+        assert len(split) == len(found)
+
+
+def test_unlabelled_test_split(streamed, imagenet_dir):
+    for dataset in (streamed, open_dataset("imagenet2012", imagenet_dir)):
+        fails("'test' of imagenet2012 has no labels", dataset.split, "test")
+        assert dataset.test_split == "validation"
+
+
+def test_folder_holds_out_every_fifth(image_folder):
+    dataset = open_dataset(f"folder:{image_folder}")
+    assert dataset.class_names == ("cats", "dogs")
+    assert dataset.sizes == {"train": 14, "test": 3}
+    names = [path.decode().removeprefix(str(image_folder)) for path in dataset.split("test").images]
+    assert names == ["/cats/04.jpg", "/dogs/04.jpg", "/dogs/09.png"]
+    assert dataset.split("test").labels().tolist() == [0, 1, 1]
+    assert not set(dataset.split("train").images) & set(dataset.split("test").images)
+    assert dataset.split("train[5:7]").labels().tolist() == [0, 1]
+    image, label = dataset.split("train").gather(tf.constant(0, tf.int64))
+    assert image.shape == (9, 20, 3)
+    assert int(label) == 0
+
+
+def test_folder_with_splits(image_folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("splits")
+    for split in ("train", "val"):
+        shutil.copytree(image_folder, root / split)
+    dataset = open_dataset(f"folder:{root}")
+    assert dataset.sizes == {"train": 17, "val": 17}
+    assert dataset.test_split == "val"
+    (root / "val" / "cats").rename(root / "val" / "birds")
+    fails("train and val have different classes; 'birds'", open_dataset, f"folder:{root}")
+    shutil.rmtree(root / "val")
+    fails("has train/ but none of test/, validation/, val/", open_dataset, f"folder:{root}")
+
+
+def test_folder_errors(image_folder, tmp_path_factory):
+    path = f"folder:{image_folder}"
+    fails("there is no folder", open_dataset, f"{path}/nowhere")
+    fails("00.jpg' is not a folder", open_dataset, f"{path}/cats/00.jpg")
+    fails("no class folders", open_dataset, f"{path}/cats")
+    (image_folder / "empty").mkdir()
+    fails("class folder '.*/empty' is empty", open_dataset, path)
+    (image_folder / "empty" / "deep").mkdir()
+    fails("deep' is a folder where an image was expected", open_dataset, path)
+    shutil.rmtree(image_folder / "empty")
+    (image_folder / "dogs" / "05b.jpg").write_text("not a JPEG")
+    (image_folder / "dogs" / "06b.txt").write_text("notes")
+    fails(re.escape("dogs/05b.jpg' is not a JPEG, PNG, GIF or BMP"), open_dataset, path)
+    (image_folder / "dogs" / "05b.jpg").write_bytes(b"BM" + bytes(26) + b"\x08\x00" + bytes(10))
+    fails("05b.jpg' is a BMP image with 8 bits", open_dataset, path)
+    shutil.rmtree(image_folder / "dogs")
+    fails("only the class folder 'cats'", open_dataset, path)
+    small = tmp_path_factory.mktemp("small")
+    for name in "ab":
+        write_image(small / name / "1.png", np.zeros((4, 4, 3), np.uint8))
+    fails("no class has 5 images", open_dataset, f"folder:{small}")
+
+
+def test_a_png_named_jpeg_and_a_cmyk_jpeg_are_read(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    colours = np.full((16, 16, 3), (200, 40, 90), np.uint8)
+    picture = image.fromarray(colours)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for index in range(4):
+            picture.save(tmp_path / name / f"{index}.JPEG", format="PNG")
+    picture.convert("CMYK").save(tmp_path / "a" / "9.JPEG", format="JPEG", quality=100)
+    split = open_dataset(f"folder:{tmp_path}").split("test")
+    pixels, _ = split.gather(tf.constant(0, tf.int64))
+    assert np.abs(pixels.numpy().astype(int) - colours).max() < 12
