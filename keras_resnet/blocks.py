@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from keras_resnet.config import ResNetConfig
+from keras_resnet.errors import InputError
 from keras_resnet.layers import BatchNormalization
 
 
@@ -52,11 +53,16 @@ def shortcut(x, filters: int, strides: int, option: str, name: str):
         strides: of the block.
         option: "A", "B" or "C".
         name: the block's name.
+
+    Raises:
+        InputError: option A in a block that has fewer channels than its input.
     """
     axis = channel_axis()
     widening = filters - x.shape[axis]
     if option == "C" or (option == "B" and (strides > 1 or widening)):
         return conv_bn(x, filters, 1, strides, f"{name}_0", relu=False)
+    if widening < 0:
+        raise InputError(f"shortcut option A cannot narrow {x.shape[axis]} channels to {filters} at {name}")
     if strides > 1:
         # A window of one pixel: subsampling, as the paper's identity with stride 2.
         x = layers.MaxPooling2D(1, strides, name=f"{name}_0_pool")(x)

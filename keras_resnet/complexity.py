@@ -7,6 +7,7 @@ import keras
 from keras import layers
 
 from keras_resnet.errors import InputError
+from keras_resnet.resnet import recursion_limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,8 @@ def complexity(model: keras.Model, input_shape: tuple | None = None) -> Complexi
         InputError: neither the model nor `input_shape` fixes the image size.
     """
     if input_shape is not None:
-        model = keras.models.clone_model(model, input_tensors=keras.Input(input_shape))
+        with recursion_limit():
+            model = keras.models.clone_model(model, input_tensors=keras.Input(input_shape))
     if any(size is None for size in model.input.shape[1:]):
         raise InputError(f"{model.name} takes images of any size; give complexity() an input_shape")
     multiply_adds = activations = parameters = weighted = 0

@@ -10,7 +10,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Same variables, configuration, saved weights and results as `keras.layers.BatchNormalization`.
     The fused kernel serves 4-D inputs (batch, height, width, channels) on the TensorFlow backend
     without a mask, renormalization or synchronization over replicas; anything else, and every other
-    backend, runs Keras' own code. Outputs have the inputs' dtype; the arithmetic is float32.
+    backend, runs Keras' own code. Outputs have the layer's compute dtype; the arithmetic is float32.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -49,5 +49,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and not self.synchronized
             and not self.renorm
             and self.variable_dtype == "float32"
-            and keras.backend.standardize_dtype(inputs.dtype) in ("float32", "float16", "bfloat16")
+            and self.compute_dtype in ("float32", "float16", "bfloat16")
+            and keras.backend.standardize_dtype(inputs.dtype) == self.compute_dtype
         )

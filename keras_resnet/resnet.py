@@ -101,14 +101,12 @@ def build_resnet(
 
 def _inputs(config, input_tensor, input_shape, include_top):
     if input_tensor is not None:
-        if keras.backend.is_keras_tensor(input_tensor):
-            inputs = input_tensor
-        else:
-            inputs = layers.Input(tensor=input_tensor)
-        shape = tuple(inputs.shape[1:])
+        if not keras.backend.is_keras_tensor(input_tensor):
+            raise InputError(f"input_tensor must be a Keras tensor; got {type(input_tensor).__name__}")
+        shape = tuple(input_tensor.shape[1:])
         if input_shape is not None and tuple(input_shape) != shape:
             raise InputError(f"input_shape {tuple(input_shape)} differs from input_tensor's shape {shape}")
-        x, inputs = inputs, keras.utils.get_source_inputs(inputs)
+        x, inputs = input_tensor, keras.utils.get_source_inputs(input_tensor)
         inputs = inputs[0] if len(inputs) == 1 else inputs
     else:
         size = config.input_size if include_top else None
@@ -129,7 +127,7 @@ def _inputs(config, input_tensor, input_shape, include_top):
         if size is not None and (not isinstance(size, int) or size < least):
             raise InputError(f"the network needs images of at least {least}x{least} pixels; got {shape}")
     if inputs is None:
-        x = inputs = layers.Input(shape)
+        x = inputs = layers.Input(shape, name="images")
     return inputs, x
 
 

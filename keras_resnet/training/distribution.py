@@ -1,12 +1,14 @@
 """The machine: which devices and workers train together. All that is TensorFlow's about it."""
 
+import functools
 import json
 import os
+import re
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from keras_resnet.errors import InputError, unknown_name
 
@@ -24,11 +26,12 @@ class Distribution:
         worker: this process' index among them.
     """
 
-    def __init__(self, strategy, workers: int = 1, worker: int = 0):
+    def __init__(self, strategy, addresses: Sequence[str] = ("localhost:0",), worker: int = 0):
         self._strategy = strategy
-        self.workers = workers
+        self._addresses = addresses
+        self.workers = len(addresses)
         self.worker = worker
-        self.replicas = strategy.num_replicas_in_sync // workers
+        self.replicas = strategy.num_replicas_in_sync // self.workers
 
     @property
     def total_replicas(self) -> int:
@@ -56,13 +59,24 @@ class Distribution:
         """Runs `function` on every replica, in graph code; its results are per replica."""
         return self._strategy.run(function, args=args)
 
+    def lost_workers(self, error: Exception) -> list[str]:
+        """The other workers that an error of TensorFlow's is about, with their addresses.
+
+        Those whose port is closed; if all are open (a worker that hangs, or was started anew), those
+        that the error's text names.
+        """
+        others = {i: address for i, address in enumerate(self._addresses) if i != self.worker}
+        closed = [i for i, address in others.items() if not _is_open(address)]
+        named = {int(task) for task in re.findall(r"/task:(\d+)", str(error))}
+        return [f"worker {i} at {others[i]}" for i in closed or sorted(named & set(others))]
+
     def local(self, value):
         """This worker's first replica's copy of a result that is equal on all."""
         return self._strategy.experimental_local_results(value)[0]
 
 
 def create(name: str, timeout: float = WORKER_TIMEOUT) -> Distribution:
-    """Makes the strategy `name`; must be called before TensorFlow runs any operation.
+    """The strategy `name`; "multi_worker" must come before TensorFlow runs any operation.
 
     Args:
         name: one of `STRATEGIES`. "auto": several workers where `TF_CONFIG` or SLURM names them,
@@ -84,9 +98,16 @@ def create(name: str, timeout: float = WORKER_TIMEOUT) -> Distribution:
     if name == "one_device":
         return Distribution(tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0"))
     if name == "mirrored":
-        devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
-        return Distribution(tf.distribute.MirroredStrategy([device.name for device in devices]))
+        return _mirrored("GPU" if gpus else "CPU")
     return _multi_worker(timeout)
+
+
+@functools.cache  # two mirrored strategies in one process would mix up their collectives
+def _mirrored(kind: str) -> Distribution:
+    import tensorflow as tf
+
+    devices = [device.name for device in tf.config.list_logical_devices(kind)]
+    return Distribution(tf.distribute.MirroredStrategy(devices))
 
 
 def _cluster_is_described() -> bool:
@@ -113,7 +134,7 @@ def _multi_worker(timeout: float) -> Distribution:
     watch = _Watch(addresses, index, timeout)
     strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     watch.stop()
-    return Distribution(strategy, workers=len(addresses), worker=index)
+    return Distribution(strategy, addresses, index)
 
 
 def _read_tf_config(text: str) -> tuple[list[str], int]:
@@ -156,6 +177,15 @@ def _check_addresses(addresses: list[str]) -> None:
             raise InputError(f"worker address {address!r} does not resolve ({error})") from None
 
 
+def _is_open(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 class _Watch:
     """Ends the process if a worker never comes: TensorFlow itself would wait without a word."""
 
@@ -172,12 +202,8 @@ class _Watch:
     def _loop(self) -> None:
         while not self._done.wait(0.5):
             for index, address in list(self._missing.items()):
-                host, _, port = address.rpartition(":")
-                try:
-                    socket.create_connection((host, int(port)), timeout=1).close()
+                if _is_open(address):
                     del self._missing[index]
-                except OSError:
-                    pass
             if time.monotonic() > self._deadline:
                 names = ", ".join(f"worker {i} at {address}" for i, address in sorted(self._missing.items()))
                 lost = f"{names} did not come" if names else "the workers did not agree to start"

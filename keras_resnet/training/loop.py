@@ -100,7 +100,7 @@ def train(
 
     Raises:
         InputError: something in the arguments is wrong; nothing was written then.
-        TrainingFailed: the loss or the gradient is not finite.
+        TrainingFailed: the loss or the gradient is not finite, or another worker is gone.
         Preempted: SIGTERM came; a checkpoint was written.
         OSError: the workdir cannot be written.
     """
@@ -180,11 +180,20 @@ class _Run:
         self._restore()
         if self.step < self.total_steps:
             self.reports.begin(self.step)
-            with _on_sigterm(self.stopping.set):
-                while self.step < self.total_steps:
-                    self._train_epoch()
-                    self._finish_epoch()
-            self.reports.end()
+            try:
+                with _on_sigterm(self.stopping.set):
+                    while self.step < self.total_steps:
+                        self._train_epoch()
+            except tf.errors.OpError as error:
+                lost = self.distribution.lost_workers(error)
+                if not lost:
+                    raise
+                raise TrainingFailed(
+                    f"lost {' and '.join(lost)} at step {self.step}; "
+                    "start all workers again to go on from the last checkpoint"
+                ) from error
+            finally:
+                self.reports.end()
         if self.distribution.is_chief:
             self._save_result()
         return self.history[-1]
@@ -206,8 +215,8 @@ class _Run:
             replicas=self.distribution.replicas,
         )
         iterator = self.distribution.iterate(dataset)
-        pending = None
-        while self.step < end:
+        pending, stop = None, False
+        while self.step < end and not stop:
             first, count = self.step, self._steps_until(end)
             rates = [self.schedule.rate(step) for step in range(first, first + count)]
             results = self.trainer.train(
@@ -218,20 +227,23 @@ class _Run:
             )
             # While the device works on this call, the last one's results are read.
             stop = pending is not None and self._take(*pending)
+            # Several workers learn from the results that one of them was asked to stop.
+            stop = stop or (self.distribution.workers == 1 and self.stopping.is_set())
             pending = (first, rates, results)
             self.step = first + count
-            must_save = self._multiple(self.machine.checkpoint_every)
-            if stop or must_save or self._multiple(self.schedule.window) or self.step == end:
-                stop = self._take(*pending) or stop
+            must_save = stop or self._multiple(self.machine.checkpoint_every)
+            if must_save or self._multiple(self.schedule.window) or self.step == end:
+                self._take(*pending)
                 pending = None
-            if stop:
-                self._checkpoint()
-                raise Preempted(
-                    f"stopped by SIGTERM after step {self.step} of {self.total_steps}, with a checkpoint; "
-                    "the same command goes on"
-                )
             if must_save and self.step < end:
                 self._checkpoint()
+        if self.step == end:
+            self._finish_epoch()
+        if stop and self.step < self.total_steps:
+            raise Preempted(
+                f"stopped by SIGTERM after step {self.step} of {self.total_steps}, with a checkpoint; "
+                "the same command goes on"
+            )
 
     def _multiple(self, interval: int | None) -> bool:
         return bool(interval) and self.step % interval == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import keras
+import ml_dtypes
 import numpy as np
 
 from keras_resnet.errors import InputError
@@ -71,7 +72,8 @@ def open_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
     """Opens an HDF5 file for reading; every way it can be broken becomes one line."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"weight file {path} does not exist")
+        wrong = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"weight file {path} {wrong}")
     try:
         if not h5py.is_hdf5(path):
             raise InputError(f"{path} is not an HDF5 file")
@@ -118,10 +120,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
                     f"{_spell(dataset.shape for dataset in stored)} in the file, "
                     f"{_spell(shapes)} in {model.name}"
                 )
-            values += [
-                (weight, np.asarray(dataset[...], dtype=dataset.dtype))
-                for weight, dataset in zip(layer.weights, stored, strict=True)
-            ]
+            values += [(w, _read(dataset)) for w, dataset in zip(layer.weights, stored, strict=True)]
         if left := [name for name, stored in groups.items() if stored]:
             raise InputError(
                 f"{path} is of another network: its layer {left[0]} "
@@ -144,7 +143,7 @@ def _layer_groups(file: h5py.File, path) -> dict[str, list[h5py.Dataset]]:
         for dataset in datasets:
             if (
                 not isinstance(dataset, h5py.Dataset)
-                or dataset.dtype.kind not in "fV"  # V: bfloat16
+                or not (dataset.dtype.kind == "f" or _is_bfloat16(dataset))
                 or dataset.is_virtual
                 or dataset.external
             ):
@@ -153,6 +152,15 @@ def _layer_groups(file: h5py.File, path) -> dict[str, list[h5py.Dataset]]:
     if not groups:
         raise InputError(f"{path} is not a Keras .weights.h5 file: it has no layers")
     return groups
+
+
+def _is_bfloat16(dataset: h5py.Dataset) -> bool:
+    """HDF5 has no such type: Keras keeps the bytes, and says so in an attribute."""
+    return dataset.dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16"
+
+
+def _read(dataset: h5py.Dataset) -> np.ndarray:
+    return dataset[...].view(ml_dtypes.bfloat16) if _is_bfloat16(dataset) else dataset[...]
 
 
 def _hard(group: h5py.Group, name: str, path):

@@ -28,6 +28,11 @@ class ModelSpec:
     normalization: Normalization
     labels: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        # JSON knows no tuples; a spec must equal itself after a round trip.
+        overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in self.overrides.items()}
+        object.__setattr__(self, "overrides", overrides)
+
     @classmethod
     def default(cls, model: str, classes: int | None = None) -> "ModelSpec":
         """The spec of a zoo row whose file says nothing: its paper's input, ImageNet's statistics."""
@@ -94,8 +99,9 @@ class ModelSpec:
                 normalization=Normalization(**fields["normalization"]),
                 labels=tuple(str(label) for label in fields["labels"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+            known = spec.model in MODELS
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"the description inside the weight file is broken: {error}") from None
-        if spec.model not in MODELS or len(spec.input_shape) != 3:
+        if not known or len(spec.input_shape) != 3:
             raise InputError(f"the weight file describes an unknown network {spec.model!r}")
         return spec

@@ -1,0 +1,200 @@
+"""MODEL_CARD.md: what a person needs to know who finds the exported files and nothing else."""
+
+from collections.abc import Mapping
+
+from export.formats import TABLE
+from export.signature import INPUT, LOGITS, PROBABILITIES
+from export.verify import difference_text, verdict
+from keras_resnet.weights.spec import ModelSpec
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_SNIPPETS = {
+    "saved_model": """\
+import tensorflow as tf
+
+model = tf.saved_model.load("{file}")
+results = model.signatures["serving_default"]({input}=tf.constant(images))
+probabilities = results["{probabilities}"].numpy()
+""",
+    "tflite": """\
+from ai_edge_litert.interpreter import Interpreter
+
+model = Interpreter("{file}").get_signature_runner("serving_default")
+probabilities = model({input}=images)["{probabilities}"]
+""",
+    "onnx": """\
+import onnxruntime
+
+model = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
+(probabilities,) = model.run(["{probabilities}"], {{"{input}": images}})
+""",
+}
+
+
+def model_card(
+    spec: ModelSpec, report: Mapping, recipe: Mapping | None = None, command: str | None = None
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        spec: the network.
+        report: of `export.verify.verify`, with `images_from`; optionally `parameters`.
+        recipe: of the training, as `recipe.json` holds it; None says that nothing is known.
+        command: that exports and measures again.
+    """
+    parts = [
+        f"# {spec.model}",
+        _network(spec, report),
+        "## Training",
+        _training(recipe),
+        "## Accuracy",
+        _accuracy(report, command),
+        "## Input and output",
+        _signature(spec),
+        "## What remains outside: reading and resizing",
+        _preprocessing(spec, report.get("evaluation_side")),
+    ]
+    for name in report["formats"]:
+        parts += [_code(_SNIPPETS[name], TABLE[name].file_name)]
+    parts += [
+        "## Files",
+        _files(report),
+        "## Equality with the Keras model",
+        _parity(report),
+        "## Licence",
+        "Apache-2.0 for the exported network. The training data has its own terms.",
+    ]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _code(template, file):
+    return f"```python\n{template.format(file=file, input=INPUT, probabilities=PROBABILITIES)}```"
+
+
+def _network(spec, report):
+    overrides = ", ".join(f"{name}={value!r}" for name, value in sorted(spec.overrides.items()))
+    size = f", {report['parameters']:,} trainable parameters" if "parameters" in report else ""
+    return (
+        f"An image classifier with {spec.classes} classes: the network `{spec.model}`"
+        f"{f' with {overrides}' if overrides else ''} of the Python package `keras_resnet`{size}, after "
+        '"Deep Residual Learning for Image Recognition" (He et al., 2015, arXiv 1512.03385).'
+    )
+
+
+def _training(recipe):
+    if not recipe:
+        return "The weights were exported without a recipe: how they were trained is not known here."
+    rows = ["| recipe | |", "|---|---|"]
+    rows += [f"| {name} | {_cell(value)} |" for name, value in recipe.items() if not _is_long(value)]
+    return "\n".join(rows)
+
+
+def _is_long(value):
+    return len(str(value)) > 200
+
+
+def _cell(value):
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _accuracy(report, command):
+    if report["top1"] is None:
+        text = (
+            f"Not measured: the files were compared on {report['images']} images without labels "
+            f"({report['images_from']})."
+        )
+    else:
+        text = f"Top-1 {100 * report['top1']:.2f} % on {report['images']} images, {report['images_from']}."
+    return f"{text} Done, and done again, by\n\n```\n{command}\n```" if command else text
+
+
+def _signature(spec):
+    height, width, channels = spec.input_shape
+    rows = [
+        "| name | type | shape | meaning |",
+        "|---|---|---|---|",
+        f"| `{INPUT}` (input) | float32 | (batch, {height}, {width}, {channels}) | raw pixels 0 to 255, "
+        f"{_colours(channels)}, channels last; any batch size |",
+        f"| `{LOGITS}` (output) | float32 | (batch, {spec.classes}) | scores before the softmax |",
+        f"| `{PROBABILITIES}` (output) | float32 | (batch, {spec.classes}) | softmax of the logits |",
+    ]
+    normalization = "The normalization of the pixels is inside the files: do not subtract or divide anything."
+    if spec.labels:
+        width = len(str(len(spec.labels) - 1))
+        listing = "\n".join(f"{index:>{width}} {label}" for index, label in enumerate(spec.labels))
+        labels = f"Labels, in the order of the outputs:\n\n```\n{listing}\n```"
+    else:
+        labels = "The weights came without class names: outputs are numbered as in the training data."
+    return "\n".join(rows) + f"\n\n{normalization}\n\n{labels}"
+
+
+def _colours(channels):
+    return {1: "grey", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
+
+
+def _preprocessing(spec, side):
+    height, width, channels = spec.input_shape
+    if channels not in _MODES:
+        return f"Bring each image to {height} x {width} pixels with {channels} channels, values 0 to 255."
+    axes = "None, ..., None" if channels == 1 else "None"
+    shape = (1, *spec.input_shape)
+    if side is None:
+        how = f"Resize each image to {height} x {width} pixels, as the accuracy above was measured"
+        resize = f"photo = photo.resize(({width}, {height}), Image.Resampling.BILINEAR)"
+    else:
+        how = (
+            f"Resize the shorter side of each image to {side} pixels and cut out the {height} x {width} "
+            "pixels in its centre, as the accuracy above was measured"
+        )
+        resize = f"""\
+factor = {side} / min(photo.size)
+photo = photo.resize([round(length * factor) for length in photo.size], Image.Resampling.BILINEAR)
+left, top = (photo.width - {width}) // 2, (photo.height - {height}) // 2
+photo = photo.crop((left, top, left + {width}, top + {height}))"""
+    return f"""\
+{how}:
+
+```python
+import numpy as np
+from PIL import Image
+
+photo = Image.open("photo.jpg").convert("{_MODES[channels]}")
+{resize}
+images = np.asarray(photo, "float32")[{axes}]  # {shape}, values 0 to 255
+```
+
+Then, in the runtime of your choice:"""
+
+
+def _files(report):
+    rows = ["| file | bytes | sha256 |", "|---|---|---|"]
+    rows += [
+        f"| `{TABLE[name].file_name}` | {entry['bytes']:,} | `{entry['sha256']}` |"
+        for name, entry in report["formats"].items()
+    ]
+    text = "\n".join(rows)
+    if "saved_model" in report["formats"]:
+        text += (
+            "\n\nThe folder's digest is that of its listing: "
+            "`cd saved_model && find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`."
+        )
+    return text
+
+
+def _parity(report):
+    rows = [
+        "| file | images | largest logit difference | same top-1 | top-1 | |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| `{TABLE[name].file_name}` | {entry['images']} | {difference_text(entry)} | "
+        f"{100 * entry['top1_agreement']:.2f} % | "
+        f"{'-' if entry['top1'] is None else f'''{100 * entry['top1']:.2f} %'''} | {verdict(entry)} |"
+        for name, entry in report["formats"].items()
+    ]
+    versions = ", ".join(sorted(report["versions"].values()))
+    return (
+        f"Each file was opened in its own runtime and fed the same {report['images']} images "
+        f"({report['images_from']}); a difference beyond {report['tolerance']:g} of the largest logit counts "
+        "as DIFFERENT.\n\n" + "\n".join(rows) + f"\n\nMeasured with {versions}."
+    )

@@ -1,0 +1,36 @@
+"""Real images for a network that has no dataset at hand: scikit-learn's two sample photos."""
+
+import numpy as np
+
+SOURCE = "crops of scikit-learn's two sample photos"
+
+
+def sample_photos(height: int, width: int, channels: int = 3) -> np.ndarray:
+    """Eight images: each photo as a whole, its center, and two of its corners.
+
+    Args:
+        height: of the images, in pixels.
+        width: likewise.
+        channels: 1 gives the mean of the colours; more than 3 repeat them.
+
+    Returns:
+        float32 (8, height, width, channels), pixels 0-255; the same for the same arguments.
+    """
+    import tensorflow as tf
+    from sklearn.datasets import load_sample_images
+
+    images = []
+    for photo in load_sample_images().images:
+        rows, columns = photo.shape[:2]
+        half_rows, half_columns = rows // 2, columns // 2
+        crops = [
+            photo,
+            photo[rows // 4 :, columns // 4 :][:half_rows, :half_columns],
+            photo[:half_rows, :half_columns],
+            photo[half_rows:, half_columns:],
+        ]
+        images += [tf.image.resize(crop, (height, width), antialias=True).numpy() for crop in crops]
+    images = np.clip(np.stack(images), 0, 255).astype("float32")
+    if channels == 1:
+        return images.mean(-1, keepdims=True)
+    return np.take(images, np.arange(channels) % 3, axis=-1)

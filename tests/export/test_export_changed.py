@@ -1,0 +1,72 @@
+"""An artifact in which one number was changed is found out."""
+
+import numpy as np
+import pytest
+from export_networks import SMALL_CIFAR, photo_batches, serving, spec_of
+
+from export.formats import FORMATS, TABLE
+from export.verify import parity_table, verify
+
+SPEC = spec_of("cifar_resnet20", SMALL_CIFAR)
+
+
+@pytest.fixture
+def exported(tmp_path):
+    model = serving(SPEC)
+    return model, {name: TABLE[name].write(model, tmp_path / TABLE[name].file_name, {}) for name in FORMATS}
+
+
+def replace_bytes(path, old, new):
+    content = path.read_bytes()
+    assert content.count(old) == 1, "the number must be there, once"
+    path.write_bytes(content.replace(old, new))
+
+
+def change_variable(prefix, shape):
+    """Rewrites one tensor of a checkpoint, with valid checksums."""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(prefix))
+    names = sorted(reader.get_variable_to_shape_map())
+    values = {name: reader.get_tensor(name) for name in names}
+    (name,) = [name for name in names if list(np.shape(values[name])) == list(shape)]
+    values[name] = changed(values[name])
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(values[name]) for name in names],
+    )
+
+
+def changed(kernel):
+    kernel = np.array(kernel)
+    kernel[3, 2] += 0.05
+    return kernel
+
+
+def assert_all_different(model, artifacts):
+    report = verify(model, artifacts, photo_batches(SPEC))
+    assert not report["equal"]
+    for name, entry in report["formats"].items():
+        assert not entry["equal"], name
+        assert entry["max_relative_difference"] > 1e-5, name
+    assert parity_table(report).count("DIFFERENT") == 3
+
+
+def test_one_weight(exported):
+    model, artifacts = exported
+    kernel = model.get_layer(SPEC.model).get_layer("predictions").kernel.numpy()
+    change_variable(artifacts["saved_model"] / "variables" / "variables", kernel.shape)
+    replace_bytes(artifacts["onnx"], kernel.tobytes(), changed(kernel).tobytes())
+    replace_bytes(artifacts["tflite"], kernel.T.tobytes(), changed(kernel).T.tobytes())
+    assert_all_different(model, artifacts)
+
+
+def test_one_normalization_constant(exported):
+    model, artifacts = exported
+    scale = np.array(SPEC.normalization.as_scale_and_offset()[0], "float32")
+    other = scale * np.array([1, 1.01, 1], "float32")
+    for path in (artifacts["saved_model"] / "saved_model.pb", artifacts["onnx"], artifacts["tflite"]):
+        replace_bytes(path, scale.tobytes(), other.tobytes())
+    assert_all_different(model, artifacts)

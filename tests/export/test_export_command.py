@@ -1,0 +1,230 @@
+"""`python -m export` and the functions behind it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from export_networks import SMALL_CIFAR, randomize, spec_of
+
+from export import pipeline
+from export.photos import sample_photos
+from keras_resnet.errors import InputError
+from keras_resnet.weights import save_weights
+
+REPOSITORY = Path(__file__).parents[2]
+FORMATS = ["--formats=onnx,tflite"]  # the third costs a process, and is tested elsewhere
+LABELS = [f"digit {index}" for index in range(10)]
+SPEC = spec_of("cifar_resnet20", SMALL_CIFAR, labels=LABELS)
+
+
+def run(*arguments, cwd=REPOSITORY):
+    command = [sys.executable, "-m", "export", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "cifar.weights.h5"
+    return save_weights(randomize(SPEC.build()), path, SPEC)
+
+
+@pytest.fixture
+def workdir(weights, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "model.weights.h5").write_bytes(weights.read_bytes())
+    recipe = {"model": "cifar_resnet20", "dataset": "toy", "augmentation": "scale_crop_flip", "epochs": 3}
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    return folder
+
+
+@pytest.fixture
+def toy_dataset(monkeypatch):
+    images = sample_photos(32, 32)
+    asked = []
+
+    def dataset_images(spec, dataset, data_dir, augmentation):
+        asked.append((dataset, data_dir, augmentation))
+        return [(images, np.arange(8))], f"the test split of {dataset}", 36
+
+    monkeypatch.setattr(pipeline, "_dataset_images", dataset_images)
+    return asked
+
+
+def test_weights_from_the_command_line(weights, tmp_path):
+    output = tmp_path / "out"
+    result = run("--model=cifar_resnet20", f"--weights={weights}", f"--output_dir={output}", *FORMATS)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(" equal") == 2
+    assert result.stderr == ""  # the converters' chatter is held back
+    entries = sorted(path.name for path in output.iterdir())
+    assert entries == ["MODEL_CARD.md", "model.onnx", "model.tflite", "parity.json"]
+    parity = json.loads((output / "parity.json").read_text())
+    assert set(parity["formats"]) == {"tflite", "onnx"}
+    for entry in parity["formats"].values():
+        assert entry["equal"]
+        assert entry["top1"] is None
+        assert entry["images"] == 8
+        assert entry["max_relative_difference"] <= 1e-5
+
+
+def test_bad_input_is_one_line_and_status_2(tmp_path):
+    result = run("--workdir=nowhere", "--formats=onx", f"--output_dir={tmp_path / 'out'}")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == "error: unknown format 'onx'; did you mean onnx?\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_status_follows_the_comparison(monkeypatch):
+    from absl import flags
+    from absl.testing import flagsaver
+
+    from export import __main__ as program
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    for equal, status in ((True, 0), (False, 1)):
+        monkeypatch.setattr(program, "export_workdir", lambda *args, _equal=equal, **kwargs: _equal)
+        with flagsaver.as_parsed(workdir="somewhere"):
+            assert program.main() == status
+    with flagsaver.as_parsed(workdir="somewhere", model="resnet18"), pytest.raises(InputError):
+        program.main()
+
+
+def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
+    assert pipeline.export_workdir(workdir, "tflite,onnx", data_dir="data") is True
+    assert toy_dataset == [("toy", "data", "scale_crop_flip")]
+    output = workdir / "export"
+    parity = json.loads((output / "parity.json").read_text())
+    assert list(parity["formats"]) == ["tflite", "onnx"]
+    assert parity["top1"] is not None
+    assert "the test split of toy" in capsys.readouterr().out
+
+    card = (output / "MODEL_CARD.md").read_text()
+    for expected in (
+        "cifar_resnet20",
+        "| epochs | 3 |",
+        "9 digit 9",
+        "Resize the shorter side of each image to 36 pixels",
+        "Apache-2.0",
+        "the test split of toy",
+        f"python -m export --workdir={workdir} --data_dir=data",
+        parity["formats"]["onnx"]["sha256"],
+        f"{parity['formats']['tflite']['bytes']:,}",
+    ):
+        assert expected in card
+
+    # The card's lines do what they say.
+    from PIL import Image
+
+    Image.fromarray(np.arange(40 * 50 * 3, dtype="uint8").reshape(40, 50, 3)).save(output / "photo.jpg")
+    monkeypatch.chdir(output)
+    prepare, *snippets = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    answers = []
+    for snippet in snippets:
+        names = {}
+        exec(prepare + snippet, names)
+        answers.append(names["probabilities"])
+    assert [answer.shape for answer in answers] == [(1, 10), (1, 10)]
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
+
+    import onnx
+
+    metadata = {entry.key: entry.value for entry in onnx.load("model.onnx").metadata_props}
+    assert json.loads(metadata["labels"]) == LABELS
+    assert json.loads(metadata["normalization"])["scale"][0] == pytest.approx(1 / 58.395)
+
+
+def test_a_difference_is_reported(workdir, toy_dataset, monkeypatch, capsys):
+    """Artifacts of other weights than those that they are compared with."""
+    write = pipeline.TABLE["tflite"].write
+
+    def write_changed(model, path, metadata):
+        bias = model.get_layer(SPEC.model).get_layer("predictions").bias
+        bias.assign_add(np.full(10, 1.0))
+        try:
+            return write(model, path, metadata)
+        finally:
+            bias.assign_sub(np.full(10, 1.0))
+
+    changed = pipeline.TABLE["tflite"].__class__("model.tflite", write_changed, pipeline.TABLE["tflite"].open)
+    monkeypatch.setitem(pipeline.TABLE, "tflite", changed)
+    assert pipeline.export_workdir(workdir, ["tflite"]) is False
+    assert "DIFFERENT" in capsys.readouterr().out
+    assert json.loads((workdir / "export" / "parity.json").read_text())["equal"] is False
+
+
+def test_bad_workdirs(workdir, toy_dataset, tmp_path):
+    with pytest.raises(InputError, match="there is no workdir"):
+        pipeline.export_workdir(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"holds no model\.weights\.h5"):
+        pipeline.export_workdir(tmp_path / "empty")
+    recipe = workdir / "recipe.json"
+    for content, problem in (
+        ("{", "cannot be read"),
+        ("[]", "not a recipe"),
+        ('{"dataset": "x"}', "no model"),
+    ):
+        recipe.write_text(content)
+        with pytest.raises(InputError, match=problem):
+            pipeline.export_workdir(workdir)
+    recipe.write_text('{"dataset": "x", "model": "resnet18"}')
+    with pytest.raises(InputError, match="recipe is of resnet18, the weights are of cifar_resnet20"):
+        pipeline.export_workdir(workdir)
+    recipe.unlink()
+    with pytest.raises(InputError, match=r"holds no recipe\.json"):
+        pipeline.export_workdir(workdir)
+    assert not (workdir / "export").exists()
+
+
+def test_bad_output_folder(workdir, toy_dataset, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="cannot write"):
+        pipeline.export_workdir(workdir, "onnx", output_dir=tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_bad_weights(weights, tmp_path):
+    output = tmp_path / "out"
+    with pytest.raises(InputError, match="unknown model 'resnet51'"):
+        pipeline.export_weights("resnet51", weights, output_dir=output)
+    with pytest.raises(InputError, match="there is no weight file"):
+        pipeline.export_weights("resnet50", tmp_path / "missing.h5", output_dir=output)
+    with pytest.raises(InputError, match=r"--model=resnet50, .*cifar_resnet20"):
+        pipeline.export_weights("resnet50", weights, output_dir=output)
+    with pytest.raises(InputError, match=r"--classes=12, .*classes 10"):
+        pipeline.export_weights("cifar_resnet20", weights, classes=12, output_dir=output)
+    (tmp_path / "text.h5").write_text("not HDF5")
+    with pytest.raises(InputError, match="not an HDF5"):
+        pipeline.export_weights("cifar_resnet20", tmp_path / "text.h5", output_dir=output)
+    assert not output.exists()
+
+
+def test_weights_without_a_description(tmp_path):
+    """A file that Keras wrote: the zoo's own row says what it is."""
+    spec = spec_of("cifar_resnet20", classes=4)
+    path = tmp_path / "plain.weights.h5"
+    spec.build().save_weights(path)
+    assert pipeline.export_weights("cifar_resnet20", path, 4, "tflite", tmp_path / "out")
+    parity = json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert parity["classes"] == 4
+
+
+def test_a_real_dataset(weights, tmp_path):
+    """The digits, at the evaluation's own geometry; another number of classes is refused."""
+    output = tmp_path / "out"
+    assert pipeline.export_weights("cifar_resnet20", weights, None, "onnx", output, dataset="digits")
+    parity = json.loads((output / "parity.json").read_text())
+    assert parity["images_from"] == "the test split of digits"
+    assert parity["images"] == parity["formats"]["onnx"]["images"] > 300
+    assert 0 <= parity["top1"] <= 1
+    other = spec_of("cifar_resnet20", SMALL_CIFAR, classes=7)
+    path = save_weights(other.build(), tmp_path / "seven.weights.h5", other)
+    with pytest.raises(InputError, match="has 7 classes, dataset digits has 10"):
+        pipeline.export_weights("cifar_resnet20", path, dataset="digits", output_dir=output)

@@ -1,0 +1,152 @@
+"""Nothing half-written under a final name, and nothing of somebody else's replaced."""
+
+import hashlib
+
+import keras
+import pytest
+
+from export.files import replacing, sha256, size, write_json
+from export.formats import FORMATS, TABLE, check_formats
+from export.to_tflite import to_tflite
+from keras_resnet.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A model with the serving model's signature and hardly any weights."""
+    images = keras.Input((4, 4, 3), name="images")
+    logits = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(images))
+    return keras.Model(images, {"logits": logits, "probabilities": keras.layers.Softmax()(logits)})
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_our_artifact_is_replaced(tiny, name, tmp_path):
+    path = tmp_path / TABLE[name].file_name
+    assert TABLE[name].write(tiny, path, {}) == path
+    first = tree(tmp_path)
+    tiny.layers[-2].bias.assign_add([1.0, 1.0])
+    TABLE[name].write(tiny, path, {})
+    second = tree(tmp_path)
+    assert sorted(first) == sorted(second)
+    assert first != second
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def put_folder(path):
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+
+
+def put_file(path):
+    path.write_text("some other program's file")
+
+
+def put_saved_model_with_notes(path):
+    path.mkdir()
+    (path / "saved_model.pb").write_bytes(b"")
+    (path / "notes.txt").write_text("mine")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("put", [put_folder, put_file, put_saved_model_with_notes])
+def test_not_ours_is_refused(tiny, name, put, tmp_path):
+    path = tmp_path / TABLE[name].file_name
+    put(path)
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match="was not written by an export"):
+        TABLE[name].write(tiny, path, {})
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_place_that_cannot_be_written(tiny, name, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        TABLE[name].write(tiny, tmp_path / "file" / "model", {})
+
+
+def test_a_failure_leaves_the_old_file(tmp_path):
+    path = tmp_path / "model.bin"
+    path.write_text("old")
+
+    def disk_fills():
+        with replacing(path, lambda _: True) as temporary:
+            temporary.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=r"cannot write .*No space left"):
+        disk_fills()
+    assert tree(tmp_path) == {"model.bin": b"old"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_full_disk_leaves_nothing(tiny, name, tmp_path):
+    """A limit on file sizes stands for the full disk: writing fails in the middle of a file."""
+    import resource
+    import signal
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(InputError, match="cannot write"):
+            TABLE[name].write(tiny, tmp_path / "out" / "model", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_digest_of_a_folder_follows_names_and_contents(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x").write_bytes(b"12")
+    (tmp_path / "a").write_bytes(b"3")
+    digest = sha256(tmp_path)
+    lines = "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in [("a", b"3"), ("b/x", b"12")]
+    )
+    assert digest == hashlib.sha256(lines.encode()).hexdigest()
+    assert size(tmp_path) == 3
+    (tmp_path / "a").rename(tmp_path / "c")
+    assert sha256(tmp_path) != digest
+
+
+def test_json_refuses_what_json_cannot_say(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "x.json", {"value": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flex_operators_are_refused_and_noticed(tmp_path):
+    import tensorflow as tf
+
+    from export.runtimes import open_tflite
+
+    images = keras.Input((4, 4, 3), name="images")
+    inverse = keras.layers.Lambda(lambda x: tf.linalg.inv(x), output_shape=(4, 4))(images[..., 0])
+    logits = keras.layers.Flatten()(inverse)
+    model = keras.Model(images, {"logits": logits, "probabilities": keras.layers.Softmax()(logits)})
+    path = tmp_path / "model.tflite"
+    with pytest.raises(InputError, match="operator that TFLite lacks"):
+        to_tflite(model, path)
+    assert list(tmp_path.iterdir()) == []
+
+    source = TABLE["saved_model"].write(model, tmp_path / "saved_model", {})
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(source))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+    path.write_bytes(converter.convert())
+    with open_tflite(path) as artifact:
+        assert "Flex" in artifact.problems[0]
+
+
+def test_check_formats():
+    assert check_formats("onnx, saved_model,onnx") == ("saved_model", "onnx")
+    assert check_formats(["tflite"]) == ("tflite",)
+    with pytest.raises(InputError, match="unknown format 'onx'; did you mean onnx"):
+        check_formats("tflite,onx")
+    with pytest.raises(InputError, match="no format given"):
+        check_formats(" , ")

@@ -1,0 +1,153 @@
+"""Every format equals the Keras model, on real photos, and promises what the signature says."""
+
+import numpy as np
+import pytest
+from export_networks import PER_PIXEL, SMALL, SMALL_CIFAR, photo_batches, serving, spec_of
+
+from export.formats import FORMATS, TABLE
+from export.verify import verify
+from keras_resnet.errors import InputError
+
+SMALL_NETWORKS = {
+    "basic A": ("resnet18", {**SMALL, "shortcut": "A"}, 48),
+    "basic B": ("resnet18", SMALL, 48),
+    "bottleneck v1": ("resnet50", SMALL, 48),
+    "bottleneck v1.5": ("resnet50_v1_5", SMALL, 48),
+    "plain": ("plain18", SMALL, 48),
+}
+FULL_NETWORKS = {
+    "basic A": ("resnet18", {"shortcut": "A"}),
+    "basic B": ("resnet18", {}),
+    "basic C": ("resnet34", {"shortcut": "C"}),
+    "bottleneck v1": ("resnet50", {}),
+    "bottleneck v1.5": ("resnet50_v1_5", {}),
+    "plain": ("plain18", {}),
+    "cifar 56": ("cifar_resnet56", {}),
+    "cifar plain": ("cifar_plain20", {}),
+}
+
+
+def write_all(model, folder):
+    return {name: TABLE[name].write(model, folder / TABLE[name].file_name, {}) for name in FORMATS}
+
+
+def check_parity(spec, folder):
+    model = serving(spec)
+    report = verify(model, write_all(model, folder), photo_batches(spec))
+    assert report["images"] == 8
+    assert list(report["formats"]) == list(FORMATS)
+    for name, entry in report["formats"].items():
+        assert entry["problems"] == [], name
+        assert entry["equal"], name
+        assert entry["max_relative_difference"] <= 1e-5, name
+        assert entry["top1_agreement"] == 1, name
+        assert entry["top1"] == report["top1"], name
+    return report
+
+
+@pytest.mark.parametrize("network", SMALL_NETWORKS)
+def test_small_networks_are_equal(network, tmp_path):
+    model, overrides, size = SMALL_NETWORKS[network]
+    check_parity(spec_of(model, overrides, size, classes=10), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", FULL_NETWORKS)
+def test_full_networks_are_equal(network, tmp_path):
+    model, overrides = FULL_NETWORKS[network]
+    check_parity(spec_of(model, overrides), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_deepest_network_is_equal(tmp_path):
+    """As a SavedModel, whose loading walks the graph; the converters take minutes for each format."""
+    spec = spec_of("cifar_resnet1202")
+    model = serving(spec, scale=0.05)  # 600 blocks would double their input's variance to infinity
+    path = TABLE["saved_model"].write(model, tmp_path / "saved_model", {})
+    report = verify(model, {"saved_model": path}, photo_batches(spec))
+    assert report["equal"], report
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory):
+    """(spec, serving model, artifacts, report) of cifar_resnet20 with a per-pixel mean."""
+    folder = tmp_path_factory.mktemp("cifar")
+    spec = spec_of("cifar_resnet20", SMALL_CIFAR, normalization=PER_PIXEL)
+    report = check_parity(spec, folder)
+    model = serving(spec)
+    return spec, model, {name: folder / TABLE[name].file_name for name in FORMATS}, report
+
+
+def test_the_report_describes_the_files(cifar):
+    _, _, artifacts, report = cifar
+    for name in ("tflite", "onnx"):
+        assert report["formats"][name]["bytes"] == artifacts[name].stat().st_size
+    assert len({entry["sha256"] for entry in report["formats"].values()}) == 3
+
+
+@pytest.mark.parametrize("name", ["tflite", "onnx"])
+@pytest.mark.parametrize("batch", [1, 7])
+def test_names_and_dynamic_batch(cifar, name, batch):
+    spec, _, artifacts, _ = cifar
+    images = np.random.default_rng(0).uniform(0, 255, (batch, *spec.input_shape)).astype("float32")
+    with TABLE[name].open(artifacts[name]) as artifact:
+        assert artifact.inputs == {"images": ("float32", (None, 32, 32, 3))}
+        assert artifact.outputs == {
+            "logits": ("float32", (None, 10)),
+            "probabilities": ("float32", (None, 10)),
+        }
+        results = artifact.run(images)
+    assert {key: value.shape for key, value in results.items()} == {
+        "logits": (batch, 10),
+        "probabilities": (batch, 10),
+    }
+    np.testing.assert_allclose(results["probabilities"].sum(-1), 1, rtol=1e-5)
+
+
+def test_onnx_header(cifar):
+    import onnx
+
+    proto = onnx.load(cifar[2]["onnx"])
+    onnx.checker.check_model(proto, full_check=True)
+    assert {entry.domain: entry.version for entry in proto.opset_import}[""] == 17
+    assert proto.producer_name == "keras_resnet"
+    assert proto.producer_version
+    for tensor in (*proto.graph.input, *proto.graph.output):
+        assert tensor.type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert {entry.key: entry.value for entry in proto.metadata_props}["license"] == "Apache-2.0"
+
+
+def test_onnx_holds_no_variables_as_inputs(cifar):
+    import onnx
+
+    proto = onnx.load(cifar[2]["onnx"])
+    assert [tensor.name for tensor in proto.graph.input] == ["images"]
+    operators = {node.op_type for node in proto.graph.node}
+    assert "BatchNormalization" not in operators  # folded into the convolutions
+
+
+def test_a_damaged_file_is_one_clear_line(cifar, tmp_path):
+    _, model, artifacts, _ = cifar
+    for name in ("tflite", "onnx"):
+        broken = tmp_path / artifacts[name].name
+        broken.write_bytes(artifacts[name].read_bytes()[:5000])
+        with pytest.raises(InputError, match="cannot be opened by") as caught:
+            verify(model, {name: broken}, [])
+        assert "\n" not in str(caught.value)
+        with pytest.raises(InputError, match="there is no"):
+            verify(model, {name: tmp_path / "missing"}, [])
+
+
+def test_a_damaged_saved_model_is_one_clear_line(cifar, tmp_path):
+    import shutil
+
+    _, model, artifacts, _ = cifar
+    broken = tmp_path / "saved_model"
+    shutil.copytree(artifacts["saved_model"], broken)
+    data = next((broken / "variables").glob("*.data-*"))
+    content = bytearray(data.read_bytes())
+    content[1000] ^= 255  # the file's own checksum notices
+    data.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be opened by TensorFlow") as caught:
+        verify(model, {"saved_model": broken}, [])
+    assert "\n" not in str(caught.value)

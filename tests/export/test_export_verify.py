@@ -1,0 +1,167 @@
+"""What `verify` notices, on artifacts that are plain functions."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+from export_networks import SMALL_CIFAR, photo_batches, serving, spec_of
+
+from export import verify as verify_module
+from export.files import write_json
+from export.formats import Format
+from export.runtimes import Artifact, RunError
+from export.verify import parity_table, verify
+from keras_resnet.errors import InputError
+
+SPEC = spec_of("cifar_resnet20", SMALL_CIFAR)
+INPUTS = {"images": ("float32", (None, 32, 32, 3))}
+OUTPUTS = {"logits": ("float32", (None, 10)), "probabilities": ("float32", (None, 10))}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return serving(SPEC)
+
+
+@pytest.fixture
+def verify_function(model, monkeypatch, tmp_path):
+    """Verifies an artifact whose answers are `change(right answers, number of images)`."""
+    (tmp_path / "artifact").write_bytes(b"x")
+
+    def check(change=lambda results, images: results, inputs=INPUTS, outputs=OUTPUTS, batches=None):
+        def run(images):
+            results = {key: value.numpy() for key, value in model(images, training=False).items()}
+            return change(results, images)
+
+        @contextlib.contextmanager
+        def opened(path):
+            yield Artifact(inputs, outputs, run, "function 1.0")
+
+        monkeypatch.setitem(verify_module.TABLE, "function", Format("artifact", None, opened))
+        batches = photo_batches(SPEC) if batches is None else batches
+        return verify(model, {"function": tmp_path / "artifact"}, batches)
+
+    return check
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def with_logits(logits):
+    return {"logits": logits, "probabilities": softmax(logits)}
+
+
+def test_equal(verify_function):
+    report = verify_function()
+    entry = report["formats"]["function"]
+    assert report["equal"]
+    assert entry["equal"]
+    assert entry["images"] == report["images"] == 8
+    assert entry["top1"] == report["top1"]
+    assert "equal" in parity_table(report)
+
+
+def test_no_labels_no_top1(verify_function):
+    report = verify_function(batches=[(images, None) for images, _ in photo_batches(SPEC)])
+    assert report["top1"] is None
+    assert report["formats"]["function"]["top1"] is None
+    assert "%" not in parity_table(report)
+
+
+def test_labels_are_counted(verify_function, model):
+    images = np.concatenate([images for images, _ in photo_batches(SPEC)])
+    best = model(images)["logits"].numpy().argmax(-1)
+    labels = np.where(np.arange(8) < 6, best, (best + 1) % 10)
+    report = verify_function(batches=[(images[:3], labels[:3]), (images[3:], labels[3:])])
+    assert report["top1"] == report["formats"]["function"]["top1"] == 0.75
+
+
+@pytest.mark.parametrize(("relative", "equal"), [(0.5e-5, True), (2e-5, False)])
+def test_tolerance(verify_function, model, relative, equal):
+    def change(results, images):
+        del images
+        offset = relative * largest
+        return with_logits(results["logits"].astype("float64") + offset)
+
+    images = np.concatenate([images for images, _ in photo_batches(SPEC)])
+    largest = float(np.abs(model(images)["logits"].numpy()).max())
+    report = verify_function(change)
+    entry = report["formats"]["function"]
+    assert entry["max_relative_difference"] == pytest.approx(relative, rel=0.2)
+    assert entry["equal"] is report["equal"] is equal
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_not_finite_is_different(verify_function, tmp_path, value):
+    def change(results, images):
+        logits = results["logits"].copy()
+        logits[len(images) - 1, 0] = value
+        with np.errstate(invalid="ignore"):
+            return with_logits(logits)
+
+    with np.errstate(invalid="ignore"):
+        report = verify_function(change)
+    entry = report["formats"]["function"]
+    assert not entry["equal"]
+    assert entry["max_abs_logit_difference"] is None
+    assert "DIFFERENT" in parity_table(report)
+    write_json(tmp_path / "parity.json", report)
+    assert json.loads((tmp_path / "parity.json").read_text())["equal"] is False
+
+
+def refuses_batches(results, images):
+    if len(images) > 1:
+        raise RunError("expected batch 1")
+    return results
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda results, images: {**results, "probabilities": results["logits"]}, "softmax"),
+        (lambda results, images: with_logits(results["logits"] * (1 + 1e-4 * len(images))), "other images"),
+        (lambda results, images: {"logits": results["logits"]}, "shapes"),
+        (lambda results, images: {key: value[:1] for key, value in results.items()}, "shapes"),
+        (refuses_batches, "does not run on a batch of 5: expected batch 1"),
+    ],
+)
+def test_broken_answers(verify_function, change, problem):
+    report = verify_function(change)
+    assert not report["equal"]
+    assert any(problem in sentence for sentence in report["formats"]["function"]["problems"])
+    assert problem in parity_table(report)
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"inputs": {"keras_tensor": INPUTS["images"]}},
+        {"inputs": {"images": ("float32", (1, 32, 32, 3))}},
+        {"inputs": {"images": ("uint8", (None, 32, 32, 3))}},
+        {"outputs": {"Identity:0": OUTPUTS["logits"], "probabilities": OUTPUTS["probabilities"]}},
+    ],
+)
+def test_broken_promises(verify_function, described):
+    report = verify_function(**described)
+    assert not report["equal"]
+    assert report["formats"]["function"]["problems"]
+
+
+def test_no_images(verify_function):
+    with pytest.raises(InputError, match="no images"):
+        verify_function(batches=[])
+
+
+def test_a_model_that_diverged_is_not_equal(verify_function, model):
+    bias = model.get_layer(SPEC.model).get_layer("predictions").bias
+    before = bias.numpy()
+    bias.assign(np.full(10, np.nan))
+    try:
+        report = verify_function()
+    finally:
+        bias.assign(before)
+    assert not report["equal"]
+    assert report["formats"]["function"]["problems"] == ["the Keras model's own logits are not finite"]

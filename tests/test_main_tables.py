@@ -1,0 +1,108 @@
+"""`python -m keras_resnet`, tables, and the sentence for a mistyped name."""
+
+import json
+import sys
+
+import pytest
+
+from keras_resnet import InputError, build_model, cli, list_models
+from keras_resnet import __main__ as zoo
+from keras_resnet.errors import unknown_name
+from keras_resnet.tables import markdown_table
+
+ROWS = {
+    "cifar_resnet20": "20 | basic | A | 3x3 | 32x32 | 269,722 | 40.6e6",
+    "cifar_plain20": "20 | basic | none | 3x3 | 32x32 | 269,722 | 40.6e6",
+    "resnet50_v1_5": "50 | bottleneck | B | 3x3 | 224x224 | 25,557,032 | 4.09e9",
+}
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_rows():
+    for (name, row), found in zip(ROWS.items(), zoo.zoo_rows(list(ROWS)), strict=True):
+        assert list(found) == [name, *cells(row)]
+
+
+def test_main_prints_every_network(monkeypatch, capsys):
+    """On small twins: the real ones take a minute to build."""
+    small = {"stage_depths": (1, 1), "stage_filters": (64, 64)}
+    monkeypatch.setattr(zoo, "build_model", lambda name: build_model(name, shortcut="B", stem="imagenet", **small))
+    monkeypatch.setattr(sys, "argv", ["keras_resnet"])
+    zoo.main()
+    header, rule, *rows = capsys.readouterr().out.splitlines()
+    assert cells(header) == list(zoo.HEADER)
+    assert set(rule) <= set("|-:")
+    assert [cells(row)[0] for row in rows] == list_models()
+    assert len({len(line) for line in (header, rule, *rows)}) == 1
+
+
+@pytest.mark.slow
+def test_main_counts_the_real_networks(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["keras_resnet"])
+    zoo.main()
+    table = {cells(row)[0]: cells(row) for row in capsys.readouterr().out.splitlines()[2:]}
+    assert list(table) == list_models()
+    for name, row in ROWS.items():
+        assert table[name][1:] == cells(row)
+    assert table["cifar_resnet1202"][6] == "19,421,274"
+
+
+def test_json(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["keras_resnet", "--json"])
+    zoo.main()
+    table = json.loads(capsys.readouterr().out)
+    assert list(table) == list_models()
+    assert table["resnet34"]["stage_depths"] == [3, 4, 6, 3]
+    assert table["resnet101_v1_5"]["bottleneck_stride"] == "3x3"
+
+
+def test_markdown_table():
+    table = markdown_table(("name", "n"), [("a", "1"), ("long one", "1,000")])
+    assert table.splitlines() == [
+        "| name     |     n |",
+        "|----------|------:|",
+        "| a        |     1 |",
+        "| long one | 1,000 |",
+    ]
+
+
+def test_markdown_table_without_rows():
+    assert markdown_table(("name", "top-1"), []).splitlines()[0] == "| name | top-1 |"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("resnet51", "resnet50"), ("ResNet50", "resnet50"), ("cifar20", "cifar_plain20"), ("plain-34", "plain34")],
+)
+def test_near_names(name, hint):
+    with pytest.raises(InputError) as error:
+        build_model(name)
+    assert str(error.value).startswith(f"unknown model {name!r}; did you mean ")
+    assert hint in str(error.value)
+
+
+def test_the_example_of_the_design():
+    assert "did you mean resnet50, resnet101?" in str(unknown_name("model", "resnet51", ["resnet50", "resnet101"]))
+
+
+def test_names_without_neighbours():
+    few = str(unknown_name("recipe", "zzz", ["digits", "cifar10"]))
+    assert few == "unknown recipe 'zzz'; choose one of cifar10, digits"
+    many = str(unknown_name("model", "zzz", list_models()))
+    assert many.startswith("unknown model 'zzz'; there are 21, among them ")
+
+
+@pytest.mark.parametrize("name", [None, 50, ("resnet50",), ""])
+def test_names_that_are_no_text(name):
+    with pytest.raises(InputError, match="unknown model"):
+        build_model(name)
+
+
+def test_fail_prints_one_line(capsys):
+    with pytest.raises(SystemExit) as status:
+        cli.fail("two\n  lines")
+    assert status.value.code == 2
+    assert capsys.readouterr().err == "error: two lines\n"

@@ -1,0 +1,376 @@
+"""The zoo's names, arguments, layers and feature maps; what a network is made of and starts from."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from zoo_networks import ALL_SMALL, images, randomize, small_config
+
+import keras_resnet
+from keras_resnet import InputError, build_model, build_resnet, feature_maps
+
+FUNCTIONS = {
+    "resnet18": "ResNet18",
+    "resnet34": "ResNet34",
+    "resnet50": "ResNet50",
+    "resnet101": "ResNet101",
+    "resnet152": "ResNet152",
+    "resnet50_v1_5": "ResNet50V1_5",
+    "resnet101_v1_5": "ResNet101V1_5",
+    "resnet152_v1_5": "ResNet152V1_5",
+    "plain18": "PlainNet18",
+    "plain34": "PlainNet34",
+    **{f"cifar_resnet{depth}": f"CifarResNet{depth}" for depth in (20, 32, 44, 56, 110, 1202)},
+    **{f"cifar_plain{depth}": f"CifarPlainNet{depth}" for depth in (20, 32, 44, 56, 110)},
+}
+TINY = {"stage_depths": (1, 1), "stage_filters": (64, 72)}
+
+
+def shapes(model):
+    return [tuple(weight.shape) for weight in model.weights]
+
+
+def test_names():
+    assert keras_resnet.list_models() == list(FUNCTIONS)
+    for name, function in FUNCTIONS.items():
+        assert getattr(keras_resnet, function).__name__ == function
+        assert function in keras_resnet.__all__
+        assert name in getattr(keras_resnet, function).__doc__
+    for public in keras_resnet.__all__:
+        assert hasattr(keras_resnet, public)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values())
+def test_signature_is_that_of_keras_applications(function):
+    theirs = inspect.signature(keras.applications.ResNet50).parameters
+    ours = dict(inspect.signature(getattr(keras_resnet, function)).parameters)
+    assert ours.pop("config_overrides").kind is inspect.Parameter.VAR_KEYWORD
+    assert list(ours) == list(theirs)
+    cifar = function.startswith("Cifar")
+    name = next(name for name, other in FUNCTIONS.items() if other == function)
+    expected = {"weights": None, "classes": 10 if cifar else 1000, "name": name}
+    for parameter, value in theirs.items():
+        assert ours[parameter].kind is value.kind
+        assert ours[parameter].default == expected.get(parameter, value.default)
+
+
+def test_functions_build_what_their_names_say():
+    by_position = keras_resnet.CifarPlainNet20(False, None, None, (40, 24, 1), "avg")
+    by_name = build_model("cifar_plain20", include_top=False, input_shape=(40, 24, 1), pooling="avg")
+    assert by_position.name == "cifar_plain20"
+    assert by_position.output_shape == (None, 64)
+    assert shapes(by_position) == shapes(by_name)
+    overridden = keras_resnet.ResNet18(shortcut="A", classes=7, name="mine", **TINY)
+    assert (overridden.name, overridden.output_shape) == ("mine", (None, 7))
+
+
+def test_default_inputs():
+    assert build_model("resnet18", **TINY).input_shape == (None, 224, 224, 3)
+    assert build_model("resnet18", include_top=False, **TINY).input_shape == (None, None, None, 3)
+    assert build_model("cifar_resnet20").input_shape == (None, 32, 32, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("size", [(40, 40), (33, 70), (None, None), (None, 48)])
+def test_input_shapes(size, channels):
+    model = build_model("resnet18", input_shape=(*size, channels), classes=3, **TINY)
+    concrete = [side or 37 for side in size]
+    probabilities = model(images(2, *concrete, channels)).numpy()
+    assert probabilities.shape == (2, 3)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+
+
+def test_any_size_gives_what_the_fixed_size_gives():
+    fixed = randomize(build_model("resnet18", input_shape=(45, 38, 3), **TINY))
+    dynamic = build_model("resnet18", input_shape=(None, None, 3), **TINY)
+    dynamic.set_weights(fixed.get_weights())
+    batch = images(2, 45, 38, 3)
+    np.testing.assert_array_equal(fixed(batch), dynamic(batch))
+
+
+def test_include_top_and_pooling():
+    batch = images(2, 40, 40, 3)
+    maps = randomize(build_model("resnet18", include_top=False, **TINY))
+    outputs = {}
+    for pooling in ("avg", "max"):
+        pooled = build_model("resnet18", include_top=False, pooling=pooling, **TINY)
+        pooled.set_weights(maps.get_weights())
+        outputs[pooling] = pooled(batch).numpy()
+        assert pooled.layers[-1].name == f"{pooling}_pool"
+    last = maps(batch).numpy()
+    assert last.shape == (2, 5, 5, 72)
+    np.testing.assert_allclose(outputs["avg"], last.mean((1, 2)), rtol=1e-5)
+    np.testing.assert_array_equal(outputs["max"], last.max((1, 2)))
+
+
+def test_classifier_activation():
+    arguments = {"classes": 4, "input_shape": (32, 32, 3), **TINY}
+    logits = randomize(build_model("resnet18", classifier_activation=None, **arguments))
+    probabilities = build_model("resnet18", **arguments)
+    sigmoid = build_model("resnet18", classifier_activation=keras.activations.sigmoid, **arguments)
+    probabilities.set_weights(logits.get_weights())
+    sigmoid.set_weights(logits.get_weights())
+    batch = images(2, 32, 32, 3)
+    raw = logits(batch)
+    np.testing.assert_allclose(probabilities(batch), tf.nn.softmax(raw), rtol=1e-5)
+    np.testing.assert_allclose(sigmoid(batch), tf.nn.sigmoid(raw), rtol=1e-5)
+
+
+def test_input_tensor():
+    inputs = keras.Input((40, 40, 3))
+    model = build_model("resnet18", input_tensor=keras.layers.Rescaling(0.5)(inputs), classes=3, **TINY)
+    assert model.input is inputs
+    bare = build_model("resnet18", input_shape=(40, 40, 3), classes=3, **TINY)
+    model.set_weights(bare.get_weights())
+    batch = images(2, 40, 40, 3)
+    np.testing.assert_allclose(model(batch), bare(0.5 * batch), rtol=1e-5)
+
+
+def test_input_tensor_and_input_shape_must_agree():
+    inputs = keras.Input((40, 40, 3))
+    assert build_model("resnet18", input_tensor=inputs, input_shape=(40, 40, 3), **TINY).input is inputs
+    with pytest.raises(InputError, match="differs from input_tensor"):
+        build_model("resnet18", input_tensor=inputs, input_shape=(32, 32, 3), **TINY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"classes": 0}, "classes must be a positive integer; got 0"),
+        ({"classes": 2.5}, "classes must be a positive integer; got 2.5"),
+        ({"classes": True}, "classes must be a positive integer; got True"),
+        ({"pooling": "mean"}, "pooling must be None, 'avg' or 'max'; got 'mean'"),
+        ({"input_shape": (31, 64, 3)}, "at least 32x32 pixels"),
+        ({"input_shape": (64, 31, 3)}, "at least 32x32 pixels"),
+        ({"input_shape": (64, 64)}, "input_shape must be"),
+        ({"input_shape": (64, 64, None)}, "positive number of channels"),
+        ({"input_shape": (64, 64, 0)}, "positive number of channels"),
+        ({"input_tensor": "an image"}, "input_tensor"),
+        ({"shortcut": "D"}, "shortcut must be one of 'A', 'B', 'C', None; got 'D'"),
+        ({"block": "wide"}, "block must be one of"),
+        ({"stem": "mnist"}, "stem must be one of"),
+        ({"bottleneck_stride": 1}, "bottleneck_stride must be one of"),
+        ({"stage_depths": (1, 0, 1, 1)}, "stage_depths must be a tuple of positive integers"),
+        ({"stage_depths": (1, 1)}, "differ in length"),
+        ({"shortcuts": "A"}, "unknown network option 'shortcuts'; did you mean shortcut"),
+        (
+            {"shortcut": "A", "stage_filters": (32, 64, 128, 256)},
+            "option A cannot narrow 64 channels to 32 at conv2_block1",
+        ),
+    ],
+)
+def test_bad_arguments(arguments, sentence):
+    with pytest.raises(InputError) as refusal:
+        build_model("resnet18", **arguments)
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_least_sizes():
+    assert build_model("resnet18", input_shape=(32, 32, 3))(images(1, 32, 32, 3)).shape == (1, 1000)
+    assert build_model("cifar_resnet20", input_shape=(4, 4, 3))(images(1, 4, 4, 3)).shape == (1, 10)
+    with pytest.raises(InputError, match="at least 4x4 pixels"):
+        build_model("cifar_resnet20", input_shape=(3, 4, 3))
+
+
+def test_layer_names_of_keras_applications():
+    theirs = keras.applications.ResNet50(weights=None, classes=2)
+    ours = build_model("resnet50", classes=2)
+    names = [layer.name for layer in ours.layers]
+    expected = {"conv3_block1_2_bn", "conv3_block1_0_conv", "conv3_block1_add", "conv3_block1_out"}
+    assert expected | {"conv1_conv", "pool1_pool", "avg_pool", "predictions"} <= set(names)
+    weighted = {layer.name for layer in theirs.layers if layer.weights}
+    assert weighted == {layer.name for layer in ours.layers if layer.weights}
+    assert {layer.name for layer in theirs.layers[1:]} - set(names) == {"conv1_pad"} - set(names)
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20", "resnet18", "resnet50", "plain18"])
+def test_every_layer_name_says_what_it_is(name):
+    kinds = {
+        "conv": keras.layers.Conv2D,
+        "bn": keras.layers.BatchNormalization,
+        "relu": keras.layers.Activation,
+        "out": keras.layers.Activation,
+        "add": keras.layers.Add,
+        "pad": keras.layers.ZeroPadding2D,
+    }
+    for layer in build_model(name, classes=2).layers[1:-2]:
+        suffix = layer.name.rsplit("_", 1)[1]
+        assert isinstance(layer, kinds.get(suffix, keras.layers.MaxPooling2D))
+
+
+def test_feature_maps_of_imagenet_networks():
+    model = build_model("resnet50", input_shape=(64, 96, 3), classes=2)
+    maps = feature_maps(model)
+    assert {name: tensor.shape[1:] for name, tensor in maps.items()} == {
+        "C2": (16, 24, 256),
+        "C3": (8, 12, 512),
+        "C4": (4, 6, 1024),
+        "C5": (2, 3, 2048),
+    }
+    assert maps["C3"] is model.get_layer("conv3_block4_out").output
+
+
+def test_feature_maps_of_cifar_networks():
+    maps = feature_maps(build_model("cifar_plain20"))
+    assert {name: tensor.shape[1:] for name, tensor in maps.items()} == {
+        "C2": (32, 32, 16),
+        "C3": (16, 16, 32),
+        "C4": (8, 8, 64),
+    }
+
+
+def test_feature_maps_make_an_extractor():
+    model = build_model("cifar_resnet20", include_top=False)
+    extractor = keras.Model(model.input, feature_maps(model))
+    maps = extractor(images(1, 20, 28, 3))
+    assert {name: tuple(value.shape) for name, value in maps.items()} == {
+        "C2": (1, 20, 28, 16),
+        "C3": (1, 10, 14, 32),
+        "C4": (1, 5, 7, 64),
+    }
+
+
+def test_feature_maps_of_a_foreign_model():
+    inputs = keras.Input((8, 8, 3))
+    with pytest.raises(InputError, match="no stages"):
+        feature_maps(keras.Model(inputs, keras.layers.Flatten()(inputs), name="mine"))
+
+
+def test_any_inner_tensor_is_a_model():
+    model = build_resnet(small_config("bottleneck", "A"))
+    outputs = [layer.output for layer in model.layers[1:]]
+    values = keras.Model(model.input, outputs)(images(2, 32, 32, 3))
+    for value, output in zip(values, outputs, strict=True):
+        assert value.shape[1:] == output.shape[1:]
+
+
+def test_convolutions_and_batch_normalization():
+    for layer in build_model("resnet50", classes=2).layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            assert not layer.use_bias
+            assert layer.kernel_regularizer is None
+        if isinstance(layer, keras.layers.BatchNormalization):
+            assert (layer.momentum, layer.epsilon, layer.axis) == (0.9, 1e-5, -1)
+
+
+def test_he_normal():
+    model = build_model("resnet18", input_shape=(32, 32, 3))
+    for name, fan_in in [("conv5_block2_2_conv", 9 * 512), ("conv1_conv", 49 * 3), ("predictions", 512)]:
+        kernel = model.get_layer(name).kernel.numpy()
+        assert kernel.std() == pytest.approx(np.sqrt(2 / fan_in), rel=0.03 if kernel.size < 1e5 else 0.005)
+        assert abs(kernel.mean()) < 4 * kernel.std() / np.sqrt(kernel.size)
+
+
+@pytest.mark.parametrize("kind", ALL_SMALL)
+def test_every_trainable_variable_gets_a_gradient(kind):
+    model = build_resnet(ALL_SMALL[kind], classifier_activation=None)
+    batch = images(4, 32, 32, 3)
+    with tf.GradientTape() as tape:
+        logits = model(batch, training=True)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits([0, 1, 2, 3], logits)
+    variables = [variable.value for variable in model.trainable_variables]
+    for variable, gradient in zip(model.trainable_variables, tape.gradient(losses, variables), strict=True):
+        assert gradient is not None, variable.path
+        assert np.isfinite(gradient).all(), variable.path
+        assert np.any(gradient), variable.path
+
+
+def test_initial_weights_follow_the_seed():
+    def weights(seed):
+        keras.utils.set_random_seed(seed)
+        return build_resnet(small_config()).get_weights()
+
+    first, again, other = weights(3), weights(3), weights(4)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0])
+    kernels = [weight for weight in first if weight.ndim == 4]
+    same_shape = [kernel for kernel in kernels if kernel.shape == (3, 3, 8, 8)]
+    assert len(same_shape) > 1
+    assert not np.array_equal(same_shape[0], same_shape[1])
+
+
+def strides(model):
+    return {
+        layer.name: layer.strides[0]
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2D) and layer.strides != (1, 1)
+    }
+
+
+def test_stride_positions():
+    stages = (3, 4, 5)
+    projections = {f"conv{stage}_block1_0_conv": 2 for stage in stages}
+    first = {f"conv{stage}_block1_1_conv": 2 for stage in stages}
+    second = {f"conv{stage}_block1_2_conv": 2 for stage in stages}
+    one_block = {"stage_depths": (1, 1, 1, 1), "classes": 2}
+    assert strides(build_model("resnet50", **one_block)) == {"conv1_conv": 2, **projections, **first}
+    assert strides(build_model("resnet50_v1_5", **one_block)) == {"conv1_conv": 2, **projections, **second}
+    assert strides(build_model("resnet18", **one_block)) == {"conv1_conv": 2, **projections, **first}
+    assert strides(build_model("plain18", **one_block)) == {"conv1_conv": 2, **first}
+    assert strides(build_model("cifar_resnet20")) == {"conv3_block1_1_conv": 2, "conv4_block1_1_conv": 2}
+
+
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_config_round_trip(shortcut):
+    model = randomize(build_resnet(small_config("bottleneck", shortcut, "imagenet")))
+    again = keras.Model.from_config(model.get_config())
+    again.set_weights(model.get_weights())
+    batch = images(2, 32, 32, 3)
+    np.testing.assert_array_equal(model(batch), again(batch))
+    assert again.get_config() == model.get_config()
+
+
+@pytest.mark.parametrize("shortcut", ["A", "C", None])
+def test_keras_file_round_trip(shortcut, tmp_path):
+    model = randomize(build_resnet(small_config("basic", shortcut)))
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    batch = images(2, 32, 32, 3)
+    np.testing.assert_array_equal(model(batch), again(batch))
+
+
+@pytest.fixture
+def channels_first():
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    yield
+    keras.config.set_image_data_format(before)
+
+
+@pytest.mark.parametrize("kind", ALL_SMALL)
+def test_channels_first_shapes(kind, channels_first):
+    """The values are compared in test_backends.py: TensorFlow's CPU kernels lack channels first."""
+    model = build_resnet(ALL_SMALL[kind])
+    width = 4 if ALL_SMALL[kind].block == "bottleneck" else 1
+    shrink = 4 if ALL_SMALL[kind].stem == "imagenet" else 1
+    first, second = ALL_SMALL[kind].stage_filters
+    assert model.input_shape == (None, 3, 32, 32)
+    maps = feature_maps(model)
+    assert maps["C2"].shape == (None, first * width, 32 // shrink, 32 // shrink)
+    assert maps["C3"].shape == (None, second * width, 16 // shrink, 16 // shrink)
+    assert model.output_shape == (None, 5)
+    keras.config.set_image_data_format("channels_last")
+    assert shapes(model) == shapes(build_resnet(ALL_SMALL[kind]))
+
+
+def test_channels_first_arguments(channels_first):
+    arguments = {"include_top": False, **TINY}
+    assert build_model("resnet18", **arguments).input_shape == (None, 3, None, None)
+    assert build_model("resnet18", input_shape=(1, 40, 50), **arguments).input_shape == (None, 1, 40, 50)
+    with pytest.raises(InputError, match="at least"):
+        build_model("resnet18", input_shape=(32, 32, 3), **arguments)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
+def test_outputs_are_float32_under_any_policy(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = build_resnet(small_config())
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert model.get_layer("conv1_conv").compute_dtype == policy.removeprefix("mixed_")
+    assert model(images(1, 32, 32, 3)).dtype == tf.float32

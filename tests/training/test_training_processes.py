@@ -1,0 +1,192 @@
+"""Runs that are killed, starved and spread over processes."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import processes
+import pytest
+from processes import (
+    children,
+    finish,
+    kill_group,
+    launch_command,
+    newest_step,
+    run,
+    start,
+    train_command,
+    wait_for,
+)
+
+from keras_resnet.training import Machine, get_recipe, loop
+
+pytestmark = pytest.mark.slow
+
+
+def result(workdir):
+    with open(workdir / "history.csv", newline="") as file:
+        rows = [{k: v for k, v in row.items() if k != "images_per_second"} for row in csv.DictReader(file)]
+    return rows, (workdir / "model.weights.h5").read_bytes()
+
+
+def killed_until_done(command, workdir, kills, last_step, seed):
+    """Starts a command again and again, killing it at random steps; the steps it was killed at."""
+    draw = random.Random(seed)
+    marks = sorted(draw.sample(range(1, last_step - 1), kills))
+    killed = []
+    for mark in marks:
+        process = start(command)
+        if wait_for(lambda mark=mark: newest_step(workdir) >= mark, process):
+            time.sleep(draw.uniform(0, 0.05))  # anywhere in a step, or in the writing of a checkpoint
+            kill_group(process)
+            killed.append(newest_step(workdir))
+    status, output = run(command)
+    assert status == 0, output
+    return killed
+
+
+def test_killed_at_five_random_steps_ends_with_the_same_bytes(tmp_path, data_dir):
+    flags = ["--epochs=3", "--checkpoint_every=3", "--set=ema_decay=0.9", "--set=mixup=0.2"]
+    status, output = run(train_command(tmp_path / "whole", data_dir, *flags))
+    assert status == 0, output
+    command = train_command(tmp_path / "killed", data_dir, *flags)
+    killed = killed_until_done(command, tmp_path / "killed", 5, last_step=60, seed=os.getpid())
+    assert len(killed) >= 4, killed  # the last mark may come too late
+    assert result(tmp_path / "killed") == result(tmp_path / "whole")
+
+
+def test_two_workers_killed_twice_end_with_the_same_bytes(tmp_path, data_dir):
+    flags = ["--epochs=3", "--checkpoint_every=3"]
+    status, output = run(launch_command(2, tmp_path / "whole", data_dir, *flags))
+    assert status == 0, output
+    command = launch_command(2, tmp_path / "killed", data_dir, *flags)
+    killed = killed_until_done(command, tmp_path / "killed", 2, last_step=45, seed=os.getpid())
+    assert len(killed) == 2
+    assert result(tmp_path / "killed") == result(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("mode", ["plain", "sync"])
+def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode, monkeypatch):
+    program = processes.ROOT / "tests" / "training" / "dump_workers.py"
+    launcher = ["-m", "keras_resnet.training.launch_local", "--workers=2", f"--program={program}"]
+    command = [*launcher, "--", str(tmp_path), data_dir, mode]
+    status, output = run(command, PYTHONPATH=str(processes.ROOT))
+    assert status == 0, output
+    workers = [json.loads((tmp_path / f"worker{index}.json").read_text()) for index in (0, 1)]
+    assert workers[0]["losses"] == workers[1]["losses"]
+    assert workers[0]["digests"] == workers[1]["digests"]
+    assert {k: v for k, v in workers[0]["last"].items() if k != "images_per_second"} == {
+        k: v for k, v in workers[1]["last"].items() if k != "images_per_second"
+    }
+    if mode == "plain":
+        return
+    losses = []
+    take = loop._Run._take
+
+    def taking(self, first, rates, results):
+        losses.extend(float(row[0] / row[2]) for row in results.numpy())
+        return take(self, first, rates, results)
+
+    monkeypatch.setattr(loop._Run, "_take", taking)
+    recipe = get_recipe("digits").set(
+        [
+            "model.stage_depths=(1,1,1)",
+            "model.stage_filters=(4,8,8)",
+            "image_size=16",
+            "batch_size=64",
+            "epochs=1",
+        ]
+    )
+    recipe = recipe.replace(learning_rate=1e-3, warmup_epochs=0, schedule="constant")
+    last = loop.train(recipe, tmp_path / "one", Machine(strategy="one_device", data_dir=data_dir))
+    assert workers[0]["losses"][:20] == pytest.approx(losses[:20], rel=1e-4)
+    assert workers[0]["last"]["val_top1"] == last["val_top1"]
+    assert workers[0]["last"]["val_loss"] == pytest.approx(last["val_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_a_worker_dies_the_others_name_it_within_a_minute(tmp_path, data_dir, victim):
+    process = start(launch_command(2, tmp_path, data_dir, "--epochs=500", "--checkpoint_every=2"))
+    assert wait_for(lambda: newest_step(tmp_path) >= 4, process), finish(process)
+    os.kill(children(process)[victim], signal.SIGKILL)
+    killed = time.monotonic()
+    status, output = finish(process, timeout=120)
+    assert time.monotonic() - killed < 60
+    assert status in (1, 137), output
+    assert f"[{1 - victim}] error: lost worker {victim} at 127.0.0.1:" in output
+    assert "Traceback" not in output
+
+    before = newest_step(tmp_path)
+    again = start(launch_command(2, tmp_path, data_dir, "--epochs=500", "--checkpoint_every=2"))
+    assert wait_for(lambda: newest_step(tmp_path) >= before + 4, again), finish(again)
+    kill_group(again)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_is_passed_on_and_exits_143(tmp_path, data_dir, workers):
+    flags = ["--epochs=500", "--checkpoint_every=5"]
+    if workers == 1:
+        process = start(train_command(tmp_path, data_dir, *flags))
+    else:
+        process = start(launch_command(2, tmp_path, data_dir, *flags))
+    assert wait_for(lambda: newest_step(tmp_path) >= 5, process), finish(process)
+    process.send_signal(signal.SIGTERM)
+    status, output = finish(process, timeout=60)
+    assert status == 143, output
+    stopped = int(output.split("stopped by SIGTERM after step ")[1].split()[0])
+    assert newest_step(tmp_path) == stopped
+    assert "Traceback" not in output
+
+
+def test_a_worker_that_never_comes_is_named(tmp_path, data_dir):
+    config = {
+        "cluster": {"worker": ["127.0.0.1:29517", "127.0.0.1:29518"]},
+        "task": {"type": "worker", "index": 0},
+    }
+    command = train_command(tmp_path / "run", data_dir, "--strategy=multi_worker", "--worker_timeout=5")
+    status, output = run(command, TF_CONFIG=json.dumps(config))
+    assert status == 2
+    assert "error: worker 1 at 127.0.0.1:29518 did not come within 5 seconds" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint_whole(tmp_path, data_dir):
+    # A small file system in a name space of its own needs no root; its files are copied out at the end.
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    kept.mkdir()
+    workdir = disk / "run"
+    flags = ["--epochs=500", "--checkpoint_every=1", "--keep=1000"]
+    train = " ".join(
+        f"'{part}'" for part in [sys.executable, *train_command(workdir, data_dir, *flags)]
+    ).replace("'train[:640]'", "\"'train[:640]'\"")
+    script = (
+        f"mount -t tmpfs -o size=1m tmpfs {disk} && {{ {train}; echo $? >{kept}/status; "
+        f"cp -r {workdir}/. {kept}/; ls -a {workdir} {workdir}/checkpoints >{kept}/names; }}"
+    )
+    process = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        cwd=processes.ROOT,
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (kept / "status").read_text().strip() == "2", process.stderr
+    errors = [line for line in process.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1, process.stderr
+    assert "No space left on device" in errors[0]
+    assert "Traceback" not in process.stderr
+    assert not any(name.startswith(".step") for name in (kept / "names").read_text().split())
+    from keras_resnet.training import checkpoints
+
+    paths = checkpoints.list_checkpoints(kept / "checkpoints")
+    assert paths
+    for path in paths:
+        checkpoints.load(path)

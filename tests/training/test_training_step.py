@@ -1,0 +1,319 @@
+"""One step against arithmetic written out, on one device and on two."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_resnet.resnet import build_model
+from keras_resnet.training import distribution as distributions
+from keras_resnet.training import mixing
+from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.step import METRICS, Trainer
+
+CLASSES = 5
+
+
+def recipe(**changes):
+    plain = {"model": "cifar_resnet20", "dataset": "digits", "weight_decay": 0, "momentum": 0.9}
+    return Recipe(**{**plain, **changes})
+
+
+def tiny_model():
+    return build_model(
+        "cifar_resnet20",
+        stage_depths=(1, 1),
+        stage_filters=(4, 8),
+        input_shape=(8, 8, 3),
+        classes=CLASSES,
+        classifier_activation=None,
+    )
+
+
+def make(strategy="one_device", policy="float32", accumulate=1, jit=False, frozen=False, **changes):
+    distribution = distributions.create(strategy)
+    keras.utils.set_random_seed(1)
+    keras.config.set_dtype_policy(policy)
+    try:
+        with distribution.scope():
+            model = tiny_model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    if frozen:  # batch statistics stay out of the arithmetic
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+    return Trainer(
+        model, recipe(**changes), distribution, seed=0, accumulate=accumulate, jit=jit
+    ), distribution
+
+
+def batches(count=1, size=16, scale=1.0):
+    random = np.random.default_rng(0)
+    return [
+        {
+            "images": (scale * random.normal(size=(size, 8, 8, 3))).astype("float32"),
+            "labels": random.integers(0, CLASSES, size).astype("int32"),
+            "weights": np.ones(size, "float32"),
+        }
+        for _ in range(count)
+    ]
+
+
+def dataset(elements, replicas=1):
+    """What one worker's replicas take in turn."""
+    stacked = {key: np.concatenate([e[key] for e in elements]) for key in elements[0]}
+    size = len(elements[0]["labels"]) // replicas
+    return tf.data.Dataset.from_tensor_slices(stacked).batch(size, drop_remainder=True)
+
+
+def train(trainer, distribution, elements, rate=0.1, first=0):
+    iterator = distribution.iterate(dataset(elements, distribution.replicas))
+    rates = tf.constant([rate] * len(elements), tf.float32)
+    rows = trainer.train(iterator, rates, tf.constant(first), tf.constant(0.0)).numpy()
+    return [dict(zip(METRICS, row.tolist(), strict=True)) for row in rows]
+
+
+def values(model):
+    return {variable.path: variable.numpy() for variable in model.variables}
+
+
+def reference_gradients(model, batch):
+    with tf.GradientTape() as tape:
+        logits = model(batch["images"], training=True)
+        loss = tf.reduce_mean(
+            keras.losses.sparse_categorical_crossentropy(batch["labels"], logits, from_logits=True)
+        )
+    weights = [variable.value for variable in model.trainable_variables]
+    paths = [variable.path for variable in model.trainable_variables]
+    return dict(zip(paths, tape.gradient(loss, weights), strict=True)), float(loss)
+
+
+def close(a, b, tolerance=2e-6):
+    for name in a:
+        scale = max(1.0, np.abs(a[name]).max())
+        np.testing.assert_allclose(a[name], b[name], atol=tolerance * scale, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_two_steps_equal_keras_sgd(nesterov):
+    trainer, distribution = make(nesterov=nesterov)
+    reference = tiny_model()
+    reference.set_weights(trainer.model.get_weights())
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=nesterov)
+    elements = batches(2)
+    losses = []
+    for batch in elements:
+        gradients, loss = reference_gradients(reference, batch)
+        optimizer.apply(
+            [gradients[v.path] for v in reference.trainable_variables], reference.trainable_variables
+        )
+        losses.append(loss)
+    rows = train(trainer, distribution, elements)
+    assert [row["loss_sum"] / row["count"] for row in rows] == pytest.approx(losses, rel=1e-5)
+    close(values(reference), values(trainer.model))
+
+
+def test_the_decay_gradient_is_decay_times_weight_for_kernels_alone():
+    decay, rate = 0.01, 0.5
+    with_decay, distribution = make(weight_decay=decay, momentum=0.0)
+    without, _ = make(momentum=0.0)
+    before = values(with_decay.model)
+    elements = batches()
+    train(with_decay, distribution, elements, rate)
+    train(without, distribution, elements, rate)
+    a, b = values(with_decay.model), values(without.model)
+    kernels = [name for name in a if name.endswith("/kernel")]
+    assert len(kernels) == 6  # five convolutions and the classifier
+    for name in a:
+        expected = rate * decay * before[name] if name.endswith("/kernel") else np.zeros_like(before[name])
+        np.testing.assert_allclose(b[name] - a[name], expected, atol=1e-6, err_msg=name)
+
+
+def test_clipping_scales_the_gradient_to_the_norm():
+    rate, norm = 1.0, 0.01
+    trainer, distribution = make(clip_norm=norm, momentum=0.0)
+    before = values(trainer.model)
+    train(trainer, distribution, batches(), rate)
+    after = values(trainer.model)
+    trained = [variable.path for variable in trainer.model.trainable_variables]
+    moved = np.sqrt(sum(np.sum(np.square(after[name] - before[name])) for name in trained))
+    assert moved == pytest.approx(rate * norm, rel=1e-3)
+
+
+def test_label_smoothing_is_keras_own():
+    trainer, distribution = make(label_smoothing=0.1)
+    batch = batches()[0]
+    logits = trainer.model(batch["images"], training=True)
+    expected = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)(
+        tf.one_hot(batch["labels"], CLASSES), logits
+    )
+    row = train(trainer, distribution, [batch])[0]
+    assert row["loss_sum"] / row["count"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_ema_by_hand():
+    trainer, distribution = make(ema_decay=0.5)
+    expected = values(trainer.model)
+    for step, batch in enumerate(batches(3)):
+        train(trainer, distribution, [batch], first=step)
+        now = values(trainer.model)
+        expected = {name: 0.5 * expected[name] + 0.5 * now[name] for name in now}
+    paths = [variable.path for variable in trainer.model.variables]
+    close(expected, dict(zip(paths, trainer.averaged_weights(), strict=True)))
+
+
+def test_accumulation_equals_the_whole_batch_where_statistics_are_fixed():
+    whole, distribution = make(frozen=True)
+    parts, _ = make(frozen=True, accumulate=4)
+    elements = batches(2)
+    close_rows(train(whole, distribution, elements), train(parts, distribution, elements))
+    close(values(whole.model), values(parts.model))
+
+
+def close_rows(a, b):
+    for row, other in zip(a, b, strict=True):
+        assert row == pytest.approx(other, rel=1e-5)
+
+
+def test_two_replicas_equal_one_where_statistics_are_fixed():
+    one, alone = make(frozen=True, weight_decay=1e-3, nesterov=True, clip_norm=1.0)
+    two, mirrored = make("mirrored", frozen=True, weight_decay=1e-3, nesterov=True, clip_norm=1.0)
+    assert mirrored.replicas == 2
+    elements = batches(3)
+    close_rows(train(one, alone, elements), train(two, mirrored, elements))
+    close(values(one.model), values(two.model))
+
+
+def test_replicas_hold_the_same_bytes_and_the_mean_of_their_statistics():
+    trainer, distribution = make("mirrored", ema_decay=0.9)
+    batch = batches()[0]
+    halves = [{key: value[i : i + 8] for key, value in batch.items()} for i in (0, 8)]
+    single, alone = make()
+    statistics = []
+    for half in halves:
+        single.model.set_weights(trainer.model.get_weights())
+        train(single, alone, [half], rate=0.0)
+        statistics.append([v.numpy() for v in single.model.non_trainable_variables])
+    train(trainer, distribution, [batch])
+    for variable in trainer.named_variables().values():
+        copies = [
+            copy.numpy().tobytes() for copy in distribution._strategy.experimental_local_results(variable)
+        ]
+        assert len(copies) == 2
+        assert copies[0] == copies[1], variable.name
+    for variable, a, b in zip(trainer.model.non_trainable_variables, *statistics, strict=True):
+        np.testing.assert_allclose(variable.numpy(), (a + b) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_reduced_precision_keeps_float32_weights_and_comes_near(policy):
+    exact, distribution = make()
+    reduced, _ = make(policy=policy)
+    assert {v.dtype for v in reduced.model.variables} == {"float32"}
+    elements = batches(2)
+    a, b = train(exact, distribution, elements), train(reduced, distribution, elements)
+    assert b[0]["loss_sum"] == pytest.approx(a[0]["loss_sum"], rel=0.02)
+    assert b[0]["loss_sum"] != a[0]["loss_sum"]
+
+
+def test_the_loss_scale_halves_on_overflow_changes_nothing_and_grows_again(monkeypatch):
+    monkeypatch.setattr("keras_resnet.training.step._LOSS_SCALE_GROWTH_STEPS", 2)
+    trainer, distribution = make(policy="mixed_float16")
+    variables = trainer.named_variables()
+    variables["loss_scale"].assign(2.0**40)  # too large for float16
+    before = values(trainer.model)
+    row = train(trainer, distribution, batches())[0]
+    assert (row["finite"], row["loss_scale"]) == (0.0, 2.0**40)
+    assert variables["loss_scale"].numpy() == 2.0**39
+    assert all(np.array_equal(before[name], value) for name, value in values(trainer.model).items())
+    variables["loss_scale"].assign(8.0)
+    assert [row["finite"] for row in train(trainer, distribution, batches(2))] == [1.0, 1.0]
+    assert variables["loss_scale"].numpy() == 16.0
+
+
+@pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
+def test_a_step_that_is_not_finite_changes_nothing(strategy):
+    trainer, distribution = make(strategy)
+    before = {name: variable.numpy() for name, variable in trainer.named_variables().items()}
+    row = train(trainer, distribution, batches(scale=np.float32(np.inf)))[0]
+    assert row["finite"] == 0.0
+    for name, variable in trainer.named_variables().items():
+        np.testing.assert_array_equal(before[name], variable.numpy(), err_msg=name)
+
+
+def test_several_steps_in_one_call_equal_single_steps():
+    one, distribution = make(ema_decay=0.9, mixup=0.2)
+    many, _ = make(ema_decay=0.9, mixup=0.2)
+    elements = batches(3)
+    rows = [train(one, distribution, [batch], first=i)[0] for i, batch in enumerate(elements)]
+    assert train(many, distribution, elements) == rows
+    for name, value in values(one.model).items():
+        np.testing.assert_array_equal(value, values(many.model)[name], err_msg=name)
+
+
+def test_xla_agrees():
+    plain, distribution = make()
+    compiled, _ = make(jit=True)
+    elements = batches(1)
+    close_rows(train(plain, distribution, elements), train(compiled, distribution, elements))
+    close(values(plain.model), values(compiled.model), 1e-5)
+
+
+def test_evaluation_leaves_padding_out():
+    trainer, distribution = make("mirrored")
+    batch = batches()[0]
+    weights = np.where(np.arange(16) < 5, 1, 0).astype("float32")  # the second replica has nothing
+    sums = trainer.evaluate(distribution.iterate(dataset([{**batch, "weights": weights}], 2))).numpy()
+    logits = trainer.model(batch["images"][:5], training=False).numpy()
+    log_likelihood = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    loss = -log_likelihood[np.arange(5), batch["labels"][:5]].sum()
+    correct = (logits.argmax(-1) == batch["labels"][:5]).sum()
+    np.testing.assert_allclose(sums, [loss, correct, 5], rtol=1e-5)
+
+
+def test_overfits_32_images():
+    trainer, distribution = make(momentum=0.9)
+    elements = batches(1, size=32) * 60
+    rows = train(trainer, distribution, elements, rate=0.1)
+    assert rows[0]["correct"] < 20
+    assert rows[-1]["correct"] == 32
+    assert rows[-1]["loss_sum"] / 32 < 0.05
+
+
+def one_hot(count=8):
+    return tf.one_hot(np.arange(count) % CLASSES, CLASSES)
+
+
+def test_mixup_is_one_blend_of_images_and_targets():
+    images = np.random.default_rng(0).normal(size=(8, 6, 6, 3)).astype("float32")
+    mixed, targets = mixing.mix(images, one_hot(), 0.4, 0.0, (0, 1, 2))
+    share = float(targets[0, 0])
+    assert 0 < share < 1
+    np.testing.assert_allclose(mixed, images * share + images[::-1] * (1 - share), atol=1e-6)
+    np.testing.assert_allclose(np.sum(targets, -1), 1, atol=1e-6)
+
+
+def test_cutmix_pastes_a_box_and_shares_by_its_area():
+    images = np.zeros((8, 10, 12, 3), "float32")
+    images[4:] = 1
+    boxes = set()
+    for step in range(20):
+        mixed, targets = mixing.mix(images, one_hot(), 0.0, 1.0, (0, step, 0))
+        box = np.asarray(mixed[0, :, :, 0])
+        rows, columns = box.any(1).sum(), box.any(0).sum()
+        assert box.sum() == rows * columns  # a rectangle
+        # Image 0 has class 0, its partner, image 7, class 2.
+        assert float(targets[0, 2]) == pytest.approx(box.mean(), abs=1e-6)
+        boxes.add((rows, columns))
+    assert len(boxes) > 5
+
+
+def test_mixing_depends_on_seed_step_and_part_alone():
+    images = np.random.default_rng(0).normal(size=(8, 6, 6, 3)).astype("float32")
+
+    def mixed(*key):
+        return mixing.mix(images, one_hot(), 1.0, 0.0, key)[0].numpy().tobytes()
+
+    assert mixed(0, 1, 2) == mixed(0, 1, 2)
+    assert len({mixed(0, 1, 2), mixed(1, 1, 2), mixed(0, 2, 2), mixed(0, 1, 3)}) == 4
