@@ -25,6 +25,9 @@ UNITS = {"images/s": True, "s": False, "ms/layer": False, "MiB": False}
 # Instruction sets that decide how fast a CPU trains.
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
+# The processes that wanted a core before this one began to work; company spoils every figure.
+_LOAD = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
 Measure = Callable[[], float]
 Row = dict[str, object]
 
@@ -150,6 +153,7 @@ def machine() -> dict[str, object]:
         "cores": len(cores()),
         "memory_gib": round(int(memory[1]) / 2**20, 1) if memory else None,
         "os": f"{platform.system()} {platform.release()}",
+        "load_before": round(_LOAD, 2),
     }
     if gpus := _gpus():
         result["gpu"] = gpus
@@ -166,6 +170,8 @@ def cores() -> list[int]:
 def report(rows: Sequence[Row], versions: Mapping[str, str]) -> None:
     """Prints the table, and writes the JSON file where --output names one."""
     described = machine()
+    if 0.25 * described["cores"] < _LOAD:
+        say(f"the machine was not quiet (load {_LOAD:.1f}): these figures mean little")
     print(f"{described['cpu']}, {described['cores']} cores, {described['memory_gib']} GiB", end="")
     print(f", {', '.join(described['gpu'])}" if "gpu" in described else "")
     print(", ".join(f"{name} {version}" for name, version in versions.items()))

@@ -52,7 +52,7 @@ SUBJECTS = {
     ),
 }
 LOOP = "loop_overhead/cifar_resnet20"
-_LOOP_STEPS = 40
+_LOOP_STEPS = 30
 PEERS = ("keras", "torch")
 
 # Before the first round: to compile, and to fill the libraries' caches.

@@ -38,7 +38,9 @@ class Normalization:
             try:
                 values = np.asarray(getattr(self, field), "float64")
             except (ValueError, TypeError):
-                raise InputError(f"the normalization's {field} must hold numbers only, evenly nested") from None
+                raise InputError(
+                    f"the normalization's {field} must hold numbers only, evenly nested"
+                ) from None
             if not np.isfinite(values).all() or (field == "std" and values.min(initial=1) <= 0):
                 kind = "positive" if field == "std" else "finite"
                 raise InputError(f"the normalization's {field} must hold {kind} numbers")

@@ -29,7 +29,9 @@ def test_rows():
 def test_main_prints_every_network(monkeypatch, capsys):
     """On small twins: the real ones take a minute to build."""
     small = {"stage_depths": (1, 1), "stage_filters": (64, 64)}
-    monkeypatch.setattr(zoo, "build_model", lambda name: build_model(name, shortcut="B", stem="imagenet", **small))
+    monkeypatch.setattr(
+        zoo, "build_model", lambda name: build_model(name, shortcut="B", stem="imagenet", **small)
+    )
     monkeypatch.setattr(sys, "argv", ["keras_resnet"])
     zoo.main()
     header, rule, *rows = capsys.readouterr().out.splitlines()
@@ -75,7 +77,12 @@ def test_markdown_table_without_rows():
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("resnet51", "resnet50"), ("ResNet50", "resnet50"), ("cifar20", "cifar_plain20"), ("plain-34", "plain34")],
+    [
+        ("resnet51", "resnet50"),
+        ("ResNet50", "resnet50"),
+        ("cifar20", "cifar_plain20"),
+        ("plain-34", "plain34"),
+    ],
 )
 def test_near_names(name, hint):
     with pytest.raises(InputError) as error:
@@ -85,7 +92,9 @@ def test_near_names(name, hint):
 
 
 def test_the_example_of_the_design():
-    assert "did you mean resnet50, resnet101?" in str(unknown_name("model", "resnet51", ["resnet50", "resnet101"]))
+    assert "did you mean resnet50, resnet101?" in str(
+        unknown_name("model", "resnet51", ["resnet50", "resnet101"])
+    )
 
 
 def test_names_without_neighbours():

@@ -105,7 +105,10 @@ def test_dynamic_size():
 
 
 def test_input_shape_goes_before_the_models_own():
-    assert complexity(build_model("cifar_resnet20", input_shape=(64, 64, 3)), (32, 32, 3)).multiply_adds == CIFAR_20
+    assert (
+        complexity(build_model("cifar_resnet20", input_shape=(64, 64, 3)), (32, 32, 3)).multiply_adds
+        == CIFAR_20
+    )
 
 
 def test_complexity_leaves_the_model_alone():

@@ -138,9 +138,7 @@ def test_falls_back_with_a_mask():
     mask = images(4, 5, 6) > 0
     assert FUSED not in operations(ours, 4, 5, 6, 3, mask=tf.constant(mask))
     x = images(4, 5, 6, 3, seed=2)
-    equal(
-        [ours(x, training=True, mask=mask).numpy()], [theirs(x, training=True, mask=mask).numpy()], 0
-    )
+    equal([ours(x, training=True, mask=mask).numpy()], [theirs(x, training=True, mask=mask).numpy()], 0)
     equal(ours.get_weights(), theirs.get_weights(), 0)
 
 

@@ -1,20 +1,19 @@
 """The machine: which devices and workers train together. All that is TensorFlow's about it."""
 
+import faulthandler
 import functools
 import json
 import os
 import re
-import socket
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.training import cluster
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 # Seconds that a worker waits for the others to appear.
 WORKER_TIMEOUT = 300
+_SLURM_TASKS = "SLURM_STEP_NUM_TASKS"
 
 
 class Distribution:
@@ -66,7 +65,7 @@ class Distribution:
         that the error's text names.
         """
         others = {i: address for i, address in enumerate(self._addresses) if i != self.worker}
-        closed = [i for i, address in others.items() if not _is_open(address)]
+        closed = [i for i, address in others.items() if not cluster.is_open(address)]
         named = {int(task) for task in re.findall(r"/task:(\d+)", str(error))}
         return [f"worker {i} at {others[i]}" for i in closed or sorted(named & set(others))]
 
@@ -111,101 +110,35 @@ def _mirrored(kind: str) -> Distribution:
 
 
 def _cluster_is_described() -> bool:
-    return bool(os.environ.get("TF_CONFIG")) or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    return bool(os.environ.get("TF_CONFIG")) or int(os.environ.get(_SLURM_TASKS, "1")) > 1
 
 
 def _multi_worker(timeout: float) -> Distribution:
     import tensorflow as tf
 
-    if os.environ.get("TF_CONFIG"):
-        addresses, index = _read_tf_config(os.environ["TF_CONFIG"])
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    elif "SLURM_NTASKS" in os.environ:
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
-        try:
-            addresses = list(resolver.cluster_spec().as_dict()["worker"])
-            index = resolver.task_id
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise InputError(f"SLURM's environment does not describe a cluster: {error}") from None
-    else:
+    if not os.environ.get("TF_CONFIG") and _SLURM_TASKS in os.environ:
+        os.environ["TF_CONFIG"] = _tf_config_of_slurm()
+    if not os.environ.get("TF_CONFIG"):
         raise InputError("strategy multi_worker needs TF_CONFIG, or a job step that SLURM started")
-    _check_addresses(addresses)
-
-    watch = _Watch(addresses, index, timeout)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-    watch.stop()
+    addresses, index = cluster.read_tf_config(os.environ["TF_CONFIG"])
+    cluster.check_addresses(addresses)
+    cluster.rendezvous(addresses, index, timeout)
+    # Inside, TensorFlow holds Python's lock: a worker lost right now could not be named, only left.
+    faulthandler.dump_traceback_later(timeout, exit=True)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    faulthandler.cancel_dump_traceback_later()
     return Distribution(strategy, addresses, index)
 
 
-def _read_tf_config(text: str) -> tuple[list[str], int]:
-    """The workers' addresses and this process' index.
+def _tf_config_of_slurm() -> str:
+    import tensorflow as tf
 
-    Raises:
-        InputError: it is not what `tf.distribute` can use; says what is missing.
-    """
     try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"TF_CONFIG is not JSON ({error})") from None
-    workers = config.get("cluster", {}).get("worker") if isinstance(config, dict) else None
-    if not isinstance(workers, list) or not workers or not all(isinstance(w, str) for w in workers):
-        raise InputError(
-            'TF_CONFIG names no workers; it needs {"cluster": {"worker": ["host:port", ...]}, ...}'
+        # A device a task, so that it asks no driver: which GPUs a task sees is SLURM's to say.
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            gpus_per_node=int(os.environ[_SLURM_TASKS]), gpus_per_task=1, auto_set_gpu=False
         )
-    if set(config["cluster"]) != {"worker"}:
-        raise InputError("TF_CONFIG must have only 'worker' in its cluster: the first worker is the chief")
-    task = config.get("task")
-    if not isinstance(task, dict) or task.get("type") != "worker" or "index" not in task:
-        raise InputError('TF_CONFIG has no task; it needs {..., "task": {"type": "worker", "index": 0}}')
-    try:
-        index = int(task["index"])
-    except (TypeError, ValueError):
-        index = -1
-    if not 0 <= index < len(workers):
-        raise InputError(f"TF_CONFIG's task index {task['index']!r} is not among its {len(workers)} workers")
-    return workers, index
-
-
-def _check_addresses(addresses: list[str]) -> None:
-    for address in addresses:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise InputError(f"worker address {address!r} is not host:port")
-        try:
-            socket.getaddrinfo(host, int(port))
-        except OSError as error:
-            raise InputError(f"worker address {address!r} does not resolve ({error})") from None
-
-
-def _is_open(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-class _Watch:
-    """Ends the process if a worker never comes: TensorFlow itself would wait without a word."""
-
-    def __init__(self, addresses: list[str], index: int, timeout: float):
-        self._missing = {i: address for i, address in enumerate(addresses) if i != index}
-        self._deadline = time.monotonic() + timeout
-        self._timeout = timeout
-        self._done = threading.Event()
-        threading.Thread(target=self._loop, daemon=True).start()
-
-    def stop(self) -> None:
-        self._done.set()
-
-    def _loop(self) -> None:
-        while not self._done.wait(0.5):
-            for index, address in list(self._missing.items()):
-                if _is_open(address):
-                    del self._missing[index]
-            if time.monotonic() > self._deadline:
-                names = ", ".join(f"worker {i} at {address}" for i, address in sorted(self._missing.items()))
-                lost = f"{names} did not come" if names else "the workers did not agree to start"
-                print(f"error: {lost} within {self._timeout:g} seconds", file=sys.stderr, flush=True)
-                os._exit(2)
+        workers = list(resolver.cluster_spec().as_dict()["worker"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(f"SLURM's environment does not describe a cluster: {error}") from None
+    return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": resolver.task_id}})

@@ -41,7 +41,7 @@ def main() -> int:
 
 def start(command: list[str], count: int) -> list[subprocess.Popen]:
     """Starts `count` workers on free ports of 127.0.0.1; their output is shown with their rank."""
-    addresses = [f"127.0.0.1:{port}" for port in _free_ports(count)]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
     cores = max(1, (os.cpu_count() or 1) // count)
     workers = []
     for index in range(count):
@@ -92,7 +92,8 @@ def _show(index: int, stream) -> None:
         print(f"[{index}] {line}", end="", flush=True)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens at."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for free in sockets:

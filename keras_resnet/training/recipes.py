@@ -198,6 +198,7 @@ RECIPES: dict[str, Recipe] = {
     "fashion_mnist": Recipe(
         model="cifar_resnet20",
         dataset="fashion_mnist",
+        image_size=28,
         augmentation="pad_crop_flip",
         epochs=14,
         schedule="cosine",

@@ -23,7 +23,7 @@ from processes import (
     wait_for,
 )
 
-from keras_resnet.training import Machine, get_recipe, loop
+from keras_resnet.training import Machine, get_recipe, launch_local, loop
 
 pytestmark = pytest.mark.slow
 
@@ -144,14 +144,12 @@ def test_sigterm_is_passed_on_and_exits_143(tmp_path, data_dir, workers):
 
 
 def test_a_worker_that_never_comes_is_named(tmp_path, data_dir):
-    config = {
-        "cluster": {"worker": ["127.0.0.1:29517", "127.0.0.1:29518"]},
-        "task": {"type": "worker", "index": 0},
-    }
+    addresses = [f"127.0.0.1:{port}" for port in launch_local.free_ports(2)]
+    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}}
     command = train_command(tmp_path / "run", data_dir, "--strategy=multi_worker", "--worker_timeout=5")
     status, output = run(command, TF_CONFIG=json.dumps(config))
     assert status == 2
-    assert "error: worker 1 at 127.0.0.1:29518 did not come within 5 seconds" in output
+    assert f"error: worker 1 at {addresses[1]} did not come within 5 seconds" in output
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,211 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import harness
+from benchmarks.workers import Worker
+from keras_resnet.errors import InputError
+
+ROW_KEYS = ["subject", "unit", "ours", "peer", "peer_name", "ratio", "ratio_min", "ratio_max", "rounds"]
+
+
+def command(module, *flags):
+    return subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *flags],
+        cwd=harness.ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_greater_speed_is_better():
+    row = harness.row("s", "images/s", ours=[20, 30, 40], peer=[10, 10, 10], peer_name="they")
+    assert (row["ratio"], row["ratio_min"], row["ratio_max"], row["rounds"]) == (3, 2, 4, 3)
+    assert (row["ours"], row["peer"]) == (30, 10)
+
+
+@pytest.mark.parametrize("unit", ["s", "ms/layer", "MiB"])
+def test_a_smaller_time_or_memory_is_better(unit):
+    row = harness.row("s", unit, ours=[1, 2, 4], peer=[4, 4, 4], peer_name="they")
+    assert (row["ratio"], row["ratio_min"], row["ratio_max"]) == (2, 1, 4)
+
+
+def test_ratios_are_taken_within_a_round():
+    # The second round was disturbed as a whole: the medians alone would tell another story.
+    row = harness.row("s", "images/s", ours=[20, 2, 22], peer=[10, 1, 11], peer_name="they")
+    assert row["ratio"] == row["ratio_min"] == row["ratio_max"] == 2
+
+
+def test_unequal_numbers_of_readings_are_refused():
+    with pytest.raises(ValueError):
+        harness.row("s", "s", ours=[1, 2], peer=[1], peer_name="they")
+
+
+def test_contenders_take_turns_forwards_and_backwards():
+    order = []
+
+    def measure_of(name):
+        return lambda: order.append(name) or len(order)
+
+    readings = harness.alternate([measure_of(name) for name in "abc"], rounds=3)
+    assert "".join(order) == "abccbaabc"
+    assert readings == [[1, 6, 7], [2, 5, 8], [3, 4, 9]]
+
+
+def test_each_peer_has_a_row():
+    readings = iter([10.0, 5.0, 20.0])
+    rows = harness.compare(
+        "s", "images/s", lambda: next(readings), {"b": lambda: next(readings), "c": lambda: next(readings)}, 1
+    )
+    assert [(r["peer_name"], r["ours"], r["peer"], r["ratio"]) for r in rows] == [
+        ("b", 10, 5, 2),
+        ("c", 10, 20, 0.5),
+    ]
+
+
+def test_the_file_and_the_table(tmp_path):
+    rows = [harness.row("net/float32", "images/s", [1234.5], [1000.0], "they")]
+    machine, versions = harness.machine(), harness.versions("keras", "no-such-package")
+    harness.write(tmp_path / "result.json", rows, versions, machine)
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert list(content) == ["machine", "versions", "rows"]
+    assert list(content["rows"][0]) == ROW_KEYS
+    assert {"cpu", "cores", "memory_gib", "os"} <= set(content["machine"])
+    assert set(content["versions"]) == {"python", "keras_resnet", "keras"}
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert (
+        "| net/float32 | images/s | 1,234 | 1,000 | they    |  1.23 | 1.23-1.23 |      1 |"
+        in harness.table(rows)
+    )
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(InputError, match="cannot write"):
+        harness.write(tmp_path / "taken", [], {}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_choosing():
+    assert harness.chosen("peer", ["b", "a", "b"], ["a", "b"]) == ["b", "a"]
+    with pytest.raises(InputError, match="unknown peer 'pytorch'; did you mean torch"):
+        harness.chosen("peer", ["pytorch"], ["keras", "torch"])
+    with pytest.raises(InputError, match="no peer is chosen"):
+        harness.chosen("peer", [], ["keras", "torch"])
+
+
+def test_a_worker_that_dies_says_why(capfd):
+    with pytest.raises(RuntimeError, match="no_such_worker ended with status 1"):
+        Worker("benchmarks.no_such_worker", {})
+    assert "No module named benchmarks.no_such_worker" in capfd.readouterr().err
+
+
+def test_peak_memory_counts_what_was_given_back_and_not_the_parents():
+    program = """
+from benchmarks.workers import peak_memory_mib
+print(peak_memory_mib())
+held = bytearray(200 * 2**20)
+held[:: 2**12] = b"x" * len(held[:: 2**12])  # touches every page
+del held
+print(peak_memory_mib())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=harness.ROOT, capture_output=True, text=True, check=True
+    )
+    before, after = map(float, done.stdout.split())
+    assert before < 100
+    assert 200 <= after - before < 250
+
+
+@pytest.mark.parametrize(
+    ("flag", "line"),
+    [
+        ("--torch_python=no-such-python", "--torch_python=no-such-python is no program; name one"),
+        ("--subjects=resnet51/float32", "unknown subject 'resnet51/float32'; did you mean resnet50/float32"),
+    ],
+)
+def test_bad_flags_are_one_line(flag, line):
+    done = command("train_step", flag)
+    assert done.returncode == 2
+    assert f"error: {line}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_python_without_torch_is_not_passed_over(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho \"ModuleNotFoundError: No module named 'torch'\" >&2\nexit 1\n")
+    python.chmod(0o755)
+    done = command("train_step", f"--torch_python={python}")
+    assert done.returncode == 2
+    assert "has no PyTorch (ModuleNotFoundError" in done.stderr
+    assert "--peers=keras" in done.stderr
+    assert "starting" not in done.stderr
+
+
+@pytest.mark.slow
+def test_training_steps_from_end_to_end(tmp_path):
+    output = tmp_path / "result.json"
+    flags = [
+        "--subjects=cifar_resnet20/float32",
+        "--peers=keras",
+        "--rounds=1",
+        "--steps=1",
+        "--batch_size=4",
+    ]
+    done = command("train_step", *flags, f"--output={output}")
+    assert done.returncode == 0, done.stderr
+    content = json.loads(output.read_text())
+    speed, memory = content["rows"]
+    assert (speed["subject"], speed["unit"], speed["rounds"]) == ("cifar_resnet20/float32", "images/s", 1)
+    assert speed["ratio"] == pytest.approx(speed["ours"] / speed["peer"])
+    assert memory["subject"] == "peak_memory/cifar_resnet20/float32"
+    assert {"keras", "tensorflow", "keras_resnet"} <= set(content["versions"])
+    assert "same network with Keras' layers, fit" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_loop_and_the_bare_step_from_end_to_end(tmp_path):
+    output = tmp_path / "result.json"
+    flags = ["--subjects=loop_overhead/cifar_resnet20", "--rounds=1", "--steps=1", "--batch_size=4"]
+    done = command("train_step", *flags, f"--output={output}")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(output.read_text())["rows"]
+    assert row["subject"] == "loop_overhead/cifar_resnet20"
+    assert row["ratio"] > 0
+
+
+@pytest.mark.slow
+def test_two_workers_from_end_to_end(tmp_path):
+    output = tmp_path / "result.json"
+    done = command("scaling", "--rounds=1", "--steps=1", "--batch_size=4", f"--output={output}")
+    assert done.returncode == 0, done.stderr
+    scaling, reduction = json.loads(output.read_text())["rows"]
+    assert (scaling["subject"], reduction["subject"]) == ("workers2/scaling", "workers2/all_reduce")
+    assert 0 < reduction["ratio"] <= 1
+
+
+@pytest.mark.slow
+def test_jax_trains_where_tensorflow_cannot_be_found():
+    spec = {
+        "model": "cifar_resnet20",
+        "precision": "bfloat16",
+        "batch_size": 2,
+        "image_size": 8,
+        "warm_up": 1,
+    }
+    with Worker("benchmarks.jax_worker", spec) as worker:
+        assert worker.ready == {"parameters": 269_722}
+        answer = worker.measure(steps=2)
+    assert answer["images_per_second"] > 0
+    assert answer["peak_memory_mib"] > 0
+
+
+def test_a_network_is_built_from_end_to_end(tmp_path):
+    output = tmp_path / "result.json"
+    done = command("build", "--subjects=resnet18", "--rounds=1", f"--output={output}")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(output.read_text())["rows"]
+    assert (row["subject"], row["unit"]) == ("build/resnet18", "ms/layer")
+    assert row["peer_name"] == "keras.applications ResNet50, per layer"
