@@ -1,0 +1,145 @@
+"""What a person who mistypes gets from train_main.py: one line, exit status 2, nothing left behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl.testing import flagsaver
+
+import keras_resnet
+import train_main
+from keras_resnet import cli
+from keras_resnet.weights import save_weights
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs train_main.py with flags in this process: (exit status, lines on standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags):
+        monkeypatch.setattr(sys, "argv", ["train_main.py", f"--data_dir={tmp_path}/tfds", *flags])
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as caught:
+            cli.run(train_main.main)
+        return caught.value.code, capsys.readouterr().err.splitlines()
+
+    return run
+
+
+def write_folder(path, classes, files=("a.png", "b.png", "c.png", "d.png", "e.png")):
+    for name in classes:
+        (path / name).mkdir(parents=True)
+        for file in files:
+            image = tf.io.encode_png(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
+            (path / name / file).write_bytes(image.numpy())
+    return f"--dataset=folder:{path}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--recipe=digit"], "unknown recipe 'digit'; did you mean digits"),
+        (["--model=resnet51"], "unknown model 'resnet51'; did you mean resnet"),
+        (["--dataset=mnits"], "unknown dataset 'mnits'; did you mean mnist"),
+        (["--strategy=mirrorred"], "unknown strategy 'mirrorred'; did you mean mirrored"),
+        (["--precision=float8"], "unknown precision 'float8'; did you mean float"),
+        (["--export=onxx"], "unknown format 'onxx'; did you mean onnx"),
+        (["--set=momentun=0.5"], "unknown recipe key 'momentun'; did you mean momentum"),
+        (["--set=model.shortcut=D"], "shortcut must be one of 'A', 'B', 'C', None; got 'D'"),
+        (["--set=model.classes=7"], "classes is 7, but digits has 10"),
+        (["--batch_size=0"], "batch_size must be at least 1; got 0"),
+        (["--batch_size=2000"], "batch size 2000 is larger than the split 'train'"),
+        (["--set=image_size=2"], "needs images of at least 4 pixels"),
+        (["--weights=none.weights.h5"], "none.weights.h5 does not exist"),
+        (["--batchsize=3"], "batchsize"),
+        (["--epochs=many"], "epochs"),
+        (["digits"], "unexpected argument 'digits'"),
+        (["--dataset=folder:/nowhere"], "there is no folder '/nowhere'"),
+        (["--workdir=/proc/nowhere"], "cannot write to /proc/nowhere"),
+    ],
+)
+def test_one_line_and_status_2(command, tmp_path, flags, message):
+    status, errors = command(*flags)
+    assert status == 2
+    assert [line for line in errors if line.startswith("error: ")] == errors[-1:]
+    assert message in errors[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_weights_that_are_broken_or_of_another_network(command, tmp_path):
+    path = tmp_path / "w.weights.h5"
+    for content, message in [
+        (b"text", "is not an HDF5 file"),
+        (None, "truncated"),
+        (b"", "is not an HDF5 file"),
+    ]:
+        if content is None:
+            save_weights(keras_resnet.CifarResNet20(), path)
+            content = path.read_bytes()[:50_000]
+        path.write_bytes(content)
+        status, errors = command(f"--weights={path}")
+        assert (status, message in errors[-1]) == (2, True), errors
+    save_weights(keras_resnet.CifarResNet20(shortcut="B", classes=3), path)
+    status, errors = command(f"--weights={path}")
+    assert status == 2
+    assert "predictions has shapes 64x3 3 in the file, 64x10 10 in cifar_resnet20" in errors[-1]
+
+
+def test_folders_that_are_no_datasets(command, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, errors = command(f"--dataset=folder:{tmp_path}/empty")
+    assert (status, "two or more, one a class" in errors[-1]) == (2, True), errors
+    status, errors = command(write_folder(tmp_path / "one", ["cat"]))
+    assert (status, "two or more, one a class" in errors[-1]) == (2, True), errors
+    flag = write_folder(tmp_path / "text", ["cat", "dog"])
+    (tmp_path / "text" / "dog" / "notes.txt").write_text("not an image")
+    status, errors = command(flag)
+    assert (status, "notes.txt" in errors[-1]) == (2, True), errors
+
+
+def test_a_dataset_that_is_not_there_and_no_network(command, tmp_path, monkeypatch):
+    from keras_resnet.data import sources
+
+    def offline(*args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(sources.tfds.core.DatasetBuilder, "download_and_prepare", offline)
+    status, errors = command("--recipe=cifar10_paper")
+    assert status == 2
+    assert "cifar10" in errors[-1]
+    assert str(tmp_path / "tfds") in errors[-1]
+
+
+def test_a_run_and_another_in_the_same_workdir(command, tmp_path):
+    flags = [
+        "--workdir=run",
+        "--epochs=1",
+        "--set=model.stage_depths=(1,1,1)",
+        "--set=train_split='train[:128]'",
+    ]
+    status, errors = command(*flags)
+    assert status == 0, errors
+    assert (tmp_path / "run" / "model.weights.h5").exists()
+    status, errors = command(*flags, "--learning_rate=0.5")
+    assert status == 2
+    assert "holds another run (learning_rate 0.1 there, 0.5 now)" in errors[-1]
+
+
+def test_as_a_program():
+    made = subprocess.run(
+        [sys.executable, "train_main.py", "--recipe=imagenet_papr"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 2
+    assert made.stderr.splitlines()[-1].startswith(
+        "error: unknown recipe 'imagenet_papr'; did you mean imagenet_paper"
+    )
+    assert "Traceback" not in made.stderr
