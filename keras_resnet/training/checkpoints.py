@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import re
 from pathlib import Path
@@ -52,13 +53,16 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         BrokenCheckpoint: what was written cannot be read back.
     """
     path = path_of(folder, checkpoint.step)
+    # Composed in memory: on a full disk the HDF5 library crashes where Python's files raise OSError.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        for name, value in checkpoint.arrays.items():
+            file.create_dataset(name, data=value)
+        numbers = json.dumps(checkpoint.numbers, sort_keys=True)
+        file.attrs.update({"step": checkpoint.step, "numbers": numbers})
+        file.attrs["sha256"] = _digest(checkpoint)
     with atomic_path(path) as temporary:
-        with h5py.File(temporary, "w") as file:
-            for name, value in checkpoint.arrays.items():
-                file.create_dataset(name, data=value)
-            numbers = json.dumps(checkpoint.numbers, sort_keys=True)
-            file.attrs.update({"step": checkpoint.step, "numbers": numbers})
-            file.attrs["sha256"] = _digest(checkpoint)
+        temporary.write_bytes(content.getbuffer())
         load(temporary)
     for old in list_checkpoints(folder)[:-keep]:
         old.unlink()

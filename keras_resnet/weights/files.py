@@ -59,6 +59,10 @@ def save_weights(model: keras.Model, path: str | os.PathLike, spec: ModelSpec | 
         OSError: the file cannot be written; an older one is untouched.
     """
     with atomic_path(path, suffix=".weights.h5") as temporary:
+        # On a full disk the HDF5 library crashes; asking for the space first raises OSError.
+        size = 4 * model.count_params() + 4096 * len(model.layers)
+        with open(temporary, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
         temporary.unlink()  # Keras asks before it overwrites
         model.save_weights(temporary)
         if spec is not None:

@@ -74,7 +74,7 @@ def test_a_failed_write_leaves_the_old_ones(tmp_path, monkeypatch):
     def fail(self, *args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.h5py.File, "create_dataset", fail)
+    monkeypatch.setattr(checkpoints.Path, "write_bytes", fail)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(tmp_path, made(2), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.h5"]

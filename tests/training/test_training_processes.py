@@ -106,7 +106,7 @@ def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode, monkeypatch):
     last = loop.train(recipe, tmp_path / "one", Machine(strategy="one_device", data_dir=data_dir))
     assert workers[0]["losses"][:20] == pytest.approx(losses[:20], rel=1e-4)
     assert workers[0]["last"]["val_top1"] == last["val_top1"]
-    assert workers[0]["last"]["val_loss"] == pytest.approx(last["val_loss"], rel=1e-4)
+    assert workers[0]["last"]["val_loss"] == pytest.approx(last["val_loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
