@@ -6,12 +6,16 @@ python train_main.py --recipe=digits --workdir=runs/digits
 import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Before TensorFlow is loaded: its start-up notes would bury ours.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
 
-from keras_resnet import cli
-from keras_resnet.errors import InputError
+from export.quiet import quiet
+
+with quiet():
+    from keras_resnet import InputError, cli
+    from keras_resnet.training import Machine, Preempted, TrainingFailed, get_recipe, train
 
 flags.DEFINE_string("recipe", "digits", "What to learn; `python -m keras_resnet.training` lists the recipes.")
 flags.DEFINE_string("model", None, "A network of `python -m keras_resnet`, instead of the recipe's.")
@@ -38,8 +42,6 @@ FLAGS = flags.FLAGS
 
 
 def _recipe():
-    from keras_resnet.training import get_recipe
-
     recipe = get_recipe(FLAGS.recipe, FLAGS.model)
     if FLAGS.epochs is not None:
         recipe = recipe.replace(epochs=FLAGS.epochs, steps=None)
@@ -50,8 +52,6 @@ def _recipe():
 
 def main() -> int:
     """Trains, and exports if asked to; the exit status."""
-    from keras_resnet.training import Machine, Preempted, TrainingFailed, train
-
     recipe = _recipe()
     workdir = FLAGS.workdir or os.path.join("runs", f"{FLAGS.recipe}-{recipe.model}")
     names = ("strategy", "precision", "seed", "data_dir", "checkpoint_every", "keep", "steps_per_call")

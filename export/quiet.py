@@ -1,4 +1,4 @@
-"""Converters talk a lot; what they say is shown only when they fail."""
+"""TensorFlow and its converters talk a lot; what they say is shown only when they fail."""
 
 import contextlib
 import os

@@ -13,6 +13,14 @@ def channel_axis() -> int:
     return 1 if keras.config.image_data_format() == "channels_first" else -1
 
 
+def he_normal() -> keras.initializers.Initializer:
+    """He et al.'s initialization [13]: Gaussian, standard deviation sqrt(2 / fan_in).
+
+    Keras' "he_normal" cuts the Gaussian off at two deviations, and takes almost twice as long.
+    """
+    return keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")
+
+
 def conv_bn(x, filters: int, kernel_size: int, strides: int, name: str, relu: bool = True):
     """Convolution without bias, batch normalization and, by default, ReLU (section 3.4).
 
@@ -37,7 +45,7 @@ def conv_bn(x, filters: int, kernel_size: int, strides: int, name: str, relu: bo
         strides=strides,
         padding=padding,
         use_bias=False,
-        kernel_initializer="he_normal",
+        kernel_initializer=he_normal(),
         name=f"{name}_conv",
     )(x)
     x = BatchNormalization(channel_axis(), momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)

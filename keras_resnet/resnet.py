@@ -9,7 +9,7 @@ from collections.abc import Callable
 import keras
 from keras import layers
 
-from keras_resnet.blocks import BLOCKS, channel_axis, conv_bn
+from keras_resnet.blocks import BLOCKS, channel_axis, conv_bn, he_normal
 from keras_resnet.config import MODELS, ResNetConfig, get_config
 from keras_resnet.errors import InputError
 
@@ -80,7 +80,7 @@ def build_resnet(
             x = layers.Dense(
                 classes,
                 activation=classifier_activation,
-                kernel_initializer="he_normal",
+                kernel_initializer=he_normal(),
                 dtype="float32",  # logits and losses lose too much in 16 bits
                 name="predictions",
             )(x)

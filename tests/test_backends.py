@@ -7,13 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
-import pytest
 from zoo_networks import ALL_SMALL, images, randomize, relative_difference
 
 import keras_resnet
-from keras_resnet import build_resnet
+from keras_resnet import build_resnet, complexity, feature_maps
 from keras_resnet.weights import save_weights
 
 ROOT = Path(keras_resnet.__file__).parents[1]
@@ -29,7 +27,6 @@ KINDS = [
 ]
 ON_JAX = """
 import json, pathlib, sys
-import keras
 import numpy as np
 from keras_resnet import ResNetConfig, build_resnet, complexity, feature_maps
 
@@ -60,27 +57,15 @@ print(json.dumps(facts))
 """
 
 
-@pytest.fixture(scope="module")
-def networks():
-    """On TensorFlow: one network of each kind, with random statistics."""
-    keras.utils.set_random_seed(0)
-    return {
-        kind: randomize(build_resnet(ALL_SMALL[kind], input_shape=SHAPE, classifier_activation=None))
-        for kind in KINDS
-    }
-
-
-@pytest.fixture(scope="module")
-def jax(networks, tmp_path_factory):
-    """What a process with the JAX backend computes: outputs, and a few facts."""
-    folder = tmp_path_factory.mktemp("jax")
+def on_jax(networks, folder):
+    """What a process with the JAX backend computes with these weights: outputs, and a few facts."""
     for index, model in enumerate(networks.values()):
         save_weights(model, folder / f"{index}.weights.h5")
     np.save(folder / "batch.npy", images(2, *SHAPE))
-    kinds = {kind: dataclasses.asdict(ALL_SMALL[kind]) for kind in KINDS}
+    kinds = {kind: dataclasses.asdict(ALL_SMALL[kind]) for kind in networks}
     (folder / "kinds.json").write_text(json.dumps(kinds))
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles faster
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles ten times as fast
     done = subprocess.run(
         [sys.executable, "-c", ON_JAX, str(folder)], cwd=ROOT, env=environment, text=True, capture_output=True
     )
@@ -88,32 +73,32 @@ def jax(networks, tmp_path_factory):
     return np.load(folder / "results.npz"), json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_jax_equals_tensorflow(kind, data_format, networks, jax):
-    index = KINDS.index(kind)
-    expected = networks[kind](images(2, *SHAPE))
-    assert relative_difference(jax[0][f"{index} {data_format}"], expected) < 1e-5
-
-
-def test_training_on_jax_equals_tensorflow(networks, jax):
+def check_training(model, results):
     """TensorFlow runs our fused batch normalization here, JAX runs Keras'."""
-    before, mean, variance = jax[0]["moved"]
-    model = keras.models.clone_model(networks[KINDS[0]])
-    model.set_weights(networks[KINDS[0]].get_weights())
-    assert relative_difference(jax[0]["training"], model(images(2, *SHAPE), training=True)) < 1e-5
+    before, mean, variance = results["moved"]
+    assert relative_difference(results["training"], model(images(2, *SHAPE), training=True)) < 1e-5
     bn = model.get_layer("conv1_bn")
     assert np.abs(mean - before).max() > 1e-3
     assert relative_difference(mean, bn.moving_mean) < 1e-5
     assert relative_difference(variance, bn.moving_variance) < 1e-5
 
 
-def test_jax_needs_no_tensorflow(jax):
-    assert jax[1]["modules"] == []
-
-
-def test_facts_do_not_depend_on_backend_or_data_format(networks, jax):
-    for kind, model in networks.items():
-        assert jax[1][kind] == keras_resnet.complexity(model).multiply_adds
-    maps = keras_resnet.feature_maps(networks[KINDS[0]])
-    assert jax[1]["maps"] == {name: list(value.shape) for name, value in maps.items()}
+def test_jax_equals_tensorflow(tmp_path):
+    """One test, because the process takes long and parallel test runners would start it again."""
+    networks = {
+        kind: randomize(build_resnet(ALL_SMALL[kind], input_shape=SHAPE, classifier_activation=None))
+        for kind in KINDS
+    }
+    results, facts = on_jax(networks, tmp_path)
+    assert facts["modules"] == []
+    for index, (kind, model) in enumerate(networks.items()):
+        expected = model(images(2, *SHAPE))
+        for data_format in ("channels_last", "channels_first"):
+            assert relative_difference(results[f"{index} {data_format}"], expected) < 1e-5, (
+                kind,
+                data_format,
+            )
+        assert facts[kind] == complexity(model).multiply_adds
+    maps = feature_maps(networks[KINDS[0]])
+    assert facts["maps"] == {name: list(value.shape) for name, value in maps.items()}
+    check_training(networks[KINDS[0]], results)

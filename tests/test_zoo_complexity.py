@@ -4,11 +4,10 @@ import json
 import re
 import sys
 from pathlib import Path
-from unittest import mock
 
-import keras
 import numpy as np
 import pytest
+from zoo_networks import zeros_for_weights
 
 from keras_resnet import InputError, build_model, complexity, list_models
 from keras_resnet.weights import load_weights, save_weights
@@ -22,12 +21,7 @@ OPTIONS = [
 
 
 def build_zeros(name, **kwargs):
-    """Builds without drawing random weights, which takes most of the time of the wide networks."""
-
-    def zeros(self, shape, dtype=None):
-        return keras.ops.zeros(shape, dtype=dtype)
-
-    with mock.patch.object(keras.initializers.VarianceScaling, "__call__", zeros):
+    with zeros_for_weights():
         return build_model(name, **kwargs)
 
 

@@ -1,6 +1,8 @@
 """Small networks of every kind for the zoo's tests, with statistics that no error can hide behind."""
 
+import contextlib
 import itertools
+from unittest import mock
 
 import keras
 import numpy as np
@@ -22,6 +24,17 @@ ALL_SMALL = {
     f"{block} {stride} {shortcut} {stem}": small_config(block, shortcut, stem, stride)
     for (block, stride), shortcut, stem in itertools.product(KINDS, SHORTCUTS, STEMS)
 }
+
+
+@contextlib.contextmanager
+def zeros_for_weights():
+    """Builds without drawing random weights, which takes most of the time of the wide networks."""
+
+    def zeros(self, shape, dtype=None):
+        return keras.ops.zeros(shape, dtype=dtype)
+
+    with mock.patch.object(keras.initializers.VarianceScaling, "__call__", zeros):
+        yield
 
 
 def randomize(model, seed=0):

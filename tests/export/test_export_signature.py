@@ -64,14 +64,9 @@ def test_refused_models():
 
 
 @pytest.mark.parametrize(
-    ("normalization", "problem"),
-    [
-        (Normalization((1.0, 2.0), (1.0, 1.0)), "does not fit"),
-        (Normalization(np.zeros((16, 16, 3)).tolist(), (1, 1, 1)), "does not fit"),
-        (Normalization((1.0, 2.0, 3.0), (1.0, 0.0, 1.0)), "positive"),
-        (Normalization((1.0, float("nan"), 3.0), (1.0, 1.0, 1.0)), "finite"),
-    ],
+    "mean", [(1.0, 2.0), np.zeros((16, 16, 3)).tolist()], ids=["channels", "height and width"]
 )
-def test_refused_normalizations(normalization, problem):
-    with pytest.raises(InputError, match=problem):
+def test_refused_normalizations(mean):
+    normalization = Normalization(mean, (1.0,) * np.shape(mean)[-1])
+    with pytest.raises(InputError, match="does not fit"):
         serving_model(network_for_export(SPEC), normalization)
