@@ -27,6 +27,7 @@ KINDS = [
 ]
 ON_JAX = """
 import json, pathlib, sys
+import keras
 import numpy as np
 from keras_resnet import ResNetConfig, build_resnet, complexity, feature_maps
 
