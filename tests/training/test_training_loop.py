@@ -220,7 +220,7 @@ def test_starts_from_weights(tmp_path, tiny, machine):
 def test_reduced_precision_learns(tmp_path, tiny, machine, precision):
     train(tiny, tmp_path, machine(precision=precision))
     rows = rows_of(tmp_path)
-    assert float(rows[-1]["train_loss"]) < 0.8 * float(rows[0]["train_loss"])
+    assert float(rows[-1]["train_loss"]) < 0.9 * float(rows[0]["train_loss"])
     assert keras.config.dtype_policy().name == "float32"  # restored
 
 

@@ -105,7 +105,8 @@ def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode, monkeypatch):
     recipe = recipe.replace(learning_rate=1e-3, warmup_epochs=0, schedule="constant")
     last = loop.train(recipe, tmp_path / "one", Machine(strategy="one_device", data_dir=data_dir))
     assert workers[0]["losses"][:20] == pytest.approx(losses[:20], rel=1e-4)
-    assert workers[0]["last"]["val_top1"] == last["val_top1"]
+    # One image of 355 may stand on the border between two classes.
+    assert workers[0]["last"]["val_top1"] == pytest.approx(last["val_top1"], abs=1.5 / 355)
     assert workers[0]["last"]["val_loss"] == pytest.approx(last["val_loss"], rel=1e-3)
 
 
