@@ -12,7 +12,8 @@ from benchmarks.workers import Channel
 RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
 
 
-def _network(config: dict):
+def build(config: dict):
+    """The network of a `ResNetConfig`, given as a dictionary, as torchvision builds its own."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -84,7 +85,7 @@ def main() -> None:
     spec = channel.spec
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
-    network = _network(spec["config"])
+    network = build(spec["config"])
     parameters = sum(parameter.numel() for parameter in network.parameters())
     model = network.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(

@@ -6,9 +6,6 @@ python -m benchmarks.train_step --output=train_step.json
 import contextlib
 import dataclasses
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -16,10 +13,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags
 
 from benchmarks import harness
+from benchmarks.torch_peer import check_torch, torch_python
 from benchmarks.workers import Worker
 from keras_resnet import cli
 from keras_resnet.config import get_config
-from keras_resnet.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,27 +60,6 @@ _PEERS = flags.DEFINE_list("peers", list(PEERS), "Against whom: keras, torch.")
 _STEPS = flags.DEFINE_integer("steps", None, "Steps a round. Default: the subject's own.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images a step. Default: the subject's own.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Pixels. Default: the network's own.")
-_TORCH_PYTHON = flags.DEFINE_string(
-    "torch_python", sys.executable, "A Python that has PyTorch. Default: the one that runs this."
-)
-
-
-def check_torch(python: str) -> dict[str, str]:
-    """PyTorch's version there, as `{"torch": version}`.
-
-    Raises:
-        InputError: there is no such Python, or no PyTorch in it.
-    """
-    remedy = "name one that has it with --torch_python=PATH, or do without: --peers=keras"
-    if shutil.which(python) is None:
-        raise InputError(f"--torch_python={python} is no program; {remedy}")
-    done = subprocess.run(
-        [python, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True
-    )
-    if done.returncode:
-        why = done.stderr.strip().split("\n")[-1]
-        raise InputError(f"{python} has no PyTorch ({why}); {remedy}")
-    return {"torch": done.stdout.split()[-1]}
 
 
 def measure(name: str, subject: Subject, ours: Callable, peers: dict[str, Callable]) -> list[harness.Row]:
@@ -145,12 +121,6 @@ def torch_peer(subject: Subject, compile: bool) -> tuple[str, Callable]:
         )
 
     return f"PyTorch {', '.join(how)}", start
-
-
-def torch_python() -> str:
-    """The value of --torch_python, as a path that holds in any folder."""
-    python = _TORCH_PYTHON.value
-    return os.path.abspath(python) if os.sep in python else python
 
 
 def _keras(contender: str) -> Callable:

@@ -12,6 +12,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 from absl import flags
 
 from benchmarks import harness, train_step
+from benchmarks.torch_peer import check_torch, torch_python
 from benchmarks.workers import Worker
 from keras_resnet import cli
 
@@ -31,7 +32,7 @@ def main() -> None:
     harness.at_least_one(steps=FLAGS.steps, batch_size=FLAGS.batch_size, image_size=FLAGS.image_size)
     harness.rounds()
     versions = harness.versions("keras", "jax", "jaxlib", "numpy")
-    versions |= train_step.check_torch(train_step.torch_python())
+    versions |= check_torch(torch_python())
     rows = []
     for name in subjects:
         label, start = train_step.torch_peer(train_step.SUBJECTS[name], compile=_COMPILE.value)

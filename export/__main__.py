@@ -15,17 +15,36 @@ from export.quiet import quiet
 with quiet():
     import tensorflow  # noqa: F401
 
+from export.formats import Options
 from export.pipeline import export_weights, export_workdir
+from export.zoo import export_zoo
 from keras_resnet import cli
 from keras_resnet.errors import InputError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training, with its weights and recipe.")
-_MODEL = flags.DEFINE_string("model", None, "A network of the zoo, together with --weights.")
-_WEIGHTS = flags.DEFINE_string("weights", None, "A weight file of --model.")
+_MODEL = flags.DEFINE_string("model", None, "A network of the zoo, or all, together with --weights.")
+_WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "A weight file of --model, or none for random weights; for --model=all a folder of MODEL.weights.h5.",
+)
 _CLASSES = flags.DEFINE_integer("classes", None, "Width of the last layer, if not the network's own.")
 _FORMATS = flags.DEFINE_string("formats", "saved_model,tflite,onnx", "What to write, separated by commas.")
+_PRECISION = flags.DEFINE_string(
+    "precision",
+    "float32",
+    "Of the numbers inside, separated by commas: float32, float16 (TFLite, ONNX), bfloat16 (SavedModel), "
+    "dynamic (TFLite), int8 (TFLite, ONNX).",
+)
+_IO_DTYPE = flags.DEFINE_string("io_dtype", "float32", "Of the pixels of TFLite and ONNX: float32 or uint8.")
+_OPSET = flags.DEFINE_integer("opset", 17, "Of ONNX files.")
+_LAYOUT = flags.DEFINE_string("layout", "nhwc", "Of the images that ONNX files take: nhwc or nchw.")
+_DYNAMIC_SIZE = flags.DEFINE_bool("dynamic_size", False, "Whether ONNX files take images of any size.")
+_CALIBRATION_IMAGES = flags.DEFINE_integer(
+    "calibration_images", 256, "For int8: images of the dataset's training split."
+)
 _OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Where to write. Default: WORKDIR/export, or exported/MODEL."
+    "output_dir", None, "Where to write. Default: WORKDIR/export, exported/MODEL, or exported."
 )
 _DATASET = flags.DEFINE_string("dataset", None, "Verify on this dataset's evaluation split.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets lie.")
@@ -40,6 +59,14 @@ def main() -> int:
         "output_dir": _OUTPUT_DIR.value,
         "dataset": _DATASET.value,
         "data_dir": _DATA_DIR.value,
+        "precision": _PRECISION.value,
+        "calibration_images": _CALIBRATION_IMAGES.value,
+        "options": Options(
+            io_dtype=_IO_DTYPE.value,
+            opset=_OPSET.value,
+            layout=_LAYOUT.value,
+            dynamic_size=_DYNAMIC_SIZE.value,
+        ),
     }
     if _WORKDIR.value is not None:
         if given:
@@ -49,6 +76,10 @@ def main() -> int:
         raise InputError("give --workdir=DIR, or --model=NAME and --weights=FILE")
     if _CLASSES.value is not None and _CLASSES.value < 1:
         raise InputError(f"--classes must be at least 1; got {_CLASSES.value}")
+    if _MODEL.value == "all":
+        if _CLASSES.value is not None:
+            raise InputError("--classes and --model=all exclude each other")
+        return 0 if export_zoo(_WEIGHTS.value, **common) else 1
     return 0 if export_weights(**weights_flags, **common) else 1
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from export.formats import TABLE
+from export.formats import FORMATS
 from export.signature import INPUT, LOGITS, PROBABILITIES
-from export.verify import difference_text, verdict
+from export.verify import LATENCY_HEADERS, difference_text, latency_texts, verdict
 from keras_resnet.weights.spec import ModelSpec
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -20,27 +20,36 @@ probabilities = results["{probabilities}"].numpy()
 from ai_edge_litert.interpreter import Interpreter
 
 model = Interpreter("{file}").get_signature_runner("serving_default")
-probabilities = model({input}=images)["{probabilities}"]
+probabilities = model({input}={images})["{probabilities}"]
 """,
     "onnx": """\
 import onnxruntime
 
 model = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
-(probabilities,) = model.run(["{probabilities}"], {{"{input}": images}})
+(probabilities,) = model.run(["{probabilities}"], {{"{input}": {images}}})
 """,
 }
+_DEQUANTIZE = """\
+scale, zero = model.get_output_details()["{probabilities}"]["quantization"]
+probabilities = (probabilities.astype("float32") - zero) * scale
+"""
 
 
 def model_card(
-    spec: ModelSpec, report: Mapping, recipe: Mapping | None = None, command: str | None = None
+    spec: ModelSpec,
+    report: Mapping,
+    recipe: Mapping | None = None,
+    command: str | None = None,
+    picture: str | None = None,
 ) -> str:
     """The card as Markdown.
 
     Args:
         spec: the network.
-        report: of `export.verify.verify`, with `images_from`; optionally `parameters`.
+        report: of `export.pipeline.export_and_verify`.
         recipe: of the training, as `recipe.json` holds it; None says that nothing is known.
         command: that exports and measures again.
+        picture: file name of a picture of a few predictions.
     """
     parts = [
         f"# {spec.model}",
@@ -49,31 +58,54 @@ def model_card(
         _training(recipe),
         "## Accuracy",
         _accuracy(report, command),
+        *([f"![A few images with what the network takes them for]({picture})"] if picture else ()),
         "## Input and output",
-        _signature(spec),
+        _signature(spec, report),
         "## What remains outside: reading and resizing",
         _preprocessing(spec, report.get("evaluation_side")),
     ]
-    for name in report["formats"]:
-        parts += [_code(_SNIPPETS[name], TABLE[name].file_name)]
+    parts += [_snippet(name, report) for name in report["formats"]]
+    if any(name.startswith("saved_model") for name in report["formats"]):
+        parts += [_BYTES]
     parts += [
         "## Files",
         _files(report),
         "## Equality with the Keras model",
         _parity(report),
+        "## Speed",
+        _speed(report),
         "## Licence",
         "Apache-2.0 for the exported network. The training data has its own terms.",
     ]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
-def _code(template, file):
-    return f"```python\n{template.format(file=file, input=INPUT, probabilities=PROBABILITIES)}```"
+_BYTES = """\
+The SavedModel also takes JPEG and PNG files as they are (`classify_bytes`: `image_bytes` to `classes` and
+`probabilities`), resizes and cuts them out itself, and gives the pooled features (`features`)."""
+
+
+def _format(name):
+    return next(known for known in FORMATS if name.startswith(known))
+
+
+def _snippet(name, report):
+    options = report["options"]
+    images = "images"
+    if name.startswith("onnx") and options["layout"] == "nchw":
+        images += ".transpose(0, 3, 1, 2)"
+    if not name.startswith("saved_model") and options["io_dtype"] == "uint8":
+        images += '.round().astype("uint8")'
+    template = _SNIPPETS[_format(name)]
+    if name == "tflite_int8" and options["io_dtype"] == "uint8":
+        template += _DEQUANTIZE
+    code = template.format(file=report["files"][name], input=INPUT, probabilities=PROBABILITIES, images=images)
+    return f"```python\n{code}```"
 
 
 def _network(spec, report):
     overrides = ", ".join(f"{name}={value!r}" for name, value in sorted(spec.overrides.items()))
-    size = f", {report['parameters']:,} trainable parameters" if "parameters" in report else ""
+    size = f", {report['parameters']:,} parameters and {report['multiply_adds']:,} multiply-adds"
     return (
         f"An image classifier with {spec.classes} classes: the network `{spec.model}`"
         f"{f' with {overrides}' if overrides else ''} of the Python package `keras_resnet`{size}, after "
@@ -108,8 +140,16 @@ def _accuracy(report, command):
     return f"{text} Done, and done again, by\n\n```\n{command}\n```" if command else text
 
 
-def _signature(spec):
+def _signature(spec, report):
     height, width, channels = spec.input_shape
+    options = report["options"]
+    others = []
+    if options["io_dtype"] != "float32":
+        others.append(f"The TFLite and ONNX files take `{options['io_dtype']}`; int8 TFLite also answers so.")
+    if options["layout"] != "nhwc":
+        others.append("The ONNX files take channels first.")
+    if options["dynamic_size"]:
+        others.append("The ONNX files take any height and width.")
     rows = [
         "| name | type | shape | meaning |",
         "|---|---|---|---|",
@@ -125,7 +165,7 @@ def _signature(spec):
         labels = f"Labels, in the order of the outputs:\n\n```\n{listing}\n```"
     else:
         labels = "The weights came without class names: outputs are numbered as in the training data."
-    return "\n".join(rows) + f"\n\n{normalization}\n\n{labels}"
+    return "\n\n".join(["\n".join(rows), *others, normalization, labels])
 
 
 def _colours(channels):
@@ -169,14 +209,15 @@ Then, in the runtime of your choice:"""
 def _files(report):
     rows = ["| file | bytes | sha256 |", "|---|---|---|"]
     rows += [
-        f"| `{TABLE[name].file_name}` | {entry['bytes']:,} | `{entry['sha256']}` |"
+        f"| `{report['files'][name]}` | {entry['bytes']:,} | `{entry['sha256']}` |"
         for name, entry in report["formats"].items()
     ]
     text = "\n".join(rows)
-    if "saved_model" in report["formats"]:
+    folders = [report["files"][name] for name in report["formats"] if name.startswith("saved_model")]
+    if folders:
         text += (
-            "\n\nThe folder's digest is that of its listing: "
-            "`cd saved_model && find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`."
+            "\n\nA folder's digest is that of its listing: "
+            f"`cd {folders[0]} && find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`."
         )
     return text
 
@@ -187,14 +228,29 @@ def _parity(report):
         "|---|---|---|---|---|---|",
     ]
     rows += [
-        f"| `{TABLE[name].file_name}` | {entry['images']} | {difference_text(entry)} | "
+        f"| `{report['files'][name]}` | {entry['images']} | {difference_text(entry)} | "
         f"{100 * entry['top1_agreement']:.2f} % | "
         f"{'-' if entry['top1'] is None else f'''{100 * entry['top1']:.2f} %'''} | {verdict(entry)} |"
         for name, entry in report["formats"].items()
     ]
-    versions = ", ".join(sorted(report["versions"].values()))
+    versions = ", ".join(sorted(set(report["versions"].values())))
     return (
         f"Each file was opened in its own runtime and fed the same {report['images']} images "
-        f"({report['images_from']}); a difference beyond {report['tolerance']:g} of the largest logit counts "
-        "as DIFFERENT.\n\n" + "\n".join(rows) + f"\n\nMeasured with {versions}."
+        f"({report['images_from']}). *equal*: no logit of a float32 file differs by more than 1e-5 of the "
+        "largest; *close*: the root mean square of a less precise file's differences is within its format's "
+        "bound, which `parity.json` names; anything else is DIFFERENT.\n\n"
+        + "\n".join(rows)
+        + f"\n\nMeasured with {versions}."
+    )
+
+
+def _speed(report):
+    rows = [f"| file | {' | '.join(LATENCY_HEADERS)} |", "|---|---|---|---|"]
+    rows += [
+        f"| `{report['files'][name]}` | {' | '.join(latency_texts(entry))} |"
+        for name, entry in report["formats"].items()
+    ]
+    return (
+        "Median time of one call with so many images, and the peak memory of the process that made the calls; "
+        f"{report['cores']} CPU cores, in the file's own runtime.\n\n" + "\n".join(rows)
     )

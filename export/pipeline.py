@@ -1,115 +1,176 @@
 """From weights to verified artifacts: what `python -m export` and `train_main.py --export` call."""
 
+import dataclasses
+import functools
 import json
-import math
+import os
 import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from export import files, photos
-from export.formats import FORMATS, TABLE, check_formats
+from export.formats import FORMATS, TABLE, Options, check_formats
 from export.model_card import model_card
+from export.predictions import draw_predictions
 from export.signature import network_for_export, serving_model
-from export.verify import TOLERANCE, parity_table, verify
+from export.verify import parity_table, verify
+from keras_resnet.complexity import complexity
 from keras_resnet.config import get_config
 from keras_resnet.errors import InputError
 from keras_resnet.weights import ModelSpec, read_spec
 
 PARITY = "parity.json"
 CARD = "MODEL_CARD.md"
+PICTURE = "predictions.png"
 WEIGHTS = "model.weights.h5"
 RECIPE = "recipe.json"
+CALIBRATION_IMAGES = 256
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray | None]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Real images for a network.
+
+    Attributes:
+        batches: to compare on: float32 (batch, height, width, channels), raw pixels 0-255, and int
+            labels (batch,) or None.
+        source: where they come from, as the report says it.
+        evaluation_side: pixels to which the shorter side of those images was resized before their
+            centre was cut out; None if they were resized as a whole.
+        calibration: gives float32 batches of other images, for int8.
+    """
+
+    batches: Batches
+    source: str
+    evaluation_side: int | None
+    calibration: Callable[[], list[np.ndarray]]
+
+    @classmethod
+    def photos(cls, input_shape: tuple[int, int, int], calibration_images: int) -> "Images":
+        """Of scikit-learn's two sample photos, where there is no dataset."""
+        return cls(
+            [(photos.sample_photos(*input_shape), None)],
+            photos.SOURCE,
+            None,
+            lambda: [photos.random_crops(*input_shape, calibration_images)],
+        )
+
+
 def export_and_verify(
     spec: ModelSpec,
-    weights: str | Path,
+    model: keras.Model,
     output_dir: str | Path,
-    formats: str | Iterable[str] = FORMATS,
-    batches: Batches | None = None,
-    images_from: str | None = None,
-    evaluation_side: int | None = None,
+    artifacts: Iterable[str] = FORMATS,
+    images: Images | None = None,
+    options: Options | None = None,
     recipe: Mapping | None = None,
     command: str | None = None,
-    tolerance: float = TOLERANCE,
     tell: Callable[[str], None] = print,
 ) -> dict:
     """Writes artifacts, compares them with the Keras model, and writes what was found beside them.
 
     Args:
-        spec: the network that the weights belong to.
-        weights: path of the weight file.
-        output_dir: folder for the artifacts, `parity.json` and `MODEL_CARD.md`; made if need be.
-        formats: names of `FORMATS`.
-        batches: images and labels to compare on (see `verify`). Default: scikit-learn's photos.
-        images_from: where the images come from, as the report says it.
-        evaluation_side: pixels to which the shorter side of those images was resized before their
-            centre was cut out; None if they were resized as a whole. For the model card.
+        spec: what the network is.
+        model: of `serving_model`.
+        output_dir: folder for the artifacts, `parity.json`, `MODEL_CARD.md` and `predictions.png`; made
+            if need be.
+        artifacts: keys of `formats.TABLE`.
+        images: to compare on and to calibrate with. Default: scikit-learn's photos.
+        options: of the artifacts; labels, metadata and images' geometry are filled in.
         recipe: of the training, for the model card.
         command: that exports and measures again, for the model card.
-        tolerance: see `verify`.
         tell: gets lines about the progress, and the table at the end.
 
     Returns:
-        The report, as `parity.json` holds it.
+        The report, as `parity.json` holds it: that of `verify`, and for each format `latency`
+        (milliseconds of a batch, by batch size) and `peak_memory` (bytes) of a process of its own.
 
     Raises:
-        InputError: bad weights, an unknown format, or a folder that cannot be written or whose entries
-            are not ours to replace.
+        InputError: a folder that cannot be written or whose entries are not ours to replace, or too few
+            calibration images.
     """
-    formats = check_formats(formats)
-    output_dir = Path(output_dir)
-    model = serving_model(network_for_export(spec, str(weights)), spec.normalization)
-    if batches is None:
-        batches, images_from = [(photos.sample_photos(*spec.input_shape), None)], photos.SOURCE
+    artifacts, output_dir = tuple(artifacts), Path(output_dir)
+    images = images or Images.photos(spec.input_shape, CALIBRATION_IMAGES)
+    options = dataclasses.replace(
+        options or Options(),
+        metadata=_metadata(spec),
+        labels=spec.labels,
+        evaluation_side=images.evaluation_side,
+    )
+    if any(name.endswith("int8") for name in artifacts):
+        options = dataclasses.replace(options, calibration=images.calibration())
 
-    artifacts = {}
-    for name in formats:
+    written = {}
+    for name in artifacts:
         began = time.perf_counter()
-        path = output_dir / TABLE[name].file_name
         try:
-            artifacts[name] = TABLE[name].write(model, path, _metadata(spec))
+            written[name] = TABLE[name].write(model, output_dir / TABLE[name].file_name, options)
         except ModuleNotFoundError as error:
             raise InputError(f"to write {name}, install the extra 'export': {error}") from error
         _forget_old_report(output_dir)
-        tell(f"wrote {path} ({files.size(path) / 1e6:.2f} MB, {time.perf_counter() - began:.1f} s)")
-    tell(f"comparing with the Keras model on {images_from or 'the given images'}")
-    report = verify(model, artifacts, batches, tolerance)
+        size = files.size(written[name]) / 1e6
+        tell(f"wrote {written[name]} ({size:.2f} MB, {time.perf_counter() - began:.1f} s)")
+    tell(f"comparing with the Keras model on {images.source}")
+    report = verify(model, written, images.batches, options)
+    for name, path in written.items():
+        report["formats"][name] |= measured(name, path, spec.input_shape)
+    cost = complexity(model.get_layer(model.name))
     report = {
         "model": spec.model,
         "overrides": spec.overrides,
         "classes": spec.classes,
-        "parameters": sum(math.prod(weight.shape) for weight in model.trainable_weights),
-        "images_from": images_from or "images handed in",
-        "evaluation_side": evaluation_side,
-        "files": {name: TABLE[name].file_name for name in formats},
+        "parameters": cost.parameters,
+        "multiply_adds": cost.multiply_adds,
+        "images_from": images.source,
+        "evaluation_side": images.evaluation_side,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "options": {
+            name: getattr(options, name) for name in ("io_dtype", "opset", "layout", "dynamic_size")
+        },
+        "files": {name: path.relative_to(output_dir).as_posix() for name, path in written.items()},
         **{key: value for key, value in report.items() if key != "model"},
     }
     files.write_json(output_dir / PARITY, report)
-    files.write_text(output_dir / CARD, model_card(spec, report, recipe, command))
+    with files.replacing(output_dir / PICTURE, files.starts_with(b"PNG")) as temporary:
+        draw_predictions(model, next(iter(images.batches)), spec.labels, temporary)
+    files.write_text(output_dir / CARD, model_card(spec, report, recipe, command, PICTURE))
     tell(parity_table(report, output_dir))
     return report
 
 
 def _forget_old_report(output_dir: Path) -> None:
     """Removes a report that describes an artifact which has just been replaced."""
-    for name in (PARITY, CARD):
+    for name in (PARITY, CARD, PICTURE):
         with files.os_errors_as_input_errors(output_dir / name):
             (output_dir / name).unlink(missing_ok=True)
 
 
+def measured(name: str, path: Path, input_shape: tuple[int, int, int]) -> dict:
+    """`latency` and `peak_memory` of an artifact, in a process of its own: see `measure.py`."""
+    runtime = next(format_name for format_name in FORMATS if name.startswith(format_name))
+    script = Path(__file__).with_name("measure.py")
+    # -P: the script's folder, this package, must not be where the process looks for modules.
+    command = [sys.executable, "-P", str(script), runtime, str(path), *map(str, input_shape)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{path} could not be measured: {done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout)
+
+
 def _metadata(spec: ModelSpec) -> dict[str, str]:
-    """Strings that travel inside the artifact, where its format has a place for them."""
+    """Strings that travel inside the artifact."""
     scale, offset = spec.normalization.as_scale_and_offset()
     return {
         "model": spec.model,
         "classes": str(spec.classes),
-        "labels": json.dumps(list(spec.labels)),
         "normalization": json.dumps({"inside": True, "scale": scale, "offset": offset}),
     }
 
@@ -120,6 +181,9 @@ def export_workdir(
     output_dir: str | Path | None = None,
     data_dir: str | None = None,
     dataset: str | None = None,
+    precision: str | Iterable[str] = "float32",
+    calibration_images: int = CALIBRATION_IMAGES,
+    options: Options | None = None,
 ) -> bool:
     """Exports the model of a training's folder and verifies it on the test split of its dataset.
 
@@ -129,6 +193,9 @@ def export_workdir(
         output_dir: default `workdir/export`.
         data_dir: where the dataset lies.
         dataset: instead of the recipe's.
+        precision: names of `formats.PRECISIONS`.
+        calibration_images: of the dataset's training split, for int8.
+        options: of the artifacts.
 
     Returns:
         Whether all artifacts equal the model.
@@ -136,7 +203,7 @@ def export_workdir(
     Raises:
         InputError: the folder is missing or holds no trained model; and as `export_and_verify`.
     """
-    formats = check_formats(formats)
+    artifacts = check_formats(formats, precision)
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise InputError(f"there is no workdir {workdir}")
@@ -150,13 +217,16 @@ def export_workdir(
     output_dir = Path(output_dir or workdir / "export")
     if recipe["model"] != spec.model:
         raise InputError(f"{workdir}: the recipe is of {recipe['model']}, the weights are of {spec.model}")
-    batches, images_from, side = _dataset_images(
-        spec, dataset or recipe["dataset"], data_dir, recipe.get("augmentation", "none")
+    images = _dataset_images(
+        spec,
+        dataset or recipe["dataset"],
+        data_dir,
+        recipe.get("augmentation", "none"),
+        calibration_images,
     )
-    command = _command(workdir=workdir, dataset=dataset, data_dir=data_dir)
-    report = export_and_verify(
-        spec, weights, output_dir, formats, batches, images_from, side, recipe=recipe, command=command
-    )
+    command = _command(artifacts, options, workdir=workdir, dataset=dataset, data_dir=data_dir)
+    model = serving_model(network_for_export(spec, str(weights)), spec.normalization)
+    report = export_and_verify(spec, model, output_dir, artifacts, images, options, recipe, command)
     return report["equal"]
 
 
@@ -168,17 +238,24 @@ def export_weights(
     output_dir: str | Path | None = None,
     dataset: str | None = None,
     data_dir: str | None = None,
+    precision: str | Iterable[str] = "float32",
+    calibration_images: int = CALIBRATION_IMAGES,
+    options: Options | None = None,
 ) -> bool:
     """Exports a network of the zoo with weights from a file.
 
     Args:
         model: a name of `keras_resnet.list_models()`.
-        weights: the file. What it says about itself must agree with `model` and `classes`.
+        weights: the file. What it says about itself must agree with `model` and `classes`. "none" takes
+            random weights, whose size and speed are those of any others.
         classes: width of the last layer. Default: the file's, or the network's own.
         formats: names of `FORMATS`.
         output_dir: default `exported/MODEL`.
         dataset: to verify on. Default: scikit-learn's two photos, without a top-1.
         data_dir: where the dataset lies.
+        precision: names of `formats.PRECISIONS`.
+        calibration_images: of the dataset's training split, or crops of the photos, for int8.
+        options: of the artifacts.
 
     Returns:
         Whether all artifacts equal the model.
@@ -186,28 +263,68 @@ def export_weights(
     Raises:
         InputError: an unknown model, a missing or disagreeing file; and as `export_and_verify`.
     """
-    formats = check_formats(formats)
+    artifacts = check_formats(formats, precision)
+    spec, network = _network(model, weights, classes)
+    images = Images.photos(spec.input_shape, calibration_images)
+    if dataset:
+        augmentation = _usual_augmentation(spec)
+        images = _dataset_images(spec, dataset, data_dir, augmentation, calibration_images)
+    command = _command(
+        artifacts, options, model=model, weights=weights, classes=classes, dataset=dataset, data_dir=data_dir
+    )
+    serving = serving_model(network(), spec.normalization)
+    output_dir = output_dir or Path("exported") / model
+    report = export_and_verify(spec, serving, output_dir, artifacts, images, options, command=command)
+    return report["equal"]
+
+
+def _network(
+    model: str, weights: str | Path, classes: int | None
+) -> tuple[ModelSpec, Callable[[], keras.Model]]:
+    """What the weights belong to, and what builds the network with them."""
     default = ModelSpec.default(model, classes)  # also refuses an unknown name, before any file is read
+    if str(weights) == "none":
+        return default, functools.partial(network_with_random_weights, default)
     if not Path(weights).is_file():
         raise InputError(f"there is no weight file {weights}")
     spec = read_spec(weights) or default
     for option, given, found in (("model", model, spec.model), ("classes", classes, spec.classes)):
         if given is not None and given != found:
             raise InputError(f"--{option}={given}, but {weights} has weights of {option} {found}")
-    batches, images_from, side = None, None, None
-    if dataset:
-        augmentation = _usual_augmentation(spec)
-        batches, images_from, side = _dataset_images(spec, dataset, data_dir, augmentation)
-    command = _command(model=model, weights=weights, classes=classes, dataset=dataset, data_dir=data_dir)
-    output_dir = output_dir or Path("exported") / model
-    report = export_and_verify(
-        spec, weights, output_dir, formats, batches, images_from, side, command=command
-    )
-    return report["equal"]
+    return spec, functools.partial(network_for_export, spec, str(weights))
 
 
-def _command(**options) -> str:
-    flags = [f"--{name}={value}" for name, value in options.items() if value is not None]
+def network_with_random_weights(spec: ModelSpec) -> keras.Model:
+    """A network whose batch normalization knows the statistics of a few real images.
+
+    Without them a deep network's activations double from block to block, beyond what float32 holds.
+    """
+    keras.utils.set_random_seed(0)
+    network = network_for_export(spec)
+    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    network(spec.normalization(photos.sample_photos(*spec.input_shape)), training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+    return network
+
+
+def _command(artifacts, options: Options | None, **given) -> str:
+    """The command that does all this again."""
+    formats = [name for name in FORMATS if any(artifact.startswith(name) for artifact in artifacts)]
+    suffixes = {artifact.removeprefix(name) for name in formats for artifact in artifacts if artifact.startswith(name)}
+    precisions = sorted(suffix.removeprefix("_") or "float32" for suffix in suffixes)
+    if formats != list(FORMATS):
+        given["formats"] = ",".join(formats)
+    if precisions != ["float32"]:
+        given["precision"] = ",".join(precisions)
+    defaults = Options()
+    for name in ("io_dtype", "opset", "layout", "dynamic_size"):
+        if options is not None and getattr(options, name) != getattr(defaults, name):
+            given[name] = getattr(options, name)
+    flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
     return shlex.join(["python", "-m", "export", *flags])
 
 
@@ -228,14 +345,9 @@ def _read_recipe(path: Path) -> dict:
 
 
 def _dataset_images(
-    spec: ModelSpec, dataset: str, data_dir: str | None, augmentation: str
-) -> tuple[Batches, str, int | None]:
-    """The test split of a dataset as raw pixels at the network's input size, and what it is.
-
-    Returns:
-        Batches for `verify`, where they come from, and the side that a photo's shorter side is resized
-        to before the centre is cut out, or None where whole images are resized.
-    """
+    spec: ModelSpec, dataset: str, data_dir: str | None, augmentation: str, calibration_images: int
+) -> Images:
+    """The test split of a dataset as raw pixels at the network's input size."""
     from keras_resnet.data import Transform, open_dataset, raw_images
 
     height, width, channels = spec.input_shape
@@ -248,8 +360,27 @@ def _dataset_images(
     transform = Transform(
         height, channels=channels, normalization=spec.normalization, augmentation=augmentation
     )
-    images = raw_images(opened.split(split), transform)
-    return images, f"the {split} split of {dataset}", transform.evaluation_side
+
+    def calibration():
+        train = opened.split("train" if "train" in opened.split_names else split)
+        return [batch for batch, _ in raw_images(train, transform, limit=calibration_images)]
+
+    return Images(
+        _Again(lambda: raw_images(opened.split(split), transform)),
+        f"the {split} split of {dataset}",
+        transform.evaluation_side,
+        calibration,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Again:
+    """An iterable that begins anew each time."""
+
+    begin: Callable[[], Iterable]
+
+    def __iter__(self):
+        return iter(self.begin())
 
 
 def _usual_augmentation(spec: ModelSpec) -> str:

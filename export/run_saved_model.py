@@ -1,9 +1,9 @@
 """Runs a SavedModel in a process of its own, as a deployment without our Python would.
 
 A script, not a module of the package: it is started by its path, imports neither Keras nor anything
-of this project, and sees to it that nothing else can. Arguments: the SavedModel's folder, and the name
-of a signature. It says hello with one line of JSON, then answers each line of its input, a JSON list
-[images.npy, outputs.npz], with one line when it has written the outputs.
+of this project, and sees to it that nothing else can. Argument: the SavedModel's folder. It says hello
+with one line of JSON, then answers each line of its input, a JSON object of a signature's name and the
+paths of its inputs and outputs (.npz), with one line when it has written the outputs.
 """
 
 import importlib
@@ -45,31 +45,40 @@ def main():
     import numpy as np
     import tensorflow as tf
 
-    path, signature = sys.argv[1:]
+    (path,) = sys.argv[1:]
     sys.setrecursionlimit(20_000)
     try:
-        loaded = tf.saved_model.load(path)
-        function = loaded.signatures[signature]
+        signatures = tf.saved_model.load(path).signatures
     except Exception as error:
         answer(error=_first_line(error))
         return
-    inputs = function.structured_input_signature[1]
     answer(
-        inputs=_describe(inputs),
-        outputs=_describe(function.structured_outputs),
+        signatures={
+            name: {
+                "inputs": _describe(function.structured_input_signature[1]),
+                "outputs": _describe(function.structured_outputs),
+            }
+            for name, function in signatures.items()
+        },
         importable=_importable(BLOCKED),
         version=f"tensorflow {tf.__version__}",
     )
-    name = next(iter(inputs))
     for line in sys.stdin:
-        images, outputs = json.loads(line)
+        request = json.loads(line)
         try:
-            results = function(**{name: tf.constant(np.load(images))})
-            np.savez(outputs, **{key: value.numpy() for key, value in results.items()})
+            with np.load(request["inputs"]) as inputs:
+                tensors = {name: tf.constant(value) for name, value in inputs.items()}
+            results = signatures[request["signature"]](**tensors)
+            arrays = {name: value.numpy() for name, value in results.items()}
+            # NumPy writes Python's byte strings only as pickles.
+            np.savez(
+                request["outputs"],
+                **{name: np.array(a.astype(str)) if a.dtype == object else a for name, a in arrays.items()},
+            )
         except Exception as error:
             answer(error=_first_line(error))
         else:
-            answer(done=outputs)
+            answer(done=request["outputs"])
 
 
 if __name__ == "__main__":

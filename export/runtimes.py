@@ -14,6 +14,7 @@ import numpy as np
 
 from export.quiet import quiet
 from export.signature import SIGNATURE
+from export.tflite_metadata import read_labels
 from keras_resnet.errors import InputError
 
 
@@ -24,9 +25,13 @@ class Artifact:
     Attributes:
         inputs: name to (dtype, shape), with None for an axis of any size.
         outputs: as `inputs`.
-        run: float32 (batch, height, width, channels) to a dictionary of float32 (batch, classes).
+        run: float32 (batch, height, width, channels), raw pixels, to a dictionary of float32
+            (batch, classes); brings them to the dtype and the layout that the artifact takes.
         version: of the runtime, such as "onnxruntime 1.23.0".
         problems: promises about its insides that the artifact breaks, as sentences.
+        labels: that it carries; None where its format has them elsewhere.
+        is_quantized: whether its outputs are rounded to 8 bits.
+        call: `call(signature, inputs) -> outputs`, where an artifact has more than one signature.
     """
 
     inputs: dict[str, tuple[str, tuple]]
@@ -34,6 +39,9 @@ class Artifact:
     run: Callable[[np.ndarray], dict[str, np.ndarray]]
     version: str
     problems: tuple[str, ...] = ()
+    labels: tuple[str, ...] | None = None
+    is_quantized: bool = False
+    call: Callable[[str, dict], dict[str, np.ndarray]] | None = None
 
 
 class RunError(Exception):
@@ -61,7 +69,7 @@ def open_saved_model(path: str | Path) -> Iterator[Artifact]:
     _check_exists(path)
     script = Path(__file__).with_name("run_saved_model.py")
     # -P: the script's folder, this package, must not be where the process looks for modules.
-    command = [sys.executable, "-P", str(script), str(path), SIGNATURE]
+    command = [sys.executable, "-P", str(script), str(path)]
     # The reference is computed on the CPU, where float32 is float32.
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -76,11 +84,24 @@ def open_saved_model(path: str | Path) -> Iterator[Artifact]:
                 raise _cannot_open(path, "TensorFlow", hello["error"])
             if hello["importable"]:
                 raise RuntimeError(f"could import {hello['importable']} where that must not work")
+            signatures = hello["signatures"]
+            if SIGNATURE not in signatures:
+                raise _cannot_open(path, "TensorFlow", f"it has no signature {SIGNATURE}")
+
+            def call(signature, inputs):
+                if signature not in signatures:
+                    raise RunError(f"has no signature {signature}")
+                return _call_in_process(process, log, Path(folder), signature, inputs)
+
+            def run(images):
+                return call(SIGNATURE, {name: images for name in signatures[SIGNATURE]["inputs"]})
+
             yield Artifact(
-                inputs=_described(hello["inputs"]),
-                outputs=_described(hello["outputs"]),
-                run=lambda images: _run_in_process(process, log, Path(folder), images),
+                inputs=_described(signatures[SIGNATURE]["inputs"]),
+                outputs=_described(signatures[SIGNATURE]["outputs"]),
+                run=run,
                 version=hello["version"],
+                call=call,
             )
         finally:
             with contextlib.suppress(BrokenPipeError):
@@ -105,18 +126,18 @@ def _answer(process: subprocess.Popen, log) -> dict:
     return {"error": " ".join(tail) or f"the process ended with status {process.wait()}"}
 
 
-def _run_in_process(process, log, folder: Path, images: np.ndarray) -> dict[str, np.ndarray]:
-    inputs, outputs = folder / "images.npy", folder / "outputs.npz"
-    np.save(inputs, images)
+def _call_in_process(process, log, folder: Path, signature: str, inputs: dict) -> dict[str, np.ndarray]:
+    files = {"inputs": str(folder / "inputs.npz"), "outputs": str(folder / "outputs.npz")}
+    np.savez(files["inputs"], **inputs)
     try:
-        process.stdin.write(json.dumps([str(inputs), str(outputs)]) + "\n")
+        process.stdin.write(json.dumps({"signature": signature, **files}) + "\n")
         process.stdin.flush()
     except BrokenPipeError:
         pass  # _answer says why
     answer = _answer(process, log)
     if "error" in answer:
         raise RunError(answer["error"])
-    with np.load(outputs) as arrays:
+    with np.load(files["outputs"]) as arrays:
         return dict(arrays)
 
 
@@ -141,22 +162,37 @@ def open_tflite(path: str | Path) -> Iterator[Artifact]:
     except Exception as error:  # whatever a damaged file makes the parser raise
         raise _cannot_open(path, "LiteRT", error) from error
 
+    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+
     def run(images):
         try:
+            given = {name: _quantized(images, detail) for name, detail in inputs.items()}
             with quiet():  # the first run announces a delegate
-                results = runner(images=images)
+                results = runner(**given)
             # Copies: the arrays are views into buffers that the next call overwrites.
-            return {name: np.array(value) for name, value in results.items()}
+            return {name: _dequantized(value, outputs[name]) for name, value in results.items()}
         except (RuntimeError, ValueError, TypeError) as error:
             raise RunError(str(error)) from error
 
     yield Artifact(
-        inputs=_litert_tensors(runner.get_input_details()),
-        outputs=_litert_tensors(runner.get_output_details()),
+        inputs=_litert_tensors(inputs),
+        outputs=_litert_tensors(outputs),
         run=run,
         version=f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}",
         problems=problems,
+        labels=read_labels(path),
+        is_quantized=any(detail["quantization"][0] for detail in outputs.values()),
     )
+
+
+def _quantized(images: np.ndarray, detail: dict) -> np.ndarray:
+    """Raw pixels as bytes where the file takes bytes: a client feeds what its camera gives."""
+    return images if detail["dtype"] == np.float32 else np.rint(images).astype(detail["dtype"])
+
+
+def _dequantized(values: np.ndarray, detail: dict) -> np.ndarray:
+    scale, zero = detail["quantization"]
+    return (values.astype("float32") - zero) * np.float32(scale) if scale else np.array(values)
 
 
 def _litert_tensors(details: dict) -> dict[str, tuple[str, tuple]]:
@@ -197,14 +233,24 @@ def open_onnx(path: str | Path) -> Iterator[Artifact]:
     except Exception as error:  # its exceptions share no base class but this
         raise _cannot_open(path, "ONNX Runtime", error) from error
     inputs, outputs = _onnx_tensors(session.get_inputs()), _onnx_tensors(session.get_outputs())
+    metadata = session.get_modelmeta().custom_metadata_map
 
     def run(images):
+        if metadata.get("layout") == "nchw":
+            images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        (name, (dtype, _)), *_ = inputs.items()
+        if dtype == "uint8":
+            images = np.rint(images).astype("uint8")
         try:
-            return dict(zip(outputs, session.run(list(outputs), {next(iter(inputs)): images}), strict=True))
+            return dict(zip(outputs, session.run(list(outputs), {name: images}), strict=True))
         except Exception as error:
             raise RunError(str(error)) from error
 
-    yield Artifact(inputs, outputs, run, f"onnxruntime {onnxruntime.__version__}")
+    try:
+        labels = tuple(json.loads(metadata.get("labels", "[]")))
+    except (ValueError, TypeError):
+        labels = ()
+    yield Artifact(inputs, outputs, run, f"onnxruntime {onnxruntime.__version__}", labels=labels)
 
 
 def _onnx_tensors(tensors) -> dict[str, tuple[str, tuple]]:

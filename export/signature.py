@@ -19,6 +19,7 @@ LOGITS = "logits"
 PROBABILITIES = "probabilities"
 OUTPUTS = (LOGITS, PROBABILITIES)
 SIGNATURE = "serving_default"
+UINT8_SIGNATURE = "serving_uint8"
 BATCH = "batch"  # name of the batch axis, where a format can name axes
 
 

@@ -1,96 +1,117 @@
 """The serving model as an ONNX file."""
 
-import contextlib
-import logging
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from export.files import replacing, starts_with
-from export.quiet import quiet
-from export.signature import BATCH, INPUT, OUTPUTS, serving_function
+from export.folding import Network, fold
+from export.onnx_graph import write_graph
+from export.onnx_quantization import calibration_batches, quantize
 from keras_resnet import __version__
-from keras_resnet.resnet import recursion_limit
+from keras_resnet.errors import InputError, unknown_name
 
 PRODUCER = "keras_resnet"
 OPSET = 17
+OLDEST_OPSET = 13  # the first whose quantization knows channels, and whose softmax has one axis
+NEWEST_OPSET = 23  # tested; ONNX Runtime lags behind the newest
+PRECISIONS = ("float32", "float16", "int8")
+LAYOUTS = ("nhwc", "nchw")
+IO_DTYPES = ("float32", "uint8")
 
 
-def to_onnx(model: keras.Model, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
-    """Writes an ONNX file of opset 17 that has passed the full check of `onnx.checker`.
+def to_onnx(
+    model: keras.Model,
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    precision: str = "float32",
+    opset: int = OPSET,
+    layout: str = "nhwc",
+    dynamic_size: bool = False,
+    io_dtype: str = "float32",
+    calibration: Iterable[np.ndarray] | None = None,
+) -> Path:
+    """Writes an ONNX file that has passed the full check of `onnx.checker`.
 
     Args:
         model: of `serving_model`.
         path: the file; an ONNX file of this exporter there is replaced.
         metadata: strings for the file's `metadata_props`, such as `{"labels": '["cat", "dog"]'}`.
+        precision: "float32"; "float16" for weights and convolutions in half precision; "int8" for
+            8-bit weights and activations. In each of them the normalization, the mean over the last
+            feature map and the softmax are float32.
+        opset: version of the operator set, 13 to 23.
+        layout: of the input: "nhwc" (batch, height, width, channels), or "nchw" (batch, channels,
+            height, width), which needs no transposition in the graph.
+        dynamic_size: whether height and width are dynamic axes, too.
+        io_dtype: of the input: "float32" or "uint8".
+        calibration: for "int8" only: float32 batches (n, height, width, channels) of raw pixels 0-255,
+            from which the ranges of the activations are measured; 32 images or more.
 
     Returns:
-        The path. Input `images`, float32 (batch, height, width, channels); outputs `logits` and
-        `probabilities`, float32 (batch, classes). The batch axis is dynamic and named "batch".
+        The path. Input `images`, raw pixels 0-255; outputs `logits` and `probabilities`, float32
+        (batch, classes). The dynamic axes are named "batch", "height" and "width".
 
     Raises:
-        InputError: something else lies at `path`, or it cannot be written.
+        InputError: something else lies at `path`, or it cannot be written; an unknown precision,
+            layout, dtype or opset; a network that cannot have it; too few calibration images.
     """
     import onnx
 
+    _check_names(precision, layout, io_dtype)
+    _check_opset(onnx, opset)
+    network = fold(model)
+    if dynamic_size:
+        _check_any_size(network)
+    if precision == "int8":
+        batches = calibration_batches(calibration, network.input_shape)
+
+    properties = {"license": "Apache-2.0", **(metadata or {})}
     with replacing(path, starts_with(PRODUCER.encode())) as temporary:
-        with recursion_limit():
-            proto = _convert(model)
-        proto.producer_name = PRODUCER
-        proto.producer_version = __version__
-        proto.graph.name = model.name
-        proto.graph.doc_string = ""
-        _name_batch_axis(proto)
-        onnx.helper.set_model_props(proto, {"license": "Apache-2.0", **(metadata or {})})
-        onnx.checker.check_model(proto, full_check=True)
-        temporary.write_bytes(proto.SerializeToString())
+        inner = "float16" if precision == "float16" else "float32"
+        proto = write_graph(network, opset, layout, io_dtype, inner, dynamic_size)
+        if precision == "int8":
+            folder = temporary.with_name(f"{temporary.name}.quantization")
+            folder.mkdir()
+            proto = quantize(proto, network, batches, layout, io_dtype, folder)
+        _write(onnx, proto, properties, temporary)
+        del proto  # the checker reads the file: one copy of the weights at a time
+        onnx.checker.check_model(str(temporary), full_check=True)
     return Path(path)
 
 
-def _convert(model: keras.Model):
-    import tensorflow as tf
-
-    with quiet():
-        import tf2onnx
-
-        with _strict_converter():
-            proto, _ = tf2onnx.convert.from_function(
-                serving_function(model),
-                input_signature=[tf.TensorSpec(model.input_shape, tf.float32, name=INPUT)],
-                opset=OPSET,
-            )
-    names = [tensor.name for tensor in (*proto.graph.input, *proto.graph.output)]
-    if sorted(names) != sorted((INPUT, *OUTPUTS)):
-        raise RuntimeError(f"tf2onnx has renamed the graph's inputs and outputs: {names}")
-    return proto
+def _check_names(precision: str, layout: str, io_dtype: str) -> None:
+    for kind, name, known in (
+        ("precision", precision, PRECISIONS),
+        ("layout", layout, LAYOUTS),
+        ("io_dtype", io_dtype, IO_DTYPES),
+    ):
+        if name not in known:
+            raise unknown_name(kind, name, known)
 
 
-@contextlib.contextmanager
-def _strict_converter() -> Iterator[None]:
-    """Lets tf2onnx raise instead of tell.
-
-    By default it copies the whole graph before each of its passes, in order to skip one that fails:
-    for ResNet-50, 30 s and 7.5 GB instead of 13 s and 5.2 GB.
-    """
-    logger = logging.getLogger("tf2onnx")
-    level, variable = logger.level, "TF2ONNX_CATCH_ERRORS"
-    before = os.environ.get(variable)
-    logger.setLevel(logging.ERROR)
-    os.environ[variable] = "FALSE"
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if before is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = before
+def _check_opset(onnx, opset: int) -> None:
+    newest = min(NEWEST_OPSET, onnx.defs.onnx_opset_version())
+    if opset not in range(OLDEST_OPSET, newest + 1):
+        raise InputError(f"ONNX files are written with opset {OLDEST_OPSET} to {newest}; got {opset}")
 
 
-def _name_batch_axis(proto) -> None:
-    for tensor in (*proto.graph.input, *proto.graph.output):
-        tensor.type.tensor_type.shape.dim[0].dim_param = BATCH
-    # Shapes of inner tensors carry the converter's own axis names; readers infer them anew.
-    del proto.graph.value_info[:]
+def _check_any_size(network: Network) -> None:
+    for op in network.operations:
+        if op.kind == "affine":
+            shape = np.broadcast_shapes(op.scale.shape, op.offset.shape)
+            if any(size > 1 for size in shape[:-1]):
+                raise InputError(
+                    f"dynamic_size needs a normalization per channel; layer {op.name!r} has one per pixel, "
+                    f"of shape {shape}"
+                )
+
+
+def _write(onnx, proto, properties: Mapping[str, str], path: Path) -> None:
+    proto.producer_name = PRODUCER
+    proto.producer_version = __version__
+    onnx.helper.set_model_props(proto, properties)
+    path.write_bytes(proto.SerializeToString())

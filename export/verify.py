@@ -10,20 +10,18 @@ import keras
 import numpy as np
 
 from export import files
-from export.formats import TABLE
+from export.formats import TABLE, TOLERANCES, Options
 from export.runtimes import Artifact, RunError
-from export.signature import INPUT, LOGITS, OUTPUTS, PROBABILITIES, serving_function
+from export.saved_model_signatures import broken_signatures
+from export.signature import LOGITS, OUTPUTS, PROBABILITIES, serving_function
 from keras_resnet.errors import InputError
-
-TOLERANCE = 1e-5  # of the largest logit; float32 artifacts reach 2e-6
-_PROBABILITY_TOLERANCE = 1e-5
 
 
 def verify(
     model: keras.Model,
     artifacts: Mapping[str, str | Path],
     batches: Iterable[tuple[np.ndarray, np.ndarray | None]],
-    tolerance: float = TOLERANCE,
+    options: Options | None = None,
 ) -> dict:
     """Feeds the same images to the Keras model and to every artifact, and compares the logits.
 
@@ -31,36 +29,46 @@ def verify(
 
     Args:
         model: of `serving_model`.
-        artifacts: format name to the artifact's path.
+        artifacts: names of `formats.TABLE` to the artifacts' paths.
         batches: pairs of images, float32 (batch, height, width, channels) of pixels 0-255, and int
             labels (batch,), or None for images without labels.
-        tolerance: largest allowed logit difference, relative to the largest logit of the Keras model.
+        options: that the artifacts were written with. With `io_dtype="uint8"` all see whole pixels.
 
     Returns:
         What `parity.json` holds:
-        `{"model", "tolerance", "images", "top1", "equal", "versions", "formats": {name: {...}}}`, and
-        per format `max_abs_logit_difference`, `max_relative_difference` (over the largest reference
-        logit), `max_probability_error` (against the softmax of the artifact's own logits),
-        `top1_agreement` (with the Keras model), `top1` (None without labels), `images`, `bytes`,
-        `sha256`, `equal`, and `problems`, the promises that were broken as sentences. Shares are
-        between 0 and 1. A difference that is not a finite number is None, and never equal.
+        `{"model", "images", "top1", "equal", "versions", "formats": {name: {...}}}`, and per format
+        `max_abs_logit_difference`, `max_relative_difference` (over the largest reference logit),
+        `rms_relative_difference` (root mean squares, of the differences over the logits'),
+        `tolerance` (of the former for float32, of the latter for less precise formats),
+        `max_probability_error` (against the softmax of the artifact's own logits), `top1_agreement`
+        (with the Keras model), `top1` (None without labels), `top1_drop` (the Keras model's minus
+        this one's), `images`, `bytes`, `sha256`, `equal`, and `problems`, the promises that were broken
+        as sentences. Shares are between 0 and 1. A difference that is not a finite number is None, and
+        never equal.
 
     Raises:
         InputError: an artifact is missing or cannot be opened, or there are no images.
     """
+    options = options or Options()
     reference = _Reference(model)
     with contextlib.ExitStack() as stack:
         comparisons = {}
         for name, path in artifacts.items():
             artifact = stack.enter_context(_opened(name, Path(path)))
-            comparisons[name] = _Comparison(artifact, _broken_promises(artifact, model))
+            problems = _broken_promises(artifact, *TABLE[name].promise(model, options), options)
+            comparisons[name] = _Comparison(artifact, problems, TABLE[name].tolerance)
         for images, labels in batches:
             images = np.ascontiguousarray(images, "float32")
+            if options.io_dtype == "uint8":
+                images = np.rint(images)
             if not len(images):
                 continue
             if reference.images == 0:
                 for comparison in comparisons.values():
                     comparison.try_other_batch_sizes(images)
+                    comparison.problems += broken_signatures(
+                        comparison.artifact, model, reference.serve, images, options, comparison.tolerance
+                    )
             logits = reference.add(images, labels)
             for comparison in comparisons.values():
                 comparison.add(images, logits, labels)
@@ -70,13 +78,12 @@ def verify(
     for name, comparison in comparisons.items():
         path = Path(artifacts[name])
         formats[name] = {
-            **comparison.summary(reference, tolerance),
+            **comparison.summary(reference),
             "bytes": files.size(path),
             "sha256": files.sha256(path),
         }
     return {
         "model": model.name,
-        "tolerance": tolerance,
         "images": reference.images,
         "top1": reference.top1,
         "equal": all(entry["equal"] for entry in formats.values()),
@@ -101,9 +108,10 @@ class _Reference:
     """The Keras model on the CPU, where float32 is not rounded to shorter formats."""
 
     def __init__(self, model):
-        self._function = serving_function(model)
+        self.serve = serving_function(model)
         self.images = 0
         self.largest_logit = 0.0
+        self.squares = 0.0
         self._correct = 0
         self._labelled = True
 
@@ -111,9 +119,10 @@ class _Reference:
         import tensorflow as tf
 
         with tf.device("CPU:0"):
-            logits = self._function(tf.constant(images))[LOGITS].numpy()
+            logits = self.serve(tf.constant(images))[LOGITS].numpy()
         self.images += len(images)
         self.largest_logit = _worse(self.largest_logit, logits)
+        self.squares += float(np.square(logits, dtype="float64").sum())
         if labels is None:
             self._labelled = False
         else:
@@ -131,12 +140,19 @@ class _Comparison:
 
     artifact: Artifact
     problems: list[str]
+    tolerance: float
     images: int = 0
     agreeing: int = 0
     correct: int = 0
     labelled: bool = True
     difference: float = 0.0
+    squares: float = 0.0
     probability_error: float = 0.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether the artifact computes in float32, and every single logit must be equal."""
+        return self.tolerance == TOLERANCES["float32"]
 
     def try_other_batch_sizes(self, images):
         """One image alone, and two more than the first batch has: their logits must stay the same."""
@@ -150,7 +166,8 @@ class _Comparison:
             return  # `add` and `summary` will tell
         pairs = [(more[LOGITS][: len(images)], whole[LOGITS]), (more[LOGITS][-1:], whole[LOGITS][:1])]
         pairs.append((alone[LOGITS], whole[LOGITS][:1]))
-        if not all(float(np.abs(a - b).max()) <= TOLERANCE * largest for a, b in pairs):
+        # Kernels for one image and for many may round differently, in 16 bits visibly.
+        if not all(float(np.abs(a - b).max()) <= self.tolerance * largest for a, b in pairs):
             self._problem("an image's logits depend on the other images of its batch")
 
     def add(self, images, reference_logits, labels):
@@ -158,34 +175,39 @@ class _Comparison:
         self.images += len(images)
         self.labelled &= labels is not None
         if results is None:
-            self.difference = self.probability_error = math.nan
+            self.difference = self.squares = self.probability_error = math.nan
             return
         logits, probabilities = (results[name].astype("float64") for name in (LOGITS, PROBABILITIES))
         self.difference = _worse(self.difference, logits - reference_logits)
+        self.squares += float(np.square(logits - reference_logits).sum())
         self.probability_error = _worse(self.probability_error, probabilities - _softmax(logits))
         self.agreeing += _hits(logits, reference_logits.argmax(-1))
         if labels is not None:
             self.correct += _hits(logits, labels)
 
-    def summary(self, reference, tolerance):
-        relative = self.difference
-        if relative:  # without any difference, a reference of zeros is no trouble
-            largest = reference.largest_logit
-            relative = self.difference / largest if largest else math.inf
+    def summary(self, reference):
+        relative = _ratio(self.difference, reference.largest_logit)
+        rms = _ratio(math.sqrt(self.squares), math.sqrt(reference.squares))
+        # A few rows of an 8-bit softmax sum up to a little more or less than one.
+        probability_tolerance = max(self.tolerance, 1 / 64 if self.artifact.is_quantized else 0)
         if not math.isfinite(reference.largest_logit):
             self._problem("the Keras model's own logits are not finite")
         elif not math.isfinite(self.difference):
             self._problem("some logits are not finite, or missing")
-        elif not self.probability_error <= _PROBABILITY_TOLERANCE:
+        elif not self.probability_error <= probability_tolerance:
             self._problem("the probabilities are not the softmax of the logits")
+        top1 = self.correct / self.images if self.labelled else None
         return {
             "max_abs_logit_difference": _finite(self.difference),
             "max_relative_difference": _finite(relative),
+            "rms_relative_difference": _finite(rms),
+            "tolerance": self.tolerance,
             "max_probability_error": _finite(self.probability_error),
             "top1_agreement": self.agreeing / self.images,
-            "top1": self.correct / self.images if self.labelled else None,
+            "top1": top1,
+            "top1_drop": None if top1 is None or reference.top1 is None else reference.top1 - top1,
             "images": self.images,
-            "equal": relative <= tolerance and not self.problems,
+            "equal": (relative if self.exact else rms) <= self.tolerance and not self.problems,
             "problems": self.problems,
         }
 
@@ -207,17 +229,31 @@ class _Comparison:
             self.problems.append(sentence)
 
 
-def _broken_promises(artifact, model):
-    """What names, types or shapes differ from the serving model's, as sentences."""
-    promised = {
-        "inputs": {INPUT: ("float32", tuple(model.input_shape))},
-        "outputs": {name: ("float32", tuple(model.output[name].shape)) for name in OUTPUTS},
-    }
-    return list(artifact.problems) + [
-        f"its {kind} are {getattr(artifact, kind)}, not {expected}"
-        for kind, expected in promised.items()
-        if getattr(artifact, kind) != expected
+def _broken_promises(artifact, inputs, outputs, options):
+    """What names, types, shapes or labels differ from what was promised, as sentences."""
+    problems = list(artifact.problems) + [
+        f"its {kind} are {found}, not {expected}"
+        for kind, found, expected in (
+            ("inputs", artifact.inputs, inputs),
+            ("outputs", artifact.outputs, outputs),
+        )
+        if found != expected
     ]
+    if artifact.labels is not None and tuple(artifact.labels) != tuple(options.labels):
+        problems.append(f"its labels are {_short(artifact.labels)}, not {_short(options.labels)}")
+    return problems
+
+
+def _short(labels):
+    names = ", ".join(repr(label) for label in labels[:5])
+    return f"[{names}{', ...' if len(labels) > 5 else ''}]"
+
+
+def _ratio(difference, largest):
+    """Their quotient; without any difference, a reference of zeros is no trouble."""
+    if not difference:
+        return difference
+    return difference / largest if largest else math.inf
 
 
 def _worse(so_far, values):
@@ -244,31 +280,29 @@ def parity_table(report: dict, output_dir: str | Path = "") -> str:
     """The table that a person reads: one line for the Keras model, one for each artifact.
 
     Args:
-        report: of `verify`; its `images_from`, if there, names the images.
+        report: of `verify`; if there, its `images_from` names the images, its `files` the artifacts,
+            and the entries' `latency` adds columns.
         output_dir: folder to show before the artifacts' names.
     """
     source = report.get("images_from", "images")
-    rows = [("", "size", "top-1", "largest logit difference", "")]
+    timed = any("latency" in entry for entry in report["formats"].values())
+    rows = [("", "size", "top-1", "largest logit difference", "", *(LATENCY_HEADERS if timed else ()))]
     rows.append((f"{report['model']} (Keras)", "", _percent(report["top1"]), "", ""))
     for name, entry in report["formats"].items():
-        rows.append(
-            (
-                str(Path(output_dir) / TABLE[name].file_name),
-                _megabytes(entry["bytes"]),
-                _percent(entry["top1"]),
-                difference_text(entry),
-                verdict(entry),
-            )
+        row = (
+            str(Path(output_dir) / report.get("files", {}).get(name, TABLE[name].file_name)),
+            _megabytes(entry["bytes"]),
+            _percent(entry["top1"]),
+            difference_text(entry),
+            verdict(entry),
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        rows.append(row + latency_texts(entry) if timed else row)
+    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(rows[0]))]
     lines = [f"{report['model']} on {report['images']} images, {source}"]
-    for name, size, top1, difference, equal in rows:
+    for row in rows:
         cells = (
-            name.ljust(widths[0]),
-            size.rjust(widths[1]),
-            top1.rjust(widths[2]),
-            difference.rjust(widths[3]),
-            equal,
+            cell.ljust(width) if column in (0, 4) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
         )
         lines.append("  ".join(cells).rstrip())
     lines += [
@@ -277,17 +311,32 @@ def parity_table(report: dict, output_dir: str | Path = "") -> str:
     return "\n".join(lines)
 
 
+LATENCY_HEADERS = ("batch 1", "batch 32", "memory")
+
+
+def latency_texts(entry: dict) -> tuple[str, str, str]:
+    """Milliseconds for one image and for 32, and the peak memory, of one format of a report."""
+    if "latency" not in entry:
+        return ("-", "-", "-")
+    one, many = (f"{entry['latency'][batch]:.1f} ms" for batch in ("1", "32"))
+    return one, many, f"{entry['peak_memory'] / 2**20:,.0f} MiB"
+
+
 def verdict(entry: dict) -> str:
-    """ "equal" or "DIFFERENT", for one format of a report."""
-    return "equal" if entry["equal"] else "DIFFERENT"
+    """ "equal" (every logit, to float32's rounding), "close" (less precise formats) or "DIFFERENT"."""
+    if not entry["equal"]:
+        return "DIFFERENT"
+    return "equal" if entry["tolerance"] == TOLERANCES["float32"] else "close"
 
 
 def difference_text(entry: dict) -> str:
-    """Absolute and relative difference of one format of a report."""
+    """The difference of one format of a report, in the measure that decides about it."""
     absolute, relative = entry["max_abs_logit_difference"], entry["max_relative_difference"]
     if absolute is None or relative is None:
         return "not finite"
-    return f"{absolute:.1e} ({relative:.1e} relative)"
+    if entry["tolerance"] == TOLERANCES["float32"]:
+        return f"{absolute:.1e} ({relative:.1e} relative)"
+    return f"{absolute:.1e} ({entry['rms_relative_difference']:.1e} rms)"
 
 
 def _percent(share):

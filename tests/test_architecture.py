@@ -17,7 +17,7 @@ STANDARD = set(sys.stdlib_module_names)
 # What each room may import of the project, besides itself and `errors`.
 NETWORK = {"config", "layers", "blocks", "resnet", "complexity", "preprocessing"}
 LIBRARY = NETWORK | {"weights", "cli", "tables", "version", "package"}
-TRAINING = LIBRARY | {"data"}
+TRAINING = LIBRARY | {"data", "geometry"}
 ROOMS = {
     "errors": set(),
     "version": set(),
@@ -27,10 +27,11 @@ ROOMS = {
     **{room: NETWORK for room in NETWORK - {"config"}},
     "package": NETWORK | {"tables", "version"},  # __init__ and __main__
     "weights": NETWORK,
-    "data": {"preprocessing"},
+    "geometry": set(),
+    "data": {"preprocessing", "geometry"},
     "training": TRAINING,
     "evaluation": TRAINING | {"training"},
-    "export": LIBRARY,
+    "export": LIBRARY | {"geometry"},
     "train_main": None,  # None: anything
     "experiments": None,
     "benchmarks": None,
@@ -49,10 +50,11 @@ PACKAGES = {
     **{room: NUMERIC for room in NETWORK - {"config"}},
     "package": NUMERIC,
     "weights": NUMERIC | {"h5py", "ml_dtypes"},
+    "geometry": {"tensorflow"},
 }
 LAZY_PACKAGES = {"layers": {"tensorflow"}, "weights": {"torch", "safetensors"}}
 # Only the functions that need these may import them.
-NEVER_AT_IMPORT = {"matplotlib", "sklearn", "onnx", "tf2onnx", "onnxruntime", "ai_edge_litert", "torch"}
+NEVER_AT_IMPORT = {"matplotlib", "sklearn", "onnx", "onnxruntime", "ai_edge_litert", "torch"}
 
 
 @dataclasses.dataclass(frozen=True)

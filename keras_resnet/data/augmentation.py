@@ -8,11 +8,7 @@ import dataclasses
 
 import tensorflow as tf
 
-REFERENCE_SIZE = 224
-"""The crop size for which `Augmentation.shorter_side` is given."""
-
-EVALUATION_SIDE = 256
-"""The shorter side from which the evaluation's `REFERENCE_SIZE` centre crop is taken."""
+from keras_resnet.geometry import REFERENCE_SIZE, fit_shorter_side, resize_and_crop
 
 _TOP, _LEFT, _FLIP, _SCALE = range(4)
 
@@ -62,64 +58,6 @@ def _choose(uniform: tf.Tensor, choices: tf.Tensor | int) -> tf.Tensor:
     return tf.cast(uniform * tf.cast(choices, tf.float32), tf.int32)
 
 
-def resize_and_crop(
-    images: tf.Tensor, resized: tuple | tf.Tensor, corner: tuple | tf.Tensor, size: int
-) -> tf.Tensor:
-    """Resizes (bilinear, half-pixel centres, antialiased where it shrinks) and cuts out a square.
-
-    Only the pixels of the square are computed.
-
-    Args:
-        images: uint8 or float32 (height, width, channels) or (batch, height, width, channels).
-        resized: (height, width) of the whole resized image, pixels.
-        corner: (top, left) of the square in the resized image, pixels.
-        size: side of the square.
-
-    Returns:
-        float32 (..., size, size, channels), in the units of `images`.
-    """
-    batched = images if images.shape.rank == 4 else images[None]
-    scale = tf.cast(tf.stack(resized), tf.float32) / tf.cast(tf.shape(batched)[1:3], tf.float32)
-    cut = tf.raw_ops.ScaleAndTranslate(
-        images=tf.cast(batched, tf.float32),
-        size=[size, size],
-        scale=scale,
-        translation=-tf.cast(tf.stack(corner), tf.float32),
-        kernel_type="triangle",
-        antialias=True,
-    )
-    return cut if images.shape.rank == 4 else cut[0]
-
-
-def resize_whole(images: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes images of any proportions to a square: float32 (..., size, size, channels)."""
-    if images.shape[-3] == size and images.shape[-2] == size:
-        return tf.cast(images, tf.float32)
-    return resize_and_crop(images, (size, size), (0, 0), size)
-
-
-def _fit_shorter_side(image: tf.Tensor, side: tf.Tensor | int) -> tf.Tensor:
-    """(height, width) of an image whose shorter side becomes `side`, its proportions kept."""
-    shape = tf.cast(tf.shape(image)[:2], tf.float64)
-    factor = tf.cast(side, tf.float64) / tf.reduce_min(shape)
-    return tf.cast(tf.round(shape * factor), tf.int32)
-
-
-def center_crop(image: tf.Tensor, side: int, size: int) -> tf.Tensor:
-    """Resizes an image's shorter side to `side` and cuts out the centre.
-
-    Args:
-        image: uint8 (height, width, channels).
-        side: pixels, at least `size`.
-        size: side of the crop, pixels.
-
-    Returns:
-        float32 (size, size, channels), 0-255.
-    """
-    resized = _fit_shorter_side(image, side)
-    return resize_and_crop(image, resized, (resized - size) // 2, size)
-
-
 def scaled_sides(policy: Augmentation, size: int) -> tuple[int, int]:
     """The policy's range of shorter sides for crops of another size than 224."""
     low, high = policy.shorter_side
@@ -140,7 +78,7 @@ def random_scale_crop(image: tf.Tensor, seed: tf.Tensor, policy: Augmentation, s
     """
     uniforms = _uniforms(seed)
     low, high = scaled_sides(policy, size)
-    resized = _fit_shorter_side(image, low + _choose(uniforms[_SCALE], high - low + 1))
+    resized = fit_shorter_side(image, low + _choose(uniforms[_SCALE], high - low + 1))
     corner = _choose(tf.stack([uniforms[_TOP], uniforms[_LEFT]]), resized - size + 1)
     return resize_and_crop(image, resized, corner, size)
 

@@ -7,10 +7,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet import geometry
 from keras_resnet.data import augmentation
 from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation
 from keras_resnet.data.sources import IndexedSplit, Split
 from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.geometry import EVALUATION_SIDE, REFERENCE_SIZE, with_channels
 from keras_resnet.preprocessing import Normalization
 
 _RAW_BATCH = 64
@@ -60,7 +62,11 @@ class Transform:
         """
         if self.policy.shorter_side is None:
             return None
-        return round(self.image_size * augmentation.EVALUATION_SIDE / augmentation.REFERENCE_SIZE)
+        return round(self.image_size * EVALUATION_SIDE / REFERENCE_SIZE)
+
+    def evaluation_view(self, images: tf.Tensor) -> tf.Tensor:
+        """What the evaluation shows a network of decoded images, before the normalization."""
+        return geometry.evaluation_view(images, self.evaluation_side, self.image_size, self.channels)
 
 
 def steps_per_epoch(split: Split, global_batch: int) -> int:
@@ -175,7 +181,8 @@ def raw_images(
     Args:
         split: the examples.
         transform: what to make of them.
-        limit: the most examples to yield; None for all.
+        limit: the most examples to yield, spread evenly where examples are found by their number
+            (a folder's are sorted by class), else the first; None for all.
 
     Yields:
         Images, float32 (batch, height, width, channels) in 0-255 and always channels last, and
@@ -183,7 +190,7 @@ def raw_images(
     """
     count = len(split) if limit is None else min(limit, len(split))
     if isinstance(split, IndexedSplit):
-        examples = tf.data.Dataset.from_tensor_slices(np.arange(count))
+        examples = tf.data.Dataset.from_tensor_slices(np.arange(count) * len(split) // max(count, 1))
         load = split.gather
     else:
         examples = split.records().take(count).map(lambda index, record: record)
@@ -191,7 +198,7 @@ def raw_images(
 
     def prepare(example):
         image, label = load(example)
-        return _evaluation_view(image, transform), label
+        return transform.evaluation_view(image), label
 
     batches = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(_RAW_BATCH)
     yield from batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
@@ -292,8 +299,8 @@ def _batches(split, transform, examples, part, first_step, draws) -> tf.data.Dat
         """The unnormalized input: a whole image resized, or a crop."""
         if draws is not None and policy.shorter_side is not None:
             image = augmentation.random_scale_crop(image, seeds(index), policy, transform.image_size)
-            return _with_channels(image, transform.channels)
-        return _evaluation_view(image, transform)
+            return with_channels(image, transform.channels)
+        return transform.evaluation_view(image)
 
     def finish(images, labels, indices):
         images = transform.normalization(images)
@@ -357,18 +364,3 @@ def _configured(dataset: tf.data.Dataset) -> tf.data.Dataset:
     # The division among workers is already made.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
-
-
-def _evaluation_view(images: tf.Tensor, transform: Transform) -> tf.Tensor:
-    if transform.evaluation_side is None:
-        images = augmentation.resize_whole(images, transform.image_size)
-    else:
-        images = augmentation.center_crop(images, transform.evaluation_side, transform.image_size)
-    return _with_channels(images, transform.channels)
-
-
-def _with_channels(images: tf.Tensor, channels: int) -> tf.Tensor:
-    """Repeats gray, or turns colours gray, after the resizing (both are linear)."""
-    if images.shape[-1] == channels:
-        return images
-    return tf.image.grayscale_to_rgb(images) if channels == 3 else tf.image.rgb_to_grayscale(images)

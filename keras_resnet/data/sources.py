@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from keras_resnet.data import folder
 from keras_resnet.data.digits import Digits
 from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.geometry import decode_image
 
 INDEXED_BYTES = 512 * 2**20
 """A TFDS split up to this size is held in memory, so that an epoch is a full permutation."""
@@ -230,12 +231,6 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> Datase
     if name.startswith("folder:"):
         return _open_folder(name)
     return _open_tfds(name, None if data_dir is None else os.path.expanduser(os.fspath(data_dir)))
-
-
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes JPEG, PNG, GIF (its first frame) or BMP bytes to uint8 (height, width, 3)."""
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, 3))
 
 
 def _open_folder(name: str) -> Dataset:

@@ -3,13 +3,8 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet.data import AUGMENTATIONS
-from keras_resnet.data.augmentation import (
-    center_crop,
-    pad_crop_flip,
-    random_scale_crop,
-    resize_whole,
-    scaled_sides,
-)
+from keras_resnet.data.augmentation import pad_crop_flip, random_scale_crop, scaled_sides
+from keras_resnet.geometry import center_crop, resize_whole
 
 COUNT = 400
 

@@ -1,42 +1,30 @@
 """An artifact in which one number was changed is found out."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from export_networks import SMALL_CIFAR, photo_batches, serving, spec_of
 
-from export.formats import FORMATS, TABLE
+from export.formats import FORMATS, TABLE, Options
 from export.verify import parity_table, verify
 
 SPEC = spec_of("cifar_resnet20", SMALL_CIFAR)
+OPTIONS = Options(labels=tuple(f"class {index}" for index in range(10)))
 
 
 @pytest.fixture
 def exported(tmp_path):
     model = serving(SPEC)
-    return model, {name: TABLE[name].write(model, tmp_path / TABLE[name].file_name, {}) for name in FORMATS}
+    return model, {
+        name: TABLE[name].write(model, tmp_path / TABLE[name].file_name, OPTIONS) for name in FORMATS
+    }
 
 
 def replace_bytes(path, old, new):
     content = path.read_bytes()
     assert content.count(old) == 1, "the number must be there, once"
     path.write_bytes(content.replace(old, new))
-
-
-def change_variable(prefix, shape):
-    """Rewrites one tensor of a checkpoint, with valid checksums."""
-    import tensorflow as tf
-
-    reader = tf.train.load_checkpoint(str(prefix))
-    names = sorted(reader.get_variable_to_shape_map())
-    values = {name: reader.get_tensor(name) for name in names}
-    (name,) = [name for name in names if list(np.shape(values[name])) == list(shape)]
-    values[name] = changed(values[name])
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix),
-        tensor_names=names,
-        shape_and_slices=[""] * len(names),
-        tensors=[tf.constant(values[name]) for name in names],
-    )
 
 
 def changed(kernel):
@@ -46,7 +34,7 @@ def changed(kernel):
 
 
 def assert_all_different(model, artifacts):
-    report = verify(model, artifacts, photo_batches(SPEC))
+    report = verify(model, artifacts, photo_batches(SPEC), OPTIONS)
     assert not report["equal"]
     for name, entry in report["formats"].items():
         assert not entry["equal"], name
@@ -57,8 +45,8 @@ def assert_all_different(model, artifacts):
 def test_one_weight(exported):
     model, artifacts = exported
     kernel = model.get_layer(SPEC.model).get_layer("predictions").kernel.numpy()
-    change_variable(artifacts["saved_model"] / "variables" / "variables", kernel.shape)
-    replace_bytes(artifacts["onnx"], kernel.tobytes(), changed(kernel).tobytes())
+    for path in (artifacts["saved_model"] / "saved_model.pb", artifacts["onnx"]):
+        replace_bytes(path, kernel.tobytes(), changed(kernel).tobytes())
     replace_bytes(artifacts["tflite"], kernel.T.tobytes(), changed(kernel).T.tobytes())
     assert_all_different(model, artifacts)
 
@@ -70,3 +58,19 @@ def test_one_normalization_constant(exported):
     for path in (artifacts["saved_model"] / "saved_model.pb", artifacts["onnx"], artifacts["tflite"]):
         replace_bytes(path, scale.tobytes(), other.tobytes())
     assert_all_different(model, artifacts)
+
+
+def test_the_label_order(exported, tmp_path):
+    model, _ = exported
+    first, second, *others = OPTIONS.labels
+    swapped = dataclasses.replace(OPTIONS, labels=(second, first, *others))
+    artifacts = {
+        name: TABLE[name].write(model, tmp_path / "swapped" / TABLE[name].file_name, swapped)
+        for name in FORMATS
+    }
+    report = verify(model, artifacts, photo_batches(SPEC), OPTIONS)
+    for name, entry in report["formats"].items():
+        assert not entry["equal"], name
+        assert entry["max_relative_difference"] <= 1e-5, name
+        assert any("class 1" in problem for problem in entry["problems"]), name
+    assert verify(model, artifacts, photo_batches(SPEC), swapped)["equal"]

@@ -1,5 +1,7 @@
 """`python -m export` and the functions behind it."""
 
+import contextlib
+import dataclasses
 import json
 import re
 import subprocess
@@ -11,6 +13,7 @@ import pytest
 from export_networks import SMALL_CIFAR, randomize, spec_of
 
 from export import pipeline
+from export.formats import Options
 from export.photos import sample_photos
 from keras_resnet.errors import InputError
 from keras_resnet.weights import save_weights
@@ -47,9 +50,10 @@ def toy_dataset(monkeypatch):
     images = sample_photos(32, 32)
     asked = []
 
-    def dataset_images(spec, dataset, data_dir, augmentation):
+    def dataset_images(spec, dataset, data_dir, augmentation, calibration_images):
         asked.append((dataset, data_dir, augmentation))
-        return [(images, np.arange(8))], f"the test split of {dataset}", 36
+        batches = [(images, np.arange(8))]
+        return pipeline.Images(batches, f"the test split of {dataset}", 36, lambda: [images] * 8)
 
     monkeypatch.setattr(pipeline, "_dataset_images", dataset_images)
     return asked
@@ -62,7 +66,7 @@ def test_weights_from_the_command_line(weights, tmp_path):
     assert result.stdout.count(" equal") == 2
     assert result.stderr == ""  # the converters' chatter is held back
     entries = sorted(path.name for path in output.iterdir())
-    assert entries == ["MODEL_CARD.md", "model.onnx", "model.tflite", "parity.json"]
+    assert entries == ["MODEL_CARD.md", "model.onnx", "model.tflite", "parity.json", "predictions.png"]
     parity = json.loads((output / "parity.json").read_text())
     assert set(parity["formats"]) == {"tflite", "onnx"}
     for entry in parity["formats"].values():
@@ -148,16 +152,16 @@ def test_a_difference_is_reported(workdir, toy_dataset, monkeypatch, capsys):
     """Artifacts of other weights than those that they are compared with."""
     write = pipeline.TABLE["tflite"].write
 
-    def write_changed(model, path, metadata):
+    def write_changed(model, path, options):
         bias = model.get_layer(SPEC.model).get_layer("predictions").bias
         bias.assign_add(np.full(10, 1.0))
         try:
-            return write(model, path, metadata)
+            return write(model, path, options)
         finally:
             bias.assign_sub(np.full(10, 1.0))
 
-    changed = pipeline.TABLE["tflite"].__class__("model.tflite", write_changed, pipeline.TABLE["tflite"].open)
-    monkeypatch.setitem(pipeline.TABLE, "tflite", changed)
+    changed = dataclasses.replace(pipeline.TABLE["tflite"], write=write_changed)
+    monkeypatch.setattr(pipeline, "TABLE", {**pipeline.TABLE, "tflite": changed})
     assert pipeline.export_workdir(workdir, ["tflite"]) is False
     assert "DIFFERENT" in capsys.readouterr().out
     assert json.loads((workdir / "export" / "parity.json").read_text())["equal"] is False
@@ -232,3 +236,47 @@ def test_a_real_dataset(weights, tmp_path):
     path = save_weights(other.build(), tmp_path / "seven.weights.h5", other)
     with pytest.raises(InputError, match="has 7 classes, dataset digits has 10"):
         pipeline.export_weights("cifar_resnet20", path, dataset="digits", output_dir=output)
+
+
+def test_less_precise_files(weights, tmp_path):
+    """On the digits, with every option that changes what a file takes; the card's lines still hold."""
+    options = Options(io_dtype="uint8", layout="nchw", opset=18)
+    output = tmp_path / "out"
+    arguments = {"output_dir": output, "dataset": "digits", "options": options, "calibration_images": 64}
+    assert pipeline.export_weights("cifar_resnet20", weights, precision="float16,int8", formats="onnx,tflite", **arguments)
+    parity = json.loads((output / "parity.json").read_text())
+    assert list(parity["formats"]) == ["tflite_float16", "tflite_int8", "onnx_float16", "onnx_int8"]
+    assert parity["options"] == {"io_dtype": "uint8", "opset": 18, "layout": "nchw", "dynamic_size": False}
+    for name, entry in parity["formats"].items():
+        assert entry["problems"] == [], name
+        assert entry["top1_drop"] == pytest.approx(parity["top1"] - entry["top1"])
+        assert set(entry["latency"]) == {"1", "32"}
+    card = (output / "MODEL_CARD.md").read_text()
+    assert "--precision=float16,int8 --io_dtype=uint8 --opset=18 --layout=nchw" in card
+    assert card.count(" close ") == 4
+
+    from PIL import Image
+
+    Image.fromarray(np.arange(40 * 50 * 3, dtype="uint8").reshape(40, 50, 3)).save(output / "photo.jpg")
+    prepare, *snippets = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    answers = []
+    with contextlib.chdir(output):
+        for snippet in snippets:
+            names = {}
+            exec(prepare + snippet, names)
+            answers.append(names["probabilities"])
+    for answer in answers[1:]:
+        np.testing.assert_allclose(answer, answers[0], atol=0.2)
+
+
+def test_too_few_calibration_images(weights, tmp_path):
+    with pytest.raises(InputError, match="int8 needs at least 32 calibration images; got 5"):
+        pipeline.export_weights(
+            "cifar_resnet20",
+            weights,
+            formats="tflite",
+            output_dir=tmp_path / "out",
+            precision="int8",
+            calibration_images=5,
+        )
+    assert not list(tmp_path.glob("out/*"))

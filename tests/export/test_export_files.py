@@ -6,8 +6,7 @@ import keras
 import pytest
 
 from export.files import replacing, sha256, size, write_json
-from export.formats import FORMATS, TABLE, check_formats
-from export.to_tflite import to_tflite
+from export.formats import FORMATS, TABLE, Options, check_formats
 from keras_resnet.errors import InputError
 
 
@@ -23,17 +22,27 @@ def tree(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ["tflite", "onnx"])
 def test_our_artifact_is_replaced(tiny, name, tmp_path):
     path = tmp_path / TABLE[name].file_name
-    assert TABLE[name].write(tiny, path, {}) == path
+    assert TABLE[name].write(tiny, path, Options()) == path
     first = tree(tmp_path)
     tiny.layers[-2].bias.assign_add([1.0, 1.0])
-    TABLE[name].write(tiny, path, {})
+    TABLE[name].write(tiny, path, Options())
     second = tree(tmp_path)
     assert sorted(first) == sorted(second)
     assert first != second
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_new_saved_model_lies_beside_the_old(tiny, tmp_path):
+    path = tmp_path / "saved_model"
+    assert TABLE["saved_model"].write(tiny, path, Options()) == path / "1"
+    first = tree(path / "1")
+    (path / "7").mkdir()  # another version, by whomever
+    assert TABLE["saved_model"].write(tiny, path, Options()) == path / "8"
+    assert sorted(entry.name for entry in path.iterdir()) == ["1", "7", "8"]
+    assert tree(path / "1") == first
 
 
 def put_folder(path):
@@ -57,8 +66,8 @@ def test_not_ours_is_refused(tiny, name, put, tmp_path):
     path = tmp_path / TABLE[name].file_name
     put(path)
     before = tree(tmp_path)
-    with pytest.raises(InputError, match="was not written by an export"):
-        TABLE[name].write(tiny, path, {})
+    with pytest.raises(InputError, match="was not written by an export|is not a folder of model versions"):
+        TABLE[name].write(tiny, path, Options())
     assert tree(tmp_path) == before
 
 
@@ -66,7 +75,7 @@ def test_not_ours_is_refused(tiny, name, put, tmp_path):
 def test_a_place_that_cannot_be_written(tiny, name, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
-        TABLE[name].write(tiny, tmp_path / "file" / "model", {})
+        TABLE[name].write(tiny, tmp_path / "file" / "model", Options())
 
 
 def test_a_failure_leaves_the_old_file(tmp_path):
@@ -94,7 +103,7 @@ def test_a_full_disk_leaves_nothing(tiny, name, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         with pytest.raises(InputError, match="cannot write"):
-            TABLE[name].write(tiny, tmp_path / "out" / "model", {})
+            TABLE[name].write(tiny, tmp_path / "out" / "model", Options())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -121,25 +130,32 @@ def test_json_refuses_what_json_cannot_say(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_flex_operators_are_refused_and_noticed(tmp_path):
+def test_unknown_layers_are_refused(tmp_path):
+    images = keras.Input((4, 4, 3), name="images")
+    features = keras.layers.GlobalAveragePooling2D()(keras.layers.UpSampling2D()(images))
+    logits = keras.layers.Dense(2)(features)
+    model = keras.Model(images, {"logits": logits, "probabilities": keras.layers.Softmax()(logits)})
+    for name in FORMATS:
+        with pytest.raises(InputError, match="does not know layers like 'up_sampling2d', a UpSampling2D"):
+            TABLE[name].write(model, tmp_path / name, Options())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flex_operators_are_noticed(tmp_path):
     import tensorflow as tf
 
     from export.runtimes import open_tflite
 
-    images = keras.Input((4, 4, 3), name="images")
-    inverse = keras.layers.Lambda(lambda x: tf.linalg.inv(x), output_shape=(4, 4))(images[..., 0])
-    logits = keras.layers.Flatten()(inverse)
-    model = keras.Model(images, {"logits": logits, "probabilities": keras.layers.Softmax()(logits)})
-    path = tmp_path / "model.tflite"
-    with pytest.raises(InputError, match="operator that TFLite lacks"):
-        to_tflite(model, path)
-    assert list(tmp_path.iterdir()) == []
-
-    source = TABLE["saved_model"].write(model, tmp_path / "saved_model", {})
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(source))
+    function = tf.function(
+        lambda images: {"logits": tf.linalg.inv(images)[:, 0]},
+        input_signature=[tf.TensorSpec((None, 4, 4), name="images")],
+    )
+    module = tf.Module()
+    tf.saved_model.save(module, str(tmp_path / "source"), {"serving_default": function})
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "source"))
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
-    path.write_bytes(converter.convert())
-    with open_tflite(path) as artifact:
+    (tmp_path / "model.tflite").write_bytes(converter.convert())
+    with open_tflite(tmp_path / "model.tflite") as artifact:
         assert "Flex" in artifact.problems[0]
 
 
@@ -150,3 +166,14 @@ def test_check_formats():
         check_formats("tflite,onx")
     with pytest.raises(InputError, match="no format given"):
         check_formats(" , ")
+
+
+def test_check_precisions():
+    assert check_formats("onnx,tflite", "int8,float32") == ("tflite", "tflite_int8", "onnx", "onnx_int8")
+    assert check_formats("saved_model,tflite", "bfloat16,dynamic") == ("saved_model_bfloat16", "tflite_dynamic")
+    with pytest.raises(InputError, match="saved_model has no precision int8; it has float32, bfloat16"):
+        check_formats("saved_model,onnx", "int8")
+    with pytest.raises(InputError, match="onnx in dynamic does not exist; tflite have it"):
+        check_formats("onnx", "float32,dynamic")
+    with pytest.raises(InputError, match="unknown precision 'int4'"):
+        check_formats("onnx", "int4")

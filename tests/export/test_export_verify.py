@@ -29,7 +29,9 @@ def verify_function(model, monkeypatch, tmp_path):
     """Verifies an artifact whose answers are `change(right answers, number of images)`."""
     (tmp_path / "artifact").write_bytes(b"x")
 
-    def check(change=lambda results, images: results, inputs=INPUTS, outputs=OUTPUTS, batches=None):
+    def check(
+        change=lambda results, images: results, inputs=INPUTS, outputs=OUTPUTS, batches=None, tolerance=1e-5
+    ):
         def run(images):
             results = {key: value.numpy() for key, value in model(images, training=False).items()}
             return change(results, images)
@@ -38,7 +40,9 @@ def verify_function(model, monkeypatch, tmp_path):
         def opened(path):
             yield Artifact(inputs, outputs, run, "function 1.0")
 
-        monkeypatch.setitem(verify_module.TABLE, "function", Format("artifact", None, opened))
+        promise = lambda model, options: (INPUTS, OUTPUTS)  # noqa: E731
+        function = Format("artifact", None, opened, promise, tolerance)
+        monkeypatch.setattr(verify_module, "TABLE", {"function": function})
         batches = photo_batches(SPEC) if batches is None else batches
         return verify(model, {"function": tmp_path / "artifact"}, batches)
 
@@ -92,6 +96,19 @@ def test_tolerance(verify_function, model, relative, equal):
     entry = report["formats"]["function"]
     assert entry["max_relative_difference"] == pytest.approx(relative, rel=0.2)
     assert entry["equal"] is report["equal"] is equal
+
+
+@pytest.mark.parametrize(("relative", "verdict"), [(0.04, "close"), (0.06, "DIFFERENT")])
+def test_less_precise_formats_are_judged_by_all_their_logits(verify_function, relative, verdict):
+    def change(results, images):
+        del images
+        return with_logits(results["logits"].astype("float64") * (1 + relative))
+
+    report = verify_function(change, tolerance=0.05)
+    entry = report["formats"]["function"]
+    assert entry["rms_relative_difference"] == pytest.approx(relative, rel=1e-3)
+    assert report["equal"] is (verdict == "close")
+    assert verdict in parity_table(report)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -1,0 +1,145 @@
+"""Exported files: ours against Keras' own export, PyTorch, and the machine's limit.
+
+python -m benchmarks.inference --output=inference.json
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import flags
+
+from benchmarks import harness
+from benchmarks.torch_peer import check_torch, torch_python
+from benchmarks.workers import Worker
+from keras_resnet import cli
+from keras_resnet.config import get_config
+
+MODEL = "resnet50"
+# Table 1 of the paper counts multiply-adds.
+_FLOPS = 2 * 3.8e9
+_SECONDS = 3.0  # of a round
+_WARM_UP = 3
+
+KERAS = "keras.applications ResNet50, its float32 export"
+COMPILED = "PyTorch compiled, channels_last, autocast bfloat16"
+TORCH_ONNX = "PyTorch's ONNX export, ONNX Runtime"
+TFLITE = "our float32 TFLite file"
+GEMM = "a 4096 x 4096 float32 matrix product"
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is measured: one of our files in one runtime, against whom."""
+
+    file: str
+    runtime: str
+    batch_size: int
+    peers: tuple[str, ...]
+
+
+SUBJECTS = {
+    "saved_model/float32/1": Subject("saved_model", "saved_model", 1, (KERAS,)),
+    "saved_model/float32/32": Subject("saved_model", "saved_model", 32, (KERAS,)),
+    "saved_model/bfloat16/1": Subject("saved_model_bfloat16", "saved_model", 1, (KERAS, COMPILED)),
+    "saved_model/bfloat16/32": Subject("saved_model_bfloat16", "saved_model", 32, (KERAS, COMPILED)),
+    "onnx/float32/1": Subject("onnx", "onnxruntime", 1, (TORCH_ONNX,)),
+    "onnx/float32/32": Subject("onnx", "onnxruntime", 32, (TORCH_ONNX,)),
+    "openvino/float32/32": Subject("onnx", "openvino", 32, (GEMM,)),
+    "tflite/int8/1": Subject("tflite_int8", "tflite", 1, (TFLITE,)),
+}
+_SUBJECTS = flags.DEFINE_list("subjects", list(SUBJECTS), "What to measure.")
+
+
+def _files(folder: Path) -> dict:
+    """The exported files' paths, and what the export cost."""
+    harness.say("exporting")
+    command = [sys.executable, "-m", "benchmarks.inference_files", str(folder), MODEL]
+    done = subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the export failed: {done.stderr.strip()[-2000:]}")
+    made = json.loads((folder / "files.json").read_text())
+    seconds = ", ".join(f"{name} {value} s" for name, value in made["seconds"].items())
+    harness.say(f"exported in {seconds}; {made['peak_memory_mib']:,} MiB at most")
+    return made["files"]
+
+
+def _torch(**spec) -> Worker:
+    config = dataclasses.asdict(get_config(MODEL))
+    size = config["input_size"]
+    spec = {"config": config, "image_size": size, "warm_up": _WARM_UP, **spec}
+    return Worker("benchmarks.torch_inference_worker", spec, python=torch_python())
+
+
+def _start(peer: str, subject: Subject, files: dict) -> Worker:
+    if peer == COMPILED:
+        return _torch(batch_size=subject.batch_size, compile=True, precision="bfloat16")
+    if peer == GEMM:
+        return Worker("benchmarks.inference_worker", {"runtime": "gemm", "flops_of_an_image": _FLOPS})
+    runtime, file = {
+        KERAS: ("saved_model", "applications"),
+        TORCH_ONNX: ("onnxruntime", "torch"),
+        TFLITE: ("tflite", "tflite"),
+    }[peer]
+    return _run(runtime, files[file], subject.batch_size)
+
+
+def _run(runtime: str, path: str, batch_size: int) -> Worker:
+    size = get_config(MODEL).input_size
+    spec = {"runtime": runtime, "path": path, "batch_size": batch_size, "image_size": size}
+    return Worker("benchmarks.inference_worker", {**spec, "warm_up": _WARM_UP})
+
+
+def _measure(name: str, subject: Subject, files: dict) -> list[harness.Row]:
+    with contextlib.ExitStack() as stack:
+
+        def measure_of(label: str, worker: Worker):
+            stack.enter_context(worker)
+            # Rounds of the same length, however fast a contender is.
+            first = worker.measure(steps=1)["images_per_second"]
+            batch = 1 if label == GEMM else subject.batch_size
+            steps = max(1, round(_SECONDS * first / batch))
+
+            def measure_once() -> float:
+                speed = worker.measure(steps=steps)["images_per_second"]
+                harness.say(f"{name}: {speed:.2f} images/s, {label}")
+                return speed
+
+            return measure_once
+
+        mine = measure_of("ours", _run(subject.runtime, files[subject.file], subject.batch_size))
+        theirs = {peer: measure_of(peer, _start(peer, subject, files)) for peer in subject.peers}
+        return harness.compare(name, "images/s", mine, theirs, harness.rounds())
+
+
+def main() -> None:
+    """Measures as the flags say."""
+    chosen = harness.chosen("subject", _SUBJECTS.value, SUBJECTS)
+    harness.rounds()
+    versions = harness.versions(
+        "keras", "tensorflow", "onnxruntime", "ai-edge-litert", "openvino", "tf2onnx", "numpy"
+    )
+    peers = {peer for name in chosen for peer in SUBJECTS[name].peers}
+    if peers & {COMPILED, TORCH_ONNX}:
+        versions |= check_torch(torch_python())
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = _files(Path(folder))
+        if TORCH_ONNX in peers:
+            files["torch"] = str(Path(folder) / "torch.onnx")
+            with _torch(onnx=files["torch"], batch_size=1):
+                pass
+        for name in chosen:
+            rows += _measure(name, SUBJECTS[name], files)
+    harness.report(rows, versions)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,48 @@
+"""Writes the files that `benchmarks.inference` compares; a program of its own, so that its memory is gone.
+
+python -m benchmarks.inference_files FOLDER MODEL
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from benchmarks.workers import peak_memory_mib
+
+# Keys of the exporters' table.
+OURS = ("saved_model", "saved_model_bfloat16", "tflite", "tflite_int8", "onnx")
+
+
+def main() -> None:
+    """Exports our network and keras.applications' twin of it, both with random weights."""
+    folder, name = Path(sys.argv[1]), sys.argv[2]
+    import keras
+
+    from export.formats import TABLE, Options
+    from export.photos import random_crops
+    from export.pipeline import network_with_random_weights
+    from export.signature import serving_model
+    from keras_resnet.weights import ModelSpec
+
+    spec = ModelSpec.default(name)
+    model = serving_model(network_with_random_weights(spec), spec.normalization)
+    options = Options(calibration=[random_crops(*spec.input_shape, 64)])
+    files, seconds = {}, {}
+    for key in OURS:
+        begun = time.perf_counter()
+        files[key] = str(TABLE[key].write(model, folder / TABLE[key].file_name, options))
+        seconds[key] = round(time.perf_counter() - begun, 2)
+    answer = {"files": files, "seconds": seconds, "peak_memory_mib": round(peak_memory_mib())}
+    peer = {"resnet50": keras.applications.ResNet50}.get(name)
+    if peer is not None:
+        peer(weights=None, classifier_activation=None).export(str(folder / "applications"), verbose=False)
+        answer["files"]["applications"] = str(folder / "applications")
+    (folder / "files.json").write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

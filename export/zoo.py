@@ -1,0 +1,125 @@
+"""Every network of the zoo as verified artifacts, with an index of their sizes and speeds."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from export import files
+from export.formats import FORMATS, Options, check_formats
+from export.pipeline import PARITY, export_weights
+from export.verify import latency_texts
+from keras_resnet.config import list_models
+from keras_resnet.errors import InputError
+from keras_resnet.tables import markdown_table
+
+
+def export_zoo(
+    weights: str | Path,
+    formats: str | Iterable[str] = FORMATS,
+    output_dir: str | Path | None = None,
+    precision: str | Iterable[str] = "float32",
+    options: Options | None = None,
+    models: Iterable[str] | None = None,
+    **more,
+) -> bool:
+    """Exports one network after the other, and goes on where an earlier call stopped.
+
+    Args:
+        weights: "none" for random weights, or a folder of files `MODEL.weights.h5`; networks without a
+            file are left out.
+        formats: names of `formats.FORMATS`.
+        output_dir: default `exported`. Each network has a folder of its name in it; `index.json` and
+            `index.md` list them with parameters, multiply-adds, and size and latency by format.
+        precision: names of `formats.PRECISIONS`.
+        options: of the artifacts.
+        models: names, instead of the whole zoo.
+        **more: as `export_weights` takes it.
+
+    Returns:
+        Whether all artifacts equal their models.
+
+    Raises:
+        InputError: there is no such folder, or no weights in it; and as `export_weights`.
+    """
+    artifacts = check_formats(formats, precision)
+    output_dir = Path(output_dir or "exported")
+    sources = _sources(weights, list_models() if models is None else models)
+    reports = {}
+    for number, (model, source) in enumerate(sources.items(), 1):
+        report = _finished(output_dir / model, artifacts, source)
+        if report is None:
+            print(f"[{number}/{len(sources)}] {model}", flush=True)
+            export_weights(
+                model,
+                source,
+                formats=formats,
+                output_dir=output_dir / model,
+                precision=precision,
+                options=options,
+                **more,
+            )
+            report = json.loads((output_dir / model / PARITY).read_text())
+            report["weights"] = str(source)
+            files.write_json(output_dir / model / PARITY, report)
+        else:
+            print(f"[{number}/{len(sources)}] {model}: done before", flush=True)
+        reports[model] = report
+        # After each network, so that a call that was stopped leaves the index of what there is.
+        _write_index(output_dir, reports, artifacts)
+    return all(report["equal"] for report in reports.values())
+
+
+def _sources(weights: str | Path, models: Iterable[str]) -> dict[str, str | Path]:
+    if str(weights) == "none":
+        return dict.fromkeys(models, "none")
+    folder = Path(weights)
+    if not folder.is_dir():
+        raise InputError(f"with --model=all, --weights is none or a folder; {weights} is neither")
+    found = {model: folder / f"{model}.weights.h5" for model in models}
+    found = {model: path for model, path in found.items() if path.is_file()}
+    if not found:
+        raise InputError(f"{folder} holds no file like resnet50.weights.h5")
+    return found
+
+
+def _finished(folder: Path, artifacts: tuple[str, ...], source: str | Path) -> dict | None:
+    """The report of an earlier call, if it exported the same to the same place, and all is there."""
+    try:
+        report = json.loads((folder / PARITY).read_text())
+        same = (tuple(report["formats"]), report["weights"]) == (artifacts, str(source))
+        whole = same and all(
+            files.sha256(folder / report["files"][name]) == report["formats"][name]["sha256"] for name in artifacts
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return report if whole else None
+
+
+def _write_index(output_dir: Path, reports: dict[str, dict], artifacts: tuple[str, ...]) -> None:
+    rows, entries = [], []
+    for model, report in reports.items():
+        formats = {
+            name: {
+                "file": f"{model}/{report['files'][name]}",
+                **{
+                    key: report["formats"][name][key]
+                    for key in ("bytes", "sha256", "latency", "peak_memory", "equal")
+                },
+            }
+            for name in artifacts
+        }
+        entries.append(
+            {key: report[key] for key in ("model", "parameters", "multiply_adds", "top1", "weights")}
+            | {"formats": formats}
+        )
+        row = [model, f"{report['parameters']:,}", f"{report['multiply_adds']:,}"]
+        for entry in formats.values():
+            one, many, _ = latency_texts(entry)
+            row += [f"{entry['bytes'] / 1e6:.1f} MB", one, many]
+        rows.append(row)
+    header = ["network", "parameters", "multiply-adds"]
+    for name in artifacts:
+        header += [name, "batch 1", "batch 32"]
+    files.write_json(output_dir / "index.json", {"networks": entries})
+    text = markdown_table(header, rows)
+    files.write_text(output_dir / "index.md", f"# Exported networks\n\n{text}\n")

@@ -1,0 +1,51 @@
+"""Every Python snippet of docs/deploy.md runs, in the order of the page, on a real export."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from export_networks import SMALL_CIFAR, serving, spec_of
+
+from export.formats import FORMATS, TABLE, Options
+from export.photos import sample_photos
+
+PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
+LABELS = tuple(f"class {index}" for index in range(10))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the files that the page speaks of; returns the Keras model."""
+    from PIL import Image
+
+    model = serving(spec_of("cifar_resnet20", SMALL_CIFAR, labels=LABELS))
+    for name in FORMATS:
+        TABLE[name].write(model, tmp_path / TABLE[name].file_name, Options(labels=LABELS))
+    photo = sample_photos(100, 120)[0].astype("uint8")
+    Image.fromarray(photo).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    return model
+
+
+def test_snippets(here):
+    snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert len(snippets) == 10
+    names, probabilities, labels = {}, [], []
+    for snippet in snippets:
+        names.pop("probabilities", None)
+        names.pop("labels", None)
+        exec(snippet, names)
+        if "probabilities" in names:
+            probabilities.append(np.asarray(names["probabilities"]))
+        if "labels" in names:
+            labels.append(tuple(names["labels"]))
+    assert names["images"].shape == (1, 32, 32, 3)
+    expected = here(names["images"])["probabilities"].numpy()
+    assert len(probabilities) == 4  # TensorFlow, ONNX Runtime, OpenVINO, LiteRT
+    for found, tolerance in zip(probabilities, (1e-5, 1e-5, 0.05, 1e-5), strict=True):
+        # OpenVINO may compute in bfloat16, as the page says.
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+    assert labels == [LABELS, LABELS]
+    assert set(names["classes"]) <= set(LABELS)
+    assert len(names["body"]) > 1000

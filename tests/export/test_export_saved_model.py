@@ -1,0 +1,249 @@
+"""The SavedModel's signatures, and bytes of every kind through `classify_bytes`."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from export_networks import SMALL, SMALL_CIFAR, photo_batches, serving, spec_of
+from PIL import Image
+
+from export.formats import TABLE, Options
+from export.to_saved_model import to_saved_model
+from export.verify import verify
+from keras_resnet.errors import InputError
+from keras_resnet.geometry import decode_image, evaluation_view
+
+LABELS = tuple(f"class {index}" for index in range(10))
+SPEC = spec_of("resnet18", SMALL, 48, classes=10)
+SIDE = 60
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(Keras model, path of the version, its signatures)."""
+    path = tmp_path_factory.mktemp("saved_model") / "name"
+    model = serving(SPEC)
+    version = to_saved_model(model, path, {"model": "x"}, labels=LABELS, evaluation_side=SIDE)
+    return model, version, tf.saved_model.load(str(version)).signatures
+
+
+def photo(size=(70, 90)):
+    from sklearn.datasets import load_sample_image
+
+    return Image.fromarray(load_sample_image("china.jpg")).resize(size)
+
+
+def encoded(format_name, image=None, **options):
+    file = io.BytesIO()
+    (image or photo()).save(file, format_name, **options)
+    return file.getvalue()
+
+
+def classify(signatures, *files):
+    return signatures["classify_bytes"](image_bytes=tf.constant(list(files), tf.string))
+
+
+def expected(model, file):
+    """As the evaluation sees the file: class names and probabilities, the most probable first."""
+    view = evaluation_view(decode_image(file), SIDE, 48, 3)
+    probabilities = model(view[None])["probabilities"].numpy()[0]
+    best = probabilities.argsort()[::-1][:5]
+    return [LABELS[index].encode() for index in best], probabilities[best]
+
+
+def test_signatures(exported):
+    _, version, signatures = exported
+    assert version.name == "1"
+    assert set(signatures) == {"serving_default", "serving_uint8", "classify_bytes", "features"}
+    (images,) = signatures["serving_uint8"].structured_input_signature[1].values()
+    assert (images.dtype, images.shape.as_list()) == (tf.uint8, [None, 48, 48, 3])
+    described = {
+        name: {key: (spec.dtype.name, spec.shape.as_list()) for key, spec in f.structured_outputs.items()}
+        for name, f in signatures.items()
+    }
+    classes = {"logits": ("float32", [None, 10]), "probabilities": ("float32", [None, 10])}
+    assert described == {
+        "serving_default": classes,
+        "serving_uint8": classes,
+        "classify_bytes": {"classes": ("string", [None, 5]), "probabilities": ("float32", [None, 5])},
+        "features": {"features": ("float32", [None, 96])},
+    }
+
+
+def test_labels_and_metadata_are_files_of_the_version(exported):
+    _, version, _ = exported
+    assert (version / "assets" / "labels.txt").read_text().splitlines() == list(LABELS)
+    assert json.loads((version / "assets" / "metadata.json").read_text()) == {"model": "x"}
+
+
+def test_features_are_the_pooled_last_map(exported):
+    import keras
+
+    model, _, signatures = exported
+    images = photo_batches(SPEC)[0][0]
+    network = model.get_layer("resnet18")
+    pooled = keras.Model(network.input, network.get_layer("avg_pool").output)
+    features = pooled(SPEC.normalization(images), training=False).numpy()
+    found = signatures["features"](images=tf.constant(images))["features"].numpy()
+    np.testing.assert_allclose(found, features, atol=1e-5 * np.abs(features).max())
+
+
+def test_bytes_are_seen_as_in_the_evaluation(exported):
+    model, _, signatures = exported
+    files = [
+        encoded("JPEG"),
+        encoded("PNG"),
+        encoded("JPEG", photo((500, 333)), quality=60),
+        encoded("PNG", photo((33, 200)).convert("L")),
+        encoded("PNG", photo().convert("RGBA")),
+        encoded("JPEG", photo().convert("L")),
+    ]
+    answers = classify(signatures, *files)
+    for index, file in enumerate(files):
+        names, probabilities = expected(model, file)
+        assert answers["classes"][index].numpy().tolist() == names
+        np.testing.assert_allclose(answers["probabilities"][index], probabilities, atol=1e-5)
+
+
+def uint16_png():
+    return encoded("PNG", Image.fromarray((np.arange(400).reshape(20, 20) * 150).astype("uint16")))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        encoded("PNG", Image.new("RGB", (1, 1))),
+        encoded("JPEG", Image.new("CMYK", (20, 30), (10, 20, 30, 40))),
+        uint16_png(),
+        encoded("PNG", photo().convert("P")),
+        encoded("JPEG") + b"more",
+        encoded("JPEG", progressive=True),
+    ],
+    ids=["1x1", "CMYK", "16 bit", "palette", "trailing", "progressive"],
+)
+def test_unusual_files_are_classified(exported, file):
+    answers = classify(exported[2], encoded("JPEG"), file)
+    assert np.isfinite(answers["probabilities"].numpy()).all()
+    assert set(answers["classes"][1].numpy()) <= {label.encode() for label in LABELS}
+
+
+def huge_png():
+    file = bytearray(encoded("PNG"))
+    file[16:24] = (60_000).to_bytes(4, "big") * 2
+    return bytes(file)
+
+
+def huge_jpeg():
+    file = bytearray(encoded("JPEG"))
+    start = file.index(b"\xff\xc0") + 5
+    file[start : start + 4] = (60_000).to_bytes(2, "big") * 2
+    return bytes(file)
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (encoded("JPEG")[:700], "is damaged, or has more than 67108864 pixels"),
+        (encoded("JPEG")[:3], "is damaged"),
+        (encoded("PNG")[:-60], "is damaged"),
+        (encoded("PNG")[:12], "is damaged"),
+        (huge_png(), "is damaged, or has more than 67108864 pixels"),
+        (huge_jpeg(), "is damaged, or has more than 67108864 pixels"),
+        (b"", "is neither a JPEG nor a PNG"),
+        (b"an ordinary text", "is neither a JPEG nor a PNG"),
+        (
+            encoded("GIF", photo(), save_all=True, append_images=[photo((70, 90))]),
+            "is neither a JPEG nor a PNG",
+        ),
+    ],
+    ids=["truncated", "3 bytes", "PNG", "PNG head", "huge PNG", "huge JPEG", "empty", "text", "GIF"],
+)
+def test_bad_files_are_named_by_their_position(exported, file, reason):
+    _, _, signatures = exported
+    good = encoded("JPEG")
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        classify(signatures, good, good, file, good)
+    assert f"image_bytes[2] {reason}" in str(caught.value)
+    assert "1 of 4 images cannot be read" in str(caught.value)
+    classify(signatures, good)  # goes on
+
+
+def test_no_files(exported):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes holds no image"):
+        classify(exported[2])
+
+
+@pytest.mark.slow
+def test_500_damaged_files(exported):
+    """Random flips and truncations of real photos: each is answered, and the process lives on."""
+    random = np.random.default_rng(0)
+    sources = [encoded("JPEG", photo((640, 427)), quality=90), encoded("JPEG", photo(), progressive=True)]
+    refused = 0
+    for index in range(500):
+        file = bytearray(sources[index % 2])
+        for _ in range(int(random.integers(1, 20))):
+            file[int(random.integers(len(file)))] ^= 1 << int(random.integers(8))
+        if random.random() < 0.5:
+            del file[int(random.integers(len(file))) :]
+        try:
+            answers = classify(exported[2], bytes(file))
+            assert np.isfinite(answers["probabilities"].numpy()).all()
+        except tf.errors.InvalidArgumentError as error:
+            refused += 1
+            assert "image_bytes[0] is" in str(error)
+    assert 100 < refused < 500
+    assert classify(exported[2], sources[0])["classes"].shape == (1, 5)
+
+
+ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(["keras", "keras_resnet", "export", "tf_keras"]))
+import tensorflow as tf
+loaded = tf.saved_model.load(sys.argv[1])
+results = loaded.signatures["classify_bytes"](image_bytes=tf.constant([open(sys.argv[2], "rb").read()]))
+print(results["classes"].numpy()[0, 0].decode())
+"""
+
+
+def test_nothing_of_ours_is_needed(exported, tmp_path):
+    model, version, _ = exported
+    (tmp_path / "photo.jpg").write_bytes(encoded("JPEG"))
+    command = [sys.executable, "-c", ALONE, str(version), str(tmp_path / "photo.jpg")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected(model, encoded("JPEG"))[0][0].decode()
+
+
+def test_saved_model_cli(exported, tmp_path):
+    _, version, signatures = exported
+    images = photo_batches(SPEC)[0][0]
+    np.save(tmp_path / "images.npy", images)
+    code = "from tensorflow.python.tools.saved_model_cli import main; main()"
+    options = ["--tag_set=serve", "--signature_def=serving_default", f"--inputs=images={tmp_path}/images.npy"]
+    command = [sys.executable, "-c", code, "run", f"--dir={version}", *options, f"--outdir={tmp_path}"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    expected_logits = signatures["serving_default"](images=tf.constant(images))["logits"]
+    np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), expected_logits)
+
+
+def test_bfloat16(exported, tmp_path):
+    model, version, _ = exported
+    path = TABLE["saved_model_bfloat16"].write(model, tmp_path / "b", Options(labels=LABELS))
+    report = verify(model, {"saved_model_bfloat16": path}, photo_batches(SPEC), Options(labels=LABELS))
+    entry = report["formats"]["saved_model_bfloat16"]
+    assert entry["equal"], entry
+    assert 1e-4 < entry["rms_relative_difference"] < 0.02
+    halves, wholes = ((folder / "saved_model.pb").stat().st_size for folder in (path, version))
+    assert halves < 0.6 * wholes
+    with pytest.raises(InputError, match="unknown precision of a SavedModel 'int8'"):
+        to_saved_model(model, tmp_path / "c", precision="int8")
+
+
+def test_without_labels_classes_are_numbers(tmp_path):
+    spec = spec_of("cifar_resnet20", SMALL_CIFAR)
+    version = to_saved_model(serving(spec), tmp_path / "name")
+    answers = classify(tf.saved_model.load(str(version)).signatures, encoded("JPEG"))
+    assert all(name.isdigit() for name in answers["classes"].numpy()[0])

@@ -1,0 +1,62 @@
+"""`python -m export --model=all`: every network, an index, and going on after a stop."""
+
+import json
+
+import pytest
+from export_networks import SMALL_CIFAR, randomize, spec_of
+
+from export import zoo
+from export.zoo import export_zoo
+from keras_resnet.errors import InputError
+from keras_resnet.weights import save_weights
+
+MODELS = ["cifar_resnet20", "cifar_plain20"]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zoo")
+    assert export_zoo("none", "onnx", folder, models=MODELS)
+    return folder
+
+
+def test_the_index(exported):
+    assert {entry.name for entry in exported.iterdir()} == {*MODELS, "index.json", "index.md"}
+    entries = json.loads((exported / "index.json").read_text())["networks"]
+    assert [entry["model"] for entry in entries] == MODELS
+    for entry in entries:
+        assert entry["parameters"] == 269_722  # with option A as many as the plain net: tests/golden
+        assert entry["weights"] == "none"
+        onnx = entry["formats"]["onnx"]
+        assert onnx["equal"]
+        assert (exported / onnx["file"]).stat().st_size == onnx["bytes"]
+        assert set(onnx["latency"]) == {"1", "32"}
+        assert 0 < onnx["latency"]["1"] < onnx["latency"]["32"]
+        assert onnx["peak_memory"] > 2**20
+    table = (exported / "index.md").read_text()
+    for expected in ("cifar_plain20", "269,722", "multiply-adds", "batch 32"):
+        assert expected in table
+
+
+def test_going_on(exported, capsys, monkeypatch):
+    calls = []
+    write = zoo.export_weights
+    monkeypatch.setattr(zoo, "export_weights", lambda model, *a, **k: calls.append(model) or write(model, *a, **k))
+    assert export_zoo("none", "onnx", exported, models=MODELS)
+    assert calls == []
+    assert capsys.readouterr().out.count("done before") == 2
+    (exported / "cifar_plain20" / "model.onnx").write_bytes(b"keras_resnet, but damaged")
+    assert export_zoo("none", "onnx", exported, models=MODELS)
+    assert calls == ["cifar_plain20"]
+
+
+def test_a_folder_of_weights(tmp_path):
+    spec = spec_of("cifar_resnet20", SMALL_CIFAR)
+    (tmp_path / "weights").mkdir()
+    with pytest.raises(InputError, match="holds no file like resnet50"):
+        export_zoo(tmp_path / "weights", "tflite", tmp_path / "out")
+    with pytest.raises(InputError, match="is none or a folder"):
+        export_zoo(tmp_path / "missing", "tflite", tmp_path / "out")
+    save_weights(randomize(spec.build()), tmp_path / "weights" / "cifar_resnet20.weights.h5", spec)
+    assert export_zoo(tmp_path / "weights", "tflite", tmp_path / "out")
+    assert {entry.name for entry in (tmp_path / "out").iterdir()} == {"cifar_resnet20", "index.json", "index.md"}
