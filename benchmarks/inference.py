@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags
 
 from benchmarks import harness
+from benchmarks.inference_worker import GEMM_FLOPS
 from benchmarks.torch_peer import check_torch, torch_python
 from benchmarks.workers import Worker
 from keras_resnet import cli
@@ -32,7 +33,7 @@ KERAS = "keras.applications ResNet50, its float32 export"
 COMPILED = "PyTorch compiled, channels_last, autocast bfloat16"
 TORCH_ONNX = "PyTorch's ONNX export, ONNX Runtime"
 TFLITE = "our float32 TFLite file"
-GEMM = "a 4096 x 4096 float32 matrix product"
+GEMM = "a 4096 x 4096 float32 matrix product, oneDNN"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _measure(name: str, subject: Subject, files: dict) -> list[harness.Row]:
             stack.enter_context(worker)
             # Rounds of the same length, however fast a contender is.
             first = worker.measure(steps=1)["images_per_second"]
-            batch = 1 if label == GEMM else subject.batch_size
+            batch = GEMM_FLOPS / _FLOPS if label == GEMM else subject.batch_size
             steps = max(1, round(_SECONDS * first / batch))
 
             def measure_once() -> float:
@@ -123,9 +124,7 @@ def main() -> None:
     """Measures as the flags say."""
     chosen = harness.chosen("subject", _SUBJECTS.value, SUBJECTS)
     harness.rounds()
-    versions = harness.versions(
-        "keras", "tensorflow", "onnxruntime", "ai-edge-litert", "openvino", "tf2onnx", "numpy"
-    )
+    versions = harness.versions("keras", "tensorflow", "onnxruntime", "ai-edge-litert", "openvino", "numpy")
     peers = {peer for name in chosen for peer in SUBJECTS[name].peers}
     if peers & {COMPILED, TORCH_ONNX}:
         versions |= check_torch(torch_python())

@@ -146,7 +146,9 @@ def _onnx(precision: str) -> Format:
         shape = (batch, channels, height, width) if first else (batch, height, width, channels)
         return _promise(model, options.io_dtype, shape)
 
-    return Format(f"model{_suffix(precision)}.onnx", write, runtimes.open_onnx, promise, TOLERANCES[precision])
+    return Format(
+        f"model{_suffix(precision)}.onnx", write, runtimes.open_onnx, promise, TOLERANCES[precision]
+    )
 
 
 def _suffix(precision: str) -> str:

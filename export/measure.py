@@ -29,7 +29,9 @@ def open_tflite(path):
     """A function from uint8 images to logits."""
     from ai_edge_litert.interpreter import Interpreter
 
-    runner = Interpreter(path, num_threads=len(os.sched_getaffinity(0))).get_signature_runner("serving_default")
+    runner = Interpreter(path, num_threads=len(os.sched_getaffinity(0))).get_signature_runner(
+        "serving_default"
+    )
     dtype = runner.get_input_details()["images"]["dtype"]
     return lambda images: runner(images=images.astype(dtype))["logits"], "nhwc"
 

@@ -29,6 +29,7 @@ model = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"
 (probabilities,) = model.run(["{probabilities}"], {{"{input}": {images}}})
 """,
 }
+_FILE = "<file>"
 _DEQUANTIZE = """\
 scale, zero = model.get_output_details()["{probabilities}"]["quantization"]
 probabilities = (probabilities.astype("float32") - zero) * scale
@@ -64,7 +65,7 @@ def model_card(
         "## What remains outside: reading and resizing",
         _preprocessing(spec, report.get("evaluation_side")),
     ]
-    parts += [_snippet(name, report) for name in report["formats"]]
+    parts += _snippets(report)
     if any(name.startswith("saved_model") for name in report["formats"]):
         parts += [_BYTES]
     parts += [
@@ -85,22 +86,29 @@ The SavedModel also takes JPEG and PNG files as they are (`classify_bytes`: `ima
 `probabilities`), resizes and cuts them out itself, and gives the pooled features (`features`)."""
 
 
-def _format(name):
-    return next(known for known in FORMATS if name.startswith(known))
+def _snippets(report):
+    """The code for each file; files that are called alike share it."""
+    files = {}
+    for name in report["formats"]:
+        files.setdefault(_snippet(name, report["options"]), []).append(report["files"][name])
+    parts = []
+    for code, (first, *others) in files.items():
+        parts.append(f"```python\n{code.replace(_FILE, first)}```")
+        if others:
+            parts.append(f"{' and '.join(f'`{other}`' for other in others)}: in the same way.")
+    return parts
 
 
-def _snippet(name, report):
-    options = report["options"]
+def _snippet(name, options):
     images = "images"
     if name.startswith("onnx") and options["layout"] == "nchw":
         images += ".transpose(0, 3, 1, 2)"
     if not name.startswith("saved_model") and options["io_dtype"] == "uint8":
         images += '.round().astype("uint8")'
-    template = _SNIPPETS[_format(name)]
+    template = _SNIPPETS[next(known for known in FORMATS if name.startswith(known))]
     if name == "tflite_int8" and options["io_dtype"] == "uint8":
         template += _DEQUANTIZE
-    code = template.format(file=report["files"][name], input=INPUT, probabilities=PROBABILITIES, images=images)
-    return f"```python\n{code}```"
+    return template.format(file=_FILE, input=INPUT, probabilities=PROBABILITIES, images=images)
 
 
 def _network(spec, report):

@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from export.signature import PROBABILITIES
+from export.signature import PROBABILITIES, serving_function
 
 _IMAGES = 8
 
@@ -28,9 +28,10 @@ def draw_predictions(
     from matplotlib.figure import Figure
 
     images, truth = batch[0][:_IMAGES], batch[1]
-    probabilities = np.asarray(model(images, training=False)[PROBABILITIES])
+    # As a function: called eagerly, Keras holds every layer's output until the end.
+    probabilities = serving_function(model)(images)[PROBABILITIES].numpy()
     figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots(2, 4).flat
+    axes = list(figure.subplots(2, 4).flat)
     for axis in axes:
         axis.set_axis_off()
     for index, (axis, image, row) in enumerate(zip(axes, images, probabilities, strict=False)):

@@ -7,7 +7,7 @@ import numpy as np
 
 from export.formats import Options
 from export.runtimes import Artifact, RunError
-from export.signature import INPUT, LOGITS, PROBABILITIES, UINT8_SIGNATURE
+from export.signature import INPUT, LOGITS, PROBABILITIES, UINT8_SIGNATURE, serving_function
 from export.tensorflow_graph import FEATURES
 from export.to_saved_model import CLASSIFY_BYTES, TOP
 from keras_resnet.geometry import evaluation_view
@@ -64,9 +64,9 @@ def _uint8(call, model, serve, pixels, options, tolerance):
 def _features(call, model, serve, pixels, options, tolerance):
     features = call(FEATURES, {INPUT: pixels.astype("float32")})[FEATURES]
     network = model.get_layer(model.name)
-    pooled = keras.Model(network.input, network.get_layer("avg_pool").output)
+    pooled = serving_function(keras.Model(network.input, network.get_layer("avg_pool").output))
     normalized = model.get_layer("normalization")(pixels.astype("float32"))
-    return _difference(features, pooled(normalized, training=False).numpy(), tolerance)
+    return _difference(features, pooled(normalized).numpy(), tolerance)
 
 
 def _classify_bytes(call, model, serve, pixels, options, tolerance):
@@ -76,7 +76,9 @@ def _classify_bytes(call, model, serve, pixels, options, tolerance):
     answers = call(CLASSIFY_BYTES, {"image_bytes": files})
     size, channels = model.input_shape[1], model.input_shape[3]
     colours = pixels if channels == 3 else np.repeat(pixels, 3, -1)  # as a PNG is decoded
-    views = [evaluation_view(tf.constant(image), options.evaluation_side, size, channels) for image in colours]
+    views = [
+        evaluation_view(tf.constant(image), options.evaluation_side, size, channels) for image in colours
+    ]
     probabilities = serve(np.stack(views))[PROBABILITIES].numpy()
     count = min(TOP, probabilities.shape[-1])
     best = np.sort(probabilities, -1)[:, ::-1][:, :count]

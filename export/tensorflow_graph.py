@@ -44,7 +44,9 @@ def compute(network: Network, images, weights: Weights, precision: str = "float3
             tensors[op.name] = getattr(builder, op.kind)(op, *(tensors[name] for name in op.inputs))
     names = {LOGITS: network.outputs[LOGITS], PROBABILITIES: network.outputs[PROBABILITIES]}
     # Named, because converters and viewers show the names.
-    return {key: tf.identity(tensors[name], key) for key, name in (names | {FEATURES: network.features}).items()}
+    return {
+        key: tf.identity(tensors[name], key) for key, name in (names | {FEATURES: network.features}).items()
+    }
 
 
 class _Builder:

@@ -19,6 +19,13 @@ PRECISIONS = ("float32", "bfloat16")
 CLASSIFY_BYTES = "classify_bytes"
 TOP = 5  # classes that `classify_bytes` names
 
+# Weights of up to so many bytes are constants, others are variables. oneDNN brings a constant kernel into
+# its own layout once, a variable one in every call: for one image, a fifth to a half of the time. But
+# TensorFlow copies constants from graph to graph, 25 times their size in memory before the first answer.
+# Both are fused with their bias, ReLU and addition, but for one trap: the addition of a constant bias of
+# zeros, as an untrained network has, is dropped from the graph, and then nothing is fused.
+CONSTANT_BYTES = 2**27
+
 
 def to_saved_model(
     model: keras.Model,
@@ -61,7 +68,10 @@ def to_saved_model(
     network = fold(model)
     path = Path(path)
     _check_is_ours(path)
-    with _removed_if_empty(path), replacing(path / str(_next_version(path)), lambda found: False) as temporary:
+    with (
+        _removed_if_empty(path),
+        replacing(path / str(_next_version(path)), lambda found: False) as temporary,
+    ):
         module = _module(tf, network, precision, labels, evaluation_side)
         # Assets lie where they are until TensorFlow has copied them.
         assets = temporary.with_name("assets")
@@ -119,24 +129,29 @@ def _assets(metadata, labels) -> dict[str, str]:
 
 
 def _module(tf, network: Network, precision: str, labels, evaluation_side):
-    """The signatures: no Keras object, and nothing nested that loading would have to walk.
-
-    The weights are constants, of one function that all signatures call. Constants let oneDNN bring each
-    kernel into its own layout once, instead of in every call. Both variables and constants are fused
-    with their bias, ReLU and addition, but for one trap: TensorFlow drops the addition of a constant
-    bias of zeros, as an untrained network has, and then fuses nothing.
-    """
+    """The signatures: no Keras object, and nothing nested that loading would have to walk."""
     module = tf.Module()
-    dtypes = {op.name: precision if op.kind == "conv" else "float32" for op in network.operations}
-    arrays = weight_arrays(network)
-    shape = (None, *network.input_shape)
+    dtypes = {
+        op.name: tf.as_dtype(precision if op.kind == "conv" else "float32").as_numpy_dtype
+        for op in network.operations
+    }
+    arrays = {key: array.astype(dtypes[key[0]], copy=False) for key, array in weight_arrays(network).items()}
+    if sum(array.nbytes for array in arrays.values()) <= CONSTANT_BYTES:
 
-    def constant(*key):
-        return tf.constant(arrays[key].astype(tf.as_dtype(dtypes[key[0]]).as_numpy_dtype))
+        def weight(*key):
+            return tf.constant(arrays[key])
+    else:
+        variables = {key: tf.Variable(array, trainable=False) for key, array in arrays.items()}
+        module.model_variables = list(variables.values())
+
+        def weight(*key):
+            return tf.convert_to_tensor(variables[key])
+
+    shape = (None, *network.input_shape)
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
     def outputs(images):
-        return compute(network, images, constant, precision)
+        return compute(network, images, weight, precision)
 
     def classify(images):
         results = outputs(tf.cast(images, tf.float32))

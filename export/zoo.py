@@ -88,7 +88,8 @@ def _finished(folder: Path, artifacts: tuple[str, ...], source: str | Path) -> d
         report = json.loads((folder / PARITY).read_text())
         same = (tuple(report["formats"]), report["weights"]) == (artifacts, str(source))
         whole = same and all(
-            files.sha256(folder / report["files"][name]) == report["formats"][name]["sha256"] for name in artifacts
+            files.sha256(folder / report["files"][name]) == report["formats"][name]["sha256"]
+            for name in artifacts
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_networks import SMALL_CIFAR, randomize, spec_of
+from export_networks import SMALL_CIFAR, randomize, serving, spec_of
 
 from export import pipeline
 from export.formats import Options
@@ -243,7 +243,9 @@ def test_less_precise_files(weights, tmp_path):
     options = Options(io_dtype="uint8", layout="nchw", opset=18)
     output = tmp_path / "out"
     arguments = {"output_dir": output, "dataset": "digits", "options": options, "calibration_images": 64}
-    assert pipeline.export_weights("cifar_resnet20", weights, precision="float16,int8", formats="onnx,tflite", **arguments)
+    assert pipeline.export_weights(
+        "cifar_resnet20", weights, precision="float16,int8", formats="onnx,tflite", **arguments
+    )
     parity = json.loads((output / "parity.json").read_text())
     assert list(parity["formats"]) == ["tflite_float16", "tflite_int8", "onnx_float16", "onnx_int8"]
     assert parity["options"] == {"io_dtype": "uint8", "opset": 18, "layout": "nchw", "dynamic_size": False}
@@ -265,6 +267,9 @@ def test_less_precise_files(weights, tmp_path):
             names = {}
             exec(prepare + snippet, names)
             answers.append(names["probabilities"])
+    # float16 and int8 of ONNX are called alike and share their lines; int8 TFLite answers in bytes.
+    assert len(answers) == 3
+    assert "`model_int8.onnx`: in the same way." in card
     for answer in answers[1:]:
         np.testing.assert_allclose(answer, answers[0], atol=0.2)
 
@@ -280,3 +285,21 @@ def test_too_few_calibration_images(weights, tmp_path):
             calibration_images=5,
         )
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_the_picture_shows_images_and_what_they_are_taken_for(tmp_path):
+    from PIL import Image
+
+    from export.predictions import draw_predictions
+
+    model = serving(SPEC)
+    images = sample_photos(32, 32)
+    best = model(images)["probabilities"].numpy().argmax(-1)
+    draw_predictions(model, (images, best), SPEC.labels, tmp_path / "right.png")
+    draw_predictions(model, (images, (best + 1) % 10), SPEC.labels, tmp_path / "wrong.png")
+    right, wrong = (
+        np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"), int) for name in ("right", "wrong")
+    )
+    assert right.std() > 40  # not a blank page
+    red = [((p[..., 0] > 200) & (p[..., 1] < 60) & (p[..., 2] < 60)).sum() for p in (right, wrong)]
+    assert red[1] > red[0] + 100

@@ -170,7 +170,10 @@ def test_check_formats():
 
 def test_check_precisions():
     assert check_formats("onnx,tflite", "int8,float32") == ("tflite", "tflite_int8", "onnx", "onnx_int8")
-    assert check_formats("saved_model,tflite", "bfloat16,dynamic") == ("saved_model_bfloat16", "tflite_dynamic")
+    assert check_formats("saved_model,tflite", "bfloat16,dynamic") == (
+        "saved_model_bfloat16",
+        "tflite_dynamic",
+    )
     with pytest.raises(InputError, match="saved_model has no precision int8; it has float32, bfloat16"):
         check_formats("saved_model,onnx", "int8")
     with pytest.raises(InputError, match="onnx in dynamic does not exist; tflite have it"):

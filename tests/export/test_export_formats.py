@@ -1,12 +1,16 @@
 """Every format equals the Keras model, on real photos, and promises what the signature says."""
 
+import keras
 import numpy as np
 import pytest
-from export_networks import PER_PIXEL, SMALL, SMALL_CIFAR, photo_batches, serving, spec_of
+from export_networks import PER_PIXEL, SMALL, SMALL_CIFAR, photo_batches, randomize, serving, spec_of
 
 from export.formats import FORMATS, TABLE, Options
+from export.photos import random_crops
+from export.signature import network_for_export, serving_model
 from export.verify import verify
 from keras_resnet.errors import InputError
+from keras_resnet.weights import save_weights
 
 SMALL_NETWORKS = {
     "basic A": ("resnet18", {**SMALL, "shortcut": "A"}, 48),
@@ -16,14 +20,12 @@ SMALL_NETWORKS = {
     "plain": ("plain18", SMALL, 48),
 }
 FULL_NETWORKS = {
-    "basic A": ("resnet18", {"shortcut": "A"}),
     "basic B": ("resnet18", {}),
-    "basic C": ("resnet34", {"shortcut": "C"}),
     "bottleneck v1": ("resnet50", {}),
     "bottleneck v1.5": ("resnet50_v1_5", {}),
     "plain": ("plain18", {}),
+    "cifar 20": ("cifar_resnet20", {}),
     "cifar 56": ("cifar_resnet56", {}),
-    "cifar plain": ("cifar_plain20", {}),
 }
 
 
@@ -58,9 +60,35 @@ def test_small_networks_are_equal(network, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", FULL_NETWORKS)
-def test_full_networks_are_equal(network, tmp_path):
-    model, overrides = FULL_NETWORKS[network]
-    check_parity(spec_of(model, overrides), tmp_path)
+def test_full_networks_in_every_variant(network, tmp_path):
+    name, overrides = FULL_NETWORKS[network]
+    check_every_variant(spec_of(name, overrides), tmp_path)
+
+
+def check_every_variant(spec, folder, model=None):
+    model = model or serving(spec)
+    options = Options(calibration=[random_crops(*spec.input_shape, 32)])
+    artifacts = write_all(model, folder, options, TABLE)
+    report = verify(model, artifacts, photo_batches(spec), options)
+    assert set(report["formats"]) == set(TABLE)
+    for name, entry in report["formats"].items():
+        assert entry["problems"] == [], name
+        assert entry["equal"], (name, entry)
+        assert entry["tolerance"] == TABLE[name].tolerance, name
+
+
+def test_weights_of_a_training_in_mixed_precision(tmp_path):
+    """Variables are float32, or float16 as a whole: either way the artifacts are of float32 networks."""
+    for policy in ("mixed_bfloat16", "mixed_float16", "float16"):
+        spec = spec_of("resnet18", SMALL, 48, classes=10)
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(policy)
+        try:
+            save_weights(randomize(spec.build()), tmp_path / "model.weights.h5", spec)
+        finally:
+            keras.config.set_dtype_policy(before)
+        network = network_for_export(spec, str(tmp_path / "model.weights.h5"))
+        check_every_variant(spec, tmp_path / policy, serving_model(network, spec.normalization))
 
 
 @pytest.mark.slow

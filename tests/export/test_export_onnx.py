@@ -89,6 +89,30 @@ def axes(tensor):
     return tuple(dim.dim_param or dim.dim_value for dim in shape.dim)
 
 
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [
+        ({}, 1e-5),
+        ({"layout": "nchw", "opset": OLDEST_OPSET}, 1e-5),
+        ({"dynamic_size": True, "io_dtype": "uint8"}, 1e-5),
+        ({"precision": "float16"}, 0.01),
+        ({"precision": "int8"}, 0.1),
+    ],
+    ids=str,
+)
+def test_openvino_reads_it(network, options, tolerance, tmp_path):
+    import openvino
+
+    _, model, images, _ = network("bottleneck v1")
+    images = np.rint(images)
+    path = to_onnx(model, tmp_path / "model.onnx", calibration=calibration(images), **options)
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    fed = images.transpose(NHWC_TO_NCHW) if options.get("layout") == "nchw" else images
+    results = compiled(fed.astype(options.get("io_dtype", "float32")))
+    results = {name: results[compiled.output(name)] for name in ("logits", "probabilities")}
+    assert error(results, reference(model, images)) <= tolerance
+
+
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_equals_the_keras_model(network, name, layout, tmp_path):

@@ -41,7 +41,9 @@ def test_the_index(exported):
 def test_going_on(exported, capsys, monkeypatch):
     calls = []
     write = zoo.export_weights
-    monkeypatch.setattr(zoo, "export_weights", lambda model, *a, **k: calls.append(model) or write(model, *a, **k))
+    monkeypatch.setattr(
+        zoo, "export_weights", lambda model, *a, **k: calls.append(model) or write(model, *a, **k)
+    )
     assert export_zoo("none", "onnx", exported, models=MODELS)
     assert calls == []
     assert capsys.readouterr().out.count("done before") == 2
@@ -59,4 +61,8 @@ def test_a_folder_of_weights(tmp_path):
         export_zoo(tmp_path / "missing", "tflite", tmp_path / "out")
     save_weights(randomize(spec.build()), tmp_path / "weights" / "cifar_resnet20.weights.h5", spec)
     assert export_zoo(tmp_path / "weights", "tflite", tmp_path / "out")
-    assert {entry.name for entry in (tmp_path / "out").iterdir()} == {"cifar_resnet20", "index.json", "index.md"}
+    assert {entry.name for entry in (tmp_path / "out").iterdir()} == {
+        "cifar_resnet20",
+        "index.json",
+        "index.md",
+    }
