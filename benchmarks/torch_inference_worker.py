@@ -1,4 +1,4 @@
-"""A worker that runs, or exports to ONNX, the same network in PyTorch; it needs PyTorch, and `onnx` to export."""
+"""A worker that runs the same network in PyTorch, or exports it to ONNX, for which it needs `onnx`, too."""
 
 import time
 

@@ -63,6 +63,8 @@ class Format:
     """One format in one precision.
 
     Attributes:
+        name: of the format, one of `FORMATS`.
+        precision: one of `PRECISIONS`.
         file_name: of the artifact in its output folder; a trailing slash marks a folder.
         write: `write(model, path, options) -> Path`, the path of what was written.
         open: a context manager over the artifact in its own runtime.
@@ -71,6 +73,8 @@ class Format:
         tolerance: largest allowed logit difference, relative: see `verify`.
     """
 
+    name: str
+    precision: str
     file_name: str
     write: Callable[[keras.Model, Path, Options], Path]
     open: Callable[[Path], AbstractContextManager[runtimes.Artifact]]
@@ -95,6 +99,8 @@ def _saved_model(precision: str) -> Format:
         )
 
     return Format(
+        "saved_model",
+        precision,
         f"saved_model{_suffix(precision)}/",
         write,
         runtimes.open_saved_model,
@@ -120,7 +126,7 @@ def _tflite(precision: str) -> Format:
         return _promise(model, options.io_dtype, output_dtype=output_dtype)
 
     name = f"model{_suffix(precision)}.tflite"
-    return Format(name, write, runtimes.open_tflite, promise, TOLERANCES[precision])
+    return Format("tflite", precision, name, write, runtimes.open_tflite, promise, TOLERANCES[precision])
 
 
 def _onnx(precision: str) -> Format:
@@ -146,9 +152,8 @@ def _onnx(precision: str) -> Format:
         shape = (batch, channels, height, width) if first else (batch, height, width, channels)
         return _promise(model, options.io_dtype, shape)
 
-    return Format(
-        f"model{_suffix(precision)}.onnx", write, runtimes.open_onnx, promise, TOLERANCES[precision]
-    )
+    name = f"model{_suffix(precision)}.onnx"
+    return Format("onnx", precision, name, write, runtimes.open_onnx, promise, TOLERANCES[precision])
 
 
 def _suffix(precision: str) -> str:

@@ -29,9 +29,7 @@ def open_tflite(path):
     """A function from uint8 images to logits."""
     from ai_edge_litert.interpreter import Interpreter
 
-    runner = Interpreter(path, num_threads=len(os.sched_getaffinity(0))).get_signature_runner(
-        "serving_default"
-    )
+    runner = Interpreter(path, num_threads=cores()).get_signature_runner("serving_default")
     dtype = runner.get_input_details()["images"]["dtype"]
     return lambda images: runner(images=images.astype(dtype))["logits"], "nhwc"
 
@@ -47,6 +45,11 @@ def open_onnx(path):
     dtype = "uint8" if given.type == "tensor(uint8)" else "float32"
     layout = session.get_modelmeta().custom_metadata_map.get("layout", "nhwc")
     return lambda images: session.run(["logits"], {given.name: images.astype(dtype)}), layout
+
+
+def cores():
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def median_milliseconds(run, images):

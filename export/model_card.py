@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from export.formats import FORMATS
+from export.formats import TABLE
 from export.signature import INPUT, LOGITS, PROBABILITIES
 from export.verify import LATENCY_HEADERS, difference_text, latency_texts, verdict
 from keras_resnet.weights.spec import ModelSpec
@@ -66,7 +66,7 @@ def model_card(
         _preprocessing(spec, report.get("evaluation_side")),
     ]
     parts += _snippets(report)
-    if any(name.startswith("saved_model") for name in report["formats"]):
+    if any(TABLE[name].name == "saved_model" for name in report["formats"]):
         parts += [_BYTES]
     parts += [
         "## Files",
@@ -101,11 +101,11 @@ def _snippets(report):
 
 def _snippet(name, options):
     images = "images"
-    if name.startswith("onnx") and options["layout"] == "nchw":
+    if TABLE[name].name == "onnx" and options["layout"] == "nchw":
         images += ".transpose(0, 3, 1, 2)"
-    if not name.startswith("saved_model") and options["io_dtype"] == "uint8":
+    if TABLE[name].name != "saved_model" and options["io_dtype"] == "uint8":
         images += '.round().astype("uint8")'
-    template = _SNIPPETS[next(known for known in FORMATS if name.startswith(known))]
+    template = _SNIPPETS[TABLE[name].name]
     if name == "tflite_int8" and options["io_dtype"] == "uint8":
         template += _DEQUANTIZE
     return template.format(file=_FILE, input=INPUT, probabilities=PROBABILITIES, images=images)
@@ -221,7 +221,7 @@ def _files(report):
         for name, entry in report["formats"].items()
     ]
     text = "\n".join(rows)
-    folders = [report["files"][name] for name in report["formats"] if name.startswith("saved_model")]
+    folders = [report["files"][name] for name in report["formats"] if TABLE[name].name == "saved_model"]
     if folders:
         text += (
             "\n\nA folder's digest is that of its listing: "
@@ -259,6 +259,6 @@ def _speed(report):
         for name, entry in report["formats"].items()
     ]
     return (
-        "Median time of one call with so many images, and the peak memory of the process that made the calls; "
+        "Median time of one call with so many images, and the peak memory of the process that made them; "
         f"{report['cores']} CPU cores, in the file's own runtime.\n\n" + "\n".join(rows)
     )

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from export import files, photos
-from export.formats import FORMATS, TABLE, Options, check_formats
+from export.formats import FORMATS, PRECISIONS, TABLE, Options, check_formats
 from export.model_card import model_card
 from export.predictions import draw_predictions
 from export.signature import network_for_export, serving_model
@@ -105,7 +105,7 @@ def export_and_verify(
         labels=spec.labels,
         evaluation_side=images.evaluation_side,
     )
-    if any(name.endswith("int8") for name in artifacts):
+    if any(TABLE[name].precision == "int8" for name in artifacts):
         options = dataclasses.replace(options, calibration=images.calibration())
 
     written = {}
@@ -153,10 +153,9 @@ def _forget_old_report(output_dir: Path) -> None:
 
 def measured(name: str, path: Path, input_shape: tuple[int, int, int]) -> dict:
     """`latency` and `peak_memory` of an artifact, in a process of its own: see `measure.py`."""
-    runtime = next(format_name for format_name in FORMATS if name.startswith(format_name))
     script = Path(__file__).with_name("measure.py")
     # -P: the script's folder, this package, must not be where the process looks for modules.
-    command = [sys.executable, "-P", str(script), runtime, str(path), *map(str, input_shape)]
+    command = [sys.executable, "-P", str(script), TABLE[name].name, str(path), *map(str, input_shape)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{path} could not be measured: {done.stderr.strip()[-2000:]}")
@@ -311,11 +310,8 @@ def network_with_random_weights(spec: ModelSpec) -> keras.Model:
 
 def _command(artifacts, options: Options | None, **given) -> str:
     """The command that does all this again."""
-    formats = [name for name in FORMATS if any(artifact.startswith(name) for artifact in artifacts)]
-    suffixes = {
-        artifact.removeprefix(name) for name in formats for artifact in artifacts if artifact.startswith(name)
-    }
-    precisions = sorted(suffix.removeprefix("_") or "float32" for suffix in suffixes)
+    formats = [name for name in FORMATS if any(TABLE[artifact].name == name for artifact in artifacts)]
+    precisions = [p for p in PRECISIONS if any(TABLE[artifact].precision == p for artifact in artifacts)]
     if formats != list(FORMATS):
         given["formats"] = ",".join(formats)
     if precisions != ["float32"]:

@@ -68,10 +68,8 @@ def to_saved_model(
     network = fold(model)
     path = Path(path)
     _check_is_ours(path)
-    with (
-        _removed_if_empty(path),
-        replacing(path / str(_next_version(path)), lambda found: False) as temporary,
-    ):
+    version = path / str(_next_version(path))
+    with _removed_if_empty(path), replacing(version, lambda found: False) as temporary:
         module = _module(tf, network, precision, labels, evaluation_side)
         # Assets lie where they are until TensorFlow has copied them.
         assets = temporary.with_name("assets")
@@ -84,7 +82,6 @@ def to_saved_model(
                 tf.saved_model.save(module, str(temporary), signatures=module.signatures_to_save)
         except tf.errors.OpError as error:  # TensorFlow's own word for what the disk refuses
             raise InputError(f"cannot write {path}: {error.message}") from error
-        version = path / temporary.name
     return version
 
 

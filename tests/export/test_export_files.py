@@ -66,7 +66,7 @@ def test_not_ours_is_refused(tiny, name, put, tmp_path):
     path = tmp_path / TABLE[name].file_name
     put(path)
     before = tree(tmp_path)
-    with pytest.raises(InputError, match="was not written by an export|is not a folder of model versions"):
+    with pytest.raises(InputError, match=r"was not written by an export|is not a folder of model versions"):
         TABLE[name].write(tiny, path, Options())
     assert tree(tmp_path) == before
 

@@ -41,7 +41,7 @@ def verify_function(model, monkeypatch, tmp_path):
             yield Artifact(inputs, outputs, run, "function 1.0")
 
         promise = lambda model, options: (INPUTS, OUTPUTS)  # noqa: E731
-        function = Format("artifact", None, opened, promise, tolerance)
+        function = Format("function", "float32", "artifact", None, opened, promise, tolerance)
         monkeypatch.setattr(verify_module, "TABLE", {"function": function})
         batches = photo_batches(SPEC) if batches is None else batches
         return verify(model, {"function": tmp_path / "artifact"}, batches)
