@@ -54,7 +54,7 @@ PACKAGES = {
 }
 LAZY_PACKAGES = {"layers": {"tensorflow"}, "weights": {"torch", "safetensors"}}
 # Only the functions that need these may import them.
-NEVER_AT_IMPORT = {"matplotlib", "sklearn", "onnx", "onnxruntime", "ai_edge_litert", "torch"}
+NEVER_AT_IMPORT = {"matplotlib", "sklearn", "onnx", "onnxruntime", "ai_edge_litert", "torch", "safetensors"}
 
 
 @dataclasses.dataclass(frozen=True)
