@@ -12,13 +12,10 @@ import numpy as np
 
 from export import runtimes
 from export.signature import INPUT, OUTPUTS
-from export.to_onnx import to_onnx
+from export.to_onnx import IO_DTYPES, LAYOUTS, to_onnx
 from export.to_saved_model import to_saved_model
 from export.to_tflite import to_tflite
 from keras_resnet.errors import InputError, unknown_name
-
-IO_DTYPES = ("float32", "uint8")
-LAYOUTS = ("nhwc", "nchw")
 
 Tensors = dict[str, tuple[str, tuple]]
 
@@ -71,6 +68,7 @@ class Format:
         promise: `promise(model, options) -> (inputs, outputs)`: name to dtype and shape, as
             `runtimes.Artifact` has them.
         tolerance: largest allowed logit difference, relative: see `verify`.
+        probability_tolerance: largest allowed difference from the softmax of the file's own logits.
     """
 
     name: str
@@ -80,6 +78,7 @@ class Format:
     open: Callable[[Path], AbstractContextManager[runtimes.Artifact]]
     promise: Callable[[keras.Model, Options], tuple[Tensors, Tensors]]
     tolerance: float
+    probability_tolerance: float = 1e-5
 
 
 def _promise(model, dtype="float32", shape=None, output_dtype="float32") -> tuple[Tensors, Tensors]:
@@ -126,7 +125,18 @@ def _tflite(precision: str) -> Format:
         return _promise(model, options.io_dtype, output_dtype=output_dtype)
 
     name = f"model{_suffix(precision)}.tflite"
-    return Format("tflite", precision, name, write, runtimes.open_tflite, promise, TOLERANCES[precision])
+    # An int8 file rounds its probabilities, and the logits that they come from, to 8 bits.
+    of_probabilities = {"probability_tolerance": 1 / 64} if precision == "int8" else {}
+    return Format(
+        "tflite",
+        precision,
+        name,
+        write,
+        runtimes.open_tflite,
+        promise,
+        TOLERANCES[precision],
+        **of_probabilities,
+    )
 
 
 def _onnx(precision: str) -> Format:
@@ -162,7 +172,7 @@ def _suffix(precision: str) -> str:
 
 # The largest logit difference of any image over the largest logit of all for float32, whose artifacts
 # reach 2e-6; for the others the root mean square of all differences over that of all logits.
-TOLERANCES = {"float32": 1e-5, "float16": 0.01, "bfloat16": 0.05, "dynamic": 0.1, "int8": 0.2}
+TOLERANCES = {"float32": 1e-5, "float16": 0.002, "bfloat16": 0.02, "dynamic": 0.03, "int8": 0.1}
 
 _PRECISIONS = {
     "saved_model": (_saved_model, ("float32", "bfloat16")),

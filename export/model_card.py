@@ -63,7 +63,7 @@ def model_card(
         "## Input and output",
         _signature(spec, report),
         "## What remains outside: reading and resizing",
-        _preprocessing(spec, report.get("evaluation_side")),
+        _preprocessing(spec, report.get("evaluation_side"), report["top1"] is not None),
     ]
     parts += _snippets(report)
     if any(TABLE[name].name == "saved_model" for name in report["formats"]):
@@ -180,19 +180,20 @@ def _colours(channels):
     return {1: "grey", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
 
 
-def _preprocessing(spec, side):
+def _preprocessing(spec, side, measured):
+    as_measured = ", as the accuracy above was measured" if measured else ""
     height, width, channels = spec.input_shape
     if channels not in _MODES:
         return f"Bring each image to {height} x {width} pixels with {channels} channels, values 0 to 255."
     axes = "None, ..., None" if channels == 1 else "None"
     shape = (1, *spec.input_shape)
     if side is None:
-        how = f"Resize each image to {height} x {width} pixels, as the accuracy above was measured"
+        how = f"Resize each image to {height} x {width} pixels{as_measured}"
         resize = f"photo = photo.resize(({width}, {height}), Image.Resampling.BILINEAR)"
     else:
         how = (
             f"Resize the shorter side of each image to {side} pixels and cut out the {height} x {width} "
-            "pixels in its centre, as the accuracy above was measured"
+            f"pixels in its centre{as_measured}"
         )
         resize = f"""\
 factor = {side} / min(photo.size)

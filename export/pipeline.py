@@ -23,6 +23,7 @@ from export.verify import parity_table, verify
 from keras_resnet.complexity import complexity
 from keras_resnet.config import get_config
 from keras_resnet.errors import InputError
+from keras_resnet.geometry import EVALUATION_SIDE, REFERENCE_SIZE
 from keras_resnet.weights import ModelSpec, read_spec
 
 PARITY = "parity.json"
@@ -54,13 +55,13 @@ class Images:
     calibration: Callable[[], list[np.ndarray]]
 
     @classmethod
-    def photos(cls, input_shape: tuple[int, int, int], calibration_images: int) -> "Images":
+    def photos(cls, spec: ModelSpec, calibration_images: int) -> "Images":
         """Of scikit-learn's two sample photos, where there is no dataset."""
         return cls(
-            [(photos.sample_photos(*input_shape), None)],
+            [(photos.sample_photos(*spec.input_shape), None)],
             photos.SOURCE,
-            None,
-            lambda: [photos.random_crops(*input_shape, calibration_images)],
+            _usual_evaluation_side(spec),
+            lambda: [photos.random_crops(*spec.input_shape, calibration_images)],
         )
 
 
@@ -98,7 +99,7 @@ def export_and_verify(
             calibration images.
     """
     artifacts, output_dir = tuple(artifacts), Path(output_dir)
-    images = images or Images.photos(spec.input_shape, CALIBRATION_IMAGES)
+    images = images or Images.photos(spec, CALIBRATION_IMAGES)
     options = dataclasses.replace(
         options or Options(),
         metadata=_metadata(spec),
@@ -108,6 +109,7 @@ def export_and_verify(
     if any(TABLE[name].precision == "int8" for name in artifacts):
         options = dataclasses.replace(options, calibration=images.calibration())
 
+    _check_old_report(output_dir)
     written = {}
     for name in artifacts:
         began = time.perf_counter()
@@ -144,22 +146,40 @@ def export_and_verify(
     return report
 
 
+# What begins each file of a report, so that nobody else's is taken for it.
+_MARKS = {PARITY: b'"model"', CARD: b"Python package `keras_resnet`", PICTURE: b"PNG"}
+
+
+def _check_old_report(output_dir: Path) -> None:
+    """Refuses a folder in which somebody else's files have the names of ours."""
+    for name, mark in _MARKS.items():
+        path = output_dir / name
+        with files.os_errors_as_input_errors(path):
+            if os.path.lexists(path) and not files.starts_with(mark)(path):
+                raise InputError(
+                    f"{path} exists and was not written by an export; move it or choose another --output_dir"
+                )
+
+
 def _forget_old_report(output_dir: Path) -> None:
     """Removes a report that describes an artifact which has just been replaced."""
-    for name in (PARITY, CARD, PICTURE):
+    for name in _MARKS:
         with files.os_errors_as_input_errors(output_dir / name):
             (output_dir / name).unlink(missing_ok=True)
 
 
 def measured(name: str, path: Path, input_shape: tuple[int, int, int]) -> dict:
-    """`latency` and `peak_memory` of an artifact, in a process of its own: see `measure.py`."""
+    """`latency` and `peak_memory` of an artifact, in a process of its own: see `measure.py`.
+
+    Returns:
+        Nothing if the process failed, as for an artifact that does not run: `verify` says why.
+    """
     script = Path(__file__).with_name("measure.py")
     # -P: the script's folder, this package, must not be where the process looks for modules.
     command = [sys.executable, "-P", str(script), TABLE[name].name, str(path), *map(str, input_shape)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{path} could not be measured: {done.stderr.strip()[-2000:]}")
-    return json.loads(done.stdout)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}  # the figures are a CPU's
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return json.loads(done.stdout) if done.returncode == 0 else {}
 
 
 def _metadata(spec: ModelSpec) -> dict[str, str]:
@@ -201,6 +221,7 @@ def export_workdir(
         InputError: the folder is missing or holds no trained model; and as `export_and_verify`.
     """
     artifacts = check_formats(formats, precision)
+    _check_calibration_images(calibration_images)
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise InputError(f"there is no workdir {workdir}")
@@ -211,7 +232,6 @@ def export_workdir(
     spec = read_spec(weights)
     if spec is None:
         raise InputError(f"{weights} does not say what it belongs to; use --model=NAME --weights={weights}")
-    output_dir = Path(output_dir or workdir / "export")
     if recipe["model"] != spec.model:
         raise InputError(f"{workdir}: the recipe is of {recipe['model']}, the weights are of {spec.model}")
     images = _dataset_images(
@@ -221,7 +241,9 @@ def export_workdir(
         recipe.get("augmentation", "none"),
         calibration_images,
     )
-    command = _command(artifacts, options, workdir=workdir, dataset=dataset, data_dir=data_dir)
+    given = {"workdir": workdir, "dataset": dataset, "data_dir": data_dir, "output_dir": output_dir}
+    command = _command(artifacts, options, calibration_images, **given)
+    output_dir = Path(output_dir or workdir / "export")
     model = serving_model(network_for_export(spec, str(weights)), spec.normalization)
     report = export_and_verify(spec, model, output_dir, artifacts, images, options, recipe, command)
     return report["equal"]
@@ -261,14 +283,15 @@ def export_weights(
         InputError: an unknown model, a missing or disagreeing file; and as `export_and_verify`.
     """
     artifacts = check_formats(formats, precision)
+    _check_calibration_images(calibration_images)
     spec, network = _network(model, weights, classes)
-    images = Images.photos(spec.input_shape, calibration_images)
+    images = Images.photos(spec, calibration_images)
     if dataset:
         augmentation = _usual_augmentation(spec)
         images = _dataset_images(spec, dataset, data_dir, augmentation, calibration_images)
-    command = _command(
-        artifacts, options, model=model, weights=weights, classes=classes, dataset=dataset, data_dir=data_dir
-    )
+    given = {"model": model, "weights": weights, "classes": classes, "dataset": dataset}
+    given |= {"data_dir": data_dir, "output_dir": output_dir}
+    command = _command(artifacts, options, calibration_images, **given)
     serving = serving_model(network(), spec.normalization)
     output_dir = output_dir or Path("exported") / model
     report = export_and_verify(spec, serving, output_dir, artifacts, images, options, command=command)
@@ -308,8 +331,15 @@ def network_with_random_weights(spec: ModelSpec) -> keras.Model:
     return network
 
 
-def _command(artifacts, options: Options | None, **given) -> str:
+def _check_calibration_images(count: int) -> None:
+    if count < 1:
+        raise InputError(f"calibration_images must be at least 1; got {count}")
+
+
+def _command(artifacts, options: Options | None, calibration_images: int, **given) -> str:
     """The command that does all this again."""
+    if calibration_images != CALIBRATION_IMAGES:
+        given["calibration_images"] = calibration_images
     formats = [name for name in FORMATS if any(TABLE[artifact].name == name for artifact in artifacts)]
     precisions = [p for p in PRECISIONS if any(TABLE[artifact].precision == p for artifact in artifacts)]
     if formats != list(FORMATS):
@@ -384,3 +414,10 @@ def _usual_augmentation(spec: ModelSpec) -> str:
     config = get_config(spec.model)
     as_in_the_paper = config.stem == "imagenet" and spec.input_shape[0] == config.input_size
     return "scale_crop_flip" if as_in_the_paper else "none"
+
+
+def _usual_evaluation_side(spec: ModelSpec) -> int | None:
+    """What `Transform.evaluation_side` is with the usual augmentation."""
+    if _usual_augmentation(spec) == "none":
+        return None
+    return round(spec.input_shape[0] * EVALUATION_SIDE / REFERENCE_SIZE)

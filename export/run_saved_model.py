@@ -6,23 +6,11 @@ with one line of JSON, then answers each line of its input, a JSON object of a s
 paths of its inputs and outputs (.npz), with one line when it has written the outputs.
 """
 
-import importlib
 import json
 import os
 import sys
 
 BLOCKED = ("keras", "keras_resnet", "tf_keras", "export")
-
-
-def _importable(names):
-    found = []
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            continue
-        found.append(name)
-    return found
 
 
 def _describe(specs):
@@ -60,7 +48,6 @@ def main():
             }
             for name, function in signatures.items()
         },
-        importable=_importable(BLOCKED),
         version=f"tensorflow {tf.__version__}",
     )
     for line in sys.stdin:
@@ -71,10 +58,10 @@ def main():
             results = signatures[request["signature"]](**tensors)
             arrays = {name: value.numpy() for name, value in results.items()}
             # NumPy writes Python's byte strings only as pickles.
-            np.savez(
-                request["outputs"],
-                **{name: np.array(a.astype(str)) if a.dtype == object else a for name, a in arrays.items()},
-            )
+            texts = {name: a for name, a in arrays.items() if a.dtype == object}
+            for name, a in texts.items():
+                arrays[name] = np.array([text.decode() for text in a.flat], str).reshape(a.shape)
+            np.savez(request["outputs"], **arrays)
         except Exception as error:
             answer(error=_first_line(error))
         else:

@@ -30,7 +30,6 @@ class Artifact:
         version: of the runtime, such as "onnxruntime 1.23.0".
         problems: promises about its insides that the artifact breaks, as sentences.
         labels: that it carries; None where its format has them elsewhere.
-        is_quantized: whether its outputs are rounded to 8 bits.
         call: `call(signature, inputs) -> outputs`, where an artifact has more than one signature.
     """
 
@@ -40,7 +39,6 @@ class Artifact:
     version: str
     problems: tuple[str, ...] = ()
     labels: tuple[str, ...] | None = None
-    is_quantized: bool = False
     call: Callable[[str, dict], dict[str, np.ndarray]] | None = None
 
 
@@ -82,8 +80,6 @@ def open_saved_model(path: str | Path) -> Iterator[Artifact]:
             hello = _answer(process, log)
             if "error" in hello:
                 raise _cannot_open(path, "TensorFlow", hello["error"])
-            if hello["importable"]:
-                raise RuntimeError(f"could import {hello['importable']} where that must not work")
             signatures = hello["signatures"]
             if SIGNATURE not in signatures:
                 raise _cannot_open(path, "TensorFlow", f"it has no signature {SIGNATURE}")
@@ -96,11 +92,13 @@ def open_saved_model(path: str | Path) -> Iterator[Artifact]:
             def run(images):
                 return call(SIGNATURE, {name: images for name in signatures[SIGNATURE]["inputs"]})
 
+            labels = path / "assets" / "labels.txt"
             yield Artifact(
                 inputs=_described(signatures[SIGNATURE]["inputs"]),
                 outputs=_described(signatures[SIGNATURE]["outputs"]),
                 run=run,
                 version=hello["version"],
+                labels=tuple(labels.read_text("utf-8").splitlines()) if labels.is_file() else (),
                 call=call,
             )
         finally:
@@ -181,7 +179,6 @@ def open_tflite(path: str | Path) -> Iterator[Artifact]:
         version=f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}",
         problems=problems,
         labels=read_labels(path),
-        is_quantized=any(detail["quantization"][0] for detail in outputs.values()),
     )
 
 

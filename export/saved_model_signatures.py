@@ -9,7 +9,7 @@ from export.formats import Options
 from export.runtimes import Artifact, RunError
 from export.signature import INPUT, LOGITS, PROBABILITIES, UINT8_SIGNATURE, serving_function
 from export.tensorflow_graph import FEATURES
-from export.to_saved_model import CLASSIFY_BYTES, TOP
+from export.to_saved_model import CLASSIFY_BYTES, LABELS, TOP
 from keras_resnet.geometry import evaluation_view
 
 _IMAGES = 8
@@ -38,7 +38,7 @@ def broken_signatures(
     """
     if artifact.call is None:
         return []
-    checks = {UINT8_SIGNATURE: _uint8, FEATURES: _features}
+    checks = {UINT8_SIGNATURE: _uint8, FEATURES: _features, LABELS: _labels}
     height, width, channels = model.input_shape[1:]
     if height is not None and height == width and channels in (1, 3):
         checks[CLASSIFY_BYTES] = _classify_bytes
@@ -87,13 +87,26 @@ def _classify_bytes(call, model, serve, pixels, options, tolerance):
     tolerance = max(tolerance, 1e-4)  # a logit's rounding is relative to the logits, not to its class
     if problem := _difference(answers[PROBABILITIES], best, tolerance):
         return problem
-    names = list(options.labels) or [str(index) for index in range(probabilities.shape[-1])]
+    names = np.array(_names(options, probabilities.shape[-1]))
     for row, classes in zip(probabilities, answers["classes"].tolist(), strict=True):
-        named = [row[names.index(name)] if name in names else np.nan for name in classes]
-        # Equal probabilities may change places; a wrong name has another probability.
+        # Two classes can have one name, and equal probabilities can change places.
+        named = [row[names == name].max(initial=-1) for name in classes]
         if not np.allclose(named, np.sort(row)[::-1][:count], atol=tolerance):
-            return f"names {classes}, not {[names[index] for index in row.argsort()[::-1][:count]]}"
+            return f"names {classes}, not {names[row.argsort()[::-1][:count]].tolist()}"
     return None
+
+
+def _labels(call, model, serve, pixels, options, tolerance):
+    found = call(LABELS, {})[LABELS].tolist()
+    expected = _names(options, model.output[LOGITS].shape[-1])
+    different = [f"{a!r} instead of {b!r}" for a, b in zip(found, expected, strict=False) if a != b]
+    if len(found) != len(expected):
+        return f"gives {len(found)} names, not {len(expected)}"
+    return f"gives {different[0]}, and {len(different) - 1} more" if different else None
+
+
+def _names(options, classes):
+    return list(options.labels) or [str(index) for index in range(classes)]
 
 
 def _difference(found, expected, tolerance):

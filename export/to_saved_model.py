@@ -13,14 +13,16 @@ from export.image_bytes import decode_batch
 from export.quiet import quiet
 from export.signature import INPUT, LOGITS, PROBABILITIES, SIGNATURE, UINT8_SIGNATURE
 from export.tensorflow_graph import FEATURES, compute, weight_arrays
+from export.tflite_metadata import check_labels
 from keras_resnet.errors import InputError, unknown_name
 
 PRECISIONS = ("float32", "bfloat16")
 CLASSIFY_BYTES = "classify_bytes"
+LABELS = "labels"
 TOP = 5  # classes that `classify_bytes` names
 
 # Weights of up to so many bytes are constants, others are variables. oneDNN brings a constant kernel into
-# its own layout once, a variable one in every call: for one image, a fifth to a half of the time. But
+# its own layout once, a variable one in every call: for one image, a fifth to a third of the time. But
 # TensorFlow copies constants from graph to graph, 25 times their size in memory before the first answer.
 # Both are fused with their bias, ReLU and addition, but for one trap: the addition of a constant bias of
 # zeros, as an untrained network has, is dropped from the graph, and then nothing is fused.
@@ -56,6 +58,7 @@ def to_saved_model(
         - `serving_uint8`: the same with uint8 `images`.
         - `classify_bytes`: `image_bytes`, string (batch,), JPEG or PNG files, to `classes`, string, and
           `probabilities`, float32, both (batch, k), the five most probable first.
+        - `labels`: nothing to `labels`, string (classes,), in the order of the logits.
         - `features`: float32 `images` to `features`, float32 (batch, channels), the pooled last map.
 
     Raises:
@@ -66,6 +69,7 @@ def to_saved_model(
     if precision not in PRECISIONS:
         raise unknown_name("precision of a SavedModel", precision, PRECISIONS)
     network = fold(model)
+    check_labels(tuple(labels), network.classes)
     path = Path(path)
     _check_is_ours(path)
     version = path / str(_next_version(path))
@@ -163,9 +167,12 @@ def _module(tf, network: Network, precision: str, labels, evaluation_side):
         UINT8_SIGNATURE: signature(classify, shape, tf.uint8, INPUT),
         FEATURES: signature(lambda images: {FEATURES: outputs(images)[FEATURES]}, shape, tf.float32, INPUT),
     }
+    # One tensor that all functions capture, so that `labels` tells what `classify_bytes` answers.
+    names = tf.constant(labels or [str(index) for index in range(network.classes)])
+    list_labels = tf.function(lambda: {LABELS: tf.identity(names)}, input_signature=[], autograph=False)
+    signatures[LABELS] = list_labels.get_concrete_function()
     height, width, channels = network.input_shape
     if height is not None and height == width and channels in (1, 3):
-        names = tf.constant(labels or [str(index) for index in range(network.classes)])
 
         def classify_bytes(image_bytes):
             images = decode_batch(image_bytes, height, evaluation_side, channels)

@@ -56,7 +56,8 @@ def verify(
         for name, path in artifacts.items():
             artifact = stack.enter_context(_opened(name, Path(path)))
             problems = _broken_promises(artifact, *TABLE[name].promise(model, options), options)
-            comparisons[name] = _Comparison(artifact, problems, TABLE[name].tolerance)
+            entry = TABLE[name]
+            comparisons[name] = _Comparison(artifact, problems, entry.tolerance, entry.probability_tolerance)
         for images, labels in batches:
             images = np.ascontiguousarray(images, "float32")
             if options.io_dtype == "uint8":
@@ -141,6 +142,7 @@ class _Comparison:
     artifact: Artifact
     problems: list[str]
     tolerance: float
+    probability_tolerance: float
     images: int = 0
     agreeing: int = 0
     correct: int = 0
@@ -188,13 +190,11 @@ class _Comparison:
     def summary(self, reference):
         relative = _ratio(self.difference, reference.largest_logit)
         rms = _ratio(math.sqrt(self.squares), math.sqrt(reference.squares))
-        # A few rows of an 8-bit softmax sum up to a little more or less than one.
-        probability_tolerance = max(self.tolerance, 1 / 64 if self.artifact.is_quantized else 0)
         if not math.isfinite(reference.largest_logit):
             self._problem("the Keras model's own logits are not finite")
         elif not math.isfinite(self.difference):
             self._problem("some logits are not finite, or missing")
-        elif not self.probability_error <= probability_tolerance:
+        elif not self.probability_error <= self.probability_tolerance:
             self._problem("the probabilities are not the softmax of the logits")
         top1 = self.correct / self.images if self.labelled else None
         return {
@@ -285,7 +285,7 @@ def parity_table(report: dict, output_dir: str | Path = "") -> str:
         output_dir: folder to show before the artifacts' names.
     """
     source = report.get("images_from", "images")
-    timed = any("latency" in entry for entry in report["formats"].values())
+    timed = any(entry.get("latency") for entry in report["formats"].values())
     rows = [("", "size", "top-1", "largest logit difference", "", *(LATENCY_HEADERS if timed else ()))]
     rows.append((f"{report['model']} (Keras)", "", _percent(report["top1"]), "", ""))
     for name, entry in report["formats"].items():
@@ -316,7 +316,7 @@ LATENCY_HEADERS = ("batch 1", "batch 32", "memory")
 
 def latency_texts(entry: dict) -> tuple[str, str, str]:
     """Milliseconds for one image and for 32, and the peak memory, of one format of a report."""
-    if "latency" not in entry:
+    if not entry.get("latency"):
         return ("-", "-", "-")
     one, many = (f"{entry['latency'][batch]:.1f} ms" for batch in ("1", "32"))
     return one, many, f"{entry['peak_memory'] / 2**20:,.0f} MiB"

@@ -1,6 +1,8 @@
 """Every network of the zoo as verified artifacts, with an index of their sizes and speeds."""
 
+import dataclasses
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -43,10 +45,18 @@ def export_zoo(
     """
     artifacts = check_formats(formats, precision)
     output_dir = Path(output_dir or "exported")
+    for name, mark in (("index.json", b'"networks"'), ("index.md", b"# Exported networks")):
+        if os.path.lexists(output_dir / name) and not files.starts_with(mark)(output_dir / name):
+            raise InputError(f"{output_dir / name} exists and was not written by an export; move it")
     sources = _sources(weights, list_models() if models is None else models)
     reports = {}
     for number, (model, source) in enumerate(sources.items(), 1):
-        report = _finished(output_dir / model, artifacts, source)
+        asked = {
+            "weights": "none" if source == "none" else files.sha256(source),
+            "options": dataclasses.asdict(options or Options()) | more,
+        }
+        asked = json.loads(json.dumps(asked))  # as it comes back from a file
+        report = _finished(output_dir / model, artifacts, asked)
         if report is None:
             print(f"[{number}/{len(sources)}] {model}", flush=True)
             export_weights(
@@ -59,7 +69,7 @@ def export_zoo(
                 **more,
             )
             report = json.loads((output_dir / model / PARITY).read_text())
-            report["weights"] = str(source)
+            report["asked"] = asked
             files.write_json(output_dir / model / PARITY, report)
         else:
             print(f"[{number}/{len(sources)}] {model}: done before", flush=True)
@@ -82,12 +92,11 @@ def _sources(weights: str | Path, models: Iterable[str]) -> dict[str, str | Path
     return found
 
 
-def _finished(folder: Path, artifacts: tuple[str, ...], source: str | Path) -> dict | None:
-    """The report of an earlier call, if it exported the same to the same place, and all is there."""
+def _finished(folder: Path, artifacts: tuple[str, ...], asked: dict) -> dict | None:
+    """The report of an earlier call, if it was asked for the same, and all that it wrote is there."""
     try:
         report = json.loads((folder / PARITY).read_text())
-        same = (tuple(report["formats"]), report["weights"]) == (artifacts, str(source))
-        whole = same and all(
+        whole = (tuple(report["formats"]), report["asked"]) == (artifacts, asked) and all(
             files.sha256(folder / report["files"][name]) == report["formats"][name]["sha256"]
             for name in artifacts
         )
@@ -103,15 +112,15 @@ def _write_index(output_dir: Path, reports: dict[str, dict], artifacts: tuple[st
             name: {
                 "file": f"{model}/{report['files'][name]}",
                 **{
-                    key: report["formats"][name][key]
+                    key: report["formats"][name].get(key)
                     for key in ("bytes", "sha256", "latency", "peak_memory", "equal")
                 },
             }
             for name in artifacts
         }
         entries.append(
-            {key: report[key] for key in ("model", "parameters", "multiply_adds", "top1", "weights")}
-            | {"formats": formats}
+            {key: report[key] for key in ("model", "parameters", "multiply_adds", "top1")}
+            | {"weights": report["asked"]["weights"], "formats": formats}
         )
         row = [model, f"{report['parameters']:,}", f"{report['multiply_adds']:,}"]
         for entry in formats.values():

@@ -28,7 +28,7 @@ def resize_and_crop(
     batched = images if images.shape.rank == 4 else images[None]
     scale = tf.cast(tf.stack(resized), tf.float32) / tf.cast(tf.shape(batched)[1:3], tf.float32)
     cut = tf.raw_ops.ScaleAndTranslate(
-        images=tf.cast(batched, tf.float32),
+        images=batched,
         size=[size, size],
         scale=scale,
         translation=-tf.cast(tf.stack(corner), tf.float32),

@@ -303,3 +303,25 @@ def test_the_picture_shows_images_and_what_they_are_taken_for(tmp_path):
     assert right.std() > 40  # not a blank page
     red = [((p[..., 0] > 200) & (p[..., 1] < 60) & (p[..., 2] < 60)).sum() for p in (right, wrong)]
     assert red[1] > red[0] + 100
+
+
+def test_a_report_that_is_not_ours(weights, tmp_path):
+    (tmp_path / "MODEL_CARD.md").write_text("# My own notes")
+    with pytest.raises(InputError, match=r"MODEL_CARD\.md exists and was not written by an export"):
+        pipeline.export_weights("cifar_resnet20", weights, formats="onnx", output_dir=tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["MODEL_CARD.md"]
+    with pytest.raises(InputError, match="calibration_images must be at least 1; got 0"):
+        pipeline.export_weights(
+            "cifar_resnet20", weights, precision="int8", formats="onnx", calibration_images=0
+        )
+
+
+def test_weights_of_the_papers_networks_are_for_the_centre_of_an_image():
+    spec = spec_of("resnet50")
+    assert pipeline.Images.photos(spec, 1).evaluation_side == 256
+    assert pipeline.Images.photos(SPEC, 1).evaluation_side is None
+
+
+def test_what_cannot_be_timed_is_reported_all_the_same(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"no ONNX")
+    assert pipeline.measured("onnx", tmp_path / "model.onnx", (32, 32, 3)) == {}

@@ -1,5 +1,7 @@
 """Every Python snippet of docs/deploy.md runs, in the order of the page, on a real export."""
 
+import base64
+import json
 import re
 from pathlib import Path
 
@@ -30,7 +32,7 @@ def here(tmp_path, monkeypatch):
 
 def test_snippets(here):
     snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(snippets) == 10
+    assert len(snippets) == 11
     names, probabilities, labels = {}, [], []
     for snippet in snippets:
         names.pop("probabilities", None)
@@ -48,4 +50,19 @@ def test_snippets(here):
         np.testing.assert_allclose(found, expected, atol=tolerance)
     assert labels == [LABELS, LABELS]
     assert set(names["classes"]) <= set(LABELS)
-    assert len(names["body"]) > 1000
+    check_bodies(names)
+
+
+def check_bodies(names):
+    """What the bodies for TensorFlow Serving say, given to the signatures that they name."""
+    import tensorflow as tf
+
+    signatures = tf.saved_model.load("saved_model/1").signatures
+    rest, request = json.loads(names["body"]), names["request"]
+    files = [base64.b64decode(instance["b64"]) for instance in rest["instances"]]
+    answer = signatures[rest["signature_name"]](image_bytes=tf.constant(files))
+    assert [name.decode() for name in answer["classes"].numpy()[0]] == names["classes"]
+    (name,) = request.inputs
+    images = tf.make_ndarray(request.inputs[name])
+    np.testing.assert_array_equal(images, names["images"])
+    assert name in signatures[request.model_spec.signature_name].structured_input_signature[1]

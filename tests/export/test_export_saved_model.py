@@ -58,7 +58,7 @@ def expected(model, file):
 def test_signatures(exported):
     _, version, signatures = exported
     assert version.name == "1"
-    assert set(signatures) == {"serving_default", "serving_uint8", "classify_bytes", "features"}
+    assert set(signatures) == {"serving_default", "serving_uint8", "classify_bytes", "features", "labels"}
     (images,) = signatures["serving_uint8"].structured_input_signature[1].values()
     assert (images.dtype, images.shape.as_list()) == (tf.uint8, [None, 48, 48, 3])
     described = {
@@ -71,11 +71,13 @@ def test_signatures(exported):
         "serving_uint8": classes,
         "classify_bytes": {"classes": ("string", [None, 5]), "probabilities": ("float32", [None, 5])},
         "features": {"features": ("float32", [None, 96])},
+        "labels": {"labels": ("string", [10])},
     }
 
 
 def test_labels_and_metadata_are_files_of_the_version(exported):
-    _, version, _ = exported
+    _, version, signatures = exported
+    assert [name.decode() for name in signatures["labels"]()["labels"].numpy()] == list(LABELS)
     assert (version / "assets" / "labels.txt").read_text().splitlines() == list(LABELS)
     assert json.loads((version / "assets" / "metadata.json").read_text()) == {"model": "x"}
 
@@ -175,6 +177,31 @@ def test_bad_files_are_named_by_their_position(exported, file, reason):
 def test_no_files(exported):
     with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes holds no image"):
         classify(exported[2])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_names_that_few_images_show_are_compared_too(precision, tmp_path):
+    """Two equal names, names beyond ASCII, and a swap far behind the most probable."""
+    spec = spec_of("cifar_resnet20", SMALL_CIFAR, classes=50)
+    model, name = serving(spec), "saved_model" if precision == "float32" else f"saved_model_{precision}"
+    labels = ("crane", "crane", "Käse", *(f"class {index}" for index in range(47)))
+    path = TABLE[name].write(model, tmp_path / "name", Options(labels=labels))
+    report = verify(model, {name: path}, photo_batches(spec), Options(labels=labels))
+    assert report["formats"][name]["problems"] == []
+    probabilities = np.concatenate([model(images)["probabilities"] for images, _ in photo_batches(spec)])
+    last, before = probabilities.max(0)[3:].argsort()[:2] + 3
+    swapped = list(labels)
+    swapped[last], swapped[before] = swapped[before], swapped[last]
+    problems = verify(model, {name: path}, photo_batches(spec), Options(labels=tuple(swapped)))["formats"][
+        name
+    ]
+    assert any("its signature labels gives" in problem for problem in problems["problems"])
+
+
+def test_labels_must_be_as_many_as_the_classes(tmp_path):
+    with pytest.raises(InputError, match="labels"):
+        to_saved_model(serving(SPEC), tmp_path / "name", labels=LABELS[:9])
+    assert not (tmp_path / "name").exists()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 from export_networks import SMALL_CIFAR, randomize, spec_of
 
 from export import zoo
+from export.formats import Options
 from export.zoo import export_zoo
 from keras_resnet.errors import InputError
 from keras_resnet.weights import save_weights
@@ -50,6 +51,9 @@ def test_going_on(exported, capsys, monkeypatch):
     (exported / "cifar_plain20" / "model.onnx").write_bytes(b"keras_resnet, but damaged")
     assert export_zoo("none", "onnx", exported, models=MODELS)
     assert calls == ["cifar_plain20"]
+    # Asked for something else, what is there is not what was asked for.
+    assert export_zoo("none", "onnx", exported, models=MODELS[:1], options=Options(layout="nchw"))
+    assert calls == ["cifar_plain20", "cifar_resnet20"]
 
 
 def test_a_folder_of_weights(tmp_path):
@@ -59,10 +63,21 @@ def test_a_folder_of_weights(tmp_path):
         export_zoo(tmp_path / "weights", "tflite", tmp_path / "out")
     with pytest.raises(InputError, match="is none or a folder"):
         export_zoo(tmp_path / "missing", "tflite", tmp_path / "out")
-    save_weights(randomize(spec.build()), tmp_path / "weights" / "cifar_resnet20.weights.h5", spec)
+    file = save_weights(randomize(spec.build()), tmp_path / "weights" / "cifar_resnet20.weights.h5", spec)
     assert export_zoo(tmp_path / "weights", "tflite", tmp_path / "out")
+    before = (tmp_path / "out" / "cifar_resnet20" / "model.tflite").read_bytes()
+    save_weights(randomize(spec.build(), seed=1), file, spec)
+    assert export_zoo(tmp_path / "weights", "tflite", tmp_path / "out")
+    assert (tmp_path / "out" / "cifar_resnet20" / "model.tflite").read_bytes() != before
     assert {entry.name for entry in (tmp_path / "out").iterdir()} == {
         "cifar_resnet20",
         "index.json",
         "index.md",
     }
+
+
+def test_an_index_that_is_not_ours(tmp_path):
+    (tmp_path / "index.md").write_text("mine")
+    with pytest.raises(InputError, match=r"index\.md exists and was not written by an export"):
+        export_zoo("none", "onnx", tmp_path, models=MODELS[:1])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["index.md"]
