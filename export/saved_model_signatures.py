@@ -11,6 +11,7 @@ from export.signature import INPUT, LOGITS, PROBABILITIES, UINT8_SIGNATURE, serv
 from export.tensorflow_graph import FEATURES
 from export.to_saved_model import CLASSIFY_BYTES, LABELS, TOP
 from keras_resnet.geometry import evaluation_view
+from keras_resnet.resnet import recursion_limit
 
 _IMAGES = 8
 
@@ -64,7 +65,8 @@ def _uint8(call, model, serve, pixels, options, tolerance):
 def _features(call, model, serve, pixels, options, tolerance):
     features = call(FEATURES, {INPUT: pixels.astype("float32")})[FEATURES]
     network = model.get_layer(model.name)
-    pooled = serving_function(keras.Model(network.input, network.get_layer("avg_pool").output))
+    with recursion_limit():
+        pooled = serving_function(keras.Model(network.input, network.get_layer("avg_pool").output))
     normalized = model.get_layer("normalization")(pixels.astype("float32"))
     return _difference(features, pooled(normalized).numpy(), tolerance)
 
