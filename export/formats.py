@@ -12,7 +12,7 @@ import numpy as np
 
 from export import runtimes
 from export.signature import INPUT, OUTPUTS
-from export.to_onnx import IO_DTYPES, LAYOUTS, to_onnx
+from export.to_onnx import IO_DTYPES, LAYOUTS, check_opset, to_onnx
 from export.to_saved_model import to_saved_model
 from export.to_tflite import to_tflite
 from keras_resnet.errors import InputError, unknown_name
@@ -53,6 +53,7 @@ class Options:
         ):
             if value not in known:
                 raise unknown_name(kind, value, known)
+        check_opset(self.opset)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 from export import files, photos
 from export.formats import FORMATS, PRECISIONS, TABLE, Options, check_formats
 from export.model_card import model_card
+from export.onnx_quantization import calibration_batches
 from export.predictions import draw_predictions
 from export.signature import network_for_export, serving_model
 from export.verify import parity_table, verify
@@ -107,7 +108,10 @@ def export_and_verify(
         evaluation_side=images.evaluation_side,
     )
     if any(TABLE[name].precision == "int8" for name in artifacts):
-        options = dataclasses.replace(options, calibration=images.calibration())
+        # Before anything is written: the exporters would say so after other files.
+        options = dataclasses.replace(
+            options, calibration=calibration_batches(images.calibration(), spec.input_shape)
+        )
 
     _check_old_report(output_dir)
     written = {}

@@ -62,7 +62,7 @@ def to_onnx(
     import onnx
 
     _check_names(precision, layout, io_dtype)
-    _check_opset(onnx, opset)
+    check_opset(opset, min(NEWEST_OPSET, onnx.defs.onnx_opset_version()))
     network = fold(model)
     if dynamic_size:
         _check_any_size(network)
@@ -93,8 +93,8 @@ def _check_names(precision: str, layout: str, io_dtype: str) -> None:
             raise unknown_name(kind, name, known)
 
 
-def _check_opset(onnx, opset: int) -> None:
-    newest = min(NEWEST_OPSET, onnx.defs.onnx_opset_version())
+def check_opset(opset: int, newest: int = NEWEST_OPSET) -> None:
+    """Raises `InputError` for an opset that `to_onnx` does not write."""
     if opset not in range(OLDEST_OPSET, newest + 1):
         raise InputError(f"ONNX files are written with opset {OLDEST_OPSET} to {newest}; got {opset}")
 

@@ -281,7 +281,7 @@ def test_too_few_calibration_images(weights, tmp_path):
             weights,
             formats="tflite",
             output_dir=tmp_path / "out",
-            precision="int8",
+            precision="float32,int8",
             calibration_images=5,
         )
     assert not list(tmp_path.glob("out/*"))
@@ -325,3 +325,13 @@ def test_weights_of_the_papers_networks_are_for_the_centre_of_an_image():
 def test_what_cannot_be_timed_is_reported_all_the_same(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no ONNX")
     assert pipeline.measured("onnx", tmp_path / "model.onnx", (32, 32, 3)) == {}
+
+
+def test_options_are_checked_before_anything_is_written():
+    for options, message in (
+        ({"opset": 12}, "ONNX files are written with opset 13 to 23; got 12"),
+        ({"layout": "chwn"}, "unknown layout 'chwn'"),
+        ({"io_dtype": "int8"}, "unknown io_dtype 'int8'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Options(**options)
