@@ -24,7 +24,7 @@ class Operation:
     - "conv": `kernel` float32 (rows, columns, channels in / groups, channels out), `bias` float32,
       `strides`, `dilations` (rows, columns), `padding` ((top, bottom), (left, right)) with zeros,
       `groups`.
-    - "relu", "softmax", "identity"; "add" of two inputs.
+    - "relu", "softmax"; "add" of two inputs.
     - "max_pool": `size`, `strides`, `padding`. Only non-negative tensors are padded.
     - "average_pool": `size`, `strides`; without padding.
     - "pad": zeros around, `padding`; "pad_channels": zeros for `before` and `after` channels.

@@ -167,9 +167,6 @@ class _Writer:
     def relu(self, op, x):
         return self._unchanged_kind("Relu", op, x)
 
-    def identity(self, op, x):
-        return x
-
     def add(self, op, x, y):
         if x.dtype != y.dtype:
             x, y = self._cast(op, x, "float32", "cast_1"), self._cast(op, y, "float32", "cast_2")

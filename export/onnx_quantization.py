@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,40 +11,10 @@ import numpy as np
 from export.folding import Network
 from export.quiet import quiet
 from export.signature import INPUT
-from keras_resnet.errors import InputError
 
-LEAST_IMAGES = 32
 BATCH_SIZE = 8  # of calibration: bounds the memory for activations
 # The normalization and the softmax stay float32, and so does the mean: they cost nothing.
 QUANTIZED_KINDS = ("conv", "relu", "add", "max_pool", "average_pool", "pad", "pad_channels", "dense")
-
-
-def calibration_batches(calibration: Iterable[np.ndarray] | None, shape: tuple) -> list[np.ndarray]:
-    """The images to calibrate with.
-
-    Args:
-        calibration: batches (n, height, width, channels) of raw pixels 0-255.
-        shape: of one image, (height, width, channels), with None for any size.
-
-    Returns:
-        The batches.
-
-    Raises:
-        InputError: too few images, or of another shape.
-    """
-    batches = [np.asarray(batch) for batch in (() if calibration is None else calibration)]
-    for batch in batches:
-        fits = batch.ndim == 4 and all(
-            wanted in (None, size) for wanted, size in zip(shape, batch.shape[1:], strict=True)
-        )
-        if not fits:
-            raise InputError(
-                f"calibration batches must be (n, {', '.join(map(str, shape))}); got {batch.shape}"
-            )
-    count = sum(map(len, batches))
-    if count < LEAST_IMAGES:
-        raise InputError(f"int8 needs at least {LEAST_IMAGES} calibration images; got {count}")
-    return batches
 
 
 def quantize(
@@ -60,7 +30,7 @@ def quantize(
     Args:
         proto: of `write_graph`, float32; is emptied, so that its weights are not held twice.
         network: that `proto` was written from.
-        batches: of `calibration_batches`.
+        batches: of `calibration.calibration_batches`.
         layout: of the input of `proto`.
         io_dtype: of the input of `proto`.
         folder: for temporary files; the caller removes it.

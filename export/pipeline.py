@@ -15,9 +15,9 @@ import keras
 import numpy as np
 
 from export import files, photos
+from export.calibration import calibration_batches
 from export.formats import FORMATS, PRECISIONS, TABLE, Options, check_formats
 from export.model_card import model_card
-from export.onnx_quantization import calibration_batches
 from export.predictions import draw_predictions
 from export.signature import network_for_export, serving_model
 from export.verify import parity_table, verify

@@ -77,9 +77,6 @@ class _Builder:
     def add(self, op, x, y):
         return self._tf.add(x, y, name=op.name)
 
-    def identity(self, op, x):
-        return x
-
     def max_pool(self, op, x):
         if op.size == (1, 1) and not any(map(any, op.padding)):
             return x[:, :: op.strides[0], :: op.strides[1], :]

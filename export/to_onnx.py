@@ -6,10 +6,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from export.calibration import calibration_batches
 from export.files import replacing, starts_with
 from export.folding import Network, fold
 from export.onnx_graph import write_graph
-from export.onnx_quantization import calibration_batches, quantize
+from export.onnx_quantization import quantize
 from keras_resnet import __version__
 from keras_resnet.errors import InputError, unknown_name
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from export.calibration import calibration_batches
 from export.files import replacing, starts_with
 from export.folding import Network, fold
 from export.quiet import quiet
@@ -17,7 +18,6 @@ from keras_resnet.resnet import recursion_limit
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 IO_DTYPES = ("float32", "uint8")
-MIN_CALIBRATION_IMAGES = 32
 
 
 def to_tflite(
@@ -123,18 +123,11 @@ def _convert(
 
 def _calibration_images(batches: Iterable[np.ndarray] | None, shape: tuple) -> list[np.ndarray]:
     """All images as bytes (an integer network sees no more of them), with both ends of the scale."""
-    images = []
-    for batch in batches if batches is not None else ():
-        batch = np.asarray(batch)
-        if batch.ndim != 4 or any(
-            size not in (None, given) for size, given in zip(shape, batch.shape[1:], strict=True)
-        ):
-            raise InputError(f"calibration images of shape {batch.shape} do not fit (n, {str(shape)[1:]}")
-        images += list(np.rint(np.clip(batch, 0, 255)).astype(np.uint8))
-    if len(images) < MIN_CALIBRATION_IMAGES:
-        raise InputError(
-            f"int8 needs at least {MIN_CALIBRATION_IMAGES} calibration images; got {len(images)}"
-        )
+    images = [
+        image
+        for batch in calibration_batches(batches, shape)
+        for image in np.rint(np.clip(batch, 0, 255)).astype(np.uint8)
+    ]
     # With pixels 0 and 255 among the images, the input's scale is 1 and a raw byte is its own code.
     images[0] = images[0].copy()
     images[0][0, 0], images[0][-1, -1] = 0, 255

@@ -134,6 +134,15 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
         weight.assign(value)
 
 
+def _is_weight(dataset: object) -> bool:
+    """Whether it is a dataset of floats whose data lie in the file itself."""
+    return (
+        isinstance(dataset, h5py.Dataset)
+        and (dataset.dtype.kind == "f" or _is_bfloat16(dataset))
+        and not (dataset.is_virtual or dataset.external)
+    )
+
+
 def _layer_groups(file: h5py.File, path) -> dict[str, list[h5py.Dataset]]:
     """The datasets of each layer, by the layer's name, which Keras keeps as an attribute."""
     layers = _hard(file, "layers", path)
@@ -145,12 +154,7 @@ def _layer_groups(file: h5py.File, path) -> dict[str, list[h5py.Dataset]]:
             continue
         datasets = [_hard(variables, str(index), path) for index in range(len(variables))]
         for dataset in datasets:
-            if (
-                not isinstance(dataset, h5py.Dataset)
-                or not (dataset.dtype.kind == "f" or _is_bfloat16(dataset))
-                or dataset.is_virtual
-                or dataset.external
-            ):
+            if not _is_weight(dataset):
                 raise InputError(f"{path} holds something that is no weight at {key}")
         groups[str(variables.attrs.get("name", key))] = datasets
     if not groups:

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_resnet.config import ResNetConfig
 from keras_resnet.errors import InputError
-from keras_resnet.weights.files import _hard, _is_bfloat16, _layer_groups, _read, open_hdf5
+from keras_resnet.weights.files import _hard, _is_weight, _layer_groups, _read, open_hdf5
 
 # Over all tensors of a file; the widest ResNets have a tenth of it.
 MAX_ELEMENTS = 2**31
@@ -276,12 +276,7 @@ def _old_layout(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset
             # Step by step: only the last link of a path can be asked for.
             for part in filter(None, name.split("/")):
                 dataset = _hard(dataset, part, path) if isinstance(dataset, h5py.Group) else None
-            if (
-                not isinstance(dataset, h5py.Dataset)
-                or not (dataset.dtype.kind == "f" or _is_bfloat16(dataset))
-                or dataset.is_virtual
-                or dataset.external
-            ):
+            if not _is_weight(dataset):
                 raise InputError(f"{path} holds something that is no weight at {_one_line(layer)}")
             yield f"{layer}/{name.split('/')[-1].removesuffix(':0')}", dataset
 

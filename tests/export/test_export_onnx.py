@@ -11,7 +11,7 @@ import pytest
 from export_networks import PER_PIXEL, SMALL, SMALL_CIFAR, photo_batches, serving, spec_of
 from test_export_formats import SMALL_NETWORKS
 
-from export.onnx_quantization import LEAST_IMAGES
+from export.calibration import LEAST_IMAGES
 from export.quiet import quiet
 from export.signature import serving_function
 from export.to_onnx import NEWEST_OPSET, OLDEST_OPSET, OPSET, to_onnx

@@ -423,11 +423,11 @@ def test_labels_of_files_without_metadata(tmp_path):
         ),
         (
             {"precision": "int8", "calibration": [np.zeros((40, 24, 32, 3))]},
-            r"calibration images of shape \(40, 24, 32, 3\) do not fit \(n, 32, 32, 3\)",
+            r"calibration batches must be \(n, 32, 32, 3\); got \(40, 24, 32, 3\)",
         ),
         (
             {"precision": "int8", "calibration": np.zeros((40, 32, 32, 3))},
-            r"calibration images of shape \(32, 32, 3\) do not fit",
+            r"calibration batches must be \(n, 32, 32, 3\); got \(32, 32, 3\)",
         ),
         ({"labels": ("cat", "dog")}, "2 labels do not fit 10 classes"),
         ({"labels": ("two\nlines", *LABELS[1:])}, "has a line break"),
