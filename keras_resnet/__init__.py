@@ -3,22 +3,32 @@
 from keras_resnet.complexity import Complexity, complexity
 from keras_resnet.config import MODELS, ResNetConfig, list_models
 from keras_resnet.errors import InputError
-from keras_resnet.resnet import BUILDERS, build_model, build_resnet, feature_maps
+from keras_resnet.preprocessing import Normalization, Preprocessing
+from keras_resnet.resnet import BUILDERS, build_model, build_resnet, feature_maps, freeze
 from keras_resnet.version import __version__
+from keras_resnet.weights import Entry, decode_predictions, get_entry, list_weights, preprocess_input
 
-# ResNet18 ... ResNet152, ResNet50V1_5 ..., PlainNet18, CifarResNet20 ..., CifarPlainNet20 ...
+# ResNet18 ... ResNet152, ResNet50V1_5 ..., ResNeXt50_32x4d ..., CifarResNet20 ..., CifarPlainNet20 ...
 globals().update(BUILDERS)
 
 __all__ = [
     "MODELS",
     "Complexity",
+    "Entry",
     "InputError",
+    "Normalization",
+    "Preprocessing",
     "ResNetConfig",
     "__version__",
     "build_model",
     "build_resnet",
     "complexity",
+    "decode_predictions",
     "feature_maps",
+    "freeze",
+    "get_entry",
     "list_models",
+    "list_weights",
+    "preprocess_input",
     *BUILDERS,
 ]

@@ -2,17 +2,17 @@
 
 import tensorflow as tf
 
-REFERENCE_SIZE = 224
-"""The crop size for which `EVALUATION_SIDE` and the augmentations' shorter sides are given."""
-
-EVALUATION_SIDE = 256
-"""The shorter side from which the evaluation's `REFERENCE_SIZE` centre crop is taken."""
+_KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 
 
 def resize_and_crop(
-    images: tf.Tensor, resized: tuple | tf.Tensor, corner: tuple | tf.Tensor, size: int
+    images: tf.Tensor,
+    resized: tuple | tf.Tensor,
+    corner: tuple | tf.Tensor,
+    size: int,
+    interpolation: str = "bilinear",
 ) -> tf.Tensor:
-    """Resizes (bilinear, half-pixel centres, antialiased where it shrinks) and cuts out a square.
+    """Resizes (half-pixel centres, antialiased where it shrinks) and cuts out a square.
 
     Only the pixels of the square are computed.
 
@@ -21,6 +21,7 @@ def resize_and_crop(
         resized: (height, width) of the whole resized image, pixels.
         corner: (top, left) of the square in the resized image, pixels.
         size: side of the square.
+        interpolation: "bilinear"; or "bicubic", for pixels 0-255, to which it is clipped.
 
     Returns:
         float32 (..., size, size, channels), in the units of `images`.
@@ -32,17 +33,19 @@ def resize_and_crop(
         size=[size, size],
         scale=scale,
         translation=-tf.cast(tf.stack(corner), tf.float32),
-        kernel_type="triangle",
+        kernel_type=_KERNELS[interpolation],
         antialias=True,
     )
+    if interpolation == "bicubic":
+        cut = tf.clip_by_value(cut, 0.0, 255.0)  # beside an edge it overshoots
     return cut if images.shape.rank == 4 else cut[0]
 
 
-def resize_whole(images: tf.Tensor, size: int) -> tf.Tensor:
+def resize_whole(images: tf.Tensor, size: int, interpolation: str = "bilinear") -> tf.Tensor:
     """Resizes images of any proportions to a square: float32 (..., size, size, channels)."""
     if images.shape[-3] == size and images.shape[-2] == size:
         return tf.cast(images, tf.float32)
-    return resize_and_crop(images, (size, size), (0, 0), size)
+    return resize_and_crop(images, (size, size), (0, 0), size, interpolation)
 
 
 def fit_shorter_side(image: tf.Tensor, side: tf.Tensor | int) -> tf.Tensor:
@@ -52,22 +55,25 @@ def fit_shorter_side(image: tf.Tensor, side: tf.Tensor | int) -> tf.Tensor:
     return tf.cast(tf.round(shape * factor), tf.int32)
 
 
-def center_crop(image: tf.Tensor, side: int, size: int) -> tf.Tensor:
+def center_crop(image: tf.Tensor, side: int, size: int, interpolation: str = "bilinear") -> tf.Tensor:
     """Resizes an image's shorter side to `side` and cuts out the centre.
 
     Args:
         image: uint8 (height, width, channels).
         side: pixels, at least `size`.
         size: side of the crop, pixels.
+        interpolation: "bilinear" or "bicubic".
 
     Returns:
         float32 (size, size, channels), 0-255.
     """
     resized = fit_shorter_side(image, side)
-    return resize_and_crop(image, resized, (resized - size) // 2, size)
+    return resize_and_crop(image, resized, (resized - size) // 2, size, interpolation)
 
 
-def evaluation_view(images: tf.Tensor, side: int | None, size: int, channels: int) -> tf.Tensor:
+def evaluation_view(
+    images: tf.Tensor, side: int | None, size: int, channels: int, interpolation: str = "bilinear"
+) -> tf.Tensor:
     """What the evaluation shows a network of a decoded image, before the normalization.
 
     Args:
@@ -76,11 +82,15 @@ def evaluation_view(images: tf.Tensor, side: int | None, size: int, channels: in
             resizes the whole image to the input's size.
         size: height and width of the input.
         channels: 3 repeats gray; 1 turns colours gray.
+        interpolation: "bilinear" or "bicubic".
 
     Returns:
         float32 (..., size, size, channels), 0-255.
     """
-    images = resize_whole(images, size) if side is None else center_crop(images, side, size)
+    if side is None:
+        images = resize_whole(images, size, interpolation)
+    else:
+        images = center_crop(images, side, size, interpolation)
     return with_channels(images, channels)
 
 

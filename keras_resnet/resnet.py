@@ -1,15 +1,16 @@
 """Stem, stages, head: every network of the zoo through one code path."""
 
 import contextlib
+import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 from keras import layers
 
-from keras_resnet.blocks import BLOCKS, channel_axis, conv_bn, he_normal
+from keras_resnet.blocks import BLOCKS, Step, bn_relu, channel_axis, conv, conv_bn, he_normal
 from keras_resnet.config import MODELS, ResNetConfig, get_config
 from keras_resnet.errors import InputError
 
@@ -39,13 +40,21 @@ def build_resnet(
     classes: int | None = None,
     classifier_activation: str | Callable | None = "softmax",
     name: str | None = None,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    output_stride: int | None = None,
 ) -> keras.Model:
-    """Builds a network from its config; the arguments are keras.applications' own.
+    """Builds a network from its config; the first arguments are keras.applications' own.
 
     Args:
         config: a row of the zoo, possibly with fields replaced.
         include_top: whether global average pooling and the classifier end the network.
-        weights: None for He-normal initialization, or the path of a `.weights.h5` file.
+        weights: None for He-normal initialization; the name of a weight entry (`list_weights`), where
+            "imagenet" is the network's default; or the path of a file: our own `.weights.h5`,
+            torchvision's or timm's `.safetensors` or `.pth`, keras.applications' `.h5`. Where the file
+            has another number of classes, the classifier stays freshly initialized; where it has
+            another number of input channels, the first convolution is adapted as timm does: summed
+            for one channel, else repeated and scaled. Images go in as red, green, blue.
         input_tensor: a Keras tensor to build upon, instead of a new input.
         input_shape: (height, width, channels), or channels first under that image data format;
             height and width may be None. Default: (size, size, 3) with the network's own size, and
@@ -54,9 +63,18 @@ def build_resnet(
         classes: width of the classifier. Default: the config's.
         classifier_activation: None gives logits. The output is float32 under any dtype policy.
         name: of the model.
+        features_only: gives the stages' feature maps as a dictionary, `{"C1": tensor, ...}`, as timm's
+            argument of this name does with a list; there is no top then.
+        out_indices: of `features_only`: which maps, 0 for C1 (behind the stem), 1 for C2, ...; what
+            lies behind the last of them is not built. Default: all.
+        output_stride: input pixels a pixel of the last feature map. Stages that would go beyond it
+            dilate their 3x3 convolutions instead of striding, with the same weights (as torchvision's
+            `replace_stride_with_dilation`). Default: 32 with ImageNet's stem, 4 with CIFAR's.
 
     Returns:
         A functional `keras.Model`: float (batch, height, width, channels) to float32 (batch, classes).
+        With `weights` that say how their images were prepared, its attribute `preprocess` is the
+        `Preprocessing` that does that.
 
     Raises:
         InputError: an argument is out of its range, or `weights` does not fit the network.
@@ -66,15 +84,21 @@ def build_resnet(
         raise InputError(f"classes must be a positive integer; got {classes!r}")
     if pooling not in (None, "avg", "max"):
         raise InputError(f"pooling must be None, 'avg' or 'max'; got {pooling!r}")
+    if features_only and pooling:
+        raise InputError(f"features_only gives maps, which pooling={pooling!r} would end")
+    if out_indices is not None and not features_only:
+        raise InputError("out_indices selects among the maps of features_only=True")
+    include_top = include_top and not features_only
+    steps = list(_steps(config, output_stride))
     inputs, x = _inputs(config, input_tensor, input_shape, include_top)
 
     with recursion_limit():
         x = _stem(x, config)
-        block = BLOCKS[config.block]
-        for stage, (depth, filters) in enumerate(zip(config.stage_depths, config.stage_filters, strict=True)):
-            for index in range(depth):
-                strides = 2 if stage > 0 and index == 0 else 1
-                x = block(x, filters, strides, config, f"conv{stage + 2}_block{index + 1}")
+        for (stage, index), step in steps:
+            filters = config.stage_filters[stage]
+            x = BLOCKS[config.block](x, filters, step, config, f"conv{stage + 2}_block{index + 1}")
+        if config.block == "preactivation":
+            x = bn_relu(x, "post")
         if include_top:
             x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
             x = layers.Dense(
@@ -89,14 +113,42 @@ def build_resnet(
             x = pool(name=f"{pooling}_pool")(x)
         model = keras.Model(inputs, x, name=name)
 
-    if weights is not None:
-        from keras_resnet.weights import load_weights, read_spec
+        preprocess = None
+        if weights is not None:
+            from keras_resnet.weights import load_pretrained
 
-        spec = read_spec(weights)
-        if spec is not None:
-            spec.check_architecture(config, weights)
-        load_weights(model, weights)
+            preprocess = load_pretrained(model, config, weights)
+        if features_only:
+            # After the loading, which wants to see a use for every tensor of a file.
+            model = keras.Model(inputs, _select(_all_maps(model), out_indices), name=name)
+    if preprocess is not None:
+        model.preprocess = preprocess
     return model
+
+
+def _steps(config: ResNetConfig, output_stride: int | None) -> Iterator[tuple[tuple[int, int], Step]]:
+    """((stage from 0, block from 0), how the block moves) for every block."""
+    strides = [config.stem_stride * 2**stage for stage in range(len(config.stage_depths))]
+    if output_stride is None:
+        output_stride = strides[-1]
+    if output_stride not in strides:
+        raise InputError(
+            f"output_stride must be one of {', '.join(map(str, strides))}; got {output_stride!r}"
+        )
+    stride, dilation, last = strides[0], 1, len(strides) - 1
+    for stage, depth in enumerate(config.stage_depths):
+        for index in range(depth):
+            if config.block == "preactivation":
+                downsamples = stage < last and index == depth - 1
+            else:
+                downsamples = stage > 0 and index == 0
+            if not downsamples:
+                step = Step(1, dilation, dilation)
+            elif stride < output_stride:
+                step, stride = Step(2), stride * 2
+            else:
+                step, dilation = Step(1, dilation, dilation * 2), dilation * 2
+            yield (stage, index), step
 
 
 def _inputs(config, input_tensor, input_shape, include_top):
@@ -132,10 +184,20 @@ def _inputs(config, input_tensor, input_shape, include_top):
 
 
 def _stem(x, config):
+    # A pre-activation network normalizes in its first block.
+    last = conv_bn
+    if config.block == "preactivation":
+        last = functools.partial(conv, bias=True)
     if config.stem == "cifar":
-        return conv_bn(x, config.stage_filters[0], 3, 1, "conv1")
-    x = conv_bn(x, 64, 7, 2, "conv1")
-    # Zeros after a ReLU pad a maximum as well as minus infinity would.
+        return last(x, config.stage_filters[0], 3, 1, "conv1")
+    if config.stem == "deep":
+        x = conv_bn(x, 32, 3, 2, "conv1_1")
+        x = conv_bn(x, 32, 3, 1, "conv1_2")
+        x = last(x, 64, 3, 1, "conv1_3")
+    else:
+        x = last(x, 64, 7, 2, "conv1")
+    # Zeros after a ReLU pad a maximum as well as minus infinity would; keras.applications pads its
+    # pre-activation networks with them, too.
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
     return layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
 
@@ -144,18 +206,73 @@ def feature_maps(model: keras.Model) -> dict:
     """The output of each stage, by its usual name: `{"C2": tensor, ..., "C5": tensor}`.
 
     `keras.Model(model.input, feature_maps(model))` is a feature extractor. With the ImageNet stem
-    C2 ... C5 have strides 4, 8, 16, 32; with the CIFAR stem C2 ... C4 have strides 1, 2, 4.
+    C2 ... C5 have strides 4, 8, 16, 32; with the CIFAR stem C2 ... C4 have strides 1, 2, 4. Of a
+    pre-activation network they are the last activations of each resolution.
 
     Raises:
         InputError: the model is not one of this package's.
     """
+    return {name: tensor for name, tensor in _all_maps(model).items() if name != "C1"}
+
+
+def _all_maps(model: keras.Model) -> dict:
+    """`feature_maps`, and "C1", which the stem's convolutions give."""
     maps = {}
+    layer_names = [layer.name for layer in model.layers]
+    # Its blocks end in sums that are not activated, and a stage's last block has the stride.
+    preactivated = any(name.endswith("_preact_relu") for name in layer_names)
+    ending = "preact_relu" if preactivated else "out"
     for layer in model.layers:
-        if match := re.fullmatch(r"conv(\d+)_block\d+_out", layer.name):
+        if layer.name.startswith("conv1_"):
+            maps["C1"] = layer.output
+        elif match := re.fullmatch(rf"conv(\d+)_block\d+_{ending}", layer.name):
             maps[f"C{match[1]}"] = layer.output
-    if not maps:
+    if len(maps) < 2:
         raise InputError(f"model {model.name!r} has no stages named conv2_block1_out, ...")
+    if "post_relu" in layer_names:
+        maps[list(maps)[-1]] = model.get_layer("post_relu").output
     return maps
+
+
+def _select(maps: dict, out_indices: Sequence[int] | None) -> dict:
+    names = list(maps)
+    if out_indices is None:
+        return maps
+    indices = list(out_indices) if isinstance(out_indices, Sequence) else [out_indices]
+    right = all(isinstance(i, int) and -len(names) <= i < len(names) for i in indices)
+    if not right or not indices or len({i % len(names) for i in indices}) < len(indices):
+        raise InputError(
+            f"out_indices must be different integers from 0 (C1) to {len(names) - 1} ({names[-1]}); "
+            f"got {out_indices!r}"
+        )
+    return {names[i]: maps[names[i]] for i in indices}
+
+
+def freeze(model: keras.Model, upto: str | None) -> keras.Model:
+    """Excludes the first stages from training; all behind them can be trained.
+
+    Batch normalization in them is in inference mode from then on, also in training: it neither uses nor
+    updates the batch's statistics.
+
+    Args:
+        model: of `build_model`, with or without the top, or of `features_only`.
+        upto: "C1" ... "C5": everything that this feature map depends on; None thaws the whole network.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: there is no such feature map.
+    """
+    maps = _all_maps(model)
+    if upto is not None and upto not in maps:
+        raise InputError(f"freeze takes one of {', '.join(maps)} or None; got {upto!r}")
+    with recursion_limit():
+        frozen = keras.Model(model.inputs, maps[upto]).layers if upto is not None else []
+    names = {layer.name for layer in frozen}
+    for layer in model.layers:
+        layer.trainable = layer.name not in names
+    return model
 
 
 def build_model(
@@ -168,6 +285,10 @@ def build_model(
     classes: int | None = None,
     classifier_activation: str | Callable | None = "softmax",
     name: str | None = None,
+    *,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    output_stride: int | None = None,
     **config_overrides,
 ) -> keras.Model:
     """Builds the zoo's network `model`; see `build_resnet` for the arguments.
@@ -175,13 +296,16 @@ def build_model(
     Args:
         model: a name of `list_models()`.
         include_top: see `build_resnet`, as for all that follow.
-        weights: None or a path.
+        weights: None, a name of `list_weights(model)` such as "imagenet", or the path of a file.
         input_tensor: a Keras tensor, or None.
         input_shape: of one image, or None.
         pooling: None, "avg" or "max".
         classes: width of the classifier.
         classifier_activation: None gives logits.
         name: of the Keras model. Default: the zoo's name.
+        features_only: gives a dictionary of feature maps.
+        out_indices: of `features_only`.
+        output_stride: input pixels a pixel of the last feature map.
         **config_overrides: fields of `ResNetConfig`, such as `shortcut="A"`.
 
     Raises:
@@ -197,6 +321,9 @@ def build_model(
         classes=classes,
         classifier_activation=classifier_activation,
         name=name or model,
+        features_only=features_only,
+        out_indices=out_indices,
+        output_stride=output_stride,
     )
 
 
@@ -213,11 +340,9 @@ def _builder(name: str, function_name: str) -> Callable[..., keras.Model]:
         return_annotation=keras.Model,
     )
     build.__name__ = build.__qualname__ = function_name
-    kind = (
-        "Plain network" if config.shortcut is None else f"Residual network, shortcut option {config.shortcut}"
-    )
+    kind = "Plain" if config.shortcut is None else f"Residual (shortcut option {config.shortcut})"
     build.__doc__ = (
-        f"{kind}, {config.weighted_layers} weighted layers (`{name}`).\n\n"
+        f"{kind} network, {config.weighted_layers} weighted layers (`{name}`).\n\n"
         "    Arguments and errors are those of `build_model`; keras.applications' signature.\n    "
     )
     return build
@@ -225,9 +350,11 @@ def _builder(name: str, function_name: str) -> Callable[..., keras.Model]:
 
 def _function_name(name: str) -> str:
     """`cifar_resnet20` -> `CifarResNet20`, `plain18` -> `PlainNet18`, `resnet50_v1_5` -> `ResNet50V1_5`."""
-    words = {"cifar": "Cifar", "resnet": "ResNet", "plain": "PlainNet"}
-    parts = re.findall(r"cifar|resnet|plain|\d+|v1_5", name)
-    return "".join(words.get(part, part.replace("v", "V")) for part in parts)
+    words = {"cifar": "Cifar", "resnet": "ResNet", "plain": "PlainNet", "resnext": "ResNeXt", "wide": "Wide"}
+    parts = re.findall(r"cifar|resnet|resnext|plain|wide|\d+x\d+d|\d+d?|v1_5|v2", name)
+    spelled = [words.get(part) or (part if "x" in part else part.upper()) for part in parts]
+    # An underscore stays between two numbers.
+    return re.sub(r"(?<=\d) (?=\d)", "_", " ".join(spelled)).replace(" ", "")
 
 
 BUILDERS = {_function_name(name): _builder(name, _function_name(name)) for name in MODELS}

@@ -20,7 +20,7 @@ SMALL = {"stage_depths": (1, 1), "stage_filters": (8, 12), "stem": "cifar", "sho
 
 
 def small(name="resnet50", classes=5, seed=None, **overrides):
-    model = build_model(name, input_shape=(16, 16, 3), classes=classes, **{**SMALL, **overrides})
+    model = build_model(name, classes=classes, **{"input_shape": (16, 16, 3), **SMALL, **overrides})
     return model if seed is None else randomize(model, seed)
 
 
@@ -279,8 +279,53 @@ def test_another_number_of_channels(written):
 def test_other_classes(written):
     sentence = refusal(shared(classes=7), written[1])
     assert "layer predictions has shapes 48x5 5 in the file, 48x7 7 in resnet50" in sentence
-    with pytest.raises(InputError, match="layer predictions"):
-        small(classes=7, weights=written[1])
+
+
+def test_another_classifier_is_fresh(written):
+    model, path, *_ = written
+    keras.utils.set_random_seed(3)
+    fresh = small(classes=7)
+    keras.utils.set_random_seed(3)
+    other = small(classes=7, weights=path)
+    for layer, untouched in zip(other.layers, fresh.layers, strict=True):
+        source = untouched if layer.name == "predictions" else model.get_layer(layer.name)
+        for ours, theirs in zip(layer.get_weights(), source.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    headless = small(include_top=False, weights=path)
+    np.testing.assert_array_equal(headless.get_weights()[0], model.get_weights()[0])
+
+
+def test_a_classifier_of_other_features_is_refused(written, tmp_path):
+    with h5py.File(written[1], "r+") as file:
+        values = file["layers/dense/vars/0"][:-1]
+        del file["layers/dense/vars/0"]
+        file["layers/dense/vars/0"] = values
+    with pytest.raises(InputError, match="layer predictions has shapes 47x5 5 in the file, 48x5 5 in"):
+        small(weights=written[1])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 13])
+def test_other_channels_adapt_the_first_kernel(channels, written):
+    """As timm does: the sum for one channel, else repetitions that keep the sum over all."""
+    model, path, *_ = written
+    kernel = model.get_layer("conv1_conv").get_weights()[0]
+    other = small(weights=path, input_shape=(16, 16, channels))
+    adapted = other.get_layer("conv1_conv").get_weights()[0]
+    if channels == 1:
+        np.testing.assert_allclose(adapted[:, :, 0], kernel.sum(2), rtol=1e-6, atol=1e-6)
+    for channel in range(channels if channels > 1 else 0):
+        expected = kernel[:, :, channel % 3] * (3 / channels)
+        np.testing.assert_allclose(adapted[:, :, channel], expected, rtol=1e-6)
+    np.testing.assert_array_equal(other.get_weights()[1], model.get_weights()[1])
+
+
+def test_the_networks_preprocessing_comes_with_its_weights(written):
+    spec = read_spec(written[1])
+    assert small(weights=written[1]).preprocess == spec.preprocessing
+    assert not hasattr(small(), "preprocess")
+    larger = small(weights=written[1], input_shape=(20, 20, 1))
+    assert larger.preprocess.size == 20
+    assert len(larger.preprocess.normalization.mean) == 1
 
 
 def test_layers_that_the_file_lacks(written):

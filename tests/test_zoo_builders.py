@@ -6,10 +6,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from zoo_networks import ALL_SMALL, images, randomize, small_config, zeros_for_weights
+from zoo_networks import (
+    ALL_SMALL,
+    images,
+    randomize,
+    relative_difference,
+    small_config,
+    zeros_for_weights,
+)
 
 import keras_resnet
-from keras_resnet import InputError, build_model, build_resnet, feature_maps
+from keras_resnet import InputError, build_model, build_resnet, feature_maps, freeze
+from keras_resnet.weights import save_weights
 
 FUNCTIONS = {
     "resnet18": "ResNet18",
@@ -24,6 +32,13 @@ FUNCTIONS = {
     "plain34": "PlainNet34",
     **{f"cifar_resnet{depth}": f"CifarResNet{depth}" for depth in (20, 32, 44, 56, 110, 1202)},
     **{f"cifar_plain{depth}": f"CifarPlainNet{depth}" for depth in (20, 32, 44, 56, 110)},
+    **{f"resnet{depth}d": f"ResNet{depth}D" for depth in (18, 34, 50, 101, 152)},
+    **{f"resnet{depth}_v2": f"ResNet{depth}V2" for depth in (50, 101, 152)},
+    "resnext50_32x4d": "ResNeXt50_32x4d",
+    "resnext101_32x8d": "ResNeXt101_32x8d",
+    "resnext101_64x4d": "ResNeXt101_64x4d",
+    "wide_resnet50_2": "WideResNet50_2",
+    "wide_resnet101_2": "WideResNet101_2",
 }
 TINY = {"stage_depths": (1, 1), "stage_filters": (64, 72)}
 
@@ -53,6 +68,8 @@ def test_signature_is_that_of_keras_applications(function):
     theirs = inspect.signature(keras.applications.ResNet50).parameters
     ours = dict(inspect.signature(getattr(keras_resnet, function)).parameters)
     assert ours.pop("config_overrides").kind is inspect.Parameter.VAR_KEYWORD
+    for more in ("features_only", "out_indices", "output_stride"):
+        assert ours.pop(more).kind is inspect.Parameter.KEYWORD_ONLY
     assert list(ours) == list(theirs)
     cifar = function.startswith("Cifar")
     name = next(name for name, other in FUNCTIONS.items() if other == function)
@@ -154,7 +171,23 @@ def test_input_tensor_and_input_shape_must_agree():
         ({"input_shape": (64, 64, None)}, "positive number of channels"),
         ({"input_shape": (64, 64, 0)}, "positive number of channels"),
         ({"input_tensor": "an image"}, "input_tensor"),
-        ({"shortcut": "D"}, "shortcut must be one of 'A', 'B', 'C', None; got 'D'"),
+        ({"shortcut": "E"}, "shortcut must be one of 'A', 'B', 'C', 'D', None; got 'E'"),
+        ({"groups": 32}, "groups and width_per_group are a bottleneck's"),
+        ({"block": "bottleneck", "groups": 0}, "groups must be a positive integer; got 0"),
+        ({"block": "bottleneck", "width_per_group": 0.5}, "width_per_group must be a positive integer"),
+        (
+            {"block": "bottleneck", "width_per_group": 1, "stage_filters": (64, 128, 256, 32)},
+            "leaves stage_filters (64, 128, 256, 32) no filters",
+        ),
+        ({"block": "preactivation", "shortcut": "D"}, "shortcut option A, B, C or None; got 'D'"),
+        ({"output_stride": 64}, "output_stride must be one of 4, 8, 16, 32; got 64"),
+        ({"output_stride": "8"}, "output_stride must be one of"),
+        ({"out_indices": (1,)}, "out_indices selects among the maps of features_only=True"),
+        ({"features_only": True, "pooling": "avg"}, "features_only gives maps, which pooling='avg' would"),
+        ({"features_only": True, "out_indices": (5,)}, "integers from 0 (C1) to 4 (C5); got (5,)"),
+        ({"features_only": True, "out_indices": (1, -4)}, "must be different integers"),
+        ({"features_only": True, "out_indices": ()}, "must be different integers"),
+        ({"features_only": True, "out_indices": ("C2",)}, "must be different integers"),
         ({"block": "wide"}, "block must be one of"),
         ({"stem": "mnist"}, "stem must be one of"),
         ({"bottleneck_stride": 1}, "bottleneck_stride must be one of"),
@@ -244,6 +277,125 @@ def test_feature_maps_of_a_foreign_model():
     inputs = keras.Input((8, 8, 3))
     with pytest.raises(InputError, match="no stages"):
         feature_maps(keras.Model(inputs, keras.layers.Flatten()(inputs), name="mine"))
+
+
+def test_feature_maps_of_preactivation_networks():
+    """The last activation of each resolution, although a stage's last block has the stride."""
+    model = build_model("resnet50_v2", stage_depths=(2, 2, 2, 1), input_shape=(64, 96, 3))
+    maps = feature_maps(model)
+    assert {name: tensor.shape[1:] for name, tensor in maps.items()} == {
+        "C2": (16, 24, 256),
+        "C3": (8, 12, 512),
+        "C4": (4, 6, 1024),
+        "C5": (2, 3, 2048),
+    }
+    for values in keras.Model(model.input, maps)(images(1, 64, 96, 3)).values():
+        assert values.numpy().min() == 0
+
+
+STAGES = {"stage_depths": (2, 2, 2, 2), "stage_filters": (64, 72, 80, 88)}
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("resnet18", {}),
+        ("resnet18", {"shortcut": "A"}),
+        ("plain18", {}),
+        ("resnet50", {}),
+        ("resnet50_v1_5", {}),
+        ("resnext50_32x4d", {"groups": 8, "width_per_group": 8}),
+        ("resnet50_v2", {}),
+        ("cifar_resnet20", {"stage_filters": (8, 10, 12), "stage_depths": (2, 2, 2)}),
+    ],
+)
+@pytest.mark.parametrize("size", [(64, 96), (65, 79)], ids=["even", "odd"])
+def test_dilation_computes_what_strides_leave_out(name, overrides, size):
+    """With an output stride every pixel of the strided map is a pixel of the finer one."""
+    arguments = {**STAGES, **overrides, "include_top": False, "input_shape": (*size, 3)}
+    strided = randomize(build_model(name, **arguments))
+    batch = images(1, *size, 3)
+    expected, full = strided(batch), 32 if len(arguments["stage_depths"]) == 4 else 4
+    for output_stride in (full // 4, full // 2, full):
+        dense = build_model(name, output_stride=output_stride, **arguments)
+        dense.set_weights(strided.get_weights())
+        fine, skip = dense(batch), full // output_stride
+        assert fine.shape[1:3] == tuple(-(-side // output_stride) for side in size)
+        assert relative_difference(fine[:, ::skip, ::skip], expected) < 1e-5
+
+
+def test_dilation_of_average_pooling_is_that_of_timm():
+    """At half the stride it is exact; further on timm averages neighbours that are too near, too."""
+    arguments = {**STAGES, "include_top": False, "input_shape": (64, 96, 3)}
+    strided = randomize(build_model("resnet18d", **arguments))
+    batch = images(1, 64, 96, 3)
+    dense = build_model("resnet18d", output_stride=16, **arguments)
+    dense.set_weights(strided.get_weights())
+    assert relative_difference(dense(batch)[:, ::2, ::2], strided(batch)) < 1e-5
+    denser = build_model("resnet18d", output_stride=8, **arguments)
+    pools = [layer for layer in denser.layers if isinstance(layer, keras.layers.AveragePooling2D)]
+    assert [pool.strides for pool in pools] == [(2, 2), (1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50_v2", "resnet18d"])
+def test_features_only(name):
+    arguments = {**STAGES, "input_shape": (64, 96, 3)}
+    whole = randomize(build_model(name, **arguments))
+    maps = keras.Model(whole.input, feature_maps(whole))(images(1, 64, 96, 3))
+    every = build_model(name, features_only=True, include_top=True, **arguments)
+    assert list(every.output) == ["C1", "C2", "C3", "C4", "C5"]
+    assert every.output["C1"].shape == (None, 32, 48, 64)
+    every.set_weights(whole.get_weights()[:-2])
+    values = every(images(1, 64, 96, 3))
+    for key, expected in maps.items():
+        np.testing.assert_array_equal(values[key], expected)
+
+
+def test_out_indices_leave_the_rest_out():
+    arguments = {"features_only": True, "input_shape": (64, 64, 3), **STAGES}
+    some = build_model("resnet18", out_indices=(3, 1), **arguments)
+    assert list(some.output) == ["C4", "C2"]
+    assert not any(layer.name.startswith("conv5") for layer in some.layers)
+    last = build_model("resnet18", out_indices=[-1], **arguments)
+    assert list(last.output) == ["C5"]
+    assert list(build_model("cifar_resnet20", features_only=True).output) == ["C1", "C2", "C3", "C4"]
+
+
+def test_features_of_a_weight_file_with_its_classifier(tmp_path):
+    arguments = {"input_shape": (64, 64, 3), **STAGES}
+    whole = randomize(build_model("resnet18", classes=5, **arguments))
+    path = save_weights(whole, tmp_path / "m.weights.h5")
+    features = build_model("resnet18", features_only=True, out_indices=(2,), weights=path, **arguments)
+    batch = images(1, 64, 64, 3)
+    expected = keras.Model(whole.input, feature_maps(whole)["C3"])(batch)
+    np.testing.assert_array_equal(features(batch)["C3"], expected)
+
+
+def test_freeze():
+    model = randomize(build_model("resnet18", classes=4, input_shape=(64, 64, 3), **STAGES))
+    assert freeze(model, "C4") is model
+    names = {weight.path.split("/")[0].split("_")[0] for weight in model.trainable_weights}
+    assert names == {"conv5", "predictions"}
+    before = model.get_layer("conv3_block1_1_bn").get_weights()
+    frozen = keras.Model(model.input, feature_maps(model)["C4"])
+    batch = images(2, 64, 64, 3)
+    np.testing.assert_array_equal(frozen(batch, training=True), frozen(batch, training=False))
+    model(batch, training=True)
+    for value, now in zip(before, model.get_layer("conv3_block1_1_bn").get_weights(), strict=True):
+        np.testing.assert_array_equal(value, now)
+    freeze(model, "C1")
+    assert not model.get_layer("conv1_conv").trainable
+    assert model.get_layer("conv2_block1_1_conv").trainable
+    assert all(layer.trainable for layer in freeze(model, None).layers)
+
+
+def test_freeze_takes_the_names_of_feature_maps():
+    model = build_model("cifar_resnet20")
+    with pytest.raises(InputError, match="freeze takes one of C1, C2, C3, C4 or None; got 'C5'"):
+        freeze(model, "C5")
+    features = build_model("resnet50_v2", features_only=True, input_shape=(64, 64, 3))
+    freeze(features, "C5")
+    assert features.trainable_weights == []
 
 
 def test_any_inner_tensor_is_a_model():
@@ -355,8 +507,8 @@ def channels_first():
 def test_channels_first_shapes(kind, channels_first):
     """The values are compared in test_backends.py: TensorFlow's CPU kernels lack channels first."""
     model = build_resnet(ALL_SMALL[kind])
-    width = 4 if ALL_SMALL[kind].block == "bottleneck" else 1
-    shrink = 4 if ALL_SMALL[kind].stem == "imagenet" else 1
+    width = 1 if ALL_SMALL[kind].block == "basic" else 4
+    shrink = 1 if ALL_SMALL[kind].stem == "cifar" else 4
     first, second = ALL_SMALL[kind].stage_filters
     assert model.input_shape == (None, 3, 32, 32)
     maps = feature_maps(model)

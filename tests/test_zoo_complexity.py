@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from zoo_networks import zeros_for_weights
 
-from keras_resnet import InputError, build_model, complexity, list_models
+from keras_resnet import MODELS, InputError, build_model, complexity, list_models
 from keras_resnet.weights import load_weights, save_weights
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -35,7 +35,9 @@ def test_counts(name, option):
     cost = complexity(model)
     assert cost.parameters == PARAMETERS[name][option]
     assert cost.parameters == sum(np.prod(weight.shape) for weight in model.trainable_weights)
-    assert cost.weighted_layers == int(re.search(r"(?:resnet|plain)(\d+)", name)[1])
+    in_name = int(re.search(r"(?:resnet|resnext|plain)(\d+)", name)[1])
+    deep_stem = 2 if name.endswith("d") and option == "D" else 0
+    assert cost.weighted_layers == MODELS[name].weighted_layers == in_name + deep_stem
     if name in MULTIPLY_ADDS["paper"] and option != "C":
         assert cost.multiply_adds == pytest.approx(MULTIPLY_ADDS["paper"][name], rel=0.03)
     if name in MULTIPLY_ADDS["torchvision"] and option == "B":

@@ -16,10 +16,15 @@ def windows(x, size, stride, pad, fill=0.0):
 
 
 class NumpyNetwork:
-    """The network in float64, following sections 3.3 and 3.4 and Fig. 5 of the paper."""
+    """The network in float64, following sections 3.3 and 3.4 and Fig. 5 of the paper.
+
+    Its heirs follow "Aggregated Residual Transformations" (groups), "Bag of Tricks" (the deep stem, option
+    D) and "Identity Mappings in Deep Residual Networks" with keras.applications' strides and biases.
+    """
 
     def __init__(self, model, config):
         self.config = config
+        self.preactivated = config.block == "preactivation"
         self.weights = {
             layer.name: [weight.numpy().astype("float64") for weight in layer.weights]
             for layer in model.layers
@@ -30,12 +35,23 @@ class NumpyNetwork:
         self.used.add(name)
         return self.weights[name]
 
-    def conv_bn(self, x, name, stride):
-        (kernel,) = self.take(f"{name}_conv")
-        size = kernel.shape[0]
-        x = np.einsum("nyxcij,ijco->nyxo", windows(x, size, stride, size // 2), kernel, optimize=True)
+    def conv(self, x, name, stride):
+        kernel, *bias = self.take(f"{name}_conv")
+        size, inputs = kernel.shape[0], kernel.shape[2]
+        groups = x.shape[-1] // inputs
+        parts = zip(np.split(x, groups, -1), np.split(kernel, groups, -1), strict=True)
+        y = [
+            np.einsum("nyxcij,ijco->nyxo", windows(part, size, stride, size // 2), one, optimize=True)
+            for part, one in parts
+        ]
+        return np.concatenate(y, -1) + (bias[0] if bias else 0)
+
+    def bn(self, x, name):
         gamma, beta, mean, variance = self.take(f"{name}_bn")
         return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+    def conv_bn(self, x, name, stride):
+        return self.bn(self.conv(x, name, stride), name)
 
     def main_path(self, x, name, stride):
         if self.config.block == "basic":
@@ -45,35 +61,69 @@ class NumpyNetwork:
         else:
             strides = [1, stride, 1]
         for number, step in enumerate(strides, start=1):
-            x = self.conv_bn(x, f"{name}_{number}", step)
-            if number < len(strides):
-                x = np.maximum(x, 0)
-        return x
+            if number == len(strides):
+                last = self.conv if self.preactivated else self.conv_bn
+                return last(x, f"{name}_{number}", step)
+            x = np.maximum(self.conv_bn(x, f"{name}_{number}", step), 0)
 
-    def shortcut(self, x, name, stride, width):
-        option, changes = self.config.shortcut, stride > 1 or x.shape[-1] != width
+    def shortcut(self, x, active, name, stride, width):
+        option, widens = self.config.shortcut, x.shape[-1] != width
         if option is None:
             return 0
-        if option == "C" or (option == "B" and changes):
+        if self.preactivated and (option == "C" or (option == "B" and widens)):
+            return self.conv(active, f"{name}_0", stride)
+        if option == "D" and (stride > 1 or widens):
+            return self.conv_bn(mean_of_two_by_two(x) if stride > 1 else x, f"{name}_0", 1)
+        if option == "C" or (option == "B" and (stride > 1 or widens) and not self.preactivated):
             return self.conv_bn(x, f"{name}_0", stride)
         x = x[:, ::stride, ::stride]
         zeros = np.zeros((*x.shape[:-1], width - x.shape[-1]))
         return np.concatenate([x, zeros], axis=-1)
 
-    def __call__(self, x):
-        x = x.astype("float64")
-        if self.config.stem == "imagenet":
-            x = np.maximum(self.conv_bn(x, "conv1", 2), 0)
-            x = windows(x, 3, 2, 1, -np.inf).max((-2, -1))
+    def stem(self, x):
+        def last(x, name, stride):
+            return self.conv(x, name, stride) if self.preactivated else relu(self.conv_bn(x, name, stride))
+
+        if self.config.stem == "cifar":
+            return last(x, "conv1", 1)
+        if self.config.stem == "deep":
+            x = relu(self.conv_bn(x, "conv1_1", 2))
+            x = last(relu(self.conv_bn(x, "conv1_2", 1)), "conv1_3", 1)
         else:
-            x = np.maximum(self.conv_bn(x, "conv1", 1), 0)
-        for stage, depth in enumerate(self.config.stage_depths, start=2):
+            x = last(x, "conv1", 2)
+        # keras.applications pads with zeros, which shows where no ReLU came before.
+        return windows(x, 3, 2, 1, 0 if self.preactivated else -np.inf).max((-2, -1))
+
+    def block(self, x, name, stride):
+        active = relu(self.bn(x, f"{name}_preact")) if self.preactivated else x
+        y = self.main_path(active, name, stride)
+        total = y + self.shortcut(x, active, name, stride, y.shape[-1])
+        return total if self.preactivated else relu(total)
+
+    def __call__(self, x):
+        x = self.stem(x.astype("float64"))
+        depths = self.config.stage_depths
+        for stage, depth in enumerate(depths, start=2):
             for block in range(1, depth + 1):
-                name, stride = f"conv{stage}_block{block}", 2 if stage > 2 and block == 1 else 1
-                y = self.main_path(x, name, stride)
-                x = np.maximum(y + self.shortcut(x, name, stride, y.shape[-1]), 0)
+                strides = stage > 2 and block == 1
+                if self.preactivated:
+                    strides = stage <= len(depths) and block == depth
+                x = self.block(x, f"conv{stage}_block{block}", 2 if strides else 1)
+        if self.preactivated:
+            x = relu(self.bn(x, "post"))
         kernel, bias = self.take("predictions")
         return x.mean((1, 2)) @ kernel + bias
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def mean_of_two_by_two(x):
+    """At an odd edge of what there is."""
+    x = np.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), constant_values=np.nan)
+    patches = sliding_window_view(x, (2, 2), axis=(1, 2))[:, ::2, ::2]
+    return np.nanmean(patches, (-2, -1))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 35)], ids=["even", "odd"])

@@ -16,7 +16,7 @@ STEMS = ["imagenet", "cifar"]
 
 def small_config(block="basic", shortcut="B", stem="cifar", stride="1x1", depths=(2, 1), classes=5):
     """Two stages: one that keeps the resolution and one that halves it."""
-    filters = (64, 72) if stem == "imagenet" else (8, 12)
+    filters = (8, 12) if stem == "cifar" else (64, 72)
     return ResNetConfig(block, depths, filters, stem, shortcut, stride, input_size=32, classes=classes)
 
 
@@ -24,6 +24,19 @@ ALL_SMALL = {
     f"{block} {stride} {shortcut} {stem}": small_config(block, shortcut, stem, stride)
     for (block, stride), shortcut, stem in itertools.product(KINDS, SHORTCUTS, STEMS)
 }
+# The later families, and what only they have.
+FAMILIES = {
+    "resnext": small_config("bottleneck", "B", "imagenet", "3x3").replace(groups=8, width_per_group=16),
+    "wide": small_config("bottleneck", "B", "imagenet", "3x3").replace(width_per_group=128),
+    "d basic": small_config("basic", "D", "deep"),
+    "d bottleneck": small_config("bottleneck", "D", "deep", "3x3"),
+    "d cifar": small_config("basic", "D", "cifar"),
+    "v2": small_config("preactivation", "B", "imagenet", "3x3"),
+    "v2 1x1 A": small_config("preactivation", "A", "cifar"),
+    "v2 C": small_config("preactivation", "C", "deep", "3x3"),
+    "v2 plain": small_config("preactivation", None, "cifar", "3x3"),
+}
+ALL_SMALL |= FAMILIES
 
 
 @contextlib.contextmanager

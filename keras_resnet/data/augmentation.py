@@ -8,7 +8,8 @@ import dataclasses
 
 import tensorflow as tf
 
-from keras_resnet.geometry import REFERENCE_SIZE, fit_shorter_side, resize_and_crop
+from keras_resnet.geometry import fit_shorter_side, resize_and_crop
+from keras_resnet.preprocessing import REFERENCE_SIZE
 
 _TOP, _LEFT, _FLIP, _SCALE = range(4)
 

@@ -12,8 +12,8 @@ from keras_resnet.data import augmentation
 from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation
 from keras_resnet.data.sources import IndexedSplit, Split
 from keras_resnet.errors import InputError, unknown_name
-from keras_resnet.geometry import EVALUATION_SIDE, REFERENCE_SIZE, with_channels
-from keras_resnet.preprocessing import Normalization
+from keras_resnet.geometry import with_channels
+from keras_resnet.preprocessing import Normalization, usual_resize
 
 _RAW_BATCH = 64
 _PADDING = -1  # the index of an example that only fills up a batch
@@ -62,7 +62,7 @@ class Transform:
         """
         if self.policy.shorter_side is None:
             return None
-        return round(self.image_size * EVALUATION_SIDE / REFERENCE_SIZE)
+        return usual_resize(self.image_size)
 
     def evaluation_view(self, images: tf.Tensor) -> tf.Tensor:
         """What the evaluation shows a network of decoded images, before the normalization."""

@@ -1,7 +1,25 @@
-"""Weights in files: our own `.weights.h5`, what they belong to, and reading other zoos' files safely."""
+"""Weights in files: our own `.weights.h5`, other zoos' files, and the table of published ones."""
 
+from keras_resnet.weights.entries import Entry, get_entry, list_weights
 from keras_resnet.weights.files import load_weights, read_spec, save_weights
 from keras_resnet.weights.foreign import load_foreign, read_tensors
+from keras_resnet.weights.labels import decode_predictions
+from keras_resnet.weights.pretrained import load_pretrained, preprocess_input, preprocessing_of, spec_of
 from keras_resnet.weights.spec import ModelSpec
 
-__all__ = ["ModelSpec", "load_foreign", "load_weights", "read_spec", "read_tensors", "save_weights"]
+__all__ = [
+    "Entry",
+    "ModelSpec",
+    "decode_predictions",
+    "get_entry",
+    "list_weights",
+    "load_foreign",
+    "load_pretrained",
+    "load_weights",
+    "preprocess_input",
+    "preprocessing_of",
+    "read_spec",
+    "read_tensors",
+    "save_weights",
+    "spec_of",
+]

@@ -1,37 +1,33 @@
-"""`python -m keras_resnet.weights convert`: another zoo's weights as our own `.weights.h5`.
+"""`python -m keras_resnet.weights`: lists published weights, converts other zoos', compares them.
 
-Exit status: 0, or 2 for bad input, with one line that says what is wrong.
+Exit status: 0; 1 if `compare` finds a difference; 2 for bad input, with one line that says what is wrong.
 """
 
 # argparse as in `python -m keras_resnet`: `keras_resnet.cli` knows no commands and no positional
 # arguments, and its absl is not among what weights may import.
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from keras_resnet.config import get_config
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Normalization
+from keras_resnet.tables import markdown_table
+from keras_resnet.weights.compare import TOLERANCE, compare
+from keras_resnet.weights.entries import get_entry, list_weights
 from keras_resnet.weights.files import save_weights
 from keras_resnet.weights.foreign import assign_tensors, count_classes, read_tensors
+from keras_resnet.weights.pretrained import foreign_spec, locate
 from keras_resnet.weights.spec import ModelSpec
-
-# keras.applications' ResNets subtract this, as the paper's released models do; here as red, green, blue.
-_APPLICATIONS = Normalization((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
 
 
 def convert(source: str, model: str, output: str, classes: int | None = None) -> ModelSpec:
     """Writes another zoo's weights as a file that `build_model(model, weights=output)` reads.
 
-    The networks of keras.applications take blue, green, red. The first convolution's input channels
-    are reversed, so that the converted network takes red, green, blue as all others here.
+    The converted network takes red, green, blue, also where its source takes the opposite.
 
     Args:
-        source: a file that `read_tensors` reads.
+        source: a file that `read_tensors` reads, or the name of an entry of the model.
         model: a name of `list_models()`.
         output: ends with `.weights.h5`.
         classes: that the file must have. Default: whatever it has.
@@ -40,7 +36,7 @@ def convert(source: str, model: str, output: str, classes: int | None = None) ->
         What the file now says about itself.
 
     Raises:
-        InputError: the source cannot be read or does not fit the model.
+        InputError: the source cannot be fetched or read, or does not fit the model.
         OSError: the output cannot be written.
     """
     config = get_config(model)
@@ -48,15 +44,11 @@ def convert(source: str, model: str, output: str, classes: int | None = None) ->
         raise InputError(f"--output must end with .weights.h5; got {output}")
     if classes is not None and classes < 1:
         raise InputError(f"--classes must be at least 1; got {classes}")
-    kind, tensors = read_tensors(source)
-    spec = ModelSpec.default(model, classes or count_classes(tensors))
-    if kind == "applications":
-        spec = dataclasses.replace(spec, normalization=_APPLICATIONS)
+    path, entry = locate(source, config)
+    kind, tensors = read_tensors(path)
+    spec = foreign_spec(model, kind, classes or count_classes(tensors), entry)
     network = spec.build()
     assign_tensors(network, kind, tensors, config, source)
-    if kind == "applications":
-        (kernel,) = network.get_layer("conv1_conv").weights
-        kernel.assign(np.flip(kernel.numpy(), axis=2))
     save_weights(network, output, spec)
     return spec
 
@@ -72,21 +64,65 @@ def _fail(message: object) -> None:
     sys.exit(2)
 
 
+def entry_rows(model: str | None = None) -> list[tuple[str, ...]]:
+    """One row of text for each published set of weights, of one network or of all."""
+    rows = []
+    for full_name in list_weights():
+        network, name = full_name.split("/")
+        if model in (None, network):
+            entry = get_entry(name, network)
+            view = entry.preprocessing
+            rows.append(
+                (
+                    network,
+                    name + (" (imagenet)" if entry.default else ""),
+                    f"{entry.top1:.2f}",
+                    f"{entry.top5:.2f}",
+                    f"{view.resize}, {view.size}",
+                    view.interpolation,
+                    entry.licence,
+                )
+            )
+    return rows
+
+
+HEADER = ("network", "weights", "top-1", "top-5", "side, crop", "interpolation", "licence")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command that the arguments name."""
     parser = _Parser(prog="python -m keras_resnet.weights", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("list", help="print the table of published weights")
+    command.add_argument("model", nargs="?", help="of this network alone")
+    source = "an entry's name, .safetensors, .pth, .pt or keras.applications' .h5"
+    network = "a network of the zoo, such as resnet50_v1_5"
     command = commands.add_parser("convert", help="write another zoo's weights as .weights.h5")
-    command.add_argument("source", help=".safetensors, .pth, .pt or keras.applications' .h5")
-    command.add_argument("--model", required=True, help="a network of the zoo, such as resnet50_v1_5")
+    command.add_argument("source", help=source)
+    command.add_argument("--model", required=True, help=network)
     command.add_argument("--output", required=True, help="file to write; ends with .weights.h5")
     command.add_argument("--classes", type=int, help="width of the last layer; default: the file's")
+    command = commands.add_parser("compare", help="run weights in their own framework and in ours")
+    command.add_argument("source", help=source)
+    command.add_argument("--model", required=True, help=network)
     given = parser.parse_args(arguments)
     try:
-        spec = convert(given.source, given.model, given.output, given.classes)
+        if given.command == "list":
+            list_weights(given.model)  # refuses an unknown name
+            print(markdown_table(HEADER, entry_rows(given.model)))
+        elif given.command == "convert":
+            spec = convert(given.source, given.model, given.output, given.classes)
+            print(f"{Path(given.output)}: {spec.model}, {spec.classes} classes")
+        else:
+            framework, difference = compare(given.source, given.model)
+            equal = difference <= TOLERANCE
+            print(
+                f"{given.source}: {given.model} here and in {framework} differ by at most "
+                f"{difference:.1e} of the largest logit: {'equal' if equal else 'NOT EQUAL'}"
+            )
+            sys.exit(not equal)
     except (InputError, OSError) as error:
         _fail(error)
-    print(f"{Path(given.output)}: {spec.model}, {spec.classes} classes")
 
 
 if __name__ == "__main__":

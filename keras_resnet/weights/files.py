@@ -13,6 +13,13 @@ import numpy as np
 
 from keras_resnet.errors import InputError
 from keras_resnet.weights.spec import ModelSpec
+from keras_resnet.weights.transfer import (
+    HEAD,
+    adapt_stem,
+    differs_in_channels,
+    differs_in_classes,
+    stem_of,
+)
 
 _SPEC = "keras_resnet"
 
@@ -96,20 +103,32 @@ def read_spec(path: str | os.PathLike) -> ModelSpec | None:
         InputError: the file is missing, not HDF5, or damaged.
     """
     with open_hdf5(path) as file:
-        text = file.attrs.get(_SPEC)
+        text = read_attribute(file)
         return None if text is None else ModelSpec.from_json(text)
 
 
-def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
+def read_attribute(file: h5py.File) -> str | None:
+    """The JSON in which a file of ours says what it belongs to."""
+    return file.attrs.get(_SPEC)
+
+
+def load_weights(model: keras.Model, path: str | os.PathLike, *, transfer: bool = False) -> None:
     """Loads a `.weights.h5` file into a model that was built here; all of it or nothing.
 
     Every tensor of the model must be in the file with its shape, and every tensor of the file in
     the model. Nothing in the file is executed, and links out of it are refused.
 
+    Args:
+        model: of `build_resnet`.
+        path: the file.
+        transfer: whether the model may lack the file's classifier or have one of other classes, which
+            stays as it is then, and may take another number of channels (see `transfer.adapt_stem`).
+
     Raises:
         InputError: the file is missing, not HDF5, damaged, or of another network; the message names
             the first layer that differs, with both shapes.
     """
+    stem = stem_of(model) if transfer else None
     with open_hdf5(path) as file:
         groups = _layer_groups(file, path)
         values = []
@@ -117,14 +136,22 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
             stored = groups.pop(layer.name, [])
             if layer.weights and not stored:
                 raise InputError(f"{path} has no weights for layer {layer.name} of {model.name}")
+            theirs = [dataset.shape for dataset in stored]
             shapes = [tuple(weight.shape) for weight in layer.weights]
-            if [dataset.shape for dataset in stored] != shapes:
+            if transfer and layer.name == HEAD and differs_in_classes(theirs[0], shapes[0]):
+                continue
+            adapts = layer.name == stem and differs_in_channels(theirs[0], shapes[0])
+            if theirs[adapts:] != shapes[adapts:]:
                 raise InputError(
                     f"{path} is of another network: layer {layer.name} has shapes "
-                    f"{_spell(dataset.shape for dataset in stored)} in the file, "
-                    f"{_spell(shapes)} in {model.name}"
+                    f"{_spell(theirs)} in the file, {_spell(shapes)} in {model.name}"
                 )
-            values += [(w, _read(dataset)) for w, dataset in zip(layer.weights, stored, strict=True)]
+            arrays = [_read(dataset) for dataset in stored]
+            if adapts:
+                arrays[0] = adapt_stem(arrays[0], shapes[0][2])
+            values += zip(layer.weights, arrays, strict=True)
+        if transfer:
+            groups.pop(HEAD, None)
         if left := [name for name, stored in groups.items() if stored]:
             raise InputError(
                 f"{path} is of another network: its layer {left[0]} "

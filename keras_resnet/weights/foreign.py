@@ -14,12 +14,26 @@ import numpy as np
 
 from keras_resnet.config import ResNetConfig
 from keras_resnet.errors import InputError
-from keras_resnet.weights.files import _hard, _is_weight, _layer_groups, _read, open_hdf5
+from keras_resnet.preprocessing import Normalization, Preprocessing, usual_resize
+from keras_resnet.weights.files import _hard, _is_weight, _layer_groups, _read, open_hdf5, read_attribute
+from keras_resnet.weights.transfer import (
+    HEAD,
+    adapt_stem,
+    differs_in_channels,
+    differs_in_classes,
+    stem_of,
+)
+
+TORCH = (".safetensors", ".pth", ".pt")
+HDF5 = (".h5", ".hdf5")
+SUFFIXES = TORCH + HDF5
 
 # Over all tensors of a file; the widest ResNets have a tenth of it.
 MAX_ELEMENTS = 2**31
 
 _BN_ATTRIBUTES = ("gamma", "beta", "moving_mean", "moving_variance")
+# What keras.applications subtracts, as the paper's released models do; here as red, green, blue.
+_CAFFE_MEAN = (123.68, 116.779, 103.939)
 _TOP_ALIASES = ("probs", "fc1000")  # the classifier in older files of keras.applications
 _EPSILON_EXCESS = 1e-8  # keras.applications' epsilon, 1.001e-5, over ours, 1e-5
 
@@ -32,17 +46,20 @@ class Source(NamedTuple):
         axes: their axes in the order of ours.
         signs: +1 or -1 for each tensor.
         offset: added at the end.
+        reversed_axis: of ours, along which theirs has the opposite order.
     """
 
     names: tuple[str, ...]
     axes: tuple[int, ...] = (0,)
     signs: tuple[int, ...] = (1,)
     offset: float = 0.0
+    reversed_axis: int | None = None
 
     def compute(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
         """Our variable's value."""
         if self.signs == (1,) and not self.offset:
-            return np.transpose(tensors[self.names[0]], self.axes).astype("float32", copy=False)
+            value = np.transpose(tensors[self.names[0]], self.axes).astype("float32", copy=False)
+            return value if self.reversed_axis is None else np.flip(value, self.reversed_axis)
         # In 64 bits: the offset would be lost beside a variance of 1.
         terms = [tensors[name].astype("float64") for name in self.names]
         signed = (sign * term for sign, term in zip(self.signs, terms, strict=True))
@@ -61,7 +78,12 @@ def torch_names(config: ResNetConfig) -> dict[tuple[str, str], Source]:
     Raises:
         InputError: neither zoo has such a network.
     """
-    if config.shortcut not in ("B", "C"):
+    if config.block == "preactivation":
+        raise InputError(
+            "torchvision's and timm's ResNets normalize behind their convolutions; "
+            "block is 'preactivation' here"
+        )
+    if config.shortcut not in ("B", "C", "D"):
         raise InputError(
             "torchvision's and timm's networks have projection shortcuts; "
             f"shortcut is {config.shortcut!r} here"
@@ -74,25 +96,29 @@ def torch_names(config: ResNetConfig) -> dict[tuple[str, str], Source]:
     table = {}
     for layer, stage, index, number in _convolutions(config):
         if stage is None:
-            conv, bn = "conv1", "bn1"
+            # A deep stem is a sequence of convolution, normalization and ReLU, but for its end.
+            conv = "conv1" if number == 0 else f"conv1.{3 * (number - 1)}"
+            bn = f"conv1.{3 * number - 2}" if number in (1, 2) else "bn1"
         elif number == 0:
-            conv, bn = (f"layer{stage}.{index}.downsample.{part}" for part in (0, 1))
+            first = 1 if config.shortcut == "D" else 0  # behind the pooling
+            conv, bn = (f"layer{stage}.{index}.downsample.{part}" for part in (first, first + 1))
         else:
             conv, bn = (f"layer{stage}.{index}.{part}{number}" for part in ("conv", "bn"))
         table[f"{layer}_conv", "kernel"] = Source((f"{conv}.weight",), (2, 3, 1, 0))  # OIHW
         theirs = ("weight", "bias", "running_mean", "running_var")
         for ours, name in zip(_BN_ATTRIBUTES, theirs, strict=True):
             table[f"{layer}_bn", ours] = Source((f"{bn}.{name}",))
-    table["predictions", "kernel"] = Source(("fc.weight",), (1, 0))
-    table["predictions", "bias"] = Source(("fc.bias",))
+    table[HEAD, "kernel"] = Source(("fc.weight",), (1, 0))
+    table[HEAD, "bias"] = Source(("fc.bias",))
     return table
 
 
 def applications_names(config: ResNetConfig) -> dict[tuple[str, str], Source]:
-    """Where the variables of a network come from in keras.applications' ResNet50, 101 or 152.
+    """Where the variables of a network come from in keras.applications' ResNet50 ... ResNet152V2.
 
-    Their convolutions have biases and their batch normalization another epsilon; both move into the
-    moving statistics without changing the network.
+    Their normalized convolutions have biases and their batch normalization has another epsilon; both
+    move into the moving statistics without changing the network. Networks that are not pre-activated
+    take blue, green, red there: the first kernel is reversed, for red, green, blue.
 
     Args:
         config: the network.
@@ -103,38 +129,98 @@ def applications_names(config: ResNetConfig) -> dict[tuple[str, str], Source]:
     Raises:
         InputError: keras.applications has no such network.
     """
-    wanted = {"block": "bottleneck", "stem": "imagenet", "shortcut": "B", "bottleneck_stride": "1x1"}
+    preactivated = config.block == "preactivation"
+    wanted = {
+        "block": "preactivation" if preactivated else "bottleneck",
+        "stem": "imagenet",
+        "shortcut": "B",
+        "bottleneck_stride": "3x3" if preactivated else "1x1",
+        "groups": 1,
+        "width_per_group": 64,
+    }
     for field, theirs in wanted.items():
         if (ours := getattr(config, field)) != theirs:
             raise InputError(
-                f"keras.applications' ResNets are resnet50, resnet101 and resnet152: "
+                "keras.applications' ResNets are resnet50, resnet101, resnet152 and their _v2: "
                 f"{field} is {theirs!r} there, {ours!r} here"
             )
     table = {}
-    for layer, *_ in _convolutions(config):
-        conv, bn = f"{layer}_conv", f"{layer}_bn"
-        table[conv, "kernel"] = Source((f"{conv}/kernel",), (0, 1, 2, 3))
-        table[bn, "gamma"] = Source((f"{bn}/gamma",))
-        table[bn, "beta"] = Source((f"{bn}/beta",))
-        table[bn, "moving_mean"] = Source((f"{bn}/moving_mean", f"{conv}/bias"), signs=(1, -1))
+
+    def normalization(bn, bias=None):
+        for attribute in _BN_ATTRIBUTES:
+            table[bn, attribute] = Source((f"{bn}/{attribute}",))
+        if bias is not None:
+            table[bn, "moving_mean"] = Source((f"{bn}/moving_mean", bias), signs=(1, -1))
         table[bn, "moving_variance"] = Source((f"{bn}/moving_variance",), offset=_EPSILON_EXCESS)
-    table["predictions", "kernel"] = Source(("predictions/kernel",), (0, 1))
-    table["predictions", "bias"] = Source(("predictions/bias",))
+
+    for layer, stage, _, number in _convolutions(config):
+        conv = f"{layer}_conv"
+        reverse = 2 if stage is None and not preactivated else None
+        table[conv, "kernel"] = Source((f"{conv}/kernel",), (0, 1, 2, 3), reversed_axis=reverse)
+        if not preactivated:
+            normalization(f"{layer}_bn", f"{conv}/bias")
+        elif stage is None or number in (0, 3):
+            table[conv, "bias"] = Source((f"{conv}/bias",))
+        else:
+            normalization(f"{layer}_bn")
+        if preactivated and number == 1:
+            normalization(f"{layer.removesuffix('_1')}_preact_bn")
+    if preactivated:
+        normalization("post_bn")
+    table[HEAD, "kernel"] = Source((f"{HEAD}/kernel",), (0, 1))
+    table[HEAD, "bias"] = Source((f"{HEAD}/bias",))
     return table
+
+
+def usual_preprocessing(kind: str, config: ResNetConfig) -> Preprocessing:
+    """What the networks of a kind of file were published with; single files may have had another.
+
+    Args:
+        kind: "torch" or "applications".
+        config: of the network.
+    """
+    normalization = Normalization.imagenet()
+    if kind == "applications":
+        # Their preprocess_input's modes "tf" and "caffe", the latter as red, green, blue.
+        in_tf_mode = config.block == "preactivation"
+        normalization = Normalization(*(((127.5,) * 3,) * 2 if in_tf_mode else (_CAFFE_MEAN, (1.0,) * 3)))
+    return Preprocessing(config.input_size, usual_resize(config.input_size), "bilinear", normalization)
 
 
 def _convolutions(config: ResNetConfig) -> Iterator[tuple[str, int | None, int, int]]:
     """(our prefix, stage from 1, block from 0, number in the block); the stem's stage is None."""
-    yield "conv1", None, 0, 0
-    width = 64 if config.stem == "imagenet" else config.stage_filters[0]
+    if config.stem == "deep":
+        for number in (1, 2, 3):
+            yield f"conv1_{number}", None, 0, number
+    else:
+        yield "conv1", None, 0, 0
+    width = config.stage_filters[0] if config.stem == "cifar" else 64
     for stage, (depth, filters) in enumerate(zip(config.stage_depths, config.stage_filters, strict=True)):
         for index in range(depth):
             prefix = f"conv{stage + 2}_block{index + 1}"
-            changes = (stage > 0 and index == 0) or width != filters * config.expansion
-            projected = config.shortcut == "C" or (config.shortcut == "B" and changes)
-            for number in range(0 if projected else 1, 4 if config.block == "bottleneck" else 3):
+            strides = stage > 0 and index == 0 and config.block != "preactivation"
+            changes = strides or width != filters * config.expansion
+            projected = config.shortcut == "C" or (config.shortcut in ("B", "D") and changes)
+            for number in range(0 if projected else 1, 3 if config.block == "basic" else 4):
                 yield f"{prefix}_{number}", stage + 1, index, number
             width = filters * config.expansion
+
+
+def is_applications(path: str | os.PathLike, config: ResNetConfig) -> bool:
+    """Whether an HDF5 file is keras.applications' rather than our own.
+
+    Of a pre-activation network's file in Keras 3's layout that says nothing about itself nobody can
+    tell; it is taken for ours, which differs by 1e-8 in the variances.
+
+    Raises:
+        InputError: the file is missing, not HDF5, or damaged.
+    """
+    with open_hdf5(path) as file:
+        if "layers" not in file:
+            return True
+        if read_attribute(file) is not None or config.block == "preactivation":
+            return False
+        return len(_layer_groups(file, Path(path)).get("conv1_conv", ())) == 2  # with a bias
 
 
 def read_tensors(path: str | os.PathLike) -> tuple[str, dict[str, np.ndarray]]:
@@ -159,7 +245,7 @@ def read_tensors(path: str | os.PathLike) -> tuple[str, dict[str, np.ndarray]]:
         return "torch", _strip_prefix(_read_safetensors(path), path)
     if path.suffix in (".pth", ".pt"):
         return "torch", _strip_prefix(_read_torch(path), path)
-    if path.suffix in (".h5", ".hdf5"):
+    if path.suffix in HDF5:
         return "applications", _read_hdf5(path)
     raise InputError(f"{path} is no .safetensors, .pth, .pt or .h5 file")
 
@@ -299,28 +385,41 @@ def count_classes(tensors: dict[str, np.ndarray]) -> int | None:
     return None
 
 
-def load_foreign(model: keras.Model, path: str | os.PathLike, config: ResNetConfig) -> None:
+def load_foreign(
+    model: keras.Model, path: str | os.PathLike, config: ResNetConfig, *, transfer: bool = False
+) -> str:
     """Loads another zoo's file into a network that was built here; all of it or nothing.
 
     Every tensor of the file must have its place in the network, and every variable of the network
-    its tensor, with equal shapes. Images go in as the file's own network takes them: those of
-    keras.applications have their channels in the order blue, green, red.
+    its tensor, with equal shapes. Images go in as red, green, blue, whatever the file's own network
+    takes.
 
     Args:
-        model: of `build_resnet`, with the classifier.
+        model: of `build_resnet`.
         path: see `read_tensors`.
         config: of the model.
+        transfer: as `load_weights` has it.
+
+    Returns:
+        The kind of file, "torch" or "applications".
 
     Raises:
         InputError: the file cannot be read or does not fit; it lists what is missing, left over or
             misshapen.
     """
     kind, tensors = read_tensors(path)
-    assign_tensors(model, kind, tensors, config, path)
+    assign_tensors(model, kind, tensors, config, path, transfer=transfer)
+    return kind
 
 
 def assign_tensors(
-    model: keras.Model, kind: str, tensors: dict[str, np.ndarray], config: ResNetConfig, source: object
+    model: keras.Model,
+    kind: str,
+    tensors: dict[str, np.ndarray],
+    config: ResNetConfig,
+    source: object,
+    *,
+    transfer: bool = False,
 ) -> None:
     """The second half of `load_foreign`: puts what `read_tensors` read into a network.
 
@@ -330,6 +429,7 @@ def assign_tensors(
         tensors: by their names.
         config: of the model.
         source: the file, for messages.
+        transfer: as `load_weights` has it.
 
     Raises:
         InputError: the tensors do not fit; the model is as it was.
@@ -343,7 +443,12 @@ def assign_tensors(
         tensors = _rename_top(tensors)
 
     variables = {(layer.name, v.name): v for layer in model.layers for v in layer.weights}
+    stem = (stem_of(model), "kernel")
     unused, missing, misshapen = dict.fromkeys(tensors), [], []
+    if transfer and _head_differs(table, tensors, variables):
+        for attribute in ("kernel", "bias"):
+            variables.pop((HEAD, attribute), None)
+            unused.pop(table[HEAD, attribute].names[0], None)
     for key, variable in variables.items():
         if key not in table:
             missing.append("/".join(key))
@@ -358,7 +463,9 @@ def assign_tensors(
                 continue
             unused.pop(name)
             tensor = tensors[name]
-            if tensor.shape != tuple(shape):
+            theirs = tuple(tensor.shape[axis] for axis in wanted.axes) if tensor.ndim == len(shape) else ()
+            adapts = transfer and key == stem and differs_in_channels(theirs, tuple(variable.shape))
+            if tensor.shape != tuple(shape) and not adapts:
                 misshapen.append(f"{name} is {_spell(tensor.shape)}, not {_spell(shape)}")
             elif tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
                 misshapen.append(f"{name} is of type {tensor.dtype}")
@@ -368,7 +475,19 @@ def assign_tensors(
         told = "; ".join(f"{word}: {_few(items)}" for word, items in problems.items() if items)
         raise InputError(f"{source} does not fit {model.name}: {told}{_told_classes(tensors, variables)}")
     for key, variable in variables.items():
-        variable.assign(table[key].compute(tensors))
+        value = table[key].compute(tensors)
+        variable.assign(adapt_stem(value, variable.shape[2]) if key == stem else value)
+
+
+def _head_differs(table, tensors, variables) -> bool:
+    """Whether the network lacks the file's classifier, or has one of other classes alone."""
+    if (HEAD, "kernel") not in variables:
+        return True
+    source, variable = table[HEAD, "kernel"], variables[HEAD, "kernel"]
+    tensor = tensors.get(source.names[0])
+    if tensor is None or tensor.ndim != 2:
+        return False
+    return differs_in_classes(tuple(tensor.shape[axis] for axis in source.axes), tuple(variable.shape))
 
 
 def _rename_top(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

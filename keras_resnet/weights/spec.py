@@ -5,7 +5,7 @@ import json
 
 from keras_resnet.config import MODELS, ResNetConfig, get_config
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Normalization
+from keras_resnet.preprocessing import Normalization, Preprocessing, usual_resize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +19,9 @@ class ModelSpec:
         input_shape: (height, width, channels), channels last, whatever the image data format.
         normalization: applied to pixels 0-255 before the network.
         labels: class names in the order of the logits, or empty.
+        resize: pixels to which the evaluation resizes an image's shorter side before it cuts out the
+            centre; None: it resizes the whole image to the input's size.
+        interpolation: of that resizing; see `Preprocessing`.
     """
 
     model: str
@@ -27,6 +30,8 @@ class ModelSpec:
     input_shape: tuple[int, int, int]
     normalization: Normalization
     labels: tuple[str, ...] = ()
+    resize: int | None = None
+    interpolation: str = "bilinear"
 
     def __post_init__(self):
         # JSON knows no tuples; a spec must equal itself after a round trip.
@@ -43,6 +48,7 @@ class ModelSpec:
             classes=classes or config.classes,
             input_shape=(config.input_size, config.input_size, 3),
             normalization=Normalization.imagenet(),
+            resize=_usual_resize(config, config.input_size),
         )
 
     def build(self, **kwargs):
@@ -56,6 +62,11 @@ class ModelSpec:
             shape = (shape[2], shape[0], shape[1])
         arguments = {"classifier_activation": None, "input_shape": shape, "classes": self.classes}
         return build_model(self.model, **{**arguments, **self.overrides, **kwargs})
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """From decoded images to the network's input, as the evaluation prepares them."""
+        return Preprocessing(self.input_shape[0], self.resize, self.interpolation, self.normalization)
 
     @property
     def config(self) -> ResNetConfig:
@@ -74,12 +85,12 @@ class ModelSpec:
         Raises:
             InputError: the networks differ; it says in what.
         """
-        for field in ("block", "stage_depths", "stage_filters", "stem", "shortcut", "bottleneck_stride"):
-            theirs, ours = getattr(self.config, field), getattr(config, field)
-            if theirs != ours:
+        ours = config.architecture
+        for field, theirs in self.config.architecture.items():
+            if theirs != ours[field]:
                 raise InputError(
                     f"{source} holds {self.model}, another network: "
-                    f"{field} is {theirs!r} there, {ours!r} here"
+                    f"{field} is {theirs!r} there, {ours[field]!r} here"
                 )
 
     def to_json(self) -> str:
@@ -98,10 +109,21 @@ class ModelSpec:
                 input_shape=tuple(int(size) for size in fields["input_shape"]),
                 normalization=Normalization(**fields["normalization"]),
                 labels=tuple(str(label) for label in fields["labels"]),
+                interpolation=fields.get("interpolation", "bilinear"),
             )
             known = spec.model in MODELS
+            if known and len(spec.input_shape) == 3:
+                # Older files do not say it.
+                usual = _usual_resize(spec.config, spec.input_shape[0])
+                spec = dataclasses.replace(spec, resize=fields.get("resize", usual))
+                _ = spec.preprocessing  # refuses what is out of range
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"the description inside the weight file is broken: {error}") from None
         if not known or len(spec.input_shape) != 3:
             raise InputError(f"the weight file describes an unknown network {spec.model!r}")
         return spec
+
+
+def _usual_resize(config: ResNetConfig, size: int) -> int | None:
+    """As in the paper for networks of ImageNet's kind at their size; others see whole images."""
+    return usual_resize(size) if config.stem != "cifar" and size == config.input_size else None
