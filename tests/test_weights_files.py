@@ -238,7 +238,7 @@ def test_any_flipped_byte_is_refused_or_read(written):
     _, path = written
     whole, model = path.read_bytes(), small()
     random = np.random.default_rng(0)
-    for position in random.integers(0, len(whole), 500):
+    for position in random.integers(0, len(whole), 1000):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << random.integers(8)
         path.write_bytes(damaged)

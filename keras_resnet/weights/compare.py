@@ -37,7 +37,7 @@ def compare(source: str | os.PathLike | Entry, model: str) -> tuple[str, float]:
     kind, tensors = read_tensors(path)
     spec = foreign_spec(model, kind, count_classes(tensors), entry)
     ours = spec.build()
-    assign_tensors(ours, kind, tensors, config, path)
+    assign_tensors(ours, kind, dict(tensors), config, path)
     images = _smooth_noise(spec.input_shape)
     run = _on_torch if kind == "torch" else _on_keras_applications
     framework, expected = run(model, path, tensors, spec.classes, spec.normalization, images)

@@ -200,10 +200,12 @@ def _read(dataset: h5py.Dataset) -> np.ndarray:
 
 def _hard(group: h5py.Group, name: str, path):
     """A member of a group; None if there is none, an error if it is a link to somewhere else."""
-    link = group.get(name, getlink=True)
-    if link is not None and not isinstance(link, h5py.HardLink):
+    links, key = group.id.links, name.encode()  # h5py's own lookup takes ten times as long
+    if not links.exists(key):
+        return None
+    if links.get_info(key).type != h5py.h5l.TYPE_HARD:
         raise InputError(f"{path} has a link out of the file at {name}; links are not followed")
-    return group.get(name)
+    return group[name]
 
 
 def _spell(shapes) -> str:

@@ -55,11 +55,15 @@ class Source(NamedTuple):
     offset: float = 0.0
     reversed_axis: int | None = None
 
-    def compute(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
-        """Our variable's value."""
+    def compute(self, tensors: dict[str, np.ndarray]):
+        """Our variable's value, as an array or a tensor."""
         if self.signs == (1,) and not self.offset:
-            value = np.transpose(tensors[self.names[0]], self.axes).astype("float32", copy=False)
-            return value if self.reversed_axis is None else np.flip(value, self.reversed_axis)
+            value = tensors[self.names[0]].astype("float32", copy=False)
+            if self.reversed_axis is not None:
+                value = np.flip(value, self.axes[self.reversed_axis])
+            # NumPy takes four times as long to transpose, on one core.
+            in_order = self.axes == tuple(range(len(self.axes)))
+            return value if in_order else keras.ops.transpose(value, self.axes)
         # In 64 bits: the offset would be lost beside a variance of 1.
         terms = [tensors[name].astype("float64") for name in self.names]
         signed = (sign * term for sign, term in zip(self.signs, terms, strict=True))
@@ -426,7 +430,8 @@ def assign_tensors(
     Args:
         model: of `build_resnet`.
         kind: "torch" or "applications".
-        tensors: by their names.
+        tensors: by their names; emptied as they are assigned, because together with the network
+            they are twice the file.
         config: of the model.
         source: the file, for messages.
         transfer: as `load_weights` has it.
@@ -437,10 +442,11 @@ def assign_tensors(
     if kind == "torch":
         table = torch_names(config)
         # Counts training steps, for a momentum that no ResNet uses.
-        tensors = {n: tensor for n, tensor in tensors.items() if n.split(".")[-1] != "num_batches_tracked"}
+        for name in [name for name in tensors if name.split(".")[-1] == "num_batches_tracked"]:
+            del tensors[name]
     else:
         table = applications_names(config)
-        tensors = _rename_top(tensors)
+        _rename_top(tensors)
 
     variables = {(layer.name, v.name): v for layer in model.layers for v in layer.weights}
     stem = (stem_of(model), "kernel")
@@ -476,7 +482,11 @@ def assign_tensors(
         raise InputError(f"{source} does not fit {model.name}: {told}{_told_classes(tensors, variables)}")
     for key, variable in variables.items():
         value = table[key].compute(tensors)
-        variable.assign(adapt_stem(value, variable.shape[2]) if key == stem else value)
+        for name in table[key].names:
+            del tensors[name]
+        if key == stem:
+            value = adapt_stem(keras.ops.convert_to_numpy(value), variable.shape[2])
+        variable.assign(value)
 
 
 def _head_differs(table, tensors, variables) -> bool:
@@ -490,13 +500,14 @@ def _head_differs(table, tensors, variables) -> bool:
     return differs_in_classes(tuple(tensor.shape[axis] for axis in source.axes), tuple(variable.shape))
 
 
-def _rename_top(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    if "predictions/kernel" in tensors or "predictions/bias" in tensors:
-        return tensors
+def _rename_top(tensors: dict[str, np.ndarray]) -> None:
+    if f"{HEAD}/kernel" in tensors or f"{HEAD}/bias" in tensors:
+        return
     # One alias only: a second classifier must be left over.
     alias = next((layer for layer in _TOP_ALIASES if f"{layer}/kernel" in tensors), None)
-    moved = {f"{alias}/{attribute}": f"predictions/{attribute}" for attribute in ("kernel", "bias")}
-    return {moved.get(name, name): tensor for name, tensor in tensors.items()}
+    for attribute in ("kernel", "bias"):
+        if f"{alias}/{attribute}" in tensors:
+            tensors[f"{HEAD}/{attribute}"] = tensors.pop(f"{alias}/{attribute}")
 
 
 def _told_classes(tensors, variables) -> str:
