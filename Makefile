@@ -6,16 +6,19 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 DEMO := runs/digits-cifar_resnet20
 
-.PHONY: demo test test-slow lint format readme clean
+.PHONY: demo test test-slow test-torch lint format readme clean
 
 demo: $(VENV)/installed  ## Train on the embedded digits, export, verify, show a table.
 	$(BIN)/python train_main.py --recipe=digits --workdir=$(DEMO) --export=saved_model,tflite,onnx
 
 test: $(VENV)/installed  ## Every test but the slow ones.
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network and not torch" $(ARGS)
 
 test-slow: $(VENV)/installed  ## Kills, several processes, big exports, fuzzing.
-	$(BIN)/python -m pytest -m "slow" $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not torch" $(ARGS)
+
+test-torch: $(VENV)/torch-installed  ## Against torchvision's and timm's own networks, and Keras on torch.
+	$(BIN)/python -m pytest -m "torch" $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -31,6 +34,13 @@ readme: $(VENV)/installed  ## Write the README's tables anew.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all]"
+	touch $@
+
+# Without what torchvision and timm depend on: the first wants one exact build of torch, the second
+# what it downloads with. Their networks need neither; tests/reference/torch_zoo.py imports them.
+$(VENV)/torch-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[torch]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps torchvision timm
 	touch $@
 
 clean:

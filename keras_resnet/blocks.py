@@ -85,7 +85,11 @@ def shortcut(x, filters: int, strides: int, option: str, name: str, dilated: boo
     axis = channel_axis()
     widening = filters - x.shape[axis]
     if option == "D" and (strides > 1 or widening):
-        if strides > 1 or dilated:
+        if dilated:
+            # timm's pooling without a stride takes the zeros behind the edge into the mean.
+            x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_0_pad")(x)
+            x = layers.AveragePooling2D(2, 1, name=f"{name}_0_pool")(x)
+        elif strides > 1:
             # "same" at an odd edge takes the mean of what is there.
             x = layers.AveragePooling2D(2, strides, padding="same", name=f"{name}_0_pool")(x)
         return conv_bn(x, filters, 1, 1, f"{name}_0", relu=False)

@@ -4,6 +4,7 @@ Nothing in a file is executed, no link out of it is followed, and every tensor h
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -300,8 +301,10 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch promises nothing about what a damaged file raises
-        # The first sentence: the next ones advise to switch the safe reader off.
-        reason = _one_line(str(error).split("\n")[0].split(". ")[0]) or type(error).__name__
+        # Its advice is to switch the safe reader off; what it names is what somebody has to leave out.
+        named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = named[1] if named else str(error).split("\n")[0].split(". ")[0] or type(error).__name__
+        reason = _one_line(reason)
         raise InputError(f"{path} is damaged, or holds more than tensors ({reason})") from None
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
