@@ -26,7 +26,8 @@ _MODEL = flags.DEFINE_string("model", None, "A network of the zoo, or all, toget
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "A weight file of --model, or none for random weights; for --model=all a folder of MODEL.weights.h5.",
+    "Of --model: a weight file, our own or another zoo's (.safetensors, .pth, .h5); the name of published "
+    "weights, or imagenet; or none for random ones. For --model=all none, or a folder of MODEL.weights.h5.",
 )
 _CLASSES = flags.DEFINE_integer("classes", None, "Width of the last layer, if not the network's own.")
 _FORMATS = flags.DEFINE_string("formats", "saved_model,tflite,onnx", "What to write, separated by commas.")
@@ -73,7 +74,7 @@ def main() -> int:
             raise InputError(f"--workdir and {given[0]} exclude each other")
         return 0 if export_workdir(_WORKDIR.value, **common) else 1
     if _MODEL.value is None or _WEIGHTS.value is None:
-        raise InputError("give --workdir=DIR, or --model=NAME and --weights=FILE")
+        raise InputError("give --workdir=DIR, or --model=NAME and --weights=FILE_OR_NAME")
     if _CLASSES.value is not None and _CLASSES.value < 1:
         raise InputError(f"--classes must be at least 1; got {_CLASSES.value}")
     if _MODEL.value == "all":

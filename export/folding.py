@@ -26,7 +26,8 @@ class Operation:
       `groups`.
     - "relu", "softmax"; "add" of two inputs.
     - "max_pool": `size`, `strides`, `padding`. Only non-negative tensors are padded.
-    - "average_pool": `size`, `strides`; without padding.
+    - "average_pool": `size`, `strides`, `same`: whether windows may reach over the edges, as Keras'
+      "same" places them, and take the mean of what is inside.
     - "pad": zeros around, `padding`; "pad_channels": zeros for `before` and `after` channels.
     - "mean": over height and width.
     - "dense": `kernel` float32 (in, out), `bias` float32 (out,).
@@ -222,7 +223,8 @@ def _zero_padding(reader, layer, x):
 
 
 def _max_pool(reader, layer, x):
-    _check_valid(layer)
+    if layer.padding != "valid":
+        raise InputError(f"layer {layer.name!r} pads; use ZeroPadding2D before it")
     padding, before = ((0, 0), (0, 0)), reader.operations[x]
     if before.kind == "pad" and reader.operations[before.inputs[0]].kind == "relu":
         # After a ReLU, zeros pad a maximum as well as minus infinity does.
@@ -232,14 +234,8 @@ def _max_pool(reader, layer, x):
 
 
 def _average_pool(reader, layer, x):
-    _check_valid(layer)
-    size, strides = tuple(layer.pool_size), tuple(layer.strides)
-    return reader.add("average_pool", layer.name, (x,), size=size, strides=strides)
-
-
-def _check_valid(layer):
-    if layer.padding != "valid":
-        raise InputError(f"layer {layer.name!r} pads; use ZeroPadding2D before it")
+    size, strides, same = tuple(layer.pool_size), tuple(layer.strides), layer.padding == "same"
+    return reader.add("average_pool", layer.name, (x,), size=size, strides=strides, same=same)
 
 
 def _add(reader, layer, *inputs):

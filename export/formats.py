@@ -16,6 +16,7 @@ from export.to_onnx import IO_DTYPES, LAYOUTS, check_opset, to_onnx
 from export.to_saved_model import to_saved_model
 from export.to_tflite import to_tflite
 from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.preprocessing import INTERPOLATIONS
 
 Tensors = dict[str, tuple[str, tuple]]
 
@@ -29,6 +30,7 @@ class Options:
         labels: class names in the order of the logits, or empty.
         evaluation_side: pixels to which the evaluation resizes an image's shorter side before it cuts
             out the centre; None where it resizes whole images.
+        interpolation: of that resizing, "bilinear" or "bicubic".
         io_dtype: of the pixels that TFLite and ONNX files take: "float32" or "uint8". An int8 TFLite
             file then also answers in uint8.
         opset: of ONNX files.
@@ -40,6 +42,7 @@ class Options:
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     evaluation_side: int | None = None
+    interpolation: str = "bilinear"
     io_dtype: str = "float32"
     opset: int = 17
     layout: str = "nhwc"
@@ -50,6 +53,7 @@ class Options:
         for kind, value, known in (
             ("io_dtype", self.io_dtype, IO_DTYPES),
             ("layout", self.layout, LAYOUTS),
+            ("interpolation", self.interpolation, INTERPOLATIONS),
         ):
             if value not in known:
                 raise unknown_name(kind, value, known)
@@ -96,6 +100,7 @@ def _saved_model(precision: str) -> Format:
             precision=precision,
             labels=options.labels,
             evaluation_side=options.evaluation_side,
+            interpolation=options.interpolation,
         )
 
     return Format(

@@ -6,7 +6,7 @@ from keras_resnet.geometry import decode_image, evaluation_view
 MAX_PIXELS = 2**26
 
 
-def decode_batch(image_bytes, size: int, side: int | None, channels: int):
+def decode_batch(image_bytes, size: int, side: int | None, channels: int, interpolation: str):
     """Decodes and cuts out every image of a batch exactly as the evaluation does.
 
     Args:
@@ -15,6 +15,7 @@ def decode_batch(image_bytes, size: int, side: int | None, channels: int):
         side: pixels to which the shorter side is resized before the centre is cut out; None resizes
             the whole image to the input's size.
         channels: of the network's input.
+        interpolation: of the resizing, "bilinear" or "bicubic".
 
     Returns:
         float32 (batch, size, size, channels), raw pixels 0-255. When it is run, an image that cannot be
@@ -29,7 +30,7 @@ def decode_batch(image_bytes, size: int, side: int | None, channels: int):
 
     def view(index, encoded):
         with tf.control_dependencies([_refuse_too_many_pixels(encoded)]):
-            return index, evaluation_view(decode_image(encoded), side, size, channels)
+            return index, evaluation_view(decode_image(encoded), side, size, channels, interpolation)
 
     # A data pipeline, because there an image that fails does not take the call with it.
     positions = tf.where(known)[:, 0]

@@ -1,10 +1,13 @@
 """MODEL_CARD.md: what a person needs to know who finds the exported files and nothing else."""
 
+import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 from export.formats import TABLE
 from export.signature import INPUT, LOGITS, PROBABILITIES
 from export.verify import LATENCY_HEADERS, difference_text, latency_texts, verdict
+from keras_resnet.weights.entries import Entry
 from keras_resnet.weights.spec import ModelSpec
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -36,12 +39,38 @@ probabilities = (probabilities.astype("float32") - zero) * scale
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where weights come from that others trained.
+
+    Attributes:
+        text: what is known about them, as sentences.
+        licence: of the weights, an SPDX identifier; None where nobody says it.
+    """
+
+    text: str
+    licence: str | None
+
+    @classmethod
+    def of(cls, path: Path, entry: Entry | None) -> "Origin":
+        """Of another zoo's file, which may be a published one."""
+        if entry is None:
+            return cls(f"The weights are those of `{path.name}`, another zoo's file.", None)
+        return cls(
+            f"The weights are `{entry.name}` for `{entry.model}`, published at {entry.url}. Their accuracy "
+            f"on ImageNet's validation images, as published ({entry.metrics_source}): top-1 "
+            f"{entry.top1:.2f} %, top-5 {entry.top5:.2f} %.",
+            entry.licence,
+        )
+
+
 def model_card(
     spec: ModelSpec,
     report: Mapping,
     recipe: Mapping | None = None,
     command: str | None = None,
     picture: str | None = None,
+    origin: Origin | None = None,
 ) -> str:
     """The card as Markdown.
 
@@ -51,19 +80,20 @@ def model_card(
         recipe: of the training, as `recipe.json` holds it; None says that nothing is known.
         command: that exports and measures again.
         picture: file name of a picture of a few predictions.
+        origin: of weights that others trained.
     """
     parts = [
         f"# {spec.model}",
         _network(spec, report),
         "## Training",
-        _training(recipe),
+        _training(recipe, origin),
         "## Accuracy",
         _accuracy(report, command),
         *([f"![A few images with what the network takes them for]({picture})"] if picture else ()),
         "## Input and output",
         _signature(spec, report),
         "## What remains outside: reading and resizing",
-        _preprocessing(spec, report.get("evaluation_side"), report["top1"] is not None),
+        _preprocessing(spec, report["top1"] is not None),
     ]
     parts += _snippets(report)
     if any(TABLE[name].name == "saved_model" for name in report["formats"]):
@@ -76,7 +106,7 @@ def model_card(
         "## Speed",
         _speed(report),
         "## Licence",
-        "Apache-2.0 for the exported network. The training data has its own terms.",
+        _licence(origin),
     ]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
@@ -121,7 +151,9 @@ def _network(spec, report):
     )
 
 
-def _training(recipe):
+def _training(recipe, origin):
+    if origin is not None:
+        return f"{origin.text} How they were trained is not known here."
     if not recipe:
         return "The weights were exported without a recipe: how they were trained is not known here."
     rows = ["| recipe | |", "|---|---|"]
@@ -180,24 +212,35 @@ def _colours(channels):
     return {1: "grey", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
 
 
-def _preprocessing(spec, side, measured):
+def _licence(origin):
+    if origin is None:
+        licence = "Apache-2.0 for the exported network."
+    elif origin.licence is None:
+        licence = "The licence of the weights is not known here."
+    else:
+        licence = f"{origin.licence} for the weights, as their publisher states it."
+    return f"{licence} The training data has its own terms."
+
+
+def _preprocessing(spec, measured):
     as_measured = ", as the accuracy above was measured" if measured else ""
     height, width, channels = spec.input_shape
     if channels not in _MODES:
         return f"Bring each image to {height} x {width} pixels with {channels} channels, values 0 to 255."
     axes = "None, ..., None" if channels == 1 else "None"
     shape = (1, *spec.input_shape)
+    side, method = spec.resize, f"Image.Resampling.{spec.interpolation.upper()}"
     if side is None:
-        how = f"Resize each image to {height} x {width} pixels{as_measured}"
-        resize = f"photo = photo.resize(({width}, {height}), Image.Resampling.BILINEAR)"
+        how = f"Resize each image to {height} x {width} pixels ({spec.interpolation}){as_measured}"
+        resize = f"photo = photo.resize(({width}, {height}), {method})"
     else:
         how = (
-            f"Resize the shorter side of each image to {side} pixels and cut out the {height} x {width} "
-            f"pixels in its centre{as_measured}"
+            f"Resize the shorter side of each image to {side} pixels ({spec.interpolation}) and cut out the "
+            f"{height} x {width} pixels in its centre{as_measured}"
         )
         resize = f"""\
 factor = {side} / min(photo.size)
-photo = photo.resize([round(length * factor) for length in photo.size], Image.Resampling.BILINEAR)
+photo = photo.resize([round(length * factor) for length in photo.size], {method})
 left, top = (photo.width - {width}) // 2, (photo.height - {height}) // 2
 photo = photo.crop((left, top, left + {width}, top + {height}))"""
     return f"""\

@@ -184,7 +184,9 @@ class _Writer:
         )
 
     def average_pool(self, op, x):
-        return self._unchanged_kind("AveragePool", op, x, kernel_shape=op.size, strides=op.strides)
+        # Not as numbers, because with images of any size nobody knows them yet.
+        pads = {"auto_pad": "SAME_UPPER", "count_include_pad": 0} if op.same else {}
+        return self._unchanged_kind("AveragePool", op, x, kernel_shape=op.size, strides=op.strides, **pads)
 
     def pad(self, op, x):
         return self._pad(op.name, x, op.padding)

@@ -17,15 +17,15 @@ import numpy as np
 from export import files, photos
 from export.calibration import calibration_batches
 from export.formats import FORMATS, PRECISIONS, TABLE, Options, check_formats
-from export.model_card import model_card
+from export.model_card import Origin, model_card
 from export.predictions import draw_predictions
-from export.signature import network_for_export, serving_model
+from export.signature import is_own_file, network_for_export, serving_model
 from export.verify import parity_table, verify
 from keras_resnet.complexity import complexity
-from keras_resnet.config import get_config
 from keras_resnet.errors import InputError
-from keras_resnet.geometry import EVALUATION_SIDE, REFERENCE_SIZE
-from keras_resnet.weights import ModelSpec, read_spec
+from keras_resnet.geometry import evaluation_view
+from keras_resnet.weights import ModelSpec, read_spec, spec_of
+from keras_resnet.weights.pretrained import locate
 
 PARITY = "parity.json"
 CARD = "MODEL_CARD.md"
@@ -45,14 +45,11 @@ class Images:
         batches: to compare on: float32 (batch, height, width, channels), raw pixels 0-255, and int
             labels (batch,) or None.
         source: where they come from, as the report says it.
-        evaluation_side: pixels to which the shorter side of those images was resized before their
-            centre was cut out; None if they were resized as a whole.
         calibration: gives float32 batches of other images, for int8.
     """
 
     batches: Batches
     source: str
-    evaluation_side: int | None
     calibration: Callable[[], list[np.ndarray]]
 
     @classmethod
@@ -61,7 +58,6 @@ class Images:
         return cls(
             [(photos.sample_photos(*spec.input_shape), None)],
             photos.SOURCE,
-            _usual_evaluation_side(spec),
             lambda: [photos.random_crops(*spec.input_shape, calibration_images)],
         )
 
@@ -75,6 +71,7 @@ def export_and_verify(
     options: Options | None = None,
     recipe: Mapping | None = None,
     command: str | None = None,
+    origin: Origin | None = None,
     tell: Callable[[str], None] = print,
 ) -> dict:
     """Writes artifacts, compares them with the Keras model, and writes what was found beside them.
@@ -89,6 +86,7 @@ def export_and_verify(
         options: of the artifacts; labels, metadata and images' geometry are filled in.
         recipe: of the training, for the model card.
         command: that exports and measures again, for the model card.
+        origin: of weights that others trained, for the model card; its licence goes into the artifacts.
         tell: gets lines about the progress, and the table at the end.
 
     Returns:
@@ -103,9 +101,10 @@ def export_and_verify(
     images = images or Images.photos(spec, CALIBRATION_IMAGES)
     options = dataclasses.replace(
         options or Options(),
-        metadata=_metadata(spec),
+        metadata=_metadata(spec, origin),
         labels=spec.labels,
-        evaluation_side=images.evaluation_side,
+        evaluation_side=spec.resize,
+        interpolation=spec.interpolation,
     )
     if any(TABLE[name].precision == "int8" for name in artifacts):
         # Before anything is written: the exporters would say so after other files.
@@ -136,7 +135,8 @@ def export_and_verify(
         "parameters": cost.parameters,
         "multiply_adds": cost.multiply_adds,
         "images_from": images.source,
-        "evaluation_side": images.evaluation_side,
+        "evaluation_side": spec.resize,
+        "interpolation": spec.interpolation,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "options": {name: getattr(options, name) for name in ("io_dtype", "opset", "layout", "dynamic_size")},
         "files": {name: path.relative_to(output_dir).as_posix() for name, path in written.items()},
@@ -145,7 +145,7 @@ def export_and_verify(
     files.write_json(output_dir / PARITY, report)
     with files.replacing(output_dir / PICTURE, files.starts_with(b"PNG")) as temporary:
         draw_predictions(model, next(iter(images.batches)), spec.labels, temporary)
-    files.write_text(output_dir / CARD, model_card(spec, report, recipe, command, PICTURE))
+    files.write_text(output_dir / CARD, model_card(spec, report, recipe, command, PICTURE, origin))
     tell(parity_table(report, output_dir))
     return report
 
@@ -186,10 +186,12 @@ def measured(name: str, path: Path, input_shape: tuple[int, int, int]) -> dict:
     return json.loads(done.stdout) if done.returncode == 0 else {}
 
 
-def _metadata(spec: ModelSpec) -> dict[str, str]:
+def _metadata(spec: ModelSpec, origin: Origin | None) -> dict[str, str]:
     """Strings that travel inside the artifact."""
     scale, offset = spec.normalization.as_scale_and_offset()
+    licence = {} if origin is None else {"license": origin.licence or "NOASSERTION"}  # SPDX's word
     return {
+        **licence,
         "model": spec.model,
         "classes": str(spec.classes),
         "normalization": json.dumps({"inside": True, "scale": scale, "offset": offset}),
@@ -238,13 +240,7 @@ def export_workdir(
         raise InputError(f"{weights} does not say what it belongs to; use --model=NAME --weights={weights}")
     if recipe["model"] != spec.model:
         raise InputError(f"{workdir}: the recipe is of {recipe['model']}, the weights are of {spec.model}")
-    images = _dataset_images(
-        spec,
-        dataset or recipe["dataset"],
-        data_dir,
-        recipe.get("augmentation", "none"),
-        calibration_images,
-    )
+    images = _dataset_images(spec, dataset or recipe["dataset"], data_dir, calibration_images)
     given = {"workdir": workdir, "dataset": dataset, "data_dir": data_dir, "output_dir": output_dir}
     command = _command(artifacts, options, calibration_images, **given)
     output_dir = Path(output_dir or workdir / "export")
@@ -269,8 +265,9 @@ def export_weights(
 
     Args:
         model: a name of `keras_resnet.list_models()`.
-        weights: the file. What it says about itself must agree with `model` and `classes`. "none" takes
-            random weights, whose size and speed are those of any others.
+        weights: the file, our own or another zoo's, or the name of published weights (`list_weights`).
+            What they say about themselves must agree with `model` and `classes`. "none" takes random
+            weights, whose size and speed are those of any others.
         classes: width of the last layer. Default: the file's, or the network's own.
         formats: names of `FORMATS`.
         output_dir: default `exported/MODEL`.
@@ -284,38 +281,42 @@ def export_weights(
         Whether all artifacts equal the model.
 
     Raises:
-        InputError: an unknown model, a missing or disagreeing file; and as `export_and_verify`.
+        InputError: an unknown model or name of weights, a missing or disagreeing file, one that cannot
+            be fetched; and as `export_and_verify`.
     """
     artifacts = check_formats(formats, precision)
     _check_calibration_images(calibration_images)
-    spec, network = _network(model, weights, classes)
+    spec, network, origin = _network(model, weights, classes)
     images = Images.photos(spec, calibration_images)
     if dataset:
-        augmentation = _usual_augmentation(spec)
-        images = _dataset_images(spec, dataset, data_dir, augmentation, calibration_images)
+        images = _dataset_images(spec, dataset, data_dir, calibration_images)
     given = {"model": model, "weights": weights, "classes": classes, "dataset": dataset}
     given |= {"data_dir": data_dir, "output_dir": output_dir}
     command = _command(artifacts, options, calibration_images, **given)
     serving = serving_model(network(), spec.normalization)
     output_dir = output_dir or Path("exported") / model
-    report = export_and_verify(spec, serving, output_dir, artifacts, images, options, command=command)
+    report = export_and_verify(
+        spec, serving, output_dir, artifacts, images, options, command=command, origin=origin
+    )
     return report["equal"]
 
 
 def _network(
     model: str, weights: str | Path, classes: int | None
-) -> tuple[ModelSpec, Callable[[], keras.Model]]:
-    """What the weights belong to, and what builds the network with them."""
+) -> tuple[ModelSpec, Callable[[], keras.Model], Origin | None]:
+    """What the weights belong to, what builds the network with them, and who else trained them."""
     default = ModelSpec.default(model, classes)  # also refuses an unknown name, before any file is read
     if str(weights) == "none":
-        return default, functools.partial(network_with_random_weights, default)
-    if not Path(weights).is_file():
-        raise InputError(f"there is no weight file {weights}")
-    spec = read_spec(weights) or default
+        return default, functools.partial(network_with_random_weights, default), None
+    path, entry = locate(weights, default.config)
+    spec = spec_of(entry or path, model)
+    if spec == ModelSpec.default(model):
+        spec = default  # the file says nothing about itself, `classes` does
     for option, given, found in (("model", model, spec.model), ("classes", classes, spec.classes)):
         if given is not None and given != found:
             raise InputError(f"--{option}={given}, but {weights} has weights of {option} {found}")
-    return spec, functools.partial(network_for_export, spec, str(weights))
+    origin = None if is_own_file(path, spec.config) else Origin.of(path, entry)
+    return spec, functools.partial(network_for_export, spec, path), origin
 
 
 def network_with_random_weights(spec: ModelSpec) -> keras.Model:
@@ -326,12 +327,15 @@ def network_with_random_weights(spec: ModelSpec) -> keras.Model:
     """
     keras.utils.set_random_seed(0)
     random, network = np.random.default_rng(0), network_for_export(spec)
-    last = {"basic": "_2_bn", "bottleneck": "_3_bn"}[spec.config.block]
+    last = {"basic": "_2_bn", "bottleneck": "_3_bn", "preactivation": "_3_conv"}[spec.config.block]
     for layer in network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.beta.assign(random.normal(0, 0.1, layer.beta.shape))
-            if spec.config.shortcut is not None and layer.name.endswith(last):
-                layer.gamma.assign(np.full(layer.gamma.shape, 0.2))
+        normalizes = isinstance(layer, keras.layers.BatchNormalization)
+        if normalizes or (isinstance(layer, keras.layers.Conv2D) and layer.use_bias):
+            shift = layer.beta if normalizes else layer.bias
+            shift.assign(random.normal(0, 0.1, shift.shape))
+        if spec.config.shortcut is not None and layer.name.endswith(last):
+            gain = layer.gamma if normalizes else layer.kernel
+            gain.assign(0.2 * gain)
     return network
 
 
@@ -374,11 +378,15 @@ def _read_recipe(path: Path) -> dict:
     return recipe
 
 
-def _dataset_images(
-    spec: ModelSpec, dataset: str, data_dir: str | None, augmentation: str, calibration_images: int
-) -> Images:
+def _dataset_images(spec: ModelSpec, dataset: str, data_dir: str | None, calibration_images: int) -> Images:
     """The test split of a dataset as raw pixels at the network's input size."""
     from keras_resnet.data import Transform, open_dataset, raw_images
+
+    class AsEvaluated(Transform):
+        """Shows images as the evaluation of these weights did, whatever its training's augmentation."""
+
+        def evaluation_view(self, images):
+            return evaluation_view(images, spec.resize, self.image_size, self.channels, spec.interpolation)
 
     height, width, channels = spec.input_shape
     if height != width:
@@ -387,9 +395,7 @@ def _dataset_images(
     if opened.classes != spec.classes:
         raise InputError(f"the network has {spec.classes} classes, dataset {dataset} has {opened.classes}")
     split = opened.test_split
-    transform = Transform(
-        height, channels=channels, normalization=spec.normalization, augmentation=augmentation
-    )
+    transform = AsEvaluated(height, channels=channels, normalization=spec.normalization)
 
     def calibration():
         train = opened.split("train" if "train" in opened.split_names else split)
@@ -398,7 +404,6 @@ def _dataset_images(
     return Images(
         _Again(lambda: raw_images(opened.split(split), transform)),
         f"the {split} split of {dataset}",
-        transform.evaluation_side,
         calibration,
     )
 
@@ -411,17 +416,3 @@ class _Again:
 
     def __iter__(self):
         return iter(self.begin())
-
-
-def _usual_augmentation(spec: ModelSpec) -> str:
-    """Of weights without a recipe: it decides how images are cut out for the evaluation."""
-    config = get_config(spec.model)
-    as_in_the_paper = config.stem == "imagenet" and spec.input_shape[0] == config.input_size
-    return "scale_crop_flip" if as_in_the_paper else "none"
-
-
-def _usual_evaluation_side(spec: ModelSpec) -> int | None:
-    """What `Transform.evaluation_side` is with the usual augmentation."""
-    if _usual_augmentation(spec) == "none":
-        return None
-    return round(spec.input_shape[0] * EVALUATION_SIDE / REFERENCE_SIZE)

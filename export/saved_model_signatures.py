@@ -78,9 +78,8 @@ def _classify_bytes(call, model, serve, pixels, options, tolerance):
     answers = call(CLASSIFY_BYTES, {"image_bytes": files})
     size, channels = model.input_shape[1], model.input_shape[3]
     colours = pixels if channels == 3 else np.repeat(pixels, 3, -1)  # as a PNG is decoded
-    views = [
-        evaluation_view(tf.constant(image), options.evaluation_side, size, channels) for image in colours
-    ]
+    side, interpolation = options.evaluation_side, options.interpolation
+    views = [evaluation_view(tf.constant(image), side, size, channels, interpolation) for image in colours]
     probabilities = serve(np.stack(views))[PROBABILITIES].numpy()
     count = min(TOP, probabilities.shape[-1])
     best = np.sort(probabilities, -1)[:, ::-1][:, :count]

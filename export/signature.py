@@ -1,7 +1,9 @@
 """What every artifact promises: `images` in, as raw pixels, `logits` and `probabilities` out."""
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import keras
@@ -12,6 +14,7 @@ from keras_resnet.preprocessing import Normalization
 from keras_resnet.resnet import recursion_limit
 
 if TYPE_CHECKING:
+    from keras_resnet.config import ResNetConfig
     from keras_resnet.weights import ModelSpec
 
 INPUT = "images"
@@ -23,7 +26,7 @@ UINT8_SIGNATURE = "serving_uint8"
 BATCH = "batch"  # name of the batch axis, where a format can name axes
 
 
-def network_for_export(spec: "ModelSpec", weights: str | None = None) -> keras.Model:
+def network_for_export(spec: "ModelSpec", weights: str | os.PathLike | None = None) -> keras.Model:
     """Builds the network that artifacts are made from: channels last, float32, logits out.
 
     Variables have the same shapes under every image data format and dtype policy, so weights that
@@ -31,7 +34,7 @@ def network_for_export(spec: "ModelSpec", weights: str | None = None) -> keras.M
 
     Args:
         spec: what to build.
-        weights: path of a weight file; None keeps the initial values.
+        weights: path of a weight file, our own or another zoo's; None keeps the initial values.
 
     Raises:
         InputError: the file is missing, broken, or of another network.
@@ -39,10 +42,24 @@ def network_for_export(spec: "ModelSpec", weights: str | None = None) -> keras.M
     with _channels_last_float32():
         network = spec.build(weights=None)
     if weights is not None:
-        from keras_resnet.weights import load_weights
+        from keras_resnet.weights import load_foreign, load_weights
 
-        load_weights(network, weights)
+        if is_own_file(weights, spec.config):
+            load_weights(network, weights)
+        else:
+            load_foreign(network, weights, spec.config)
     return network
+
+
+def is_own_file(path: str | os.PathLike, config: "ResNetConfig") -> bool:
+    """Whether a weight file is Keras' `.weights.h5` of a network of ours, not another zoo's.
+
+    Raises:
+        InputError: an HDF5 file that is missing or damaged.
+    """
+    from keras_resnet.weights.foreign import HDF5, is_applications
+
+    return Path(path).suffix in HDF5 and not is_applications(path, config)
 
 
 def serving_model(model: keras.Model, normalization: Normalization) -> keras.Model:
@@ -100,6 +117,11 @@ def _channels_last_float32() -> Iterator[None]:
 
 
 def _check_network(model: keras.Model) -> None:
+    if isinstance(model.output, dict):
+        raise InputError(
+            f"export needs a network from images to logits; {model.name!r} gives the features "
+            f"{', '.join(model.output)}; build it without features_only"
+        )
     if len(model.input_shape) != 4 or len(model.output_shape) != 2:
         raise InputError(
             f"export needs a network from images to logits; {model.name!r} goes from {model.input_shape} "

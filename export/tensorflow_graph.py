@@ -36,7 +36,7 @@ def compute(network: Network, images, weights: Weights, precision: str = "float3
     """
     import tensorflow as tf
 
-    tensors, builder = {}, _Builder(tf, weights, tf.as_dtype(precision))
+    tensors, builder = {}, _Builder(tf, weights, tf.as_dtype(precision), network)
     for op in network.operations:
         if op.kind == "input":
             tensors[op.name] = tf.cast(images, tf.float32)
@@ -52,11 +52,21 @@ def compute(network: Network, images, weights: Weights, precision: str = "float3
 class _Builder:
     """One method a kind of `Operation`."""
 
-    def __init__(self, tf, weights, dtype):
+    def __init__(self, tf, weights, dtype, network: Network):
         self._tf, self._weights, self._dtype = tf, weights, dtype
+        normalized = {name for op in network.operations if op.kind == "affine" for name in op.inputs}
+        # What is added up to something that is then normalized, as in pre-activation networks.
+        self._summands = {
+            name
+            for op in network.operations
+            if op.kind == "add" and op.name in normalized
+            for name in op.inputs
+        }
 
     def affine(self, op: Operation, x):
-        return x * self._tf.cast(op.scale, x.dtype) + self._tf.cast(op.offset, x.dtype)
+        # In float32 whatever `x` is: a rounded scale would shift large values visibly.
+        y = self._tf.cast(x, self._tf.float32) * op.scale + op.offset
+        return self._tf.cast(y, x.dtype)
 
     def conv(self, op, x):
         tf = self._tf
@@ -85,13 +95,19 @@ class _Builder:
         return self._tf.nn.max_pool2d(x, op.size, op.strides, "VALID", name=op.name)
 
     def average_pool(self, op, x):
-        return self._tf.nn.avg_pool2d(x, op.size, op.strides, "VALID", name=op.name)
+        padding = "SAME" if op.same else "VALID"
+        return self._tf.nn.avg_pool2d(x, op.size, op.strides, padding, name=op.name)
 
     def pad(self, op, x):
         return self._tf.pad(x, [[0, 0], *map(list, op.padding), [0, 0]], name=op.name)
 
     def pad_channels(self, op, x):
-        return self._tf.pad(x, [[0, 0], [0, 0], [0, 0], [op.before, op.after]], name=op.name)
+        padding = [[0, 0], [0, 0], [0, 0], [op.before, op.after]]
+        if op.name in self._summands:
+            # Where `tf.pad` stands, TensorFlow 2.21's search for things to fuse (with oneDNN) crashes.
+            zero = self._tf.zeros((), x.dtype)
+            return self._tf.raw_ops.PadV2(input=x, paddings=padding, constant_values=zero, name=op.name)
+        return self._tf.pad(x, padding, name=op.name)
 
     def mean(self, op, x):
         return self._tf.reduce_mean(self._tf.cast(x, self._tf.float32), [1, 2], name=op.name)

@@ -48,8 +48,8 @@ def write_with_metadata(
     Args:
         content: a TFLite model with one subgraph and one signature.
         path: the file to write.
-        metadata: strings about the model, kept in the archive as `metadata.json`; "model", if it is
-            there, is the name that viewers show.
+        metadata: strings about the model, kept in the archive as `metadata.json`; "model" and "license",
+            if they are there, are what viewers show.
         labels: names of the classes in the order of the logits, or none.
     """
     from ai_edge_litert import schema_py_generated as schema
@@ -188,7 +188,7 @@ def _metadata_buffer(
             2: write.text(__version__),
             3: write.tables([graph]),
             4: write.text("keras_resnet"),
-            5: write.text("Apache-2.0"),
+            5: write.text(metadata.get("license", "Apache-2.0")),
             6: write.tables([about]),
             7: write.text(MIN_PARSER_VERSION),
         },

@@ -15,6 +15,7 @@ from export.signature import INPUT, LOGITS, PROBABILITIES, SIGNATURE, UINT8_SIGN
 from export.tensorflow_graph import FEATURES, compute, weight_arrays
 from export.tflite_metadata import check_labels
 from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.preprocessing import INTERPOLATIONS
 
 PRECISIONS = ("float32", "bfloat16")
 CLASSIFY_BYTES = "classify_bytes"
@@ -37,6 +38,7 @@ def to_saved_model(
     precision: str = "float32",
     labels: tuple[str, ...] = (),
     evaluation_side: int | None = None,
+    interpolation: str = "bilinear",
 ) -> Path:
     """Writes a new version of a model that plain TensorFlow loads without Keras or this package.
 
@@ -49,6 +51,7 @@ def to_saved_model(
         evaluation_side: pixels to which `classify_bytes` resizes an image's shorter side before it cuts
             out the centre; None resizes the whole image. It is left out where the network's input is
             not a square of a fixed size.
+        interpolation: of that resizing, "bilinear" or "bicubic".
 
     Returns:
         The version's folder, `path/1`, or the next free number. Its signatures, for any batch size:
@@ -68,13 +71,15 @@ def to_saved_model(
 
     if precision not in PRECISIONS:
         raise unknown_name("precision of a SavedModel", precision, PRECISIONS)
+    if interpolation not in INTERPOLATIONS:
+        raise unknown_name("interpolation", interpolation, INTERPOLATIONS)
     network = fold(model)
     check_labels(tuple(labels), network.classes)
     path = Path(path)
     _check_is_ours(path)
     version = path / str(_next_version(path))
     with _removed_if_empty(path), replacing(version, lambda found: False) as temporary:
-        module = _module(tf, network, precision, labels, evaluation_side)
+        module = _module(tf, network, precision, labels, evaluation_side, interpolation)
         # Assets lie where they are until TensorFlow has copied them.
         assets = temporary.with_name("assets")
         assets.mkdir()
@@ -129,7 +134,7 @@ def _assets(metadata, labels) -> dict[str, str]:
     return assets
 
 
-def _module(tf, network: Network, precision: str, labels, evaluation_side):
+def _module(tf, network: Network, precision: str, labels, evaluation_side, interpolation):
     """The signatures: no Keras object, and nothing nested that loading would have to walk."""
     module = tf.Module()
     dtypes = {
@@ -175,7 +180,7 @@ def _module(tf, network: Network, precision: str, labels, evaluation_side):
     if height is not None and height == width and channels in (1, 3):
 
         def classify_bytes(image_bytes):
-            images = decode_batch(image_bytes, height, evaluation_side, channels)
+            images = decode_batch(image_bytes, height, evaluation_side, channels, interpolation)
             values, indices = tf.math.top_k(outputs(images)[PROBABILITIES], min(TOP, network.classes))
             return {"classes": tf.gather(names, indices), PROBABILITIES: values}
 

@@ -10,18 +10,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_networks import SMALL_CIFAR, randomize, serving, spec_of
+from export_networks import SMALL, SMALL_CIFAR, randomize, serving, spec_of
+from safetensors.numpy import save_file
+from test_weights_foreign import state_dict, torch_forward
 
 from export import pipeline
 from export.formats import Options
 from export.photos import sample_photos
+from export.tflite_metadata import read_labels
+from keras_resnet.config import MODELS
+from keras_resnet.data import open_dataset
 from keras_resnet.errors import InputError
-from keras_resnet.weights import save_weights
+from keras_resnet.preprocessing import Normalization, Preprocessing
+from keras_resnet.weights import get_entry, pretrained, save_weights
 
 REPOSITORY = Path(__file__).parents[2]
 FORMATS = ["--formats=onnx,tflite"]  # the third costs a process, and is tested elsewhere
 LABELS = [f"digit {index}" for index in range(10)]
-SPEC = spec_of("cifar_resnet20", SMALL_CIFAR, labels=LABELS)
+SPEC = dataclasses.replace(
+    spec_of("cifar_resnet20", SMALL_CIFAR, labels=LABELS), resize=36, interpolation="bicubic"
+)
 
 
 def run(*arguments, cwd=REPOSITORY):
@@ -50,10 +58,10 @@ def toy_dataset(monkeypatch):
     images = sample_photos(32, 32)
     asked = []
 
-    def dataset_images(spec, dataset, data_dir, augmentation, calibration_images):
-        asked.append((dataset, data_dir, augmentation))
+    def dataset_images(spec, dataset, data_dir, calibration_images):
+        asked.append((dataset, data_dir))
         batches = [(images, np.arange(8))]
-        return pipeline.Images(batches, f"the test split of {dataset}", 36, lambda: [images] * 8)
+        return pipeline.Images(batches, f"the test split of {dataset}", lambda: [images] * 8)
 
     monkeypatch.setattr(pipeline, "_dataset_images", dataset_images)
     return asked
@@ -106,7 +114,7 @@ def test_status_follows_the_comparison(equal, more, status):
 
 def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
     assert pipeline.export_workdir(workdir, "tflite,onnx", data_dir="data") is True
-    assert toy_dataset == [("toy", "data", "scale_crop_flip")]
+    assert toy_dataset == [("toy", "data")]
     output = workdir / "export"
     parity = json.loads((output / "parity.json").read_text())
     assert list(parity["formats"]) == ["tflite", "onnx"]
@@ -118,7 +126,8 @@ def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
         "cifar_resnet20",
         "| epochs | 3 |",
         "9 digit 9",
-        "Resize the shorter side of each image to 36 pixels",
+        "Resize the shorter side of each image to 36 pixels (bicubic)",
+        "Image.Resampling.BICUBIC",
         "Apache-2.0",
         "the test split of toy",
         f"python -m export --workdir={workdir} --data_dir=data",
@@ -202,8 +211,14 @@ def test_bad_weights(weights, tmp_path):
     output = tmp_path / "out"
     with pytest.raises(InputError, match="unknown model 'resnet51'"):
         pipeline.export_weights("resnet51", weights, output_dir=output)
-    with pytest.raises(InputError, match="there is no weight file"):
+    with pytest.raises(InputError, match=r"weight file .*missing\.h5 does not exist"):
         pipeline.export_weights("resnet50", tmp_path / "missing.h5", output_dir=output)
+    with pytest.raises(
+        InputError, match="unknown weights of resnet50_v1_5 'torchvision_v3'; did you mean torchv"
+    ):
+        pipeline.export_weights("resnet50_v1_5", "torchvision_v3", output_dir=output)
+    with pytest.raises(InputError, match="cifar_resnet20 has no pretrained weights"):
+        pipeline.export_weights("cifar_resnet20", "imagenet", output_dir=output)
     with pytest.raises(InputError, match=r"--model=resnet50, .*cifar_resnet20"):
         pipeline.export_weights("resnet50", weights, output_dir=output)
     with pytest.raises(InputError, match=r"--classes=12, .*classes 10"):
@@ -222,6 +237,76 @@ def test_weights_without_a_description(tmp_path):
     assert pipeline.export_weights("cifar_resnet20", path, 4, "tflite", tmp_path / "out")
     parity = json.loads((tmp_path / "out" / "parity.json").read_text())
     assert parity["classes"] == 4
+
+
+@pytest.fixture
+def tiny_resnet18(monkeypatch):
+    """A zoo whose resnet18 is small, for weight files that describe no network; its tensors by classes."""
+    row = MODELS["resnet18"].replace(**SMALL, input_size=48)
+    monkeypatch.setitem(MODELS, "resnet18", row)
+    monkeypatch.setattr(pipeline, "measured", lambda *arguments: {})  # two processes, tested elsewhere
+    return lambda classes: state_dict(row.block, row.stage_depths, row.stage_filters, classes)
+
+
+def test_a_file_of_another_zoo(tiny_resnet18, tmp_path):
+    tensors = tiny_resnet18(7)
+    path, output = tmp_path / "other.safetensors", tmp_path / "out"
+    save_file(tensors, path)
+    assert pipeline.export_weights("resnet18", str(path), formats="onnx", output_dir=output)
+
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(output / "model.onnx"), providers=["CPUExecutionProvider"])
+    images = sample_photos(48, 48)
+    (logits,) = session.run(["logits"], {"images": images})
+    expected = torch_forward(tensors, Normalization.imagenet()(images))
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
+    properties = session.get_modelmeta().custom_metadata_map
+    assert (properties["license"], properties["labels"]) == ("NOASSERTION", "[]")
+    card = (output / "MODEL_CARD.md").read_text()
+    assert "The weights are those of `other.safetensors`, another zoo's file." in card
+    assert "The licence of the weights is not known here." in card
+    assert "Apache" not in card
+
+    with pytest.raises(InputError, match=r"--classes=12, .*other\.safetensors has weights of classes 7"):
+        pipeline.export_weights("resnet18", path, classes=12, output_dir=output)
+    with pytest.raises(InputError, match=r"other\.safetensors does not fit resnet34: missing: "):
+        pipeline.export_weights("resnet34", path, output_dir=output)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "interpolation"), [("torchvision_v1", 256, "bilinear"), ("timm_a3", 235, "bicubic")]
+)
+def test_published_weights_by_their_name(tiny_resnet18, name, side, interpolation, tmp_path, monkeypatch):
+    path, output, asked = tmp_path / "cached.safetensors", tmp_path / "out", []
+    save_file(tiny_resnet18(1000), path)
+    monkeypatch.setattr(pretrained, "fetch", lambda url, digest: asked.append((url, digest)) or path)
+    assert pipeline.export_weights("resnet18", name, formats="onnx,tflite", output_dir=output)
+    entry = get_entry(name, "resnet18")
+    assert set(asked) == {(entry.url, entry.digest)}
+    parity = json.loads((output / "parity.json").read_text())
+    assert (parity["evaluation_side"], parity["interpolation"]) == (side, interpolation)
+    for file in parity["formats"].values():
+        assert file["problems"] == []
+
+    import onnx
+
+    properties = {entry.key: entry.value for entry in onnx.load(output / "model.onnx").metadata_props}
+    labels = json.loads(properties["labels"])
+    assert (len(labels), labels[0], labels[-1]) == (1000, "tench", "toilet tissue")
+    assert tuple(labels) == read_labels(output / "model.tflite")
+    assert properties["license"] == entry.licence
+    card = (output / "MODEL_CARD.md").read_text()
+    for expected in (
+        f"The weights are `{name}` for `resnet18`, published at {entry.url}.",
+        f"top-1 {entry.top1:.2f} %",
+        f"Resize the shorter side of each image to {side} pixels ({interpolation})",
+        f"Image.Resampling.{interpolation.upper()}",
+        f"{entry.licence} for the weights",
+        f"python -m export --model=resnet18 --weights={name}",
+        "  0 tench",
+    ):
+        assert expected in card
 
 
 def test_a_real_dataset(weights, tmp_path):
@@ -316,10 +401,37 @@ def test_a_report_that_is_not_ours(weights, tmp_path):
         )
 
 
-def test_weights_of_the_papers_networks_are_for_the_centre_of_an_image():
-    spec = spec_of("resnet50")
-    assert pipeline.Images.photos(spec, 1).evaluation_side == 256
-    assert pipeline.Images.photos(SPEC, 1).evaluation_side is None
+def test_datasets_are_seen_as_the_weights_were_evaluated():
+    """By the spec's own numbers, as Pillow resizes; the digits are 8x8, so that 36 pixels overshoot."""
+    images = pipeline._dataset_images(SPEC, "digits", None, 64)
+    seen, labels = next(iter(images.batches))
+    assert seen.shape[1:] == (32, 32, 3)
+    assert seen.min() >= 0
+    assert seen.max() <= 255
+    test = open_dataset("digits").split("test")
+    identity = Normalization((0.0,) * 3, (1.0,) * 3)
+    pixels, expected_labels = (np.stack(values) for values in zip(*map(test.gather, range(20)), strict=True))
+    expected = Preprocessing(32, 36, "bicubic", identity)(pixels)
+    np.testing.assert_array_equal(labels[:20], expected_labels)
+    assert np.abs(seen[:20] - expected).mean() < 1
+    bilinear = Preprocessing(32, 36, "bilinear", identity)(pixels)
+    assert np.abs(seen[:20] - bilinear).mean() > 2
+    assert sum(map(len, images.calibration())) == 64
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "resnet50_v2",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("resnet152_v2", "resnet50d", "resnext50_32x4d")),
+    ],
+)
+def test_random_weights_are_finite_and_not_trivial(model):
+    spec = spec_of(model, size=33, classes=10)
+    images = spec.normalization(sample_photos(33, 33))
+    logits = np.asarray(pipeline.network_with_random_weights(spec)(images))
+    assert 0.01 < logits.std() < 1000
+    assert np.ptp(logits, axis=0).max() > 0.01  # they depend on the image
 
 
 def test_what_cannot_be_timed_is_reported_all_the_same(tmp_path):

@@ -3,7 +3,18 @@
 import keras
 import numpy as np
 import pytest
-from export_networks import PER_PIXEL, SMALL, SMALL_CIFAR, photo_batches, randomize, serving, spec_of
+from export_networks import (
+    LATER_EVEN,
+    LATER_ODD,
+    NARROW,
+    PER_PIXEL,
+    SMALL,
+    SMALL_CIFAR,
+    photo_batches,
+    randomize,
+    serving,
+    spec_of,
+)
 
 from export.formats import FORMATS, TABLE, Options
 from export.photos import random_crops
@@ -18,6 +29,7 @@ SMALL_NETWORKS = {
     "bottleneck v1": ("resnet50", SMALL, 48),
     "bottleneck v1.5": ("resnet50_v1_5", SMALL, 48),
     "plain": ("plain18", SMALL, 48),
+    **LATER_ODD,
 }
 FULL_NETWORKS = {
     "basic B": ("resnet18", {}),
@@ -65,16 +77,47 @@ def test_full_networks_in_every_variant(network, tmp_path):
     check_every_variant(spec_of(name, overrides), tmp_path)
 
 
-def check_every_variant(spec, folder, model=None):
+def check_every_variant(spec, folder, model=None, names=tuple(TABLE)):
     model = model or serving(spec)
     options = Options(calibration=[random_crops(*spec.input_shape, 32)])
-    artifacts = write_all(model, folder, options, TABLE)
+    artifacts = write_all(model, folder, options, names)
     report = verify(model, artifacts, photo_batches(spec), options)
-    assert set(report["formats"]) == set(TABLE)
+    assert set(report["formats"]) == set(names)
     for name, entry in report["formats"].items():
         assert entry["problems"] == [], name
         assert entry["equal"], (name, entry)
         assert entry["tolerance"] == TABLE[name].tolerance, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "overrides", "size"),
+    [
+        *LATER_EVEN.values(),
+        *LATER_ODD.values(),
+        ("wide_resnet50_2", NARROW, 45),
+        ("resnet50_v2", {**NARROW, "shortcut": None}, 45),
+        ("resnet50_v2", {**NARROW, "stem": "cifar", "shortcut": "A"}, 33),
+        ("resnet50_v2", {**NARROW, "stem": "deep", "shortcut": "C"}, 45),
+        ("resnet18d", {}, 97),
+    ],
+)
+def test_later_families_in_every_variant(name, overrides, size, tmp_path):
+    spec = spec_of(name, overrides, size, classes=10)
+    check_every_variant(spec, tmp_path, serving(spec, scale=0.5))  # moderate logits, as trained ones are
+
+
+def test_a_dilated_network(tmp_path):
+    """D without a stride: its shortcut's average pooling moves by one pixel, and reaches over an edge."""
+    spec = spec_of("resnet50d", NARROW, 49, classes=10)
+    with_stride = serving(spec)
+    network = spec.build(output_stride=4)
+    network.set_weights(with_stride.get_layer(spec.model).get_weights())
+    assert network.get_layer("conv3_block1_0_pool").strides == (1, 1)
+    names = [
+        name for name in TABLE if not name.startswith("saved_model")
+    ]  # the source of TFLite files is one
+    check_every_variant(spec, tmp_path, serving_model(network, spec.normalization), names)
 
 
 def test_weights_of_a_training_in_mixed_precision(tmp_path):

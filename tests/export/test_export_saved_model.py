@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -12,10 +13,14 @@ from export_networks import SMALL, SMALL_CIFAR, photo_batches, serving, spec_of
 from PIL import Image
 
 from export.formats import TABLE, Options
+from export.image_bytes import decode_batch
+from export.saved_model_signatures import broken_signatures
+from export.signature import serving_function
 from export.to_saved_model import to_saved_model
 from export.verify import verify
 from keras_resnet.errors import InputError
 from keras_resnet.geometry import decode_image, evaluation_view
+from keras_resnet.preprocessing import Normalization, Preprocessing
 
 LABELS = tuple(f"class {index}" for index in range(10))
 SPEC = spec_of("resnet18", SMALL, 48, classes=10)
@@ -109,6 +114,50 @@ def test_bytes_are_seen_as_in_the_evaluation(exported):
         names, probabilities = expected(model, file)
         assert answers["classes"][index].numpy().tolist() == names
         np.testing.assert_allclose(answers["probabilities"][index], probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [60, None])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_bytes_are_prepared_as_for_published_weights(interpolation, side):
+    """`Preprocessing` resizes as Pillow does, by which published accuracies were measured."""
+    sizes = [(70, 90), (500, 333), (61, 60), (33, 44)]
+    photos = [photo(size) for size in sizes]
+    files = tf.constant([encoded("PNG", image) for image in photos])
+    identity = Normalization((0.0,) * 3, (1.0,) * 3)
+    found = decode_batch(files, 48, side, 3, interpolation).numpy()
+    assert found.min() > -0.001
+    assert found.max() < 255.001
+    means = {}
+    for known in ("bilinear", "bicubic"):
+        expected = Preprocessing(48, side, known, identity)([np.asarray(image) for image in photos])
+        means[known] = np.abs(found - expected).mean((1, 2, 3))
+    other = means.keys() - {interpolation}
+    assert means[interpolation].max() < 1.5
+    assert means[other.pop()].mean() > 3 * means[interpolation].mean()
+
+
+def test_bytes_are_resized_by_the_interpolation_of_the_weights(tmp_path):
+    """What `verify` asks compares the signature with the same interpolation, and finds another one out."""
+    spec = spec_of("cifar_resnet20", SMALL_CIFAR)
+    model, options = serving(spec), Options(evaluation_side=40, interpolation="bicubic")
+    path = TABLE["saved_model"].write(model, tmp_path / "name", options)
+    signatures = tf.saved_model.load(str(path)).signatures
+
+    def call(signature, inputs):
+        results = signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
+        return {
+            name: value.numpy().astype(str) if value.dtype == tf.string else value.numpy()
+            for name, value in results.items()
+        }
+
+    images = photo_batches(spec)[0][0]
+    for interpolation, broken in (("bicubic", []), ("bilinear", ["classify_bytes"])):
+        options = Options(evaluation_side=40, interpolation=interpolation)
+        artifact = types.SimpleNamespace(call=call)
+        problems = broken_signatures(artifact, model, serving_function(model), images, options, 1e-5)
+        assert [problem.split()[2] for problem in problems] == broken
+    with pytest.raises(InputError, match="unknown interpolation 'cubic'; did you mean bicubic"):
+        to_saved_model(model, tmp_path / "other", interpolation="cubic")
 
 
 def uint16_png():

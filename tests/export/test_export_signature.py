@@ -54,6 +54,13 @@ def test_refused_models():
         serving_model(build_model("cifar_resnet20"), SPEC.normalization)
     with pytest.raises(InputError, match="images to logits"):
         serving_model(build_model("cifar_resnet20", include_top=False), SPEC.normalization)
+    for indices, names in ((None, "C1, C2, C3, C4"), ((1, 3), "C2, C4")):
+        features = build_model("cifar_resnet20", features_only=True, out_indices=indices)
+        with pytest.raises(
+            InputError, match=f"gives the features {names}; build it without features_only"
+        ) as e:
+            serving_model(features, SPEC.normalization)
+        assert "\n" not in str(e.value)
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         mixed = build_model("cifar_resnet20", classifier_activation=None)

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from export_networks import PER_PIXEL, SMALL, SMALL_CIFAR, photo_batches, serving, spec_of
+from export_networks import (
+    LATER_EVEN,
+    LATER_ODD,
+    PER_PIXEL,
+    SMALL,
+    SMALL_CIFAR,
+    photo_batches,
+    serving,
+    spec_of,
+)
 
 from export import to_tflite as module
 from export.folding import fold
@@ -28,6 +37,8 @@ NETWORKS = {
     "plain": ("plain18", SMALL, 48, None),
     "cifar": ("cifar_resnet20", SMALL_CIFAR, None, None),
     "cifar per pixel": ("cifar_resnet20", SMALL_CIFAR, None, PER_PIXEL),
+    **{name: (*row, None) for name, row in LATER_EVEN.items()},
+    **{f"{name}, odd": (*row, None) for name, row in LATER_ODD.items()},
 }
 LABELS = ("zebra", "ant", "Bär", "dog, hot", "", "cat", "猫", " space ", "9", "last")
 METADATA = {"model": "resnet50_v1_5", "labels": json.dumps(LABELS), "normalization": '{"inside": true}'}
@@ -87,7 +98,7 @@ def relative_errors(results, reference):
     return np.abs(error).max() / np.abs(reference["logits"]).max(), np.sqrt(np.square(error).mean()) / spread
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if not name.endswith("odd")])
 def test_float32_is_equal_and_lean(name, tmp_path):
     spec, model = network(name)
     images = photos_of(spec)
@@ -101,16 +112,19 @@ def test_float32_is_equal_and_lean(name, tmp_path):
     kinds = collections.Counter(operation.kind for operation in folded.operations)
     # Zeros before a stride stay an operation of their own; around other convolutions they are "SAME".
     pads = kinds["pad_channels"] + sum(
-        any(map(any, op.attributes.get("padding", ()))) and max(op.strides) > 1 for op in folded.operations
+        any(map(any, op.attributes.get("padding", ()))) and (op.kind == "pad" or max(op.strides) > 1)
+        for op in folded.operations
     )
     found = operators(path)
     assert found.pop("STRIDED_SLICE", 0) + found.pop("MAX_POOL_2D", 0) == kinds["max_pool"]
     assert found == collections.Counter(
         {
-            "MUL": 0 if spec.normalization is PER_PIXEL else 1,  # its std of 1 is left out
-            "ADD": kinds["add"] + 1,
+            # Of the per-pixel normalization the std of 1 is left out.
+            "MUL": kinds["affine"] - (spec.normalization is PER_PIXEL),
+            "ADD": kinds["add"] + kinds["affine"],
             "CONV_2D": kinds["conv"],
             "PAD": pads,
+            "AVERAGE_POOL_2D": kinds["average_pool"],
             "MEAN": 1,
             "FULLY_CONNECTED": 1,
             "SOFTMAX": 1,
@@ -119,6 +133,39 @@ def test_float32_is_equal_and_lean(name, tmp_path):
     weights = sum(array.nbytes for array in weight_arrays(folded).values())
     extra = np.prod(spec.input_shape) * 4 if spec.normalization is PER_PIXEL else 0
     assert weights < path.stat().st_size < weights + extra + 25_000
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", LATER_ODD)
+def test_later_families_at_odd_sizes(name, precision, tmp_path):
+    spec, model = network(f"{name}, odd")
+    images = photos_of(spec)
+    path = to_tflite(
+        model,
+        tmp_path / "model.tflite",
+        precision=precision,
+        calibration=[crops(*spec.input_shape[:2])] if precision == "int8" else None,
+    )
+    results = run(path, images)
+    reference = {key: value.numpy() for key, value in model(images).items()}
+    assert relative_errors(results, reference)[0] <= BOUNDS[precision][0]
+
+    # A grouped convolution is one operator, with a scale a channel where it is quantized.
+    convolutions = [op for op in fold(model).operations if op.kind == "conv"]
+    kernels = [kernel for kernel, _ in weights_of(path, "CONV_2D")]
+    assert len(kernels) == len(convolutions)
+    found = collections.Counter(tuple(kernel.shape) for kernel in kernels)
+    assert found == collections.Counter(op.kernel.transpose(3, 0, 1, 2).shape for op in convolutions)
+    if precision in ("dynamic", "int8"):
+        shapes = {op.kernel.transpose(3, 0, 1, 2).shape for op in convolutions if op.groups > 1}
+        assert bool(shapes) == (name == "grouped")
+        for kernel in kernels:
+            if tuple(kernel.shape) not in shapes:
+                continue
+            assert TYPES[kernel.type] == "INT8"
+            assert len(kernel.quantization.scale) == kernel.shape[0]
+    assert not any(code.customCode for code in read(path).operatorCodes)
+    assert not {operator for operator in operators(path) if operator.startswith("SPLIT")}
 
 
 @pytest.fixture(scope="module")
