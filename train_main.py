@@ -26,7 +26,8 @@ flags.DEFINE_float("epochs", None, "Length of the run, instead of the recipe's."
 flags.DEFINE_integer("batch_size", None, "Global batch size, instead of the recipe's.")
 flags.DEFINE_float("learning_rate", None, "Peak learning rate, instead of the recipe's.")
 flags.DEFINE_multi_string("set", [], "key=value: another field of the recipe, or model.KEY=value.")
-flags.DEFINE_string("weights", None, "A .weights.h5 file to start from.")
+flags.DEFINE_string("weights", None, "A weight entry such as imagenet, or a file, to start from.")
+flags.DEFINE_string("freeze", None, "C1 ... C5: the stages up to this feature map are not trained.")
 flags.DEFINE_string("strategy", "auto", "auto, one_device, mirrored or multi_worker.")
 flags.DEFINE_string("precision", "float32", "float32, bfloat16 or float16.")
 flags.DEFINE_integer("seed", 0, "Of the initial weights, the data's order and the augmentation.")
@@ -45,7 +46,7 @@ def _recipe():
     recipe = get_recipe(FLAGS.recipe, FLAGS.model)
     if FLAGS.epochs is not None:
         recipe = recipe.replace(epochs=FLAGS.epochs, steps=None)
-    names = ("dataset", "batch_size", "learning_rate")
+    names = ("dataset", "batch_size", "learning_rate", "weights", "freeze")
     recipe = recipe.replace(**{name: FLAGS[name].value for name in names if FLAGS[name].value is not None})
     return recipe.set(FLAGS.set)
 
@@ -62,7 +63,7 @@ def main() -> int:
 
         check_formats(FLAGS.export)
     try:
-        train(recipe, workdir, machine, FLAGS.weights)
+        train(recipe, workdir, machine)
     except Preempted as stop:
         print(stop, file=sys.stderr)
         return 143

@@ -1,5 +1,6 @@
 """What a person who mistypes gets from train_main.py: one line, exit status 2, nothing left behind."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from absl.testing import flagsaver
 import keras_resnet
 import train_main
 from keras_resnet import cli
-from keras_resnet.weights import save_weights
+from keras_resnet.weights import read_spec, save_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,12 +51,15 @@ def write_folder(path, classes, files=("a.png", "b.png", "c.png", "d.png", "e.pn
         (["--precision=float8"], "unknown precision 'float8'; did you mean float"),
         (["--export=onxx"], "unknown format 'onxx'; did you mean onnx"),
         (["--set=momentun=0.5"], "unknown recipe key 'momentun'; did you mean momentum"),
-        (["--set=model.shortcut=D"], "shortcut must be one of 'A', 'B', 'C', None; got 'D'"),
+        (["--set=model.shortcut=E"], "shortcut must be one of 'A', 'B', 'C', 'D', None; got 'E'"),
         (["--set=model.classes=7"], "classes is 7, but digits has 10"),
         (["--batch_size=0"], "batch_size must be at least 1; got 0"),
         (["--batch_size=2000"], "batch size 2000 is larger than the split 'train'"),
         (["--set=image_size=2"], "needs images of at least 4 pixels"),
         (["--weights=none.weights.h5"], "none.weights.h5 does not exist"),
+        (["--weights=torchvison_v1", "--model=resnet18", "--set=image_size=32"], "torchvision_v1"),
+        (["--freeze=C9"], "freeze takes one of C1, C2, C3, C4 or None; got 'C9'"),
+        (["--set=normalization=weights"], "that of the weights to start from; give weights"),
         (["--batchsize=3"], "batchsize"),
         (["--epochs=many"], "epochs"),
         (["digits"], "unexpected argument 'digits'"),
@@ -87,7 +91,27 @@ def test_weights_that_are_broken_or_of_another_network(command, tmp_path):
     save_weights(keras_resnet.CifarResNet20(shortcut="B", classes=3), path)
     status, errors = command(f"--weights={path}")
     assert status == 2
-    assert "predictions has shapes 64x3 3 in the file, 64x10 10 in cifar_resnet20" in errors[-1]
+    assert f"{path} is of another network: its layer " in errors[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_finetunes_a_file_on_a_folder(command, tmp_path):
+    """The classes differ, the image sizes too, and the file is a run's own."""
+    tiny = ["--set=model.stage_depths=(1,1,1)", "--set=model.stage_filters=(4,8,8)"]
+    status, errors = command("--workdir=a", *tiny, "--set=train_split='train[:64]'", "--set=steps=1")
+    assert status == 0, errors
+    flags = ["--recipe=finetune", "--model=cifar_resnet20", "--weights=a/model.weights.h5", "--freeze=C3"]
+    flags += [write_folder(tmp_path / "photos", ["cat", "dog"]), "--batch_size=4", "--epochs=1"]
+    status, errors = command("--workdir=b", *flags, *tiny, "--set=image_size=32")
+    assert status == 0, errors
+    recipe = json.loads((tmp_path / "b" / "recipe.json").read_text())
+    assert (recipe["weights"], recipe["freeze"]) == ("a/model.weights.h5", "C3")
+    before, after = (read_spec(name) for name in ("a/model.weights.h5", "b/model.weights.h5"))
+    assert (before.classes, after.classes) == (10, 2)
+    assert before.normalization == after.normalization
+    status, errors = command("--workdir=b", *flags, *tiny, "--set=image_size=32", "--freeze=C2")
+    assert status == 2
+    assert "holds another run (freeze 'C3' there, 'C2' now)" in errors[-1]
 
 
 def test_folders_that_are_no_datasets(command, tmp_path):

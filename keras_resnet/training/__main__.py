@@ -7,6 +7,7 @@ from keras_resnet.training.recipes import RECIPES, Recipe
 def _row(name: str, recipe: Recipe) -> tuple[str, ...]:
     length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs:g} epochs"
     extras = {
+        "weights": recipe.weights or "",
         "warm-up": f"{recipe.warmup_epochs:g} epochs" if recipe.warmup_epochs else "",
         "label smoothing": recipe.label_smoothing or "",
         "EMA": recipe.ema_decay or "",

@@ -1,5 +1,6 @@
 """The training run: steps, evaluation after each epoch, checkpoints, reports, and going on."""
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -23,7 +24,8 @@ from keras_resnet.data import (
     training_batches,
 )
 from keras_resnet.errors import InputError, unknown_name
-from keras_resnet.preprocessing import Normalization
+from keras_resnet.preprocessing import Normalization, Preprocessing
+from keras_resnet.resnet import freeze
 from keras_resnet.training import checkpoints
 from keras_resnet.training.distribution import Distribution, create
 from keras_resnet.training.recipes import Recipe
@@ -31,9 +33,11 @@ from keras_resnet.training.reports import Reports
 from keras_resnet.training.schedules import Schedule
 from keras_resnet.training.step import METRICS, Trainer
 from keras_resnet.training.workdir import Workdir
-from keras_resnet.weights import ModelSpec, load_weights, read_spec, save_weights
+from keras_resnet.weights import ModelSpec, load_pretrained, save_weights
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+_NORMALIZATION = ("mean", "std")  # fields of a `Normalization`, as checkpoints keep them
 
 
 class TrainingFailed(Exception):
@@ -84,16 +88,15 @@ class Machine:
                 raise InputError(f"{name} must be at least {value}; got {getattr(self, name)}")
 
 
-def train(
-    recipe: Recipe, workdir: str | Path, machine: Machine = Machine(), weights: str | None = None
-) -> dict:
+def train(recipe: Recipe, workdir: str | Path, machine: Machine = Machine()) -> dict:
     """Trains a recipe in a folder, from its start or from the last checkpoint that is there.
+
+    A checkpoint has everything: the weights that the recipe starts from are not read again then.
 
     Args:
         recipe: what to learn.
         workdir: the run's folder; see `workdir.Workdir`.
         machine: how.
-        weights: a `.weights.h5` to start from, of the same network.
 
     Returns:
         The last row of history.csv.
@@ -105,16 +108,17 @@ def train(
         OSError: the workdir cannot be written.
     """
     distribution = create(machine.strategy, machine.worker_timeout)
-    run = _Run(recipe, Workdir(workdir), machine, distribution, weights)
+    run = _Run(recipe, Workdir(workdir), machine, distribution)
     return run.run()
 
 
 class _Run:
-    def __init__(self, recipe, workdir, machine, distribution, weights):
+    def __init__(self, recipe, workdir, machine, distribution):
         self.recipe: Recipe = recipe
         self.workdir: Workdir = workdir
         self.machine: Machine = machine
         self.distribution: Distribution = distribution
+        self.workdir.check(recipe, machine.seed, machine.precision)
 
         dataset = open_dataset(recipe.dataset, machine.data_dir)
         self.train_split = dataset.split(recipe.train_split)
@@ -122,26 +126,44 @@ class _Run:
         self.epoch_steps = steps_per_epoch(self.train_split, recipe.batch_size)
         self.total_steps = recipe.steps or max(1, round(recipe.epochs * self.epoch_steps))
         self._check_divisible()
-        self.spec = _model_spec(recipe, dataset, self.train_split)
+        self.schedule = Schedule(recipe, self.total_steps, self.epoch_steps)
+        self.reports = Reports(
+            self.workdir, self.total_steps, recipe.batch_size, visible=distribution.is_chief
+        )
+        checkpoint = self._load_checkpoint()
+
+        # The pixels' normalization is known last: the weights may say it.
+        normalization = Normalization((0.0,) * recipe.channels, (1.0,) * recipe.channels)
         self.transform = Transform(
             recipe.image_size,
             channels=recipe.channels,
-            normalization=self.spec.normalization,
+            normalization=normalization,
             augmentation=recipe.augmentation,
         )
-        if weights is not None:
-            _check_weights(self.spec, weights)
-        self.trainer = self._build(weights)
-        self.schedule = Schedule(recipe, self.total_steps, self.epoch_steps)
+        self.spec = _model_spec(recipe, dataset, self.transform)
+        model, preprocessing = self._build(None if checkpoint else recipe.weights)
+        normalization = _held_normalization(checkpoint) if checkpoint else None
+        if normalization is None:
+            normalization = _normalization(self.spec, recipe, self.train_split, preprocessing)
+        self.transform = dataclasses.replace(self.transform, normalization=normalization)
+        self.spec = dataclasses.replace(self.spec, normalization=normalization)
+        self.trainer = Trainer(
+            model,
+            recipe,
+            distribution,
+            seed=machine.seed,
+            accumulate=machine.accumulate,
+            jit=machine.jit,
+        )
         self.step = 0
         self.sums = [0.0, 0.0, 0.0]  # loss, correct, count since the epoch began
         self.history: list[dict] = []
         self.best = 0.0
         self.stopping = threading.Event()
-        self.workdir.open(recipe, machine.seed, machine.precision, write=distribution.is_chief)
-        self.reports = Reports(
-            self.workdir, self.total_steps, recipe.batch_size, visible=distribution.is_chief
-        )
+        if distribution.is_chief:
+            self.workdir.open(recipe, machine.seed, machine.precision)
+        if checkpoint:
+            self._restore(checkpoint)
 
     def _check_divisible(self) -> None:
         parts = self.distribution.total_replicas * self.machine.accumulate
@@ -151,33 +173,26 @@ class _Run:
                 f"({self.distribution.total_replicas} replicas x {self.machine.accumulate} parts)"
             )
 
-    def _build(self, weights: str | None) -> Trainer:
-        recipe, machine = self.recipe, self.machine
-        keras.utils.set_random_seed(machine.seed)
+    def _build(self, weights: str | None) -> tuple[keras.Model, Preprocessing | None]:
+        """The network, and how images are prepared for the weights that it starts from, if known."""
+        preprocessing = None
+        keras.utils.set_random_seed(self.machine.seed)
         policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(PRECISIONS[machine.precision])
+        keras.config.set_dtype_policy(PRECISIONS[self.machine.precision])
         try:
             with self.distribution.scope():
-                model = self.spec.build()
+                model = freeze(self.spec.build(), self.recipe.freeze)
                 if weights is not None:
-                    load_weights(model, weights)
+                    preprocessing = load_pretrained(model, self.spec.config, weights)
         finally:
             keras.config.set_dtype_policy(policy)
         for layer in model.layers:
-            if machine.sync_batch_norm and isinstance(layer, keras.layers.BatchNormalization):
+            if self.machine.sync_batch_norm and isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
-        return Trainer(
-            model,
-            recipe,
-            self.distribution,
-            seed=machine.seed,
-            accumulate=machine.accumulate,
-            jit=machine.jit,
-        )
+        return model, preprocessing
 
     def run(self) -> dict:
         """From wherever the workdir stands to the end."""
-        self._restore()
         if self.step < self.total_steps:
             self.reports.begin(self.step)
             try:
@@ -322,14 +337,23 @@ class _Run:
 
     # -- what is kept ---------------------------------------------------------------------------
 
+    @property
+    def _identity(self) -> dict:
+        """What a checkpoint must agree with."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "seed": self.machine.seed,
+            "precision": self.machine.precision,
+        }
+
     def _checkpoint(self) -> None:
         if not self.distribution.is_chief:
             return
         arrays = {name: variable.numpy() for name, variable in self.trainer.named_variables().items()}
+        for field in _NORMALIZATION:
+            arrays[f"normalization/{field}"] = np.asarray(getattr(self.spec.normalization, field), "float64")
         numbers = {
-            "recipe": self.recipe.to_dict(),
-            "seed": self.machine.seed,
-            "precision": self.machine.precision,
+            **self._identity,
             "sums": self.sums,
             "history": self.history,
             "best_val_top1": self.best,
@@ -338,22 +362,32 @@ class _Run:
         checkpoint = checkpoints.Checkpoint(self.step, arrays, numbers)
         checkpoints.save(self.workdir.checkpoints, checkpoint, self.machine.keep)
 
-    def _restore(self) -> None:
+    def _load_checkpoint(self) -> checkpoints.Checkpoint | None:
+        """The newest one, if there is any; it is of this recipe, seed and precision."""
         checkpoint = checkpoints.load_newest(self.workdir.checkpoints, self.reports.say)
         if checkpoint is None:
-            return
+            return None
+        held = {key: checkpoint.numbers.get(key) for key in self._identity}
+        # Older checkpoints lack what recipes have got since; it was as the default is.
+        with contextlib.suppress(InputError, TypeError):
+            held["recipe"] = Recipe.from_dict(held["recipe"]).to_dict()
+        if held != self._identity:
+            raise self._other_checkpoint()
+        return checkpoint
+
+    def _other_checkpoint(self) -> InputError:
+        return InputError(f"the checkpoints in {self.workdir.checkpoints} are of another model or recipe")
+
+    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         numbers, variables = checkpoint.numbers, self.trainer.named_variables()
-        held = {key: numbers.get(key) for key in ("recipe", "seed", "precision")}
-        ours = {
-            "recipe": self.recipe.to_dict(),
-            "seed": self.machine.seed,
-            "precision": self.machine.precision,
+        arrays = {
+            name: array for name, array in checkpoint.arrays.items() if not name.startswith("normalization/")
         }
-        shapes = {name: tuple(value.shape) for name, value in checkpoint.arrays.items()}
-        if held != ours or shapes != {name: tuple(v.shape) for name, v in variables.items()}:
-            raise InputError(f"the checkpoints in {self.workdir.checkpoints} are of another model or recipe")
+        shapes = {name: tuple(value.shape) for name, value in variables.items()}
+        if {name: array.shape for name, array in arrays.items()} != shapes:
+            raise self._other_checkpoint()
         for name, variable in variables.items():
-            variable.assign(checkpoint.arrays[name])
+            variable.assign(arrays[name])
         self.step = checkpoint.step
         self.sums = numbers["sums"]
         self.history = numbers["history"]
@@ -409,7 +443,8 @@ class _on_sigterm:
             signal.signal(signal.SIGTERM, self._before)
 
 
-def _model_spec(recipe: Recipe, dataset: Dataset, train_split: Split) -> ModelSpec:
+def _model_spec(recipe: Recipe, dataset: Dataset, transform: Transform) -> ModelSpec:
+    """The network and its input; `InputError` where they do not fit the dataset or each other."""
     config = get_config(recipe.model, **recipe.model_overrides)
     if recipe.model_overrides.get("classes", dataset.classes) != dataset.classes:
         raise InputError(f"classes is {config.classes}, but {dataset.name} has {dataset.classes}")
@@ -418,30 +453,54 @@ def _model_spec(recipe: Recipe, dataset: Dataset, train_split: Split) -> ModelSp
             f"{recipe.model} needs images of at least {config.total_stride} pixels; "
             f"image_size is {recipe.image_size}"
         )
-    if recipe.normalization == "imagenet":
-        normalization = Normalization.imagenet()
-    else:
-        normalization = dataset_statistics(
-            train_split,
-            recipe.image_size,
-            recipe.channels,
-            per_pixel=recipe.normalization == "per_pixel",
-            augmentation=recipe.augmentation,
-        )
     return ModelSpec(
         model=recipe.model,
         overrides={key: value for key, value in recipe.model_overrides.items() if key != "classes"},
         classes=dataset.classes,
         input_shape=(recipe.image_size, recipe.image_size, recipe.channels),
-        normalization=normalization,
+        normalization=transform.normalization,
         labels=tuple(dataset.class_names),
+        resize=transform.evaluation_side,
+        interpolation="bilinear",
     )
 
 
-def _check_weights(spec: ModelSpec, weights: str) -> None:
-    """One clear line where the file says itself that it is something else."""
-    theirs = read_spec(weights)
-    if theirs is not None and theirs.classes != spec.classes:
-        raise InputError(f"{weights} has {theirs.classes} classes, the dataset {spec.classes}")
-    if theirs is not None:
-        theirs.check_architecture(spec.config, weights)
+def _normalization(
+    spec: ModelSpec, recipe: Recipe, split: Split, preprocessing: Preprocessing | None
+) -> Normalization:
+    """What the recipe asks for.
+
+    Args:
+        spec: of the network.
+        recipe: the run's.
+        split: that is learned.
+        preprocessing: of the weights that the network starts from, if they say it.
+    """
+    if recipe.normalization == "imagenet":
+        return Normalization.imagenet().for_channels(recipe.channels)
+    if recipe.normalization != "weights":
+        return dataset_statistics(
+            split,
+            recipe.image_size,
+            recipe.channels,
+            per_pixel=recipe.normalization == "per_pixel",
+            augmentation=recipe.augmentation,
+        )
+    if preprocessing is None:
+        raise InputError(
+            f"{recipe.weights} does not say how its images are prepared; set another normalization"
+        )
+    shape = preprocessing.normalization.shape
+    if shape not in (spec.input_shape[2:], spec.input_shape):
+        theirs, ours = ("x".join(map(str, sizes)) for sizes in (shape, spec.input_shape))
+        raise InputError(
+            f"{recipe.weights} has a mean image of {theirs}, the network an input of {ours}; "
+            "set another normalization"
+        )
+    return preprocessing.normalization
+
+
+def _held_normalization(checkpoint: checkpoints.Checkpoint) -> Normalization | None:
+    """That of the run, unless the checkpoint is older than its being kept."""
+    arrays = [checkpoint.arrays.get(f"normalization/{field}") for field in _NORMALIZATION]
+    return None if any(array is None for array in arrays) else Normalization(*(a.tolist() for a in arrays))

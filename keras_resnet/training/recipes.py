@@ -22,8 +22,12 @@ class Recipe:
         image_size: height and width of the network's input, pixels.
         channels: of the network's input; gray images are repeated.
         augmentation: a name of `keras_resnet.data.AUGMENTATIONS`.
+        weights: the name of a weight entry, or a file, to start from; the classifier is fresh where
+            the classes differ. None: fresh throughout.
+        freeze: "C1" ... "C5": what is not trained; see `keras_resnet.freeze`. None: all is trained.
         normalization: "per_channel" (mean and deviation of the training split), "per_pixel" (its
-            mean image; section 4.2), or "imagenet" (ImageNet's published channel statistics).
+            mean image; section 4.2), "imagenet" (ImageNet's published channel statistics), or
+            "weights" (that of the weights which the run starts from).
         batch_size: the global batch, whatever the number of replicas.
         epochs: length of the run, unless `steps` is given.
         steps: length of the run in optimizer steps.
@@ -56,7 +60,9 @@ class Recipe:
     image_size: int = 32
     channels: int = 3
     augmentation: str = "none"
-    normalization: Literal["per_channel", "per_pixel", "imagenet"] = "per_channel"
+    weights: str | None = None
+    freeze: str | None = None
+    normalization: Literal["per_channel", "per_pixel", "imagenet", "weights"] = "per_channel"
     batch_size: int = 128
     epochs: float = 1
     steps: int | None = None
@@ -94,6 +100,8 @@ class Recipe:
         for name in ("weight_decay", "mixup", "cutmix", "clip_norm", "warmup_epochs", "error_warmup_rate"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative", getattr(self, name))
         ordered = all(0 < a < 1 for a in self.boundaries) and list(self.boundaries) == sorted(self.boundaries)
+        if self.normalization == "weights" and self.weights is None:
+            raise InputError("normalization 'weights' is that of the weights to start from; give weights")
         _require(ordered, "boundaries must be rising fractions between 0 and 1", self.boundaries)
 
     def replace(self, **changes) -> "Recipe":
@@ -246,6 +254,21 @@ RECIPES: dict[str, Recipe] = {
         weight_decay=5e-5,
         label_smoothing=0.1,
         ema_decay=0.9999,
+    ),
+    "finetune": Recipe(
+        model="resnet50",
+        dataset="imagenette",
+        weights="imagenet",
+        image_size=224,
+        augmentation="scale_crop_flip",
+        normalization="weights",
+        batch_size=64,
+        epochs=10,
+        learning_rate=0.01,
+        schedule="cosine",
+        warmup_epochs=1,
+        nesterov=True,
+        label_smoothing=0.1,
     ),
 }
 

@@ -57,8 +57,15 @@ class Trainer:
             recipe.weight_decay if variable.name == "kernel" else 0.0
             for variable in model.trainable_variables
         ]
-        # Moving statistics; a seed generator's state, say, is no float.
-        self._statistics = [v.value for v in model.non_trainable_variables if v.dtype == "float32"]
+        # Moving statistics; a seed generator's state, say, is no float. Those of frozen layers stay as
+        # they are, which a mean over replicas would not leave to the last bit.
+        self._statistics = [
+            variable.value
+            for layer in model.layers
+            if layer.trainable
+            for variable in layer.non_trainable_variables
+            if variable.dtype == "float32"
+        ]
         self._scaled = any(layer.compute_dtype == "float16" for layer in model.layers)
         names = [variable.path for variable in model.trainable_variables]
         with distribution.scope():
@@ -181,7 +188,9 @@ class Trainer:
         if recipe.label_smoothing:
             smoothing = recipe.label_smoothing
             targets = targets * (1 - smoothing) + smoothing / targets.shape[-1]
-        with tf.GradientTape() as tape:
+        # Nothing is recorded, or kept in memory, for the layers below the first that is trained.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self._weights)
             logits = self.model(images, training=True)
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss_sum = tf.reduce_sum(losses * weights)
@@ -215,7 +224,8 @@ class Trainer:
                 use_nesterov=recipe.nesterov,
             )
         for average, variable in zip(self._averages, self.model.variables, strict=bool(self._averages)):
-            average.assign(average * recipe.ema_decay + variable.value * (1 - recipe.ema_decay))
+            # In this form what does not change has itself as its average.
+            average.assign(average + (variable.value - average) * (1 - recipe.ema_decay))
 
     def _adjust_loss_scale(self, finite):
         grown = tf.where(finite, self._good_steps + 1, 0)

@@ -33,20 +33,19 @@ class Workdir:
         self.weights = self.path / "model.weights.h5"
         self.tensorboard = self.path / "tensorboard"
 
-    def open(self, recipe: Recipe, seed: int, precision: str, write: bool = True) -> None:
-        """Makes the folder, or takes up the run that it holds.
+    def check(self, recipe: Recipe, seed: int, precision: str) -> None:
+        """Refuses what is no folder for this run; writes nothing.
 
         Args:
             recipe: the run's.
             seed: the run's.
             precision: the run's.
-            write: whether this process may write (the chief).
 
         Raises:
-            InputError: the folder holds another run; it says what differs.
+            InputError: the folder holds another run, and it says what differs; or it is a file.
         """
-        wanted = {**recipe.to_dict(), "seed": seed, "precision": precision}
         if self.recipe.exists():
+            wanted = _content(recipe, seed, precision)
             held = read_recipe(self.recipe)
             differing = [key for key in wanted if held.get(key) != wanted[key]]
             if differing:
@@ -56,8 +55,12 @@ class Workdir:
                 raise InputError(f"{self.path} holds another run ({changes}); choose another --workdir")
         elif self.path.exists() and not self.path.is_dir():
             raise InputError(f"--workdir {self.path} is a file")
-        elif write:
-            write_text(self.recipe, json.dumps(wanted, indent=2) + "\n")
+
+    def open(self, recipe: Recipe, seed: int, precision: str) -> None:
+        """Makes the folder with its recipe.json, unless it is there; see `check`."""
+        self.check(recipe, seed, precision)
+        if not self.recipe.exists():
+            write_text(self.recipe, json.dumps(_content(recipe, seed, precision), indent=2) + "\n")
 
     def read_history(self) -> list[dict[str, str]]:
         """The rows of history.csv, as texts; none if there is no file."""
@@ -99,8 +102,14 @@ class Workdir:
             figure.savefig(temporary, dpi=120, metadata={"Software": None})
 
 
+def _content(recipe: Recipe, seed: int, precision: str) -> dict:
+    return {**recipe.to_dict(), "seed": seed, "precision": precision}
+
+
 def read_recipe(path: Path) -> dict:
     """The content of a recipe.json: a recipe's keys with "seed" and "precision".
+
+    Keys that an older version did not write have their defaults.
 
     Raises:
         InputError: it is missing, not JSON, or not a recipe.
@@ -113,8 +122,8 @@ def read_recipe(path: Path) -> dict:
         raise InputError(f"{path} is not JSON ({error})") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} is not a recipe")
-    Recipe.from_dict({key: value for key, value in values.items() if key not in ("seed", "precision")})
-    return values
+    others = {key: values.pop(key) for key in ("seed", "precision") if key in values}
+    return {**Recipe.from_dict(values).to_dict(), **others}
 
 
 def write_text(path: Path, text: str) -> None:

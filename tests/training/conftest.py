@@ -1,9 +1,12 @@
 """Two CPU devices for the distribution tests, and a recipe small enough to run in seconds."""
 
+import contextlib
+
 import pytest
 import tensorflow as tf
 
-from keras_resnet.training import get_recipe
+from keras_resnet.training import Machine, get_recipe
+from keras_resnet.training.step import Trainer
 
 # Before TensorFlow makes its devices; the threads stay the same.
 tf.config.set_logical_device_configuration(
@@ -17,6 +20,44 @@ TINY = {"stage_depths": (1, 1, 1), "stage_filters": (4, 8, 8)}
 def data_dir(tmp_path_factory):
     """Where the session's digits are prepared, once."""
     return str(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.fixture
+def machine(data_dir):
+    """Makes a `Machine` of one device."""
+
+    def make(**changes):
+        return Machine(**{"strategy": "one_device", "data_dir": data_dir, **changes})
+
+    return make
+
+
+@pytest.fixture
+def break_off():
+    """A context manager: a run in it breaks off before its call number `after`, counted from 0."""
+
+    @contextlib.contextmanager
+    def breaking_off(after):
+        calls = iter(range(after))
+        original = Trainer.__init__
+
+        def init(self, *args, **kwargs):
+            original(self, *args, **kwargs)
+            compiled = self.train
+
+            def counted(*args):
+                if next(calls, None) is None:
+                    raise KeyboardInterrupt
+                return compiled(*args)
+
+            self.train = counted
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "__init__", init)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return breaking_off
 
 
 @pytest.fixture

@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 from data_helpers import write_tfds
+from safetensors.numpy import save_file
 
+from keras_resnet.config import get_config
+from keras_resnet.resnet import build_model
 from keras_resnet.training import Machine, get_recipe, train
-from keras_resnet.weights import read_spec
+from keras_resnet.weights import get_entry, pretrained, read_spec
+from keras_resnet.weights.foreign import torch_names
 
 
 def picture(random, height, width):
@@ -40,6 +44,29 @@ def write_imagenet(data_dir):
     write_tfds(data_dir, "imagenet2012", {"train": examples(8), "validation": examples(3)}, shards=2)
 
 
+def write_imagenette(data_dir):
+    random = np.random.default_rng(0)
+
+    def examples(count):
+        return [
+            {"image": picture(random, *random.integers(40, 90, 2)), "label": int(random.integers(10))}
+            for _ in range(count)
+        ]
+
+    write_tfds(data_dir, "imagenette", {"train": examples(8), "validation": examples(3)})
+
+
+def write_torchvision(path, name):
+    """A file of the tensors that torchvision's file has; returns our network with their values."""
+    model = build_model(name)
+    variables = {(layer.name, v.name): v.numpy() for layer in model.layers for v in layer.weights}
+    tensors = {}
+    for key, source in torch_names(get_config(name)).items():
+        tensors[source.names[0]] = np.ascontiguousarray(variables[key].transpose(np.argsort(source.axes)))
+    save_file(tensors, path)
+    return model
+
+
 CASES = {
     "cifar10_paper": (
         write_cifar10,
@@ -71,3 +98,21 @@ def test_a_recipe_takes_steps_on_its_own_dataset_under_two_devices(tmp_path, nam
     if name == "cifar10_paper":  # the mean image, and nothing but the mean
         assert np.shape(spec.normalization.mean) == (32, 32, 3)
         assert spec.normalization.std == (1, 1, 1)
+
+
+def test_finetune_on_its_own_dataset_from_published_weights(tmp_path, monkeypatch):
+    write_imagenette(tmp_path / "tfds")
+    theirs = write_torchvision(tmp_path / "resnet18.safetensors", "resnet18")
+    files = {get_entry("imagenet", "resnet18").url: tmp_path / "resnet18.safetensors"}
+    monkeypatch.setattr(pretrained, "fetch", lambda url, digest: files[url])
+    recipe = get_recipe("finetune", "resnet18").replace(freeze="C4", image_size=64, batch_size=4, steps=2)
+    train(recipe, tmp_path / "run", Machine(strategy="mirrored", data_dir=str(tmp_path / "tfds")))
+    spec = read_spec(tmp_path / "run" / "model.weights.h5")
+    assert (spec.classes, spec.input_shape, spec.resize) == (10, (64, 64, 3), 73)
+    assert spec.normalization == get_entry("imagenet", "resnet18").preprocessing.normalization
+    ours = spec.build(weights=str(tmp_path / "run" / "model.weights.h5"))
+    for layer in ours.layers:
+        if layer.weights and layer.name != "predictions":
+            before, after = theirs.get_layer(layer.name).get_weights(), layer.get_weights()
+            same = [np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
+            assert all(same) if layer.name < "conv5" else not any(same), layer.name

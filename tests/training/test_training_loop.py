@@ -1,6 +1,7 @@
 """Whole runs on digits: what they leave, how they go on, how they fail."""
 
 import csv
+import json
 import math
 import os
 import signal
@@ -14,18 +15,9 @@ import tensorflow as tf
 from keras_resnet import InputError, build_model
 from keras_resnet.data import Transform, evaluation_batches, open_dataset
 from keras_resnet.training import Machine, Preempted, TrainingFailed, get_recipe, loop, train
-from keras_resnet.training.checkpoints import list_checkpoints, load
-from keras_resnet.training.step import Trainer
+from keras_resnet.training.checkpoints import list_checkpoints, load, save
 from keras_resnet.training.workdir import HISTORY, Workdir, read_recipe
 from keras_resnet.weights import load_weights, read_spec, save_weights
-
-
-@pytest.fixture
-def machine(data_dir):
-    def make(**changes):
-        return Machine(**{"strategy": "one_device", "data_dir": data_dir, **changes})
-
-    return make
 
 
 def rows_of(workdir):
@@ -114,29 +106,29 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path, tiny, machine):
 
 @pytest.mark.parametrize("after", [1, 4, 5, 9, 13])
 def test_a_run_that_breaks_off_anywhere_ends_with_the_same_bytes(
-    tmp_path, machine, monkeypatch, uninterrupted, after
+    tmp_path, machine, break_off, uninterrupted, after
 ):
-    calls = iter(range(after))
-    original = Trainer.__init__
-
-    def init(self, *args, **kwargs):
-        original(self, *args, **kwargs)
-        compiled = self.train
-
-        def counted(*args):
-            if next(calls, None) is None:
-                raise KeyboardInterrupt
-            return compiled(*args)
-
-        self.train = counted
-
-    monkeypatch.setattr(Trainer, "__init__", init)
-    with pytest.raises(KeyboardInterrupt):
+    with break_off(after):
         train(demanding(), tmp_path, machine(checkpoint_every=2))
-    monkeypatch.undo()
     train(demanding(), tmp_path, machine(checkpoint_every=2))
     assert (tmp_path / "model.weights.h5").read_bytes() == (uninterrupted / "model.weights.h5").read_bytes()
     assert without_speed(rows_of(tmp_path)) == without_speed(rows_of(uninterrupted))
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path, machine, break_off, uninterrupted, capsys):
+    """Its recipe has neither weights nor freeze, its checkpoint no normalization either."""
+    with break_off(7):
+        train(demanding(), tmp_path, machine(checkpoint_every=2))
+    old = json.loads((tmp_path / "recipe.json").read_text())
+    assert (old.pop("weights"), old.pop("freeze")) == (None, None)
+    (tmp_path / "recipe.json").write_text(json.dumps(old))
+    newest = load(list_checkpoints(tmp_path / "checkpoints")[-1])
+    del newest.numbers["recipe"]["weights"], newest.numbers["recipe"]["freeze"]
+    del newest.arrays["normalization/mean"], newest.arrays["normalization/std"]
+    save(tmp_path / "checkpoints", newest, keep=1)
+    train(demanding(), tmp_path, machine(checkpoint_every=2))
+    assert "going on after step 6 of 15" in capsys.readouterr().err
+    assert (tmp_path / "model.weights.h5").read_bytes() == (uninterrupted / "model.weights.h5").read_bytes()
 
 
 def test_checkpoints_and_calls_of_several_steps_change_nothing(tmp_path, machine, uninterrupted):
@@ -211,7 +203,7 @@ def test_a_rate_that_explodes_names_step_rate_and_checkpoint(tmp_path, tiny, mac
 def test_starts_from_weights(tmp_path, tiny, machine):
     train(tiny, tmp_path / "a", machine())
     weights = tmp_path / "a" / "model.weights.h5"
-    again = train(tiny.replace(epochs=1), tmp_path / "b", machine(), weights=weights)
+    again = train(tiny.replace(epochs=1, weights=str(weights)), tmp_path / "b", machine())
     fresh = train(tiny.replace(epochs=1), tmp_path / "c", machine())
     assert again["train_loss"] < fresh["train_loss"]
 
@@ -236,12 +228,12 @@ def test_the_last_part_of_an_epoch_is_a_row_too(tmp_path, tiny, machine):
     assert rows_of(tmp_path)[-1]["epoch"] == "1.4"
 
 
-def bad(recipe_changes, machine_changes, message, weights=None):
-    return pytest.param(recipe_changes, machine_changes, weights, message, id=message[:30])
+def bad(recipe_changes, machine_changes, message):
+    return pytest.param(recipe_changes, machine_changes, message, id=message[:30])
 
 
 @pytest.mark.parametrize(
-    ("recipe_changes", "machine_changes", "weights", "message"),
+    ("recipe_changes", "machine_changes", "message"),
     [
         bad({"model": "cifar_resnet21"}, {}, "unknown model 'cifar_resnet21'; did you mean "),
         bad({"dataset": "digit"}, {}, "unknown dataset 'digit'; did you mean digits"),
@@ -259,15 +251,17 @@ def bad(recipe_changes, machine_changes, message, weights=None):
             {},
             "unknown network option 'shortcuts'; did you mean shortcut",
         ),
-        bad({}, {}, "nowhere.weights.h5 does not exist", weights="nowhere.weights.h5"),
+        bad({"weights": "nowhere.weights.h5"}, {}, "nowhere.weights.h5 does not exist"),
+        bad({"freeze": "C9"}, {}, "freeze takes one of C1, C2, C3, C4 or None; got 'C9'"),
+        bad({"weights": "torchvison_v1"}, {}, "torchvison_v1"),
         bad({"val_split": "tests"}, {}, "tests"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    tmp_path, tiny, machine, recipe_changes, machine_changes, weights, message
+    tmp_path, tiny, machine, recipe_changes, machine_changes, message
 ):
     with pytest.raises(InputError) as caught:
-        train(tiny.replace(**recipe_changes), tmp_path / "run", machine(**machine_changes), weights=weights)
+        train(tiny.replace(**recipe_changes), tmp_path / "run", machine(**machine_changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -290,13 +284,13 @@ def test_bad_machines(changes, message):
 def test_weights_of_other_networks(tmp_path, tiny, machine):
     train(tiny.replace(epochs=1), tmp_path / "a", machine())
     weights = tmp_path / "a" / "model.weights.h5"
-    plain = tiny.replace(model="cifar_plain20")
+    plain = tiny.replace(model="cifar_plain20", weights=str(weights))
     with pytest.raises(InputError, match="shortcut is 'A' there, None here"):
-        train(plain, tmp_path / "b", machine(), weights=weights)
+        train(plain, tmp_path / "b", machine())
     other = tmp_path / "other.weights.h5"
     save_weights(build_model("cifar_resnet20", classes=7), other)
     with pytest.raises(InputError, match=r"layer .* has shapes"):
-        train(tiny, tmp_path / "b", machine(), weights=other)
+        train(tiny.replace(weights=str(other)), tmp_path / "b", machine())
     assert not (tmp_path / "b").exists()
 
 

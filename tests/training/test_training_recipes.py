@@ -8,6 +8,7 @@ from keras_resnet.config import MODELS
 from keras_resnet.data import AUGMENTATIONS
 from keras_resnet.training import RECIPES, Recipe, get_recipe
 from keras_resnet.training.__main__ import main as print_recipes
+from keras_resnet.weights import get_entry
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -36,6 +37,15 @@ def test_imagenet_paper_is_section_3_4():
     recipe = get_recipe("imagenet_paper")
     assert (recipe.momentum, recipe.weight_decay, recipe.batch_size) == (0.9, 1e-4, 256)
     assert (recipe.learning_rate, recipe.steps, recipe.schedule) == (0.1, 600_000, "plateau")
+
+
+def test_finetune_starts_from_published_weights_on_any_dataset():
+    recipe = get_recipe("finetune")
+    assert (recipe.weights, recipe.freeze, recipe.normalization) == ("imagenet", None, "weights")
+    assert get_entry(recipe.weights, recipe.model).name == "keras_applications"
+    assert recipe.val_split is None  # the dataset's own
+    fresh = recipe.set(["weights=none", "normalization=imagenet"])
+    assert (fresh.weights, fresh.normalization) == (None, "imagenet")
 
 
 @pytest.mark.parametrize(
@@ -73,6 +83,11 @@ def test_set(assignments, field, value):
         ("boundaries=(0.5, 0.25)", "rising fractions"),
         ("epochs=-1", "epochs must be positive"),
         ("mixup=-1", "mixup must not be negative"),
+        ("freeze=3", "'freeze' takes str; got 3"),
+        (
+            "normalization=weights",
+            "that of the weights to start from; give weights",
+        ),
     ],
 )
 def test_set_refuses(assignment, message):

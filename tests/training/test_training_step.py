@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet.resnet import build_model
+from keras_resnet.resnet import build_model, freeze
 from keras_resnet.training import distribution as distributions
 from keras_resnet.training import mixing
 from keras_resnet.training.recipes import Recipe
@@ -30,13 +30,15 @@ def tiny_model():
     )
 
 
-def make(strategy="one_device", policy="float32", accumulate=1, jit=False, frozen=False, **changes):
+def make(
+    strategy="one_device", policy="float32", accumulate=1, jit=False, frozen=False, upto=None, **changes
+):
     distribution = distributions.create(strategy)
     keras.utils.set_random_seed(1)
     keras.config.set_dtype_policy(policy)
     try:
         with distribution.scope():
-            model = tiny_model()
+            model = freeze(tiny_model(), upto)
     finally:
         keras.config.set_dtype_policy("float32")
     if frozen:  # batch statistics stay out of the arithmetic
@@ -240,6 +242,60 @@ def test_a_step_that_is_not_finite_changes_nothing(strategy):
     assert row["finite"] == 0.0
     for name, variable in trainer.named_variables().items():
         np.testing.assert_array_equal(before[name], variable.numpy(), err_msg=name)
+
+
+FROZEN = {"C1": ("conv1",), "C2": ("conv1", "conv2"), "C3": ("conv1", "conv2", "conv3")}
+
+
+@pytest.mark.parametrize(
+    ("upto", "options"),
+    [
+        ("C1", {}),
+        ("C2", {"strategy": "mirrored"}),
+        ("C2", {"policy": "mixed_bfloat16"}),
+        ("C2", {"jit": True}),
+        ("C2", {"accumulate": 2}),
+        ("C3", {}),
+        ("C3", {"strategy": "mirrored"}),
+    ],
+)
+def test_what_is_frozen_keeps_its_bits_and_all_else_is_trained(upto, options):
+    trainer, distribution = make(upto=upto, ema_decay=0.9, weight_decay=0.1, **options)
+    # In float32 the sum of two such numbers is infinite, so that a mean over replicas would be seen.
+    variance = np.float32([3e38, 1, 1, 1])
+    for kind in ("weights", "average"):
+        trainer.named_variables()[f"{kind}/conv1_bn/moving_variance"].assign(variance)
+    before = values(trainer.model)
+    train(trainer, distribution, batches(3))
+    after = values(trainer.model)
+    averages = dict(zip(before, trainer.averaged_weights(), strict=True))
+    frozen = {name for name in before if name.startswith(FROZEN[upto])}
+    assert 0 < len(frozen) < len(before)
+    for name, value in before.items():
+        same = np.array_equal(value, after[name]), np.array_equal(value, averages[name])
+        assert same == ((True, True) if name in frozen else (False, False)), name
+    velocities = [name for name in trainer.named_variables() if name.startswith("velocity/")]
+    assert not [name for name in velocities if name.removeprefix("velocity/") in frozen]
+
+
+def test_frozen_batch_normalization_is_in_inference_mode():
+    trainer, distribution = make(upto="C3")
+    batch = batches()[0]
+    loss = trainer.evaluate(distribution.iterate(dataset([batch]))).numpy()[0]
+    assert train(trainer, distribution, [batch])[0]["loss_sum"] == pytest.approx(loss, rel=1e-6)
+    whole, _ = make()
+    assert train(whole, distribution, [batch])[0]["loss_sum"] != pytest.approx(loss, rel=1e-3)
+
+
+@pytest.mark.parametrize(("upto", "convolutions"), [(None, 5), ("C2", 2), ("C3", 0)])
+def test_frozen_layers_have_no_gradient(upto, convolutions):
+    trainer, distribution = make(upto=upto)
+    graph = trainer.train.get_concrete_function(
+        distribution.iterate(dataset(batches())), tf.constant([0.1]), tf.constant(0), tf.constant(0.0)
+    ).graph.as_graph_def()
+    nodes = [node.op for function in graph.library.function for node in function.node_def]
+    assert nodes.count("Conv2D") == 5
+    assert nodes.count("Conv2DBackpropFilter") == convolutions
 
 
 def test_several_steps_in_one_call_equal_single_steps():

@@ -1,0 +1,218 @@
+"""Runs that start from weights: what they take over, what is frozen, how they go on without the file."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import TINY
+from data_helpers import write_image
+
+from keras_resnet import InputError, build_model
+from keras_resnet.data import Transform, evaluation_batches, open_dataset
+from keras_resnet.preprocessing import Normalization, Preprocessing
+from keras_resnet.training import get_recipe, train
+from keras_resnet.weights import Entry, ModelSpec, pretrained, read_spec, save_weights
+
+THEIRS = Normalization((100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
+
+
+def write_weights(path, normalization=THEIRS, size=16, described=True):
+    """A network of 7 classes and 3 channels whose every variable differs from a fresh one's."""
+    spec = ModelSpec("cifar_resnet20", TINY, 7, (size, size, 3), normalization)
+    model = spec.build()
+    random = np.random.default_rng(3)
+    for variable in model.variables:
+        variable.assign(variable + random.uniform(-0.05, 0.05, variable.shape))
+    return str(save_weights(model, path, spec if described else None))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return write_weights(tmp_path / "theirs.weights.h5")
+
+
+def variables_of(path):
+    model = read_spec(path).build(weights=str(path))
+    return {variable.path: variable.numpy() for variable in model.variables}
+
+
+@pytest.mark.parametrize(
+    ("freeze", "stages", "options"),
+    [
+        (None, (), {}),
+        ("C3", ("conv1", "conv2", "conv3"), {}),
+        ("C3", ("conv1", "conv2", "conv3"), {"strategy": "mirrored", "precision": "bfloat16"}),
+        ("C4", ("conv",), {"sync_batch_norm": True}),  # a linear probe
+    ],
+)
+def test_frozen_stages_end_as_they_were_in_the_file(
+    tmp_path, tiny, machine, weights, freeze, stages, options
+):
+    recipe = tiny.replace(weights=weights, freeze=freeze, normalization="weights", epochs=1)
+    train(recipe, tmp_path / "run", machine(**options))
+    before, after = variables_of(weights), variables_of(tmp_path / "run" / "model.weights.h5")
+    assert after["predictions/kernel"].shape == (8, 10)  # fresh: the file has 7 classes
+    same = {name for name in after if np.array_equal(before[name], after[name])}
+    assert same == {name for name in after if name.startswith(stages)}
+    assert read_spec(tmp_path / "run" / "model.weights.h5").normalization == THEIRS
+    recorded = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert (recorded["weights"], recorded["freeze"]) == (weights, freeze)
+
+
+def test_a_linear_probe_learns(tmp_path, tiny, machine, weights):
+    train(tiny.replace(weights=weights, freeze="C4"), tmp_path / "run", machine())
+    rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    losses = [float(row.split(",")[3]) for row in rows[1:]]
+    assert losses[-1] < losses[0]
+
+
+def test_a_run_that_broke_off_needs_no_weights_any_more(tmp_path, tiny, machine, weights, break_off):
+    """Not even those that the normalization came from; and it ends with the same bytes."""
+    recipe = tiny.replace(
+        weights=weights, freeze="C2", normalization="weights", ema_decay=0.9, mixup=0.2, epochs=2
+    )
+    train(recipe, tmp_path / "whole", machine())
+    with break_off(8):
+        train(recipe, tmp_path / "run", machine(checkpoint_every=3))
+    write_weights(weights, Normalization((1.0,) * 3, (2.0,) * 3))
+    with break_off(1):
+        train(recipe, tmp_path / "run", machine(checkpoint_every=1))
+    (tmp_path / "theirs.weights.h5").unlink()
+    train(recipe, tmp_path / "run", machine())
+    whole, broken = (tmp_path / name / "model.weights.h5" for name in ("whole", "run"))
+    assert broken.read_bytes() == whole.read_bytes()
+
+
+def test_other_weights_or_stages_are_another_run(tmp_path, tiny, machine, weights):
+    recipe = tiny.replace(weights=weights, freeze="C2", steps=1)
+    train(recipe, tmp_path / "run", machine())
+    with pytest.raises(InputError, match=r"holds another run \(freeze 'C2' there, 'C3' now\)"):
+        train(recipe.replace(freeze="C3"), tmp_path / "run", machine())
+    with pytest.raises(InputError, match=r"holds another run \(weights '.*' there, None now\)"):
+        train(recipe.replace(weights=None), tmp_path / "run", machine())
+
+
+def test_the_normalization_of_another_datasets_run(tmp_path, tiny, machine):
+    """A run's own file says how its pixels were prepared, and the next run does the same."""
+    train(tiny.replace(steps=1), tmp_path / "a", machine())
+    file = tmp_path / "a" / "model.weights.h5"
+    random = np.random.default_rng(0)
+    for i in range(20):
+        for name in ("cat", "dog"):
+            image = random.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+            write_image(tmp_path / "photos" / name / f"{i}.png", image)
+    recipe = get_recipe("finetune").replace(
+        model="cifar_resnet20",
+        model_overrides=TINY,
+        dataset=f"folder:{tmp_path / 'photos'}",
+        weights=str(file),
+        image_size=32,
+        batch_size=8,
+        epochs=1,
+    )
+    last = train(recipe, tmp_path / "b", machine())
+    assert last["step"] == 4
+    theirs, ours = read_spec(file), read_spec(tmp_path / "b" / "model.weights.h5")
+    assert ours.normalization == theirs.normalization
+    assert (ours.labels, ours.input_shape) == (("cat", "dog"), (32, 32, 3))
+
+
+def test_one_channel_from_three(tmp_path, tiny, machine, weights):
+    recipe = tiny.replace(weights=weights, freeze="C1", normalization="weights", channels=1, steps=1)
+    train(recipe, tmp_path / "run", machine())
+    spec = read_spec(tmp_path / "run" / "model.weights.h5")
+    assert spec.normalization == Normalization((110.0,), (60.0,))
+    name = "conv1_conv/kernel"
+    adapted = variables_of(tmp_path / "run" / "model.weights.h5")[name]
+    np.testing.assert_array_equal(adapted, variables_of(weights)[name].sum(2, keepdims=True))
+
+
+def test_one_channel_with_imagenets_statistics(tmp_path, tiny, machine):
+    train(tiny.replace(normalization="imagenet", channels=1, steps=1), tmp_path, machine())
+    spec = read_spec(tmp_path / "model.weights.h5")
+    assert spec.normalization == Normalization.imagenet().for_channels(1)
+
+
+@pytest.fixture
+def entry(monkeypatch, weights):
+    """An entry "theirs" of cifar_resnet20 whose file need not be fetched."""
+    row = Entry(
+        name="theirs",
+        model="cifar_resnet20",
+        url="https://example.org/theirs.weights.h5",
+        digest="sha256:0123456789abcdef",
+        top1=90.0,
+        top5=99.0,
+        metrics_source="this test",
+        licence="MIT",
+        preprocessing=Preprocessing(32, None, "bilinear", THEIRS),
+    )
+    monkeypatch.setattr("keras_resnet.weights.entries.ENTRIES", (row,))
+    monkeypatch.setattr(pretrained, "fetch", lambda url, digest: {row.url: weights_of(row, weights)}[url])
+    return row
+
+
+def weights_of(row, path):
+    """The entry's file: of the zoo's own network, not of the tiny one."""
+    spec = ModelSpec(row.model, {}, 7, (32, 32, 3), row.preprocessing.normalization)
+    return save_weights(spec.build(), path, spec)
+
+
+def test_an_entry_by_its_name(tmp_path, tiny, machine, entry):
+    recipe = tiny.replace(model_overrides={}, weights="theirs", freeze="C4", normalization="weights", steps=1)
+    train(recipe, tmp_path / "run", machine())
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["weights"] == "theirs"
+    before = variables_of(tmp_path / "theirs.weights.h5")
+    after = variables_of(tmp_path / "run" / "model.weights.h5")
+    np.testing.assert_array_equal(before["conv3_block2_1_conv/kernel"], after["conv3_block2_1_conv/kernel"])
+    assert read_spec(tmp_path / "run" / "model.weights.h5").normalization == THEIRS
+
+
+def test_a_misspelt_entry_names_the_right_one(tmp_path, tiny, machine, entry):
+    recipe = tiny.replace(model_overrides={}, weights="thiers", normalization="weights")
+    with pytest.raises(InputError, match="theirs"):
+        train(recipe, tmp_path / "run", machine())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"described": False}, "does not say how its images are prepared; set another normalization"),
+        (
+            {"normalization": Normalization(np.zeros((8, 8, 3)).tolist(), (1.0,) * 3), "size": 8},
+            "has a mean image of 8x8x3, the network an input of 16x16x3; set another normalization",
+        ),
+    ],
+)
+def test_weights_without_a_normalization_for_this_network(tmp_path, tiny, machine, arguments, message):
+    weights = write_weights(tmp_path / "theirs.weights.h5", **arguments)
+    with pytest.raises(InputError) as caught:
+        train(tiny.replace(weights=weights, normalization="weights"), tmp_path / "run", machine())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    train(tiny.replace(weights=weights, normalization="per_channel", steps=1), tmp_path / "run", machine())
+
+
+@pytest.mark.parametrize(("augmentation", "resize"), [("pad_crop_flip", None), ("scale_crop_flip", 32)])
+def test_the_saved_files_model_prepares_images_as_the_evaluation_did(
+    tmp_path, tiny, data_dir, machine, augmentation, resize
+):
+    recipe = tiny.replace(augmentation=augmentation, image_size=28, steps=1)
+    train(recipe, tmp_path, machine())
+    file = tmp_path / "model.weights.h5"
+    spec = read_spec(file)
+    assert (spec.resize, spec.interpolation) == (
+        32 if augmentation == "scale_crop_flip" else None,
+        "bilinear",
+    )
+    model = build_model("cifar_resnet20", input_shape=(28, 28, 3), classes=10, weights=str(file), **TINY)
+    split = open_dataset("digits", data_dir).split("test")
+    transform = Transform(28, normalization=spec.normalization, augmentation=augmentation)
+    images = next(iter(evaluation_batches(split, transform, global_batch=64)))["images"].numpy()
+    prepared = model.preprocess(split.images[:64])
+    assert prepared.shape == images.shape
+    # Pillow's passes end in whole levels; the evaluation's resizing does not round.
+    levels = np.abs(prepared - images) * np.asarray(spec.normalization.std)
+    assert levels.max() < 1.01
