@@ -209,8 +209,7 @@ class _Run:
                 ) from error
             finally:
                 self.reports.end()
-        if self.distribution.is_chief:
-            self._save_result()
+        self._save_result()
         return self.history[-1]
 
     # -- one epoch ------------------------------------------------------------------------------
@@ -218,18 +217,7 @@ class _Run:
     def _train_epoch(self) -> None:
         epoch = self.step // self.epoch_steps
         end = min((epoch + 1) * self.epoch_steps, self.total_steps)
-        dataset = training_batches(
-            self.train_split,
-            self.transform,
-            global_batch=self.recipe.batch_size,
-            seed=self.machine.seed,
-            epoch=epoch,
-            first_step=self.step % self.epoch_steps,
-            workers=self.distribution.workers,
-            worker=self.distribution.worker,
-            replicas=self.distribution.replicas,
-        )
-        iterator = self.distribution.iterate(dataset)
+        iterator = self.distribution.iterate(self._batches(epoch, self.step % self.epoch_steps))
         pending, stop = None, False
         while self.step < end and not stop:
             first, count = self.step, self._steps_until(end)
@@ -259,6 +247,20 @@ class _Run:
                 f"stopped by SIGTERM after step {self.step} of {self.total_steps}, with a checkpoint; "
                 "the same command goes on"
             )
+
+    def _batches(self, epoch: int, first_step: int) -> tf.data.Dataset:
+        """This worker's training batches of an epoch."""
+        return training_batches(
+            self.train_split,
+            self.transform,
+            global_batch=self.recipe.batch_size,
+            seed=self.machine.seed,
+            epoch=epoch,
+            first_step=first_step,
+            workers=self.distribution.workers,
+            worker=self.distribution.worker,
+            replicas=self.distribution.replicas,
+        )
 
     def _multiple(self, interval: int | None) -> bool:
         return bool(interval) and self.step % interval == 0
@@ -319,6 +321,11 @@ class _Run:
 
     def _evaluate(self) -> tuple[float, float]:
         """Loss and top-1 over the validation split, with the averaged weights where there are such."""
+        with self._averaged():
+            return self._measure()
+
+    def _measure(self) -> tuple[float, float]:
+        """Loss and top-1 over the validation split, with the weights as they are."""
         dataset = evaluation_batches(
             self.val_split,
             self.transform,
@@ -329,9 +336,8 @@ class _Run:
         )
         iterator = self.distribution.iterate(dataset)
         total = np.zeros(3)
-        with self._averaged():
-            for _ in range(-(-len(self.val_split) // self.recipe.batch_size)):
-                total += self.trainer.evaluate(iterator).numpy()
+        for _ in range(-(-len(self.val_split) // self.recipe.batch_size)):
+            total += self.trainer.evaluate(iterator).numpy()
         loss, correct, count = total.tolist()
         return loss / count, correct / count
 
@@ -398,9 +404,30 @@ class _Run:
         self.reports.say(f"going on after step {self.step} of {self.total_steps}")
 
     def _save_result(self) -> None:
+        """Writes what was learned; all workers take part in estimating statistics, the chief writes."""
         with self._averaged():
-            save_weights(self.trainer.model, self.workdir.weights, self.spec)
+            if self.recipe.reestimate_batches:
+                self._reestimate()
+            if self.distribution.is_chief:
+                save_weights(self.trainer.model, self.workdir.weights, self.spec)
+        if not self.distribution.is_chief:
+            return
         self.workdir.draw_curves(f"{self.recipe.model} on {self.recipe.dataset}")
+
+    def _reestimate(self) -> None:
+        """Averages batch normalization's statistics anew, over batches of an epoch of its own."""
+        before = self._measure()[1]
+        count = min(self.recipe.reestimate_batches, self.epoch_steps)
+        iterator = self.distribution.iterate(self._batches(-(-self.total_steps // self.epoch_steps), 0))
+        sums = self.trainer.batch_statistics(iterator)
+        for _ in range(count - 1):
+            sums = [a + b for a, b in zip(sums, self.trainer.batch_statistics(iterator), strict=True)]
+        self.trainer.assign_statistics([total / count for total in sums])
+        after = self._measure()[1]
+        self.reports.say(
+            f"statistics of batch normalization averaged over {count} batches: "
+            f"val top-1 {after:.2%}, {before:.2%} with the moving averages"
+        )
 
     def _averaged(self):
         return _Averaged(self.trainer)

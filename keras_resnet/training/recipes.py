@@ -50,6 +50,8 @@ class Recipe:
         cutmix: alpha of the Beta distribution; 0 is off. With both, each batch takes one of the two.
         ema_decay: of the averaged weights that are evaluated and saved; 0 is off.
         clip_norm: largest global norm of the gradient before weight decay; 0 is off.
+        reestimate_batches: training batches over which batch normalization's statistics are averaged
+            after the training, as for the paper's released models; 0 keeps the moving averages.
     """
 
     model: str
@@ -82,6 +84,7 @@ class Recipe:
     cutmix: float = 0
     ema_decay: float = 0
     clip_norm: float = 0
+    reestimate_batches: int = 0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -97,7 +100,8 @@ class Recipe:
         _require(0 <= self.ema_decay < 1, "ema_decay must be in [0, 1)", self.ema_decay)
         _require(0 < self.decay_factor <= 1, "decay_factor must be in (0, 1]", self.decay_factor)
         _require(self.patience >= 1, "patience must be at least 1", self.patience)
-        for name in ("weight_decay", "mixup", "cutmix", "clip_norm", "warmup_epochs", "error_warmup_rate"):
+        not_negative = ("weight_decay", "mixup", "cutmix", "clip_norm", "warmup_epochs", "error_warmup_rate")
+        for name in (*not_negative, "reestimate_batches"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative", getattr(self, name))
         ordered = all(0 < a < 1 for a in self.boundaries) and list(self.boundaries) == sorted(self.boundaries)
         if self.normalization == "weights" and self.weights is None:
@@ -237,6 +241,7 @@ RECIPES: dict[str, Recipe] = {
         batch_size=256,
         steps=600_000,
         schedule="plateau",
+        reestimate_batches=200,
     ),
     "imagenet_modern": Recipe(
         model="resnet50_v1_5",

@@ -86,6 +86,7 @@ class Trainer:
         )
         self.train = tf.function(self._train, reduce_retracing=True)
         self.evaluate = tf.function(self._evaluate)
+        self._observe = tf.function(self._observe_batch)
 
     def named_variables(self) -> dict[str, tf.Variable]:
         """Every variable that decides how a run goes on, by name."""
@@ -103,6 +104,44 @@ class Trainer:
     def averaged_weights(self) -> list[np.ndarray] | None:
         """The moving average of `model.variables`, or None where the recipe takes none."""
         return [average.numpy() for average in self._averages] or None
+
+    def batch_statistics(self, iterator: Iterator) -> list[np.ndarray]:
+        """The means and variances of one global batch in every batch normalization that is trained.
+
+        The moving statistics are overwritten.
+
+        Args:
+            iterator: yields a global batch at a time, of one and the same shape in all calls.
+
+        Returns:
+            float64 arrays in the order of `assign_statistics`; means over the replicas.
+        """
+        normalizations = [x for x in self.model.layers if isinstance(x, keras.layers.BatchNormalization)]
+        momenta = [layer.momentum for layer in normalizations]
+        for layer in normalizations:
+            layer.momentum = 0.0  # a constant of the graph that the first call traces
+        try:
+            return [value.numpy().astype("float64") for value in self._observe(iterator)]
+        finally:
+            for layer, momentum in zip(normalizations, momenta, strict=True):
+                layer.momentum = momentum
+
+    def assign_statistics(self, values: list[np.ndarray]) -> None:
+        """Replaces the moving statistics."""
+        for variable, value in zip(self._statistics, values, strict=True):
+            variable.assign(value.astype("float32"))
+
+    def _observe_batch(self, iterator: Iterator):
+        results = self._distribution.run(self._observe_replica, (next(iterator),))
+        return [self._distribution.local(result) for result in results]
+
+    def _observe_replica(self, batch):
+        context = tf.distribute.get_replica_context()
+        self.model(batch["images"], training=True)
+        local = [tf.convert_to_tensor(statistic) for statistic in self._statistics]
+        if context.num_replicas_in_sync == 1:
+            return local
+        return [total / context.num_replicas_in_sync for total in _sum_over_replicas(context, local)]
 
     def _train(self, iterator: Iterator, rates: tf.Tensor, first_step: tf.Tensor, stopping: tf.Tensor):
         """Several steps in one call.

@@ -1,0 +1,53 @@
+"""Batch normalization's statistics, averaged over batches after the training."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_resnet.data import Transform, open_dataset, steps_per_epoch, training_batches
+from keras_resnet.training import train
+from keras_resnet.weights import read_spec
+
+BATCHES = 3
+
+
+@pytest.mark.parametrize("ema", [0, 0.5])
+@pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
+def test_statistics_are_means_over_batches_of_their_own_epoch(
+    strategy, ema, tmp_path, tiny, machine, data_dir, capsys
+):
+    recipe = tiny.replace(reestimate_batches=BATCHES, ema_decay=ema, epochs=1)
+    train(recipe, tmp_path / "run", machine(strategy=strategy))
+    path = tmp_path / "run" / "model.weights.h5"
+    spec = read_spec(path)
+    model = spec.build(weights=path)
+    first = keras.Model(model.input, model.get_layer("conv1_conv").output)
+    split = open_dataset("digits", data_dir).split(recipe.train_split)
+    transform = Transform(
+        recipe.image_size, normalization=spec.normalization, augmentation=recipe.augmentation
+    )
+    replicas = 2 if strategy == "mirrored" else 1
+    assert steps_per_epoch(split, recipe.batch_size) > BATCHES
+    # The first epoch that was not trained on.
+    batches = training_batches(
+        split, transform, global_batch=recipe.batch_size, seed=0, epoch=1, replicas=replicas
+    )
+    outputs = [first(batch["images"]).numpy() for batch in batches.take(BATCHES * replicas)]
+    bn = model.get_layer("conv1_bn")
+    mean = np.mean([output.mean((0, 1, 2)) for output in outputs], 0)
+    variance = np.mean([output.var((0, 1, 2)) for output in outputs], 0)
+    np.testing.assert_allclose(bn.moving_mean, mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(bn.moving_variance, variance, rtol=1e-4)
+    assert "averaged over 3 batches: val top-1" in capsys.readouterr().err
+
+
+def test_the_weights_are_those_of_a_run_without(tmp_path, tiny, machine):
+    """Only the statistics change, and the step after which momentum is what it was."""
+    files = {}
+    for count in (0, 2):
+        train(tiny.replace(reestimate_batches=count, epochs=1), tmp_path / str(count), machine())
+        path = tmp_path / str(count) / "model.weights.h5"
+        model = read_spec(path).build(weights=path)
+        files[count] = {variable.path: variable.numpy() for variable in model.variables}
+    changed = {name for name, value in files[0].items() if not np.array_equal(value, files[2][name])}
+    assert changed == {name for name in files[0] if "moving" in name}
