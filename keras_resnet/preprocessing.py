@@ -171,7 +171,8 @@ class Preprocessing:
 
         Args:
             images: uint8 or float, 0-255, NumPy arrays or Keras tensors: (height, width, channels)
-                or, gray, (height, width); a batch (n, height, width, channels); or a list of images.
+                or, gray, (height, width); a batch (n, height, width, channels); a Pillow image of mode
+                RGB or L; or a list of images.
             crop: resize, and cut out the centre. Without it the images, which then must be of one
                 size, are only normalized.
 
@@ -221,22 +222,49 @@ class Preprocessing:
             resize = max(size, round(resize * size / self.size))
         return dataclasses.replace(self, size=size, resize=resize)
 
+    def resized(self, image: np.ndarray, side: int) -> np.ndarray:
+        """A whole image at another size, with its proportions kept; neither cut nor normalized.
+
+        Args:
+            image: (height, width, channels), uint8 or float, 0-255.
+            side: pixels that the shorter side becomes; the longer one is truncated, as torchvision's.
+
+        Returns:
+            (resized height, resized width, channels): uint8 as Pillow resizes it, or float32.
+
+        Raises:
+            InputError: something else than such an image, or a side that is no positive integer.
+        """
+        if not _is_integer(side) or side < 1:
+            raise InputError(f"the side must be a positive integer of pixels, not {side!r}")
+        image = _as_pixels(image, (3,))
+        shape = _resized_shape(image, side)
+        return self._window(image, shape, (0, 0), shape)
+
     def _resized_and_cut(self, image: np.ndarray) -> np.ndarray:
         """(size, size, channels) of an image (height, width, channels), in its dtype."""
         resized = (self.size, self.size)
         if self.resize is not None:
-            # Truncated, as torchvision does with the longer side; the shorter is exact.
-            shorter = min(image.shape[:2])
-            resized = tuple(int(self.resize * side / shorter) for side in image.shape[:2])
+            resized = _resized_shape(image, self.resize)
         # Python's rounding to even, as torchvision's.
-        top, left = (round((side - self.size) / 2.0) for side in resized)
-        rows, row_weights = _taps(image.shape[0], resized[0], top, self.size, self.interpolation)
-        columns, column_weights = _taps(image.shape[1], resized[1], left, self.size, self.interpolation)
+        corner = tuple(round((side - self.size) / 2.0) for side in resized)
+        return self._window(image, resized, corner, (self.size, self.size))
+
+    def _window(self, image: np.ndarray, resized: tuple, corner: tuple, shape: tuple) -> np.ndarray:
+        """The window of `shape` from `corner` (top, left) on, of the image at the size `resized`."""
+        rows, row_weights = _taps(image.shape[0], resized[0], corner[0], shape[0], self.interpolation)
+        columns, column_weights = _taps(image.shape[1], resized[1], corner[1], shape[1], self.interpolation)
         image = image[rows[0] : rows[-1] + row_weights.shape[1]]
         # As uint8 is rounded between the passes, their order counts. Published weights were evaluated
         # with the width first; Pillow 13 begins with the height for some sizes.
         image = _resample(image.swapaxes(0, 1), columns, column_weights)
         return _resample(image.swapaxes(0, 1), rows - rows[0], row_weights)
+
+
+def _resized_shape(image: np.ndarray, side: int) -> tuple[int, int]:
+    """(height, width) with `side` as the shorter one; the longer is truncated, as torchvision's."""
+    shorter = min(image.shape[:2])
+    return tuple(int(side * length / shorter) for length in image.shape[:2])
 
 
 def _is_integer(value) -> bool:
@@ -245,6 +273,10 @@ def _is_integer(value) -> bool:
 
 def _as_pixels(image, ranks: tuple) -> np.ndarray:
     """An image or a batch as a NumPy array, uint8 or finite float32."""
+    if hasattr(image, "__array_interface__") and hasattr(image, "mode"):
+        if image.mode not in ("RGB", "L"):
+            raise InputError(f"a Pillow image must have mode RGB or L, not {image.mode}; use convert('RGB')")
+        image = np.asarray(image)
     if not (hasattr(image, "shape") and hasattr(image, "dtype")):
         raise InputError(f"images must be arrays or tensors of pixels 0-255, not {type(image).__name__}")
     try:

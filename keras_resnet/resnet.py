@@ -60,7 +60,7 @@ def build_resnet(
             height and width may be None. Default: (size, size, 3) with the network's own size, and
             (None, None, 3) without the top.
         pooling: without the top: None gives the last feature map, "avg" or "max" a vector.
-        classes: width of the classifier. Default: the config's.
+        classes: width of the classifier. Default: that of a `.weights.h5` of ours, else the config's.
         classifier_activation: None gives logits. The output is float32 under any dtype policy.
         name: of the model.
         features_only: gives the stages' feature maps as a dictionary, `{"C1": tensor, ...}`, as timm's
@@ -79,7 +79,12 @@ def build_resnet(
     Raises:
         InputError: an argument is out of its range, or `weights` does not fit the network.
     """
-    classes = config.classes if classes is None else classes
+    if classes is None:
+        classes = config.classes
+        if weights is not None:
+            from keras_resnet.weights import classes_of
+
+            classes = classes_of(weights) or classes
     if include_top and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
         raise InputError(f"classes must be a positive integer; got {classes!r}")
     if pooling not in (None, "avg", "max"):

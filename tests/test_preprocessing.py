@@ -247,7 +247,6 @@ BATCH = np.zeros((2, 8, 8, 3), "uint8")
         ("photo.jpg", "must be arrays or tensors of pixels 0-255, not str"),
         ([[[[1, 2, 3]]]], "must be arrays or tensors of pixels 0-255, not list"),
         (None, "must be arrays or tensors of pixels 0-255, not NoneType"),
-        (Image.new("P", (8, 8)), "must be arrays or tensors of pixels 0-255, not Image"),
         (keras.KerasTensor((1, 8, 8, 3)), "not be symbolic as this KerasTensor"),
     ],
 )
@@ -364,3 +363,13 @@ def test_another_size_cuts_out_the_same_share(resize, size, expected):
     preprocessing = Preprocessing(224, resize, "bicubic", IMAGENET)
     assert preprocessing.for_size(size) == Preprocessing(size, expected, "bicubic", IMAGENET)
     assert preprocessing.for_size(224) == preprocessing
+
+
+def test_pillow_images():
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3)).astype("uint8")
+    prepare = Preprocessing(24, 32, "bilinear", Normalization.imagenet())
+    np.testing.assert_array_equal(prepare(Image.fromarray(pixels)), prepare(pixels))
+    gray = Image.fromarray(pixels[..., 0])
+    np.testing.assert_array_equal(prepare([gray]), prepare([pixels[..., 0]]))
+    with pytest.raises(InputError, match="must have mode RGB or L, not P"):
+        prepare(Image.fromarray(pixels).convert("P"))

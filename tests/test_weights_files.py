@@ -304,6 +304,12 @@ def test_a_classifier_of_other_features_is_refused(written, tmp_path):
         small(weights=written[1])
 
 
+def test_the_files_own_classes_are_the_default(written):
+    model = build_model("resnet50", weights=written[1], input_shape=(16, 16, 3), **SMALL)
+    assert equal_weights(model, written[0])
+    assert model.output_shape == (None, 5)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 4, 13])
 def test_other_channels_adapt_the_first_kernel(channels, written):
     """As timm does: the sum for one channel, else repetitions that keep the sum over all."""

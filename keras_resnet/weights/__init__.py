@@ -4,12 +4,19 @@ from keras_resnet.weights.entries import Entry, get_entry, list_weights
 from keras_resnet.weights.files import load_weights, read_spec, save_weights
 from keras_resnet.weights.foreign import load_foreign, read_tensors
 from keras_resnet.weights.labels import decode_predictions
-from keras_resnet.weights.pretrained import load_pretrained, preprocess_input, preprocessing_of, spec_of
+from keras_resnet.weights.pretrained import (
+    classes_of,
+    load_pretrained,
+    preprocess_input,
+    preprocessing_of,
+    spec_of,
+)
 from keras_resnet.weights.spec import ModelSpec
 
 __all__ = [
     "Entry",
     "ModelSpec",
+    "classes_of",
     "decode_predictions",
     "get_entry",
     "list_weights",

@@ -72,6 +72,14 @@ def locate(weights: str | os.PathLike | Entry, config: ResNetConfig) -> tuple[Pa
     return fetch(entry.url, entry.digest), entry
 
 
+def classes_of(weights: str | os.PathLike | Entry) -> int | None:
+    """The number of classes that a file of our own says it has; None for all other weights."""
+    if isinstance(weights, Entry) or Path(weights).suffix not in HDF5 or not Path(weights).is_file():
+        return None
+    spec = read_spec(weights)
+    return None if spec is None else spec.classes
+
+
 def spec_of(weights: str | os.PathLike | Entry, model: str) -> ModelSpec:
     """What weights say about themselves: their network, classes, labels and preprocessing.
 
