@@ -239,9 +239,9 @@ def _preprocessing(spec, measured):
             f"{height} x {width} pixels in its centre{as_measured}"
         )
         resize = f"""\
-factor = {side} / min(photo.size)
-photo = photo.resize([round(length * factor) for length in photo.size], {method})
-left, top = (photo.width - {width}) // 2, (photo.height - {height}) // 2
+shorter = min(photo.size)
+photo = photo.resize([length * {side} // shorter for length in photo.size], {method})
+left, top = round((photo.width - {width}) / 2), round((photo.height - {height}) / 2)
 photo = photo.crop((left, top, left + {width}, top + {height}))"""
     return f"""\
 {how}:

@@ -28,7 +28,7 @@ ROOMS = {
     "package": NETWORK | {"weights", "tables", "version"},  # __init__ and __main__
     "weights": NETWORK | {"tables"},
     "geometry": set(),
-    "data": {"preprocessing", "geometry"},
+    "data": {"preprocessing", "geometry", "tables"},
     "training": TRAINING,
     "evaluation": TRAINING | {"training"},
     "export": LIBRARY | {"geometry"},
@@ -36,8 +36,14 @@ ROOMS = {
     "experiments": None,
     "benchmarks": None,
 }
-# The two doors that open only when a function is called.
-LAZY = {("resnet", "weights"), ("export.pipeline", "data"), ("export.__main__", "data")}
+# The doors that open only when a function is called.
+LAZY = {
+    ("resnet", "weights"),
+    ("export.pipeline", "data"),
+    ("export.__main__", "data"),
+    ("keras_resnet.data.__main__", "training"),
+    ("keras_resnet.data.__main__", "weights"),
+}
 
 # What each room may import from elsewhere; rooms not named here may import anything.
 NUMERIC = {"keras", "numpy"}

@@ -1,6 +1,7 @@
 """Datasets by name, and `tf.data` pipelines whose every byte follows from seed, epoch and example."""
 
-from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation
+from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation, progressive_size
+from keras_resnet.data.decoding import BadImages
 from keras_resnet.data.pipeline import (
     Transform,
     dataset_statistics,
@@ -14,6 +15,7 @@ from keras_resnet.data.sources import Dataset, IndexedSplit, Split, StreamedSpli
 __all__ = [
     "AUGMENTATIONS",
     "Augmentation",
+    "BadImages",
     "Dataset",
     "IndexedSplit",
     "Split",
@@ -22,6 +24,7 @@ __all__ = [
     "dataset_statistics",
     "evaluation_batches",
     "open_dataset",
+    "progressive_size",
     "raw_images",
     "steps_per_epoch",
     "training_batches",

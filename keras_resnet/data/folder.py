@@ -2,11 +2,11 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from keras_resnet.data.decoding import is_image
 from keras_resnet.data.digits import HOLD_OUT, held_out
 from keras_resnet.errors import InputError
 
@@ -20,15 +20,18 @@ class Files:
     Attributes:
         paths: file names, ordered by class and then by name.
         labels: int32 array (images,).
+        faults: `(path, reason)` of what is neither a class folder nor a file in one.
     """
 
     paths: tuple[str, ...]
     labels: np.ndarray
+    faults: tuple[tuple[str, str], ...] = ()
 
 
 def scan(path: str) -> tuple[tuple[str, ...], dict[str, Files]]:
-    """Finds the classes and the splits of a folder and checks that its files are images.
+    """Finds the classes and the splits of a folder.
 
+    What lies in a class folder counts as an example; whether it can be decoded is seen when it is read.
     With `train/` and one of `test/`, `validation/`, `val/` inside, those are the splits; otherwise
     every fifth image of each class (sorted by name) is the `test` split.
 
@@ -45,7 +48,7 @@ def scan(path: str) -> tuple[tuple[str, ...], dict[str, Files]]:
         raise InputError(f"there is no folder {path!r}")
     if not os.path.isdir(path):
         raise InputError(f"{path!r} is not a folder; the layout is FOLDER/class/image")
-    folders = _subfolders(path)
+    folders, _ = _subfolders(path)
     if "train" in folders and (names := [name for name in HELD_OUT_SPLITS if name in folders]):
         found = {name: _scan_classes(os.path.join(path, name)) for name in ("train", *names)}
         classes = found["train"][0]
@@ -66,58 +69,80 @@ def scan(path: str) -> tuple[tuple[str, ...], dict[str, Files]]:
                 f"{path!r}: no class has {HOLD_OUT} images, so none can be held out for testing;"
                 " add images, or make train/ and test/ folders"
             )
-        splits = {"train": _select(files, ~test), "test": _select(files, test)}
-    for files in splits.values():
-        _check_images(files.paths)
+        splits = {"train": _select(files, ~test, files.faults), "test": _select(files, test, ())}
     return classes, splits
 
 
-def _select(files: Files, mask: np.ndarray) -> Files:
-    return Files(tuple(files.paths[i] for i in np.flatnonzero(mask)), files.labels[mask])
+def _select(files: Files, mask: np.ndarray, faults: tuple) -> Files:
+    return Files(tuple(files.paths[i] for i in np.flatnonzero(mask)), files.labels[mask], faults)
 
 
-def _subfolders(path: str) -> list[str]:
+def _subfolders(path: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """The names of the folders in a folder, and `(path, reason)` of links that lead to none."""
+    names, faults = [], []
+    above = os.path.realpath(path)
     with os.scandir(path) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink():
+                target = os.path.realpath(entry.path)
+                if not os.path.exists(entry.path):
+                    faults.append((entry.path, "a link to nothing, or to itself"))
+                    continue
+                if os.path.isdir(target) and os.path.commonpath([above, target]) == target:
+                    faults.append((entry.path, "a link to a folder that it is in"))
+                    continue
+            if entry.is_dir():
+                names.append(entry.name)
+    return sorted(names), sorted(faults)
 
 
 def _scan_classes(path: str) -> tuple[tuple[str, ...], Files]:
-    classes = _subfolders(path)
+    classes, faults = _subfolders(path)
     if len(classes) < 2:
         found = f"only the class folder {classes[0]!r}" if classes else "no class folders"
         raise InputError(f"{path!r} has {found}; a dataset needs two or more, one a class")
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        folder = os.path.join(path, name)
-        files = sorted(file for file in os.listdir(folder) if not file.startswith("."))
-        if not files:
-            raise InputError(f"the class folder {folder!r} is empty")
-        paths += [os.path.join(folder, file) for file in files]
-        labels += [label] * len(files)
-    return tuple(classes), Files(tuple(paths), np.asarray(labels, "int32"))
-
-
-def _check_images(paths: Iterable[str]) -> None:
-    # Threads: on a network file system each open is a round trip.
+    folders = [os.path.join(path, name) for name in classes]
+    # Threads: on a network file system each look is a round trip.
     with ThreadPoolExecutor(16) as pool:
-        for path, fault in zip(paths, pool.map(_fault, paths, chunksize=256), strict=True):
-            if fault:
-                raise InputError(f"{path!r} {fault}")
+        listed = list(pool.map(_class_files, folders))
+    paths = [file for files, _ in listed for file in files]
+    faults += [fault for _, of_class in listed for fault in of_class]
+    labels = np.repeat(np.arange(len(classes), dtype="int32"), [len(files) for files, _ in listed])
+    return tuple(classes), Files(tuple(paths), labels, tuple(faults))
 
 
-def _fault(path: str) -> str | None:
-    """What makes a file unusable, by its first bytes, or None."""
+def _class_files(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """The sorted files and links of a class folder, and `(path, reason)` of what else is in it.
+
+    Raises:
+        InputError: it cannot be read, or nothing of it is an image.
+    """
+    files, faults = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_symlink() or entry.is_file(follow_symlinks=False):
+                    files.append(entry.path)
+                else:
+                    kind = "a folder" if entry.is_dir(follow_symlinks=False) else "no regular file"
+                    faults.append((entry.path, f"{kind} where an image was expected"))
+    except OSError as error:
+        raise InputError(f"the class folder {folder!r} cannot be read: {error.strerror}") from None
+    if not files:
+        raise InputError(f"the class folder {folder!r} has no files; the layout is FOLDER/class/image")
+    files.sort()
+    if not any(_looks_like_image(file) for file in files):
+        raise InputError(f"the class folder {folder!r} has no JPEG, PNG, GIF or BMP image")
+    return files, sorted(faults)
+
+
+def _looks_like_image(path: str) -> bool:
     try:
         with open(path, "rb", buffering=0) as file:
-            head = file.read(32)
-    except IsADirectoryError:
-        return "is a folder where an image was expected; the layout is FOLDER/class/image"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")):
-        return None
-    if head.startswith(b"BM") and len(head) >= 30:
-        # TensorFlow decodes no palettes and drops no alpha in this format.
-        bits = int.from_bytes(head[28:30], "little")
-        return None if bits == 24 else f"is a BMP image with {bits} bits a pixel; only 24 can be read"
-    return "is not a JPEG, PNG, GIF or BMP image"
+            return is_image(file.read(8))
+    except OSError:
+        return False

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_resnet.data import folder
+from keras_resnet.data.decoding import fault, file_fault
 from keras_resnet.data.digits import Digits
 from keras_resnet.errors import InputError, unknown_name
 from keras_resnet.geometry import decode_image
@@ -38,12 +39,14 @@ class IndexedSplit:
             or, where `files` is set, file names.
         classes: int32 (examples,), the label of each example.
         files: whether `images` holds file names.
+        faults: `(path, reason)` of what was found beside the examples and is none.
     """
 
     name: str
     images: np.ndarray
     classes: np.ndarray
     files: bool = False
+    faults: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -72,13 +75,30 @@ class IndexedSplit:
         Returns:
             The images, uint8 (..., height, width, channels), and the labels, int32 (...).
         """
-        images, classes = self.tensors
-        image = tf.gather(images, indices)
-        if self.files:
-            image = tf.io.read_file(image)
         if not self.decoded:
-            image = decode_image(image)
-        return image, tf.gather(classes, indices)
+            encoded, label = self.fetch(indices)
+            return decode_image(encoded), label
+        images, classes = self.tensors
+        return tf.gather(images, indices), tf.gather(classes, indices)
+
+    def fetch(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The encoded image, string (), and the label, int32 (), of one example that is not `decoded`."""
+        images, classes = self.tensors
+        image = tf.gather(images, index)
+        return tf.io.read_file(image) if self.files else image, tf.gather(classes, index)
+
+    def fault(self, index: int, record: int) -> tuple[str, str | None]:
+        """An example's name, and why it is no image, in a few words, or None.
+
+        Args:
+            index: the example's number.
+            record: the same again.
+        """
+        del record
+        image = self.images[index]
+        if self.files:
+            return os.fsdecode(image), file_fault(image)
+        return _record_name(index), fault(image)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,6 +114,8 @@ class StreamedSplit:
     name: str
     shards: tuple[tuple[str, int, int], ...]
     parse: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+    decoded = False
 
     def __len__(self) -> int:
         return sum(take for _, _, take in self.shards)
@@ -136,10 +158,24 @@ class StreamedSplit:
         buffer = min(SHUFFLE_BUFFER, len(self))
         return records.shuffle(buffer, seed=int(order.integers(2**31)), reshuffle_each_iteration=False)
 
+    def fetch(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The encoded image, string (), and the label, int32 (), of one record."""
+        image, label = self.parse(record)
+        return image, tf.cast(label, tf.int32)
+
     def decode(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The image, uint8 (height, width, 3), and the label, int32 (), of one record."""
-        image, label = self.parse(record)
-        return decode_image(image), tf.cast(label, tf.int32)
+        image, label = self.fetch(record)
+        return decode_image(image), label
+
+    def fault(self, index: int, record: bytes) -> tuple[str, str | None]:
+        """A record's name, and why it is no image, in a few words, or None."""
+        return _record_name(index), fault(self.fetch(tf.constant(record))[0].numpy())
+
+
+def _record_name(index: int) -> str:
+    """What names an example that has no file of its own."""
+    return f"record {index}"
 
 
 Split = IndexedSplit | StreamedSplit
@@ -239,7 +275,8 @@ def _open_folder(name: str) -> Dataset:
     def load(spec: str, split: str, start: int, stop: int) -> IndexedSplit:
         files = splits[split]
         paths = np.array([os.fsencode(path) for path in files.paths[start:stop]], dtype=object)
-        return IndexedSplit(spec, paths, files.labels[start:stop], files=True)
+        faults = () if start else files.faults  # once, however many slices there are
+        return IndexedSplit(spec, paths, files.labels[start:stop], files=True, faults=faults)
 
     return Dataset(name, class_names, {split: len(files.paths) for split, files in splits.items()}, load)
 

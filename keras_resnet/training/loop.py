@@ -14,12 +14,14 @@ import tensorflow as tf
 
 from keras_resnet.config import get_config
 from keras_resnet.data import (
+    BadImages,
     Dataset,
     Split,
     Transform,
     dataset_statistics,
     evaluation_batches,
     open_dataset,
+    progressive_size,
     steps_per_epoch,
     training_batches,
 )
@@ -64,6 +66,7 @@ class Machine:
         accumulate: parts in which each replica's batch is worked off, to save memory.
         jit: whether XLA compiles the steps.
         sync_batch_norm: whether batch normalization takes its statistics over all replicas.
+        max_bad_images: images that cannot be decoded, and are left out, before the run stops.
         worker_timeout: seconds to wait for other workers.
     """
 
@@ -77,12 +80,14 @@ class Machine:
     accumulate: int = 1
     jit: bool = False
     sync_batch_norm: bool = False
+    max_bad_images: int = 100
     worker_timeout: float = 300
 
     def __post_init__(self):
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
         least = {"seed": 0, "checkpoint_every": 0, "keep": 1, "steps_per_call": 1, "accumulate": 1}
+        least["max_bad_images"] = 0
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise InputError(f"{name} must be at least {value}; got {getattr(self, name)}")
@@ -131,6 +136,10 @@ class _Run:
             self.workdir, self.total_steps, recipe.batch_size, visible=distribution.is_chief
         )
         checkpoint = self._load_checkpoint()
+        self.bad_images = BadImages()
+        self.bad_file = self.workdir.bad_images(distribution.worker)
+        if checkpoint:
+            self.bad_images.read(self.bad_file)
 
         # The pixels' normalization is known last: the weights may say it.
         normalization = Normalization((0.0,) * recipe.channels, (1.0,) * recipe.channels)
@@ -144,7 +153,10 @@ class _Run:
         model, preprocessing = self._build(None if checkpoint else recipe.weights)
         normalization = _held_normalization(checkpoint) if checkpoint else None
         if normalization is None:
-            normalization = _normalization(self.spec, recipe, self.train_split, preprocessing)
+            normalization = _normalization(
+                self.spec, recipe, self.train_split, preprocessing, self.bad_images
+            )
+            self.bad_images.check(machine.max_bad_images)
         self.transform = dataclasses.replace(self.transform, normalization=normalization)
         self.spec = dataclasses.replace(self.spec, normalization=normalization)
         self.trainer = Trainer(
@@ -181,7 +193,7 @@ class _Run:
         keras.config.set_dtype_policy(PRECISIONS[self.machine.precision])
         try:
             with self.distribution.scope():
-                model = freeze(self.spec.build(), self.recipe.freeze)
+                model = freeze(self.spec.build(**self._any_size()), self.recipe.freeze)
                 if weights is not None:
                     preprocessing = load_pretrained(model, self.spec.config, weights)
         finally:
@@ -190,6 +202,14 @@ class _Run:
             if self.machine.sync_batch_norm and isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
         return model, preprocessing
+
+    def _any_size(self) -> dict:
+        """What lets the network take images of several sizes, where the recipe asks for it."""
+        if not self.recipe.progressive:
+            return {}
+        shape = (None, None, self.recipe.channels)
+        first = keras.config.image_data_format() == "channels_first"
+        return {"input_shape": shape[::-1] if first else shape}
 
     def run(self) -> dict:
         """From wherever the workdir stands to the end."""
@@ -250,9 +270,11 @@ class _Run:
 
     def _batches(self, epoch: int, first_step: int) -> tf.data.Dataset:
         """This worker's training batches of an epoch."""
+        recipe, epochs = self.recipe, self.total_steps / self.epoch_steps
+        size = progressive_size(recipe.progressive, epoch, epochs, recipe.image_size)
         return training_batches(
             self.train_split,
-            self.transform,
+            dataclasses.replace(self.transform, image_size=size),
             global_batch=self.recipe.batch_size,
             seed=self.machine.seed,
             epoch=epoch,
@@ -260,6 +282,7 @@ class _Run:
             workers=self.distribution.workers,
             worker=self.distribution.worker,
             replicas=self.distribution.replicas,
+            bad=self.bad_images,
         )
 
     def _multiple(self, interval: int | None) -> bool:
@@ -276,6 +299,7 @@ class _Run:
     def _take(self, first: int, rates: list[float], results: tf.Tensor) -> bool:
         """Reads a call's results; True if some worker wants to stop."""
         stop = False
+        self._check_bad_images()
         for offset, row in enumerate(results.numpy().astype("float64").tolist()):
             result = dict(zip(METRICS, row, strict=True))
             if not result["finite"] and result["loss_scale"] <= 1:
@@ -289,6 +313,14 @@ class _Run:
         loss, correct, count = self.sums
         self.reports.advance(first + len(rates), loss / max(count, 1), correct / max(count, 1))
         return stop
+
+    def _check_bad_images(self) -> None:
+        """Stops the run where too many images cannot be decoded, and leaves their list."""
+        try:
+            self.bad_images.check(self.machine.max_bad_images)
+        except InputError:
+            self.bad_images.write(self.bad_file)
+            raise
 
     def _not_finite(self, step: int, rate: float) -> str:
         kept = checkpoints.list_checkpoints(self.workdir.checkpoints)
@@ -316,6 +348,10 @@ class _Run:
         self.sums = [0.0, 0.0, 0.0]
         if self.distribution.is_chief:
             self.workdir.write_history(self.history)
+        if self.bad_images.count:
+            self.bad_images.write(self.bad_file)
+            self.reports.say(f"{self.bad_images.count} images cannot be used: see {self.bad_file}")
+        self._check_bad_images()
         self._checkpoint()
         self.reports.epoch(row, math.ceil(self.total_steps / self.epoch_steps))
 
@@ -333,6 +369,7 @@ class _Run:
             workers=self.distribution.workers,
             worker=self.distribution.worker,
             replicas=self.distribution.replicas,
+            bad=self.bad_images,
         )
         iterator = self.distribution.iterate(dataset)
         total = np.zeros(3)
@@ -493,7 +530,7 @@ def _model_spec(recipe: Recipe, dataset: Dataset, transform: Transform) -> Model
 
 
 def _normalization(
-    spec: ModelSpec, recipe: Recipe, split: Split, preprocessing: Preprocessing | None
+    spec: ModelSpec, recipe: Recipe, split: Split, preprocessing: Preprocessing | None, bad: BadImages
 ) -> Normalization:
     """What the recipe asks for.
 
@@ -502,6 +539,7 @@ def _normalization(
         recipe: the run's.
         split: that is learned.
         preprocessing: of the weights that the network starts from, if they say it.
+        bad: told of images that cannot be decoded.
     """
     if recipe.normalization == "imagenet":
         return Normalization.imagenet().for_channels(recipe.channels)
@@ -512,6 +550,7 @@ def _normalization(
             recipe.channels,
             per_pixel=recipe.normalization == "per_pixel",
             augmentation=recipe.augmentation,
+            bad=bad,
         )
     if preprocessing is None:
         raise InputError(

@@ -6,6 +6,7 @@ import json
 import typing
 from typing import Literal
 
+from keras_resnet.data import progressive_size
 from keras_resnet.errors import InputError, unknown_name
 
 
@@ -52,6 +53,8 @@ class Recipe:
         clip_norm: largest global norm of the gradient before weight decay; 0 is off.
         reestimate_batches: training batches over which batch normalization's statistics are averaged
             after the training, as for the paper's released models; 0 keeps the moving averages.
+        progressive: shares of `image_size`, rising to 1, over equal parts of the run: an epoch's images
+            are of that size; see `progressive_size`. Empty: always `image_size`.
     """
 
     model: str
@@ -85,6 +88,7 @@ class Recipe:
     ema_decay: float = 0
     clip_norm: float = 0
     reestimate_batches: int = 0
+    progressive: tuple[float, ...] = ()
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -103,6 +107,9 @@ class Recipe:
         not_negative = ("weight_decay", "mixup", "cutmix", "clip_norm", "warmup_epochs", "error_warmup_rate")
         for name in (*not_negative, "reestimate_batches"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative", getattr(self, name))
+        progressive_size(self.progressive, 0, 1, self.image_size)  # refuses what does not rise
+        if self.progressive and self.normalization == "per_pixel":
+            raise InputError("a mean image has one size; progressive sizes need another normalization")
         ordered = all(0 < a < 1 for a in self.boundaries) and list(self.boundaries) == sorted(self.boundaries)
         if self.normalization == "weights" and self.weights is None:
             raise InputError("normalization 'weights' is that of the weights to start from; give weights")
@@ -236,7 +243,7 @@ RECIPES: dict[str, Recipe] = {
         dataset="imagenet2012",
         val_split="validation",
         image_size=224,
-        augmentation="scale_crop_flip",
+        augmentation="scale_crop_flip_pca",
         normalization="imagenet",
         batch_size=256,
         steps=600_000,
@@ -248,7 +255,7 @@ RECIPES: dict[str, Recipe] = {
         dataset="imagenet2012",
         val_split="validation",
         image_size=224,
-        augmentation="scale_crop_flip",
+        augmentation="inception",
         normalization="imagenet",
         batch_size=1024,
         epochs=100,

@@ -1,6 +1,6 @@
 """One optimizer step and one evaluation step, as TensorFlow graph code run on every replica."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -84,7 +84,7 @@ class Trainer:
         self._evaluate_replica = (
             tf.function(self._evaluate_on_replica, jit_compile=True) if jit else self._evaluate_on_replica
         )
-        self.train = tf.function(self._train, reduce_retracing=True)
+        self._compiled: dict[str, Callable] = {}  # by what the batches are like
         self.evaluate = tf.function(self._evaluate)
         self._observe = tf.function(self._observe_batch)
 
@@ -143,7 +143,7 @@ class Trainer:
             return local
         return [total / context.num_replicas_in_sync for total in _sum_over_replicas(context, local)]
 
-    def _train(self, iterator: Iterator, rates: tf.Tensor, first_step: tf.Tensor, stopping: tf.Tensor):
+    def train(self, iterator: Iterator, rates: tf.Tensor, first_step: tf.Tensor, stopping: tf.Tensor):
         """Several steps in one call.
 
         Args:
@@ -155,6 +155,13 @@ class Trainer:
         Returns:
             float32 (steps, len(METRICS)).
         """
+        # A graph for each size of images, with static shapes; one for any number of steps.
+        kind = repr(iterator.element_spec)
+        if kind not in self._compiled:
+            self._compiled[kind] = tf.function(self._train, reduce_retracing=True)
+        return self._compiled[kind](iterator, rates, first_step, stopping)
+
+    def _train(self, iterator: Iterator, rates: tf.Tensor, first_step: tf.Tensor, stopping: tf.Tensor):
         count = tf.shape(rates)[0]
         results = tf.TensorArray(tf.float32, size=count, element_shape=(len(METRICS),))
         for i in tf.range(count):
@@ -180,7 +187,8 @@ class Trainer:
         loss_sum, correct, count, stop = tf.unstack(local[-1])
 
         # Each replica differentiated its sum of losses, scaled; the step wants the mean's gradient.
-        unscale = 1.0 / (count * self._loss_scale)
+        # A batch of images that cannot be decoded counts none.
+        unscale = 1.0 / (tf.maximum(count, 1.0) * self._loss_scale)
         gradients = [gradient * tf.cast(unscale, gradient.dtype) for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss_sum)

@@ -1,4 +1,4 @@
-"""A run's folder: recipe.json, history.csv, curves.png, checkpoints/, model.weights.h5, tensorboard/."""
+"""A run's folder: recipe.json, history.csv, curves.png, checkpoints/, model.weights.h5, and more."""
 
 import csv
 import json
@@ -32,6 +32,10 @@ class Workdir:
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "model.weights.h5"
         self.tensorboard = self.path / "tensorboard"
+
+    def bad_images(self, worker: int) -> Path:
+        """The list of the images that this worker could not decode."""
+        return self.path / ("bad_images.csv" if worker == 0 else f"bad_images.worker{worker}.csv")
 
     def check(self, recipe: Recipe, seed: int, precision: str) -> None:
         """Refuses what is no folder for this run; writes nothing.

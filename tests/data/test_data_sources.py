@@ -1,13 +1,22 @@
-import re
+import os
 import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from data_helpers import write_image, write_tfds
 
-from keras_resnet.data import IndexedSplit, StreamedSplit, open_dataset
+from keras_resnet.data import (
+    BadImages,
+    IndexedSplit,
+    StreamedSplit,
+    Transform,
+    open_dataset,
+    training_batches,
+)
 from keras_resnet.errors import InputError
+from keras_resnet.preprocessing import Normalization
 
 
 def fails(pattern, function, *arguments):
@@ -177,15 +186,12 @@ def test_folder_errors(image_folder, tmp_path_factory):
     fails("00.jpg' is not a folder", open_dataset, f"{path}/cats/00.jpg")
     fails("no class folders", open_dataset, f"{path}/cats")
     (image_folder / "empty").mkdir()
-    fails("class folder '.*/empty' is empty", open_dataset, path)
+    fails("class folder '.*/empty' has no files; the layout is FOLDER/class/image", open_dataset, path)
     (image_folder / "empty" / "deep").mkdir()
-    fails("deep' is a folder where an image was expected", open_dataset, path)
+    fails("class folder '.*/empty' has no files", open_dataset, path)
+    (image_folder / "empty" / "notes.txt").write_text("no image")
+    fails("class folder '.*/empty' has no JPEG, PNG, GIF or BMP image", open_dataset, path)
     shutil.rmtree(image_folder / "empty")
-    (image_folder / "dogs" / "05b.jpg").write_text("not a JPEG")
-    (image_folder / "dogs" / "06b.txt").write_text("notes")
-    fails(re.escape("dogs/05b.jpg' is not a JPEG, PNG, GIF or BMP"), open_dataset, path)
-    (image_folder / "dogs" / "05b.jpg").write_bytes(b"BM" + bytes(26) + b"\x08\x00" + bytes(10))
-    fails("05b.jpg' is a BMP image with 8 bits", open_dataset, path)
     shutil.rmtree(image_folder / "dogs")
     fails("only the class folder 'cats'", open_dataset, path)
     small = tmp_path_factory.mktemp("small")
@@ -194,15 +200,85 @@ def test_folder_errors(image_folder, tmp_path_factory):
     fails("no class has 5 images", open_dataset, f"folder:{small}")
 
 
-def test_a_png_named_jpeg_and_a_cmyk_jpeg_are_read(tmp_path):
-    image = pytest.importorskip("PIL.Image")
-    colours = np.full((16, 16, 3), (200, 40, 90), np.uint8)
-    picture = image.fromarray(colours)
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        for index in range(4):
-            picture.save(tmp_path / name / f"{index}.JPEG", format="PNG")
-    picture.convert("CMYK").save(tmp_path / "a" / "9.JPEG", format="JPEG", quality=100)
-    split = open_dataset(f"folder:{tmp_path}").split("test")
-    pixels, _ = split.gather(tf.constant(0, tf.int64))
-    assert np.abs(pixels.numpy().astype(int) - colours).max() < 12
+def test_what_is_in_a_class_folder_is_an_example_and_what_is_no_file_is_listed(image_folder):
+    cats = image_folder / "cats"
+    (cats / "notes.txt").write_text("no image")
+    (cats / "self").symlink_to(cats / "self")
+    (cats / "up").symlink_to(image_folder)
+    (cats / "deep").mkdir()
+    os.mkfifo(cats / "pipe")
+    (image_folder / "self").symlink_to(image_folder / "self")
+    (image_folder / "up").symlink_to(image_folder.parent)
+    (image_folder / "dangling").symlink_to(image_folder / "nowhere")
+    dataset = open_dataset(f"folder:{image_folder}")
+    assert dataset.class_names == ("cats", "dogs")
+    assert sum(dataset.sizes.values()) == 7 + 3 + 10
+    split = dataset.split("train")
+    assert [(path.removeprefix(f"{image_folder}/"), reason) for path, reason in split.faults] == [
+        ("dangling", "a link to nothing, or to itself"),
+        ("self", "a link to nothing, or to itself"),
+        ("up", "a link to a folder that it is in"),
+        ("cats/deep", "a folder where an image was expected"),
+        ("cats/pipe", "no regular file where an image was expected"),
+    ]
+    assert dataset.split("test").faults == dataset.split("train[3:]").faults == ()
+
+
+def test_a_class_folder_that_is_a_link_is_a_class(image_folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "birds"
+    (image_folder / "dogs").rename(elsewhere)
+    (image_folder / "dogs").symlink_to(elsewhere)
+    dataset = open_dataset(f"folder:{image_folder}")
+    assert dataset.class_names == ("cats", "dogs")
+    assert dataset.split("train").faults == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "splits"), [("imagenet_v2", ["test"]), ("imagenette", ["train", "validation"])]
+)
+def test_imagenets_relatives_are_tfds_names(name, splits, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    examples = [{"image": image, "label": label, "file_name": f"{label}.jpeg"} for label in (3, 5)]
+    examples = [{key: example[key] for key in tfds.builder(name).info.features} for example in examples]
+    write_tfds(tmp_path, name, dict.fromkeys(splits, examples))
+    dataset = open_dataset(name, tmp_path)
+    assert dataset.split_names == tuple(splits)
+    assert dataset.test_split == splits[-1]
+    split = dataset.split(splits[-1])
+    assert sorted(split.labels().tolist()) == [3, 5]
+    assert split.gather(tf.constant(1, tf.int64))[0].shape == (30, 40, 3)
+
+
+def test_a_million_examples_are_skipped_without_a_look_at_them(tmp_path):
+    """No file is there: the one example that is read is the first failure."""
+    paths = np.array([f"{tmp_path}/{index}.jpg".encode() for index in range(1_000_000)], dtype=object)
+    split = IndexedSplit("train", paths, np.zeros(len(paths), "int32"), files=True)
+    transform = Transform(8, normalization=Normalization((0.0,), (1.0,)), channels=1)
+    bad = BadImages()
+    batches = training_batches(split, transform, global_batch=10, seed=0, epoch=0, first_step=99_999, bad=bad)
+    (batch,) = batches.as_numpy_iterator()
+    assert not batch["weights"].any()
+    assert bad.count == 10
+
+
+def test_records_are_skipped_without_a_look_at_them(tmp_path):
+    """Records without an image: the skipped ones would fail."""
+    count, shards = 20_000, 4
+    for shard in range(shards):
+        with tf.io.TFRecordWriter(f"{tmp_path}/{shard}") as writer:
+            for index in range(count // shards):
+                writer.write(b"%d" % (shard * count // shards + index))
+
+    def parse(record):
+        return record, tf.strings.to_number(record, tf.int32)
+
+    split = StreamedSplit(
+        "train", tuple((f"{tmp_path}/{shard}", 0, count // shards) for shard in range(shards)), parse
+    )
+    transform = Transform(8, normalization=Normalization((0.0,), (1.0,)), channels=1)
+    bad = BadImages()
+    first = count // 10 - 2
+    batches = training_batches(split, transform, global_batch=10, seed=0, epoch=0, first_step=first, bad=bad)
+    assert len(list(batches)) == 2
+    assert bad.count == 20
+    assert {reason for _, _, reason in bad.rows()} == {"not a JPEG, PNG, GIF or BMP image"}

@@ -120,7 +120,7 @@ def test_bytes_are_seen_as_in_the_evaluation(exported):
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_bytes_are_prepared_as_for_published_weights(interpolation, side):
     """`Preprocessing` resizes as Pillow does, by which published accuracies were measured."""
-    sizes = [(70, 90), (500, 333), (61, 60), (33, 44)]
+    sizes = [(70, 90), (500, 333), (61, 60), (33, 44), (640, 427), (427, 640)]
     photos = [photo(size) for size in sizes]
     files = tf.constant([encoded("PNG", image) for image in photos])
     identity = Normalization((0.0,) * 3, (1.0,) * 3)

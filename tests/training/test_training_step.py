@@ -290,9 +290,13 @@ def test_frozen_batch_normalization_is_in_inference_mode():
 @pytest.mark.parametrize(("upto", "convolutions"), [(None, 5), ("C2", 2), ("C3", 0)])
 def test_frozen_layers_have_no_gradient(upto, convolutions):
     trainer, distribution = make(upto=upto)
-    graph = trainer.train.get_concrete_function(
-        distribution.iterate(dataset(batches())), tf.constant([0.1]), tf.constant(0), tf.constant(0.0)
-    ).graph.as_graph_def()
+    graph = (
+        tf.function(trainer._train)
+        .get_concrete_function(
+            distribution.iterate(dataset(batches())), tf.constant([0.1]), tf.constant(0), tf.constant(0.0)
+        )
+        .graph.as_graph_def()
+    )
     nodes = [node.op for function in graph.library.function for node in function.node_def]
     assert nodes.count("Conv2D") == 5
     assert nodes.count("Conv2DBackpropFilter") == convolutions

@@ -1,0 +1,96 @@
+"""A folder of real JPEGs of any size and number: handwritten digits in colour on crops of photos.
+
+python -m benchmarks.collages --output_dir=collages --height=224 --width=224 --train=3000 --val=500
+"""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from benchmarks import harness
+from keras_resnet import InputError, cli
+from keras_resnet.data.digits import held_out
+
+_FOLDER = flags.DEFINE_string("output_dir", None, "The folder to make.")
+_HEIGHT = flags.DEFINE_integer("height", 224, "Of the images, pixels.")
+_WIDTH = flags.DEFINE_integer("width", 224, "Of the images, pixels.")
+_TRAIN = flags.DEFINE_integer("train", 3000, "Images in train/.")
+_VAL = flags.DEFINE_integer("val", 500, "Images in val/, of digits that train/ does not have.")
+
+_QUALITIES = (75, 95)
+
+
+def write(folder: Path, height: int, width: int, counts: dict[str, int]) -> None:
+    """Writes `folder/split/class/number.jpg`; the same bytes for the same arguments.
+
+    A digit fills between 50 and 95 % of the shorter side, at a random place and in a random colour that is
+    brighter or darker than what it lies on.
+
+    Args:
+        folder: to make.
+        height: of the images, pixels.
+        width: likewise.
+        counts: images of the splits "train" and "val", whose digits are different ones.
+    """
+    from sklearn.datasets import load_digits, load_sample_images
+
+    digits, photos = load_digits(), load_sample_images().images
+    test = held_out(digits.target)
+    for number, (split, count) in enumerate(counts.items()):
+        random = np.random.default_rng(number)
+        chosen = np.flatnonzero(test == (split == "val"))
+        for name in np.unique(digits.target):
+            (folder / split / str(name)).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            which = chosen[index % len(chosen)]
+            image = _background(photos[index % len(photos)], height, width, random)
+            _paste(image, digits.images[which] / 16, random)
+            quality = int(random.integers(_QUALITIES[0], _QUALITIES[1] + 1))
+            encoded = tf.io.encode_jpeg(image.astype("uint8"), quality=quality).numpy()
+            (folder / split / str(digits.target[which]) / f"{index:06}.jpg").write_bytes(encoded)
+
+
+def _background(photo: np.ndarray, height: int, width: int, random: np.random.Generator) -> np.ndarray:
+    """A crop of a photo, float32 (height, width, 3), 0-255."""
+    scale = random.uniform(0.4, 1) * min(photo.shape[0] / height, photo.shape[1] / width)
+    rows, columns = int(height * scale), int(width * scale)
+    top = int(random.integers(0, photo.shape[0] - rows + 1))
+    left = int(random.integers(0, photo.shape[1] - columns + 1))
+    crop = photo[top : top + rows, left : left + columns]
+    resized = tf.image.resize(crop, (height, width), antialias=True).numpy()
+    return np.clip(resized, 0, 255)
+
+
+def _paste(image: np.ndarray, digit: np.ndarray, random: np.random.Generator) -> None:
+    """Draws a digit, (8, 8) in 0-1, into the image."""
+    height, width = image.shape[:2]
+    side = int(random.uniform(0.5, 0.95) * min(height, width))
+    top, left = (int(random.integers(0, length - side + 1)) for length in (height, width))
+    shape = np.clip(tf.image.resize(digit[..., None], (side, side), method="bicubic").numpy(), 0, 1)
+    under = image[top : top + side, left : left + side]
+    bright = random.random() < 0.5
+    colour = random.uniform(180, 255, 3) if bright else random.uniform(0, 75, 3)
+    # What lies under it is moved away from its colour, so that it can be seen on anything.
+    under *= 0.3
+    under += 0 if bright else 0.7 * 255
+    under += (colour - under) * shape
+
+
+def main() -> None:
+    """Writes what the flags say."""
+    if _FOLDER.value is None:
+        raise InputError("give the folder to make: --output_dir=collages")
+    if Path(_FOLDER.value).exists():
+        raise InputError(f"{_FOLDER.value} exists already; choose another --output_dir")
+    harness.at_least_one(height=_HEIGHT.value, width=_WIDTH.value, train=_TRAIN.value, val=_VAL.value)
+    counts = {"train": _TRAIN.value, "val": _VAL.value}
+    write(Path(_FOLDER.value), _HEIGHT.value, _WIDTH.value, counts)
+
+
+if __name__ == "__main__":
+    cli.run(main)

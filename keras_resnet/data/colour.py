@@ -1,0 +1,189 @@
+"""What the colour jitter and RandAugment do to the pixels of one image.
+
+Images are float32 (height, width, channels) in 0-255, of 3 channels or 1 (gray). Nothing is drawn
+here. The operations are Pillow's (`ImageEnhance`, `ImageOps`, `Image.transform`), which torchvision
+and the published results of RandAugment used.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+GRAY = (0.299, 0.587, 0.114)
+"""The shares of red, green and blue in gray (ITU-R BT.601)."""
+
+EIGENVALUES = (0.2175, 0.0188, 0.0045)
+"""Of the covariance of ImageNet's colours, for pixels 0-1, in the order of `EIGENVECTORS`.
+
+AlexNet (Krizhevsky et al. 2012, section 4.1) describes the analysis and prints no numbers; these are
+the ones that fb.resnet.torch found on ImageNet and published (datasets/imagenet.lua).
+"""
+
+EIGENVECTORS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)
+"""One column a principal component, one row for red, green and blue: see `EIGENVALUES`."""
+
+BINS = 30
+"""RandAugment's largest magnitude: there are 31, from 0."""
+
+_SMOOTH = (1.0, 1.0, 1.0, 1.0, 5.0, 1.0, 1.0, 1.0, 1.0)  # Pillow's filter of that name, over 13
+
+
+def _gray(image: tf.Tensor, channels: int) -> tf.Tensor:
+    """Whole numbers, as Pillow's: (height, width, channels), all channels alike."""
+    if image.shape[-1] == 1:
+        return tf.round(image)
+    # As a product of matrices: TensorFlow is slow where the last axis of a broadcast is short.
+    return tf.round(tf.tensordot(image, tf.constant([[share] * channels for share in GRAY]), 1))
+
+
+def _blend(degenerate: tf.Tensor | float, image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+    """The degenerate image at 0, the image at 1, and beyond it above 1; clipped."""
+    return tf.clip_by_value(degenerate + factor * (image - degenerate), 0.0, 255.0)
+
+
+def brightness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+    """Blends with black."""
+    return _blend(0.0, image, factor)
+
+
+def contrast(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+    """Blends with the mean of the gray image, a whole number."""
+    # A sum of integers is the same however many threads share it.
+    gray = tf.cast(_gray(image, 1), tf.int32)
+    mean = tf.reduce_sum(gray) / tf.size(gray)
+    return _blend(tf.cast(tf.floor(mean + 0.5), tf.float32), image, factor)
+
+
+def saturation(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+    """Blends with the gray image."""
+    return _blend(_gray(image, image.shape[-1]), image, factor)
+
+
+def sharpness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+    """Blends with the smoothed image; the outermost pixels stay as they are."""
+    height, width, channels = image.shape
+    kernel = tf.tile(tf.reshape(tf.constant(_SMOOTH) / 13.0, [3, 3, 1, 1]), [1, 1, channels, 1])
+    inner = tf.nn.depthwise_conv2d(image[None], kernel, [1, 1, 1, 1], "VALID")[0]
+    is_inner = tf.pad(tf.ones([height - 2, width - 2, 1], tf.bool), [[1, 1], [1, 1], [0, 0]])
+    smooth = tf.where(is_inner, tf.pad(tf.round(inner), [[1, 1], [1, 1], [0, 0]]), image)
+    return _blend(smooth, image, factor)
+
+
+def posterize(image: tf.Tensor, bits: int) -> tf.Tensor:
+    """Keeps the highest bits of each pixel."""
+    step = 2.0 ** (8 - bits)
+    return tf.floor(image / step) * step
+
+
+def solarize(image: tf.Tensor, threshold: float) -> tf.Tensor:
+    """Inverts the pixels from the threshold upwards."""
+    return tf.where(image < threshold, image, 255.0 - image)
+
+
+def autocontrast(image: tf.Tensor) -> tf.Tensor:
+    """Stretches each channel to 0-255."""
+    low = tf.reduce_min(image, [0, 1])
+    span = tf.reduce_max(image, [0, 1]) - low
+    return tf.where(span > 0.0, (image - low) * 255.0 / tf.maximum(span, 1.0), image)
+
+
+def equalize(image: tf.Tensor) -> tf.Tensor:
+    """Makes each channel's histogram as even as a table of whole numbers can."""
+    channels = image.shape[-1]
+    places = tf.cast(image, tf.int32) + 256 * tf.range(channels)
+    counts = tf.reshape(
+        tf.math.bincount(tf.reshape(places, [-1]), minlength=256 * channels, maxlength=256 * channels),
+        [channels, 256],
+    )
+    brightest = tf.reduce_max(tf.where(counts > 0, tf.range(256), 0), 1)
+    step = (tf.reduce_sum(counts, 1) - tf.gather(counts, brightest, batch_dims=1))[:, None] // 255
+    table = (step // 2 + tf.cumsum(counts, axis=1, exclusive=True)) // tf.maximum(step, 1)
+    table = tf.where(step > 0, tf.minimum(table, 255), tf.range(256))
+    return tf.cast(tf.gather(tf.reshape(table, [-1]), places), tf.float32)
+
+
+def shear_x(image: tf.Tensor, amount: tf.Tensor | float) -> tf.Tensor:
+    """Moves each row to the left in proportion to its distance from the top."""
+    return _affine(image, (1.0, amount, 0.0), (0.0, 1.0, 0.0))
+
+
+def shear_y(image: tf.Tensor, amount: tf.Tensor | float) -> tf.Tensor:
+    """Moves each column up in proportion to its distance from the left."""
+    return _affine(image, (1.0, 0.0, 0.0), (amount, 1.0, 0.0))
+
+
+def translate_x(image: tf.Tensor, pixels: tf.Tensor | float) -> tf.Tensor:
+    """Moves the image to the right."""
+    return _affine(image, (1.0, 0.0, -pixels), (0.0, 1.0, 0.0))
+
+
+def translate_y(image: tf.Tensor, pixels: tf.Tensor | float) -> tf.Tensor:
+    """Moves the image down."""
+    return _affine(image, (1.0, 0.0, 0.0), (0.0, 1.0, -pixels))
+
+
+def rotate(image: tf.Tensor, degrees: tf.Tensor | float) -> tf.Tensor:
+    """Turns the image about its centre, counterclockwise."""
+    angle = tf.convert_to_tensor(degrees, tf.float32) * (3.141592653589793 / 180)
+    cosine, sine = tf.cos(angle), tf.sin(angle)
+    y, x = (side / 2 for side in image.shape[:2])
+    return _affine(
+        image, (cosine, -sine, x - cosine * x + sine * y), (sine, cosine, y - sine * x - cosine * y)
+    )
+
+
+def _affine(image: tf.Tensor, x: tuple, y: tuple) -> tf.Tensor:
+    """Fetches each pixel from elsewhere, the nearest one; black from outside.
+
+    Args:
+        image: the image.
+        x: (a, b, c): the column a * column + b * row + c is fetched, counted from the left edge, so
+            that the centre of the first pixel is 0.5.
+        y: the same for the row.
+    """
+    # The operation counts from the centre of the first pixel.
+    rows = [[a, b, c + (a + b - 1.0) / 2.0] for a, b, c in (x, y)]
+    transform = tf.stack([tf.cast(value, tf.float32) for value in (*rows[0], *rows[1], 0.0, 0.0)])
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=transform[None],
+        output_shape=image.shape[:2],
+        fill_value=0.0,
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
+    )[0]
+
+
+def randaugment_operations(size: int, magnitude: int) -> dict[str, Callable]:
+    """RandAugment's fourteen operations (Cubuk et al. 2020), with torchvision's ranges.
+
+    Args:
+        size: height and width of the images, pixels.
+        magnitude: 0-`BINS`.
+
+    Returns:
+        By name, functions of an image of whole numbers and of a sign (1.0 or -1.0), to which some
+        are indifferent. What they return is to be rounded down, as Pillow does.
+    """
+    share = magnitude / BINS
+    pixels = int(150 / 331 * size * share)
+    return {
+        "Identity": lambda image, sign: image,
+        "ShearX": lambda image, sign: shear_x(image, sign * (0.3 * share)),
+        "ShearY": lambda image, sign: shear_y(image, sign * (0.3 * share)),
+        "TranslateX": lambda image, sign: translate_x(image, sign * pixels),
+        "TranslateY": lambda image, sign: translate_y(image, sign * pixels),
+        "Rotate": lambda image, sign: rotate(image, sign * (30.0 * share)),
+        "Brightness": lambda image, sign: brightness(image, 1.0 + sign * (0.9 * share)),
+        "Color": lambda image, sign: saturation(image, 1.0 + sign * (0.9 * share)),
+        "Contrast": lambda image, sign: contrast(image, 1.0 + sign * (0.9 * share)),
+        "Sharpness": lambda image, sign: sharpness(image, 1.0 + sign * (0.9 * share)),
+        "Posterize": lambda image, sign: posterize(image, 8 - round(4 * share)),
+        "Solarize": lambda image, sign: solarize(image, 255.0 * (1.0 - share)),
+        "AutoContrast": lambda image, sign: autocontrast(image),
+        "Equalize": lambda image, sign: equalize(image),
+    }

@@ -1,0 +1,126 @@
+"""A contact sheet: what an augmentation makes of a few images, as a training would see them."""
+
+import dataclasses
+import os
+
+import keras
+import numpy as np
+
+from keras_resnet.data.pipeline import Transform, raw_images, training_batches
+from keras_resnet.data.sources import IndexedSplit, Split
+from keras_resnet.errors import InputError
+from keras_resnet.preprocessing import Normalization
+
+
+def few_examples(
+    split: Split, class_names: tuple[str, ...], count: int, transform: Transform
+) -> tuple[IndexedSplit, list[str]]:
+    """Some of a split's examples, each a class of its own, and what to call them.
+
+    Args:
+        split: any split.
+        class_names: in the order of the labels.
+        count: how many, or as many as there are; spread evenly over an indexed split (a folder's is
+            sorted by class), the first of a streamed one. Images that cannot be decoded are left out.
+        transform: any that they will go through.
+
+    Returns:
+        A split whose labels are 0, 1, 2, ..., and a title for each.
+
+    Raises:
+        InputError: none of them can be decoded.
+    """
+    count = min(count, len(split))
+    if isinstance(split, IndexedSplit):
+        chosen = np.arange(count) * len(split) // count
+        images, labels, files = split.images[chosen], split.classes[chosen], split.files
+        names = [_name(split, index) for index in chosen]
+    else:
+        fetched = [split.fetch(record) for _, record in split.records().take(count)]
+        # An object array of bytes, which NumPy would take for texts of one length.
+        images = np.array([*(image.numpy() for image, _ in fetched), None], dtype=object)[:-1]
+        labels, files = np.array([int(label) for _, label in fetched]), False
+        names = [f"record {index}" for index in range(count)]
+    few = IndexedSplit(split.name, images, np.arange(count, dtype="int32"), files)
+    good = [label for _, labels_seen in raw_images(few, transform) for label in labels_seen]
+    if not good:
+        raise InputError(f"not one of {count} images of the split {split.name!r} can be decoded")
+    titles = [f"{class_names[labels[i]]}, {names[i]}" for i in good]
+    return dataclasses.replace(few, images=images[good], classes=few.classes[: len(good)]), titles
+
+
+def _name(split: IndexedSplit, index: int) -> str:
+    if not split.files:
+        return f"example {index}"
+    name = os.path.basename(split.images[index]).decode(errors="replace")
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+
+
+def to_pixels(images: np.ndarray, normalization: Normalization) -> np.ndarray:
+    """Undoes a normalization: uint8, rounded and clipped."""
+    pixels = images * np.asarray(normalization.std) + np.asarray(normalization.mean)
+    return pixels.round().clip(0, 255).astype("uint8")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sheet:
+    """Views of images.
+
+    Attributes:
+        evaluation: uint8 (images, height, width, channels), what the evaluation shows.
+        training: uint8 (images, epochs, height, width, channels), what each epoch shows.
+        epochs: the numbers of these epochs.
+    """
+
+    evaluation: np.ndarray
+    training: np.ndarray
+    epochs: range
+
+
+def draw_views(few: IndexedSplit, transform: Transform, seed: int, epochs: range) -> Sheet:
+    """The views of a few examples in some epochs of a run on them alone.
+
+    Args:
+        few: of `few_examples`.
+        transform: how they become inputs.
+        seed: of the run.
+        epochs: which.
+    """
+    as_is = Normalization((0.0,), (1.0,))
+    evaluation = np.concatenate([images for images, _ in raw_images(few, transform)])
+    columns = []
+    for epoch in epochs:
+        batches = training_batches(few, transform, global_batch=len(few), seed=seed, epoch=epoch)
+        batch = next(batches.as_numpy_iterator())
+        images = batch["images"]
+        if keras.config.image_data_format() == "channels_first":
+            images = images.transpose(0, 2, 3, 1)
+        # An epoch is shuffled; the labels say which image is which.
+        columns.append(to_pixels(images, transform.normalization)[np.argsort(batch["labels"])])
+    return Sheet(to_pixels(evaluation, as_is), np.stack(columns, 1), epochs)
+
+
+def save_sheet(sheet: Sheet, titles: list[str], heading: str, path: str | os.PathLike) -> None:
+    """Draws a sheet as a PNG file: one row an image, its evaluation view first."""
+    from matplotlib.figure import Figure
+
+    rows, size = sheet.evaluation.shape[:2]
+    columns = 1 + len(sheet.epochs)
+    cell = min(max(size, 110), 224) / 100
+    figure = Figure(figsize=(columns * cell + 0.4, rows * (cell + 0.25) + 0.7), layout="constrained")
+    figure.suptitle(heading, parse_math=False, fontsize=10)
+    cells = figure.subplots(rows, columns, squeeze=False)
+    for row in range(rows):
+        for column, axis in enumerate(cells[row]):
+            image = sheet.training[row, column - 1] if column else sheet.evaluation[row]
+            axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        title = titles[row] if len(titles[row]) <= 60 else titles[row][:57] + "..."
+        cells[row][0].set_title(title, loc="left", fontsize=8, parse_math=False).set_in_layout(False)
+    for axis, label in zip(
+        cells[-1], ("evaluation", *(f"epoch {epoch}" for epoch in sheet.epochs)), strict=True
+    ):
+        axis.set_xlabel(label, fontsize=8)
+    # Without the software's name and version, the same sheets have the same bytes.
+    figure.savefig(path, format="png", dpi=100, metadata={"Software": None})

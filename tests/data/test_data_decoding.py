@@ -1,0 +1,214 @@
+import io
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from dirty_images import by_pillow, convertible, encoded, exif, inks, photo, png16, unusable
+from PIL import Image
+
+from keras_resnet import geometry
+from keras_resnet.data.decoding import BadImages, attempt_each, cut_window, decode_window, fault, file_fault
+from keras_resnet.errors import InputError
+
+KINDS = convertible()
+
+
+@pytest.fixture(scope="module")
+def decode():
+    return tf.function(geometry.decode_image, input_signature=[tf.TensorSpec((), tf.string)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_pillows(decode, kind):
+    found, expected = decode(KINDS[kind]).numpy().astype(int), by_pillow(KINDS[kind])
+    assert found.shape == expected.shape
+    # Pillow rounds the product of inks otherwise.
+    assert np.abs(found - expected).max() <= (1 if "cmyk" in kind or "ycck" in kind else 0)
+    assert fault(KINDS[kind]) is None
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_of_sixteen_bits_the_upper_eight_are_kept(decode, channels):
+    """Pillow clips gray of 16 bits instead; of colours it takes the upper bits, too."""
+    file = png16(channels)
+    upper = tf.io.decode_png(file, dtype=tf.uint16).numpy() >> 8
+    np.testing.assert_array_equal(decode(file).numpy(), np.broadcast_to(upper, (75, 101, 3)))
+
+
+@pytest.mark.parametrize("kind", unusable())
+def test_the_unusable_are_refused_with_a_reason(decode, kind):
+    file, reason = unusable()[kind]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode(file)
+    assert reason in fault(file)
+
+
+def test_size_is_read_before_anything_is_decoded(decode, monkeypatch):
+    file = encoded("PNG")
+    assert decode(file).shape == (75, 101, 3)
+    monkeypatch.setattr(geometry, "MAX_PIXELS", 75 * 101)
+    assert fault(file) is None
+    monkeypatch.setattr(geometry, "MAX_PIXELS", 75 * 101 - 1)
+    monkeypatch.setattr(tf.io, "decode_image", None)
+    assert fault(file) == "of 101 x 75 pixels; 7574 are the most"
+
+
+def test_faults_of_files(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "good").write_bytes(encoded("PNG"))
+    for name, reason in {
+        "loop": "unreadable: Too many levels of symbolic links",
+        "dangling": "unreadable: No such file or directory",
+        "": "a folder where an image was expected",
+        "good": None,
+    }.items():
+        assert file_fault(str(tmp_path / name)) == reason
+
+
+def test_an_orientation_elsewhere_than_in_the_directory_is_none(decode):
+    """The thumbnail's directory, and bytes that only look like the tag."""
+    tag = b"\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00"
+    for tiff in (
+        b"II*\x00\x08\x00\x00\x00\x00\x00" + bytes(5) + tag,
+        b"II*\x00\x1a\x00\x00\x00\x01\x00" + tag,
+        b"no tiff at all" + tag,
+    ):
+        file = encoded("JPEG")
+        segment = b"Exif\x00\x00" + tiff
+        file = file[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + file[2:]
+        assert int(geometry.read_orientation(tf.constant(file))) == 0
+        assert decode(file).shape == (75, 101, 3)
+
+
+WINDOWS = [(0.0, 0.0, 75.0, 101.0), (3.0, 5.0, 20.0, 24.0), (31.0, 40.0, 44.0, 61.0), (60.0, 90.0, 9.0, 7.0)]
+FRACTIONAL = [(0.3, 2.7, 40.4, 40.4), (17.9, 33.2, 57.1, 66.6), (0.0, 0.0, 75.0, 75.0)]
+CUT = ["jpeg", "jpeg 4:2:2", "progressive jpeg", "gray jpeg", "cmyk jpeg", "png", "jpeg turned 3"]
+
+
+@pytest.mark.parametrize("kind", [*CUT, "jpeg with a tail"])
+@pytest.mark.parametrize("size", [16, 40])
+def test_a_decoded_window_is_the_window_of_the_decoded_image(decode, kind, size):
+    whole = tf.constant(decode(KINDS[kind]))
+    for windows, whole_pixels, bound in ((FRACTIONAL, False, 0.02), (WINDOWS, True, 2.0)):
+        for window in windows:
+
+            def choose(shape, window=window):
+                assert shape.numpy().tolist() == [75, 101]
+                return tf.constant(window)
+
+            part = decode_window(tf.constant(KINDS[kind]), choose, size, whole_pixels)
+            expected = cut_window(whole, choose, size, whole_pixels)
+            assert part.shape == (size, size, 3)
+            np.testing.assert_allclose(part, expected, atol=bound)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_window_is_chosen_in_the_upright_image(orientation):
+    """With all chroma samples there, the pixels are the same ones."""
+    file = encoded("JPEG", subsampling=0, exif=exif(orientation))
+    upright = by_pillow(file)
+    shapes = []
+
+    def choose(shape):
+        shapes.append(shape.numpy().tolist())
+        return tf.constant((3.0, 5.0, 24.0, 24.0))
+
+    part = decode_window(tf.constant(file), choose, 24, True).numpy()
+    np.testing.assert_array_equal(part, upright[3:27, 5:29])
+    assert shapes == [list(upright.shape[:2])]
+
+
+def test_a_truncated_file_is_refused_wherever_its_window_lies():
+    file = encoded("JPEG", photo(200, 200))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode_window(tf.constant(file[:-30]), lambda shape: tf.constant((0.0, 0.0, 20.0, 20.0)), 20, True)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(2, 50, 61, 3), (1, 20, 90, 1)])
+def test_resizing_in_two_passes_has_the_bits_of_one(shape, interpolation):
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    for resized, corner in (((24, 30), (0, 3)), ((90, 111), (40, 50))):
+        once = tf.raw_ops.ScaleAndTranslate(
+            images=images,
+            size=[24, 24],
+            scale=np.float32(resized) / np.float32(shape[1:3]),
+            translation=-np.float32(corner),
+            kernel_type={"bilinear": "triangle", "bicubic": "keyscubic"}[interpolation],
+            antialias=True,
+        )
+        cut = geometry.resize_and_crop(tf.constant(images), resized, corner, 24, interpolation)
+        np.testing.assert_array_equal(cut, np.clip(once, 0, 255))
+
+
+def test_quick_resizing_is_the_mean_of_the_area_or_bilinear():
+    image = np.random.default_rng(1).integers(0, 256, (48, 72, 3), dtype=np.uint8)
+    means = image.reshape(24, 2, 24, 3, 3).mean((1, 3))
+    np.testing.assert_allclose(geometry.resize_quickly(tf.constant(image), 24), means, atol=1e-3)
+    expected = tf.image.resize(image, (60, 60))
+    np.testing.assert_allclose(geometry.resize_quickly(tf.constant(image), 60), expected, atol=1e-3)
+
+
+def test_elements_that_fail_are_zeros_and_reported_and_the_others_as_without_them():
+    reported = []
+
+    def report(numbers, names):
+        reported.append((numbers.tolist(), names.tolist()))
+
+    def double(number, name):
+        with tf.control_dependencies([tf.debugging.Assert(number % 3 != 1, ["no"])]):
+            return tf.fill([2], number * 2), name + b"!"
+
+    def make(report):
+        data = tf.data.Dataset.range(8)
+        data = data.map(lambda n: (n, tf.strings.as_string(n))).batch(4)
+        return data.map(lambda *some: tuple(attempt_each(double, some, report)))
+
+    (first, names), (second, _) = make(report).as_numpy_iterator()
+    np.testing.assert_array_equal(first, [[0, 0], [0, 0], [4, 4], [6, 6]])
+    assert names.tolist() == [b"0!", b"", b"2!", b"3!"]
+    np.testing.assert_array_equal(second, [[0, 0], [10, 10], [12, 12], [0, 0]])
+    assert sorted(reported) == [([1], [b"1"]), ([4, 7], [b"4", b"7"])]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        list(make(None))
+
+
+def test_bad_images_are_counted_once_and_kept_in_a_file(tmp_path):
+    bad, path = BadImages(), tmp_path / "bad_images.csv"
+    for _ in range(2):
+        bad.add("b, with a comma.jpg", "train", "empty")
+        bad.add("a\udcff.jpg", "train", "truncated")
+        bad.add("a\udcff.jpg", "val", "truncated")
+    assert bad.count == 3
+    bad.check(3)
+    with pytest.raises(InputError, match=re.escape("3 images cannot be used, 2 are allowed")) as caught:
+        bad.check(2)
+    assert "\n" not in str(caught.value)
+    bad.write(path)
+    assert path.read_bytes().splitlines() == [
+        b"path,split,reason",
+        b"a\xff.jpg,train,truncated",
+        b"a\xff.jpg,val,truncated",
+        b'"b, with a comma.jpg",train,empty',
+    ]
+    assert [file.name for file in tmp_path.iterdir()] == ["bad_images.csv"]
+    other = BadImages()
+    other.add("c.jpg", "train", "empty")
+    other.read(path)
+    assert other.rows() == [*bad.rows(), ("c.jpg", "train", "empty")]
+    other.read(tmp_path / "not there")
+    path.write_text("something else\n")
+    with pytest.raises(InputError, match="is not a list of bad images"):
+        other.read(path)
+    path.write_text("")
+    with pytest.raises(InputError, match="cannot read"):
+        other.read(path)
+
+
+def test_the_inks_of_the_tests_differ():
+    """Of the tests above: without the inversion the two CMYK files would differ from Pillow."""
+    assert np.ptp(np.array(inks())[..., 3]) > 200
+    assert Image.open(io.BytesIO(KINDS["cmyk jpeg without Adobe's segment"])).mode == "CMYK"
+    assert b"Adobe" not in KINDS["cmyk jpeg without Adobe's segment"]

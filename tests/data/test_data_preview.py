@@ -1,0 +1,207 @@
+import keras
+import numpy as np
+import pytest
+from data_helpers import write_image
+from PIL import Image
+
+from keras_resnet.data import AUGMENTATIONS, IndexedSplit, Transform, open_dataset, raw_images
+from keras_resnet.data.__main__ import main
+from keras_resnet.data.preview import draw_views, few_examples, save_sheet, to_pixels
+from keras_resnet.errors import InputError
+from keras_resnet.preprocessing import Normalization
+
+SOME = Normalization((120.0, 110.0, 100.0), (60.0, 61.0, 62.0))
+PLAIN = Transform(16, normalization=SOME)
+
+
+def test_examples_of_a_folder_are_spread_over_its_classes_and_named_by_their_files(image_folder):
+    dataset = open_dataset(f"folder:{image_folder}")
+    split = dataset.split("train")
+    few, titles = few_examples(split, dataset.class_names, 4, PLAIN)
+    assert titles == ["cats, 00.jpg", "cats, 03.png", "dogs, 01.png", "dogs, 05.png"]
+    assert few.labels().tolist() == [0, 1, 2, 3]
+    chosen = [split.images.tolist().index(path) for path in few.images]
+    assert chosen == [0, 3, 7, 10]
+    assert len(few_examples(split, dataset.class_names, 99, PLAIN)[0]) == len(split)
+
+
+def test_damaged_images_are_left_out(image_folder):
+    dataset = open_dataset(f"folder:{image_folder}")
+    path = image_folder / "cats" / "03.png"
+    path.write_bytes(path.read_bytes()[:60])
+    _, titles = few_examples(dataset.split("train"), dataset.class_names, 4, PLAIN)
+    assert titles == ["cats, 00.jpg", "dogs, 01.png", "dogs, 05.png"]
+
+
+def test_nothing_to_draw_is_one_line(image_folder):
+    dataset = open_dataset(f"folder:{image_folder}")
+    for path in image_folder.glob("*/*g"):
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match="not one of 4 images of the split 'train' can be decoded"):
+        few_examples(dataset.split("train"), dataset.class_names, 4, PLAIN)
+
+
+def test_the_first_examples_of_a_streamed_split(streamed):
+    split = streamed.split("train")
+    few, titles = few_examples(split, streamed.class_names, 3, PLAIN)
+    records = [split.fetch(record) for _, record in split.records().take(3)]
+    assert few.images.tolist() == [image.numpy() for image, _ in records]
+    names = [streamed.class_names[int(label)] for _, label in records]
+    assert titles == [f"{name}, record {index}" for index, name in enumerate(names)]
+
+
+def test_examples_in_memory(pixels):
+    few, titles = few_examples(pixels, tuple(f"c{i}" for i in range(50)), 5, PLAIN)
+    assert titles == [f"c{i}, example {i}" for i in (0, 10, 20, 30, 40)]
+    np.testing.assert_array_equal(few.images, pixels.images[::10])
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_pixels_come_back_from_a_normalization(channels):
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 5, channels), dtype=np.uint8)
+    for normalization in (
+        SOME.for_channels(channels),
+        Normalization(images.mean(0).tolist(), (1.0,) * channels),
+    ):
+        np.testing.assert_array_equal(
+            to_pixels(normalization(images.astype("float32")), normalization), images
+        )
+    bright = np.full((1, 1, 1, channels), 9.0)
+    assert to_pixels(np.concatenate([bright, -bright]), SOME.for_channels(channels)).tolist() == [
+        [[[255] * channels]],
+        [[[0] * channels]],
+    ]
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_each_row_shows_one_image_in_every_epoch(image_folder, data_format, monkeypatch):
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: data_format)
+    dataset = open_dataset(f"folder:{image_folder}")
+    few, _ = few_examples(dataset.split("train"), dataset.class_names, 6, PLAIN)
+    transform = Transform(16, normalization=SOME, augmentation="none")
+    sheet = draw_views(few, transform, seed=3, epochs=range(2, 5))
+    assert sheet.training.shape == (6, 3, 16, 16, 3)
+    seen = next(raw_images(few, transform))[0].round()
+    np.testing.assert_array_equal(sheet.evaluation, seen)
+    for column in range(3):
+        # Half a level may be rounded either way on its way through the normalization.
+        assert np.abs(sheet.training[:, column].astype(int) - seen).max() <= 1
+
+
+def test_draws_follow_from_seed_and_epoch(image_folder):
+    dataset = open_dataset(f"folder:{image_folder}")
+    few, _ = few_examples(dataset.split("train"), dataset.class_names, 3, PLAIN)
+    transform = Transform(16, normalization=SOME, augmentation="inception_jitter")
+    sheet = draw_views(few, transform, 1, range(2))
+    np.testing.assert_array_equal(draw_views(few, transform, 1, range(1, 2)).training, sheet.training[:, 1:])
+    assert (draw_views(few, transform, 2, range(1)).training != sheet.training[:, :1]).mean() > 0.5
+    assert (sheet.training[:, 0] != sheet.training[:, 1]).mean() > 0.5
+
+
+def test_a_sheet_is_drawn_whatever_the_files_are_called(tmp_path):
+    for name in ("a", "b"):
+        for letter in ("$x^$", "\\frac{", "line\nbreak", "長い", "x" * 90):
+            write_image(tmp_path / name / f"{letter}.png", np.full((9, 9, 3), 99, np.uint8))
+    dataset = open_dataset(f"folder:{tmp_path}")
+    few, titles = few_examples(dataset.split("train"), dataset.class_names, 99, PLAIN)
+    assert "a, line\ufffdbreak.png" in titles
+    assert all("\n" not in title for title in titles)
+    sheet = draw_views(few, Transform(8, normalization=SOME), 0, range(1))
+    save_sheet(sheet, titles, "heading $", tmp_path / "sheet.png")
+    assert Image.open(tmp_path / "sheet.png").size[0] > 200
+
+
+def test_gray_inputs_are_drawn(digits, tmp_path):
+    few, titles = few_examples(digits.split("train"), digits.class_names, 2, PLAIN)
+    transform = Transform(8, channels=1, normalization=SOME.for_channels(1), augmentation="pad_crop")
+    save_sheet(draw_views(few, transform, 0, range(2)), titles, "gray", tmp_path / "sheet.png")
+    drawn = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
+    assert (drawn.max(-1) == drawn.min(-1)).all()
+
+
+@pytest.mark.parametrize("name", list(AUGMENTATIONS))
+def test_every_augmentation_can_be_drawn(name):
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+    few = IndexedSplit("train", images, np.arange(3, dtype="int32"))
+    sheet = draw_views(few, Transform(32, normalization=SOME, augmentation=name), 0, range(1))
+    assert sheet.training.shape == (3, 1, 32, 32, 3)
+    assert sheet.training.std() > 20
+
+
+def arguments(**changes):
+    given = {"recipe": "digits", "images": 2, "draws": 2} | changes
+    return ["preview", *(f"--{name}={value}" for name, value in given.items())]
+
+
+def test_the_command_writes_the_same_sheet_again(digits, digits_dir, tmp_path, capsys):
+    written = []
+    for name in ("one.png", "two.png"):
+        main(arguments(data_dir=digits_dir, output=tmp_path / "new" / name))
+        assert capsys.readouterr().out == f"{tmp_path / 'new' / name}: 2 images, 2 draws of each\n"
+        written.append((tmp_path / "new" / name).read_bytes())
+    assert written[0] == written[1]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["one.png", "two.png"]
+    drawn = np.asarray(Image.open(tmp_path / "new" / "one.png"))
+    assert len(np.unique(drawn[..., 0])) > 50
+    main(arguments(data_dir=digits_dir, output=tmp_path / "seed.png", seed=1, augmentation="pad_crop_flip"))
+    assert (tmp_path / "seed.png").read_bytes() != written[0]
+
+
+def test_another_dataset_and_augmentation_than_the_recipes(image_folder, tmp_path):
+    output = tmp_path / "sheet.png"
+    changes = {"recipe": "imagenet_paper", "dataset": f"folder:{image_folder}", "augmentation": "randaugment"}
+    main(arguments(**changes, output=output))
+    assert Image.open(output).size[0] > 3 * 200  # three columns of 224 pixels
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output": "sheet.jpg"}, "--output must end with .png; got sheet.jpg"),
+        ({"images": 0}, "--images must be from 1 to 32; got 0"),
+        ({"draws": 33}, "--draws must be from 1 to 32; got 33"),
+        ({"recipe": "digit"}, "unknown recipe 'digit'; did you mean digits?"),
+        ({"augmentation": "incept"}, "unknown augmentation 'incept'; did you mean inception"),
+        ({"dataset": "folder:/nowhere"}, "there is no folder '/nowhere'"),
+        ({"seed": -1}, "seed and epoch must not be negative: -1, 0"),
+        ({"seed": "x"}, "argument --seed: invalid int value: 'x'"),
+        ({"output": "{file}/sheet.png"}, "file"),
+        ({"sed": 1}, "unrecognized arguments: --sed=1"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(digits, digits_dir, tmp_path, capsys, changes, message):
+    (tmp_path / "file").write_text("no folder")
+    changes = {"data_dir": digits_dir, "output": tmp_path / "sheet.png"} | changes
+    changes["output"] = str(changes["output"]).format(file=tmp_path / "file")
+    with pytest.raises(SystemExit) as caught:
+        main(arguments(**changes))
+    assert caught.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert message in line
+    assert line.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("given", [[], ["preview"], ["prewiev"]])
+def test_a_command_and_its_options_are_required(given, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(given)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_check_ends_with_what_it_found(image_folder, capsys):
+    path = image_folder / "cats" / "03.png"
+    with pytest.raises(SystemExit) as caught:
+        main(["check", str(image_folder)])
+    assert caught.value.code == 0
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(SystemExit) as caught:
+        main(["check", str(image_folder)])
+    assert caught.value.code == 1
+    assert str(path) in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        main(["check", str(image_folder / "nowhere")])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
