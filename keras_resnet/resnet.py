@@ -3,9 +3,11 @@
 import contextlib
 import functools
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import keras
 from keras import layers
@@ -13,6 +15,9 @@ from keras import layers
 from keras_resnet.blocks import BLOCKS, Step, bn_relu, channel_axis, conv, conv_bn, he_normal
 from keras_resnet.config import MODELS, ResNetConfig, get_config
 from keras_resnet.errors import InputError
+
+if TYPE_CHECKING:
+    from keras_resnet.weights import Entry
 
 
 @contextlib.contextmanager
@@ -33,7 +38,7 @@ def build_resnet(
     config: ResNetConfig,
     *,
     include_top: bool = True,
-    weights: str | None = None,
+    weights: "str | os.PathLike | Entry | None" = None,
     input_tensor=None,
     input_shape: tuple | None = None,
     pooling: str | None = None,
@@ -60,7 +65,7 @@ def build_resnet(
             height and width may be None. Default: (size, size, 3) with the network's own size, and
             (None, None, 3) without the top.
         pooling: without the top: None gives the last feature map, "avg" or "max" a vector.
-        classes: width of the classifier. Default: that of a `.weights.h5` of ours, else the config's.
+        classes: width of the classifier. Default: that of a weight file, else the config's.
         classifier_activation: None gives logits. The output is float32 under any dtype policy.
         name: of the model.
         features_only: gives the stages' feature maps as a dictionary, `{"C1": tensor, ...}`, as timm's
@@ -74,17 +79,17 @@ def build_resnet(
     Returns:
         A functional `keras.Model`: float (batch, height, width, channels) to float32 (batch, classes).
         With `weights` that say how their images were prepared, its attribute `preprocess` is the
-        `Preprocessing` that does that.
+        `Preprocessing` that does that, channels last, unless the input is not square.
 
     Raises:
         InputError: an argument is out of its range, or `weights` does not fit the network.
     """
     if classes is None:
         classes = config.classes
-        if weights is not None:
+        if include_top and isinstance(weights, str | os.PathLike):
             from keras_resnet.weights import classes_of
 
-            classes = classes_of(weights) or classes
+            classes = classes_of(weights, config) or classes
     if include_top and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
         raise InputError(f"classes must be a positive integer; got {classes!r}")
     if pooling not in (None, "avg", "max"):
@@ -161,15 +166,17 @@ def _inputs(config, input_tensor, input_shape, include_top):
         if not keras.backend.is_keras_tensor(input_tensor):
             raise InputError(f"input_tensor must be a Keras tensor; got {type(input_tensor).__name__}")
         shape = tuple(input_tensor.shape[1:])
-        if input_shape is not None and tuple(input_shape) != shape:
-            raise InputError(f"input_shape {tuple(input_shape)} differs from input_tensor's shape {shape}")
+        if input_shape is not None and _as_shape(input_shape) != shape:
+            raise InputError(
+                f"input_shape {_as_shape(input_shape)} differs from input_tensor's shape {shape}"
+            )
         x, inputs = input_tensor, keras.utils.get_source_inputs(input_tensor)
         inputs = inputs[0] if len(inputs) == 1 else inputs
     else:
         size = config.input_size if include_top else None
         channels_first = channel_axis() == 1
         default = (3, size, size) if channels_first else (size, size, 3)
-        shape = tuple(default if input_shape is None else input_shape)
+        shape = default if input_shape is None else _as_shape(input_shape)
         x = inputs = None
 
     axis = channel_axis()
@@ -186,6 +193,12 @@ def _inputs(config, input_tensor, input_shape, include_top):
     if inputs is None:
         x = inputs = layers.Input(shape, name="images")
     return inputs, x
+
+
+def _as_shape(input_shape) -> tuple:
+    if not isinstance(input_shape, Sequence):
+        raise InputError(f"input_shape must be (height, width, channels); got {input_shape!r}")
+    return tuple(input_shape)
 
 
 def _stem(x, config):
@@ -217,7 +230,10 @@ def feature_maps(model: keras.Model) -> dict:
     Raises:
         InputError: the model is not one of this package's.
     """
-    return {name: tensor for name, tensor in _all_maps(model).items() if name != "C1"}
+    maps = {name: tensor for name, tensor in _all_maps(model).items() if name != "C1"}
+    if not maps:
+        raise InputError(f"model {model.name!r} has no stages named conv2_block1_out, ...")
+    return maps
 
 
 def _all_maps(model: keras.Model) -> dict:
@@ -232,7 +248,7 @@ def _all_maps(model: keras.Model) -> dict:
             maps["C1"] = layer.output
         elif match := re.fullmatch(rf"conv(\d+)_block\d+_{ending}", layer.name):
             maps[f"C{match[1]}"] = layer.output
-    if len(maps) < 2:
+    if not maps:
         raise InputError(f"model {model.name!r} has no stages named conv2_block1_out, ...")
     if "post_relu" in layer_names:
         maps[list(maps)[-1]] = model.get_layer("post_relu").output
@@ -270,7 +286,7 @@ def freeze(model: keras.Model, upto: str | None) -> keras.Model:
         InputError: there is no such feature map.
     """
     maps = _all_maps(model)
-    if upto is not None and upto not in maps:
+    if upto is not None and (not isinstance(upto, str) or upto not in maps):
         raise InputError(f"freeze takes one of {', '.join(maps)} or None; got {upto!r}")
     with recursion_limit():
         frozen = keras.Model(model.inputs, maps[upto]).layers if upto is not None else []
@@ -348,7 +364,8 @@ def _builder(name: str, function_name: str) -> Callable[..., keras.Model]:
     kind = "Plain" if config.shortcut is None else f"Residual (shortcut option {config.shortcut})"
     build.__doc__ = (
         f"{kind} network, {config.weighted_layers} weighted layers (`{name}`).\n\n"
-        "    Arguments and errors are those of `build_model`; keras.applications' signature.\n    "
+        "    Arguments and errors are those of `build_model`, in keras.applications' order. With a weight\n"
+        "    file and no `classes` the classifier is as wide as the file's.\n    "
     )
     return build
 

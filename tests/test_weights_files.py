@@ -14,7 +14,7 @@ from zoo_networks import images, randomize
 
 from keras_resnet import InputError, build_model
 from keras_resnet.preprocessing import Normalization
-from keras_resnet.weights import ModelSpec, load_weights, read_spec, save_weights
+from keras_resnet.weights import ModelSpec, load_pretrained, load_weights, read_spec, save_weights
 
 SMALL = {"stage_depths": (1, 1), "stage_filters": (8, 12), "stem": "cifar", "shortcut": "B"}
 
@@ -245,13 +245,60 @@ def test_any_flipped_byte_is_refused_or_read(written):
         before = model.get_weights()
         sentence = None
         try:
-            read_spec(path)
-            load_weights(model, path)
+            load_pretrained(model, spec_of().config, path)
         except InputError as error:
             sentence = str(error)
         if sentence is not None:
             assert "\n" not in sentence, position
             assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": 10**13},
+        {"classes": 0},
+        {"overrides": {**SMALL, "stage_filters": (8, 10**6)}},
+        {"overrides": {**SMALL, "stage_depths": (1, 10**6)}},
+    ],
+)
+def test_a_description_out_of_proportion_is_refused_before_anything_is_built(changes, written):
+    with h5py.File(written[1], "r+") as file:
+        fields = json.loads(file.attrs["keras_resnet"])
+        file.attrs["keras_resnet"] = json.dumps({**fields, **changes})
+    with pytest.raises(InputError, match="out of all proportion"):
+        build_model("resnet50", weights=written[1], input_shape=(16, 16, 3), **SMALL)
+
+
+def test_names_from_a_file_are_printed_on_one_line(written):
+    with h5py.File(written[1], "r+") as file:
+        group = file["layers"].create_group("a\nb\x1b[31m/vars")
+        group["0"] = np.zeros(3, "int32")
+    sentence = refusal(shared(), written[1])
+    assert "\x1b" not in sentence
+
+
+def test_a_kernel_without_channels_is_of_another_network(written):
+    with h5py.File(written[1], "r+") as file:
+        del file[KERNEL]
+        file[KERNEL] = np.zeros((3, 3, 0, 8), "float32")
+    with pytest.raises(InputError, match="conv1_conv has shapes 3x3x0x8 in the file"):
+        small(weights=written[1])
+
+
+def test_weights_behind_an_input_tensor(written):
+    """What is put before the network has its own variables and its own inputs."""
+    inputs = [keras.Input((16, 16, 2)), keras.Input((16, 16, 11))]
+    x = keras.layers.Conv2D(3, 1)(keras.layers.Concatenate()(inputs))
+    model = build_model("resnet50", weights=written[1], input_tensor=x, **SMALL)
+    kernel = written[0].get_layer("conv1_conv").get_weights()[0]
+    np.testing.assert_array_equal(model.get_layer("conv1_conv").get_weights()[0], kernel)
+    assert model.preprocess.size == 16
+
+
+def test_no_preprocess_for_an_input_that_is_not_square(written):
+    assert not hasattr(small(weights=written[1], input_shape=(16, 24, 3)), "preprocess")
+    assert small(weights=written[1], input_shape=(None, None, 3)).preprocess.size == 16
 
 
 def test_an_hdf5_file_of_something_else(tmp_path):

@@ -15,11 +15,13 @@ from zoo_networks import images, randomize, relative_difference
 
 from keras_resnet import InputError, build_model, build_resnet
 from keras_resnet.config import get_config
-from keras_resnet.weights import ModelSpec, foreign, read_spec
+from keras_resnet.preprocessing import Normalization
+from keras_resnet.weights import ModelSpec, foreign, read_spec, save_weights
 from keras_resnet.weights.__main__ import convert, main
 from keras_resnet.weights.foreign import load_foreign, read_tensors, torch_names
 
 CLASSES = 7
+KNOWN = Normalization((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
 # Small networks with torchvision's features: a stage without a projection (18), one in every stage (50).
 SMALL = {
     "resnet18": {"stage_depths": (2, 1), "stage_filters": (64, 20), "classes": CLASSES},
@@ -449,13 +451,33 @@ def test_networks_that_keras_applications_lacks(ours, their_file):
     assert "block is 'bottleneck' there" in refusal(model, their_file, get_config("resnet18"))
 
 
+def test_compressed_data_are_refused(their_file, ours, tmp_path):
+    """A file of some kilobytes must not decide about gigabytes."""
+    path = edited(their_file, tmp_path, lambda file: None)
+    with h5py.File(path, "r+") as file:
+        del file["conv1_conv/conv1_conv/kernel:0"]
+        file.create_dataset("conv1_conv/conv1_conv/kernel:0", (7, 7, 3, 64), "f4", compression="gzip")
+    model, config = ours
+    assert "is compressed or was never written" in refusal(model, path, config)
+
+
+def test_a_file_of_our_own_is_not_converted(tmp_path):
+    spec = ModelSpec(
+        "resnet50_v2", {"stage_depths": (1, 1)} | {"stage_filters": (8, 8)}, 5, (64, 64, 3), KNOWN
+    )
+    path = save_weights(spec.build(), tmp_path / "ours.weights.h5", spec)
+    with pytest.raises(InputError, match="is a file of ours already"):
+        convert(str(path), "resnet50_v2", str(tmp_path / "again.weights.h5"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["safetensors", "old", "new"])
 def test_any_damage_is_refused_or_read(kind, tmp_path):
     """It ends in one line or in other numbers, never in a traceback."""
     path = tmp_path / ("m.safetensors" if kind == "safetensors" else "m.weights.h5")
+    model, config = small("resnet18")
     if kind == "safetensors":
-        save_file({f"{n}.weight": np.ones((n, 2), "f4") for n in range(9)}, path)
+        save_file(small_state_dict("resnet18"), path)
     else:
         layers = [keras.layers.Input((8, 8, 3)), keras.layers.Conv2D(2, 1), keras.layers.BatchNormalization()]
         LAYOUTS[kind](keras.Sequential(layers), path)
@@ -467,7 +489,7 @@ def test_any_damage_is_refused_or_read(kind, tmp_path):
             damaged[position] = random.choice([0, 255, random.integers(256)])
         path.write_bytes(damaged)
         try:
-            read_tensors(path)
+            load_foreign(model, path, config)
         except InputError as error:
             sentences.append(str(error))
     assert len(sentences) > 50
@@ -513,8 +535,6 @@ def test_converted_keras_applications_take_rgb(theirs, their_file, tmp_path):
         (["convert"], "required: source, --model, --output"),
         (["convert", "{}", "--model=resnet51", "--output=m.weights.h5"], "did you mean"),
         (["convert", "{}", "--model=resnet18", "--output=m.h5"], "must end with .weights.h5"),
-        (["convert", "{}", "--model=resnet18", "--output=m.weights.h5", "--classes=0"], "at least 1"),
-        (["convert", "{}", "--model=resnet18", "--output=m.weights.h5", "--classes=x"], "invalid int"),
         (["convert", "none.pth", "--model=resnet18", "--output=m.weights.h5"], "does not exist"),
         (["convert", "{}", "--model=plain18", "--output=m.weights.h5"], "shortcut is None"),
         (["convert", "{}", "--model=cifar_resnet20", "--output=m.weights.h5"], "shortcut is 'A'"),

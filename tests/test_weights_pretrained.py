@@ -95,6 +95,33 @@ def test_options_that_name_the_zoos_own_row(fetched):
     assert len(fetched) == 1
 
 
+def test_full_names_and_a_folder_called_imagenet(fetched, monkeypatch, tmp_path):
+    (tmp_path / "imagenet").mkdir()
+    monkeypatch.chdir(tmp_path)
+    photo = np.zeros((300, 400, 3), "uint8")
+    for weights in ("imagenet", "resnet18/torchvision_v1"):
+        model = keras_resnet.ResNet18(weights=weights, input_shape=(32, 32, 3))
+        assert model.preprocess.resize == 37
+        assert preprocess_input(photo, weights, "resnet18").shape == (224, 224, 3)
+    with pytest.raises(InputError, match="weights 'torchvision_v1' are of resnet18"):
+        keras_resnet.ResNet34(weights="resnet18/torchvision_v1")
+
+
+@pytest.mark.parametrize("weights", [5, True, object()])
+def test_what_can_be_no_weights(weights):
+    with pytest.raises(InputError, match="weights is a name of list_weights"):
+        build_model("resnet18", weights=weights, input_shape=(32, 32, 3))
+    with pytest.raises(InputError, match="weights is a name of list_weights"):
+        preprocess_input(np.zeros((8, 8, 3), "uint8"), weights)
+
+
+def test_the_files_own_classes_are_the_default(tmp_path):
+    save_file(state_dict("basic", (2, 2, 2, 2), (64, 128, 256, 512), 5), tmp_path / "m.safetensors")
+    model = keras_resnet.ResNet18(weights=tmp_path / "m.safetensors", input_shape=(32, 32, 3))
+    assert model.output_shape == (None, 5)
+    assert np.any(model.get_layer("predictions").bias.numpy())
+
+
 def test_files_of_other_zoos_by_path(downloaded, tensors):
     model = build_model("resnet18", weights=downloaded, classifier_activation=None, input_shape=(64, 64, 3))
     batch = images(2, 64, 64, 3)

@@ -180,6 +180,7 @@ def test_input_tensor_and_input_shape_must_agree():
             "leaves stage_filters (64, 128, 256, 32) no filters",
         ),
         ({"block": "preactivation", "shortcut": "D"}, "shortcut option A, B, C or None; got 'D'"),
+        ({"input_shape": 32}, "input_shape must be (height, width, channels); got 32"),
         ({"output_stride": 64}, "output_stride must be one of 4, 8, 16, 32; got 64"),
         ({"output_stride": "8"}, "output_stride must be one of"),
         ({"out_indices": (1,)}, "out_indices selects among the maps of features_only=True"),
@@ -393,6 +394,10 @@ def test_freeze_takes_the_names_of_feature_maps():
     model = build_model("cifar_resnet20")
     with pytest.raises(InputError, match="freeze takes one of C1, C2, C3, C4 or None; got 'C5'"):
         freeze(model, "C5")
+    with pytest.raises(InputError, match=r"or None; got \['C1'\]"):
+        freeze(model, ["C1"])
+    stem = build_model("resnet18", features_only=True, out_indices=[0], input_shape=(64, 64, 3))
+    assert freeze(stem, "C1").trainable_weights == []
     features = build_model("resnet50_v2", features_only=True, input_shape=(64, 64, 3))
     freeze(features, "C5")
     assert features.trainable_weights == []

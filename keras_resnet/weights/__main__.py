@@ -21,7 +21,7 @@ from keras_resnet.weights.pretrained import foreign_spec, locate
 from keras_resnet.weights.spec import ModelSpec
 
 
-def convert(source: str, model: str, output: str, classes: int | None = None) -> ModelSpec:
+def convert(source: str, model: str, output: str) -> ModelSpec:
     """Writes another zoo's weights as a file that `build_model(model, weights=output)` reads.
 
     The converted network takes red, green, blue, also where its source takes the opposite.
@@ -30,7 +30,6 @@ def convert(source: str, model: str, output: str, classes: int | None = None) ->
         source: a file that `read_tensors` reads, or the name of an entry of the model.
         model: a name of `list_models()`.
         output: ends with `.weights.h5`.
-        classes: that the file must have. Default: whatever it has.
 
     Returns:
         What the file now says about itself.
@@ -42,11 +41,9 @@ def convert(source: str, model: str, output: str, classes: int | None = None) ->
     config = get_config(model)
     if not str(output).endswith(".weights.h5"):
         raise InputError(f"--output must end with .weights.h5; got {output}")
-    if classes is not None and classes < 1:
-        raise InputError(f"--classes must be at least 1; got {classes}")
     path, entry = locate(source, config)
     kind, tensors = read_tensors(path)
-    spec = foreign_spec(model, kind, classes or count_classes(tensors), entry)
+    spec = foreign_spec(model, kind, count_classes(tensors), entry)
     network = spec.build()
     assign_tensors(network, kind, tensors, config, source)
     save_weights(network, output, spec)
@@ -101,7 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("source", help=source)
     command.add_argument("--model", required=True, help=network)
     command.add_argument("--output", required=True, help="file to write; ends with .weights.h5")
-    command.add_argument("--classes", type=int, help="width of the last layer; default: the file's")
     command = commands.add_parser("compare", help="run weights in their own framework and in ours")
     command.add_argument("source", help=source)
     command.add_argument("--model", required=True, help=network)
@@ -111,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             list_weights(given.model)  # refuses an unknown name
             print(markdown_table(HEADER, entry_rows(given.model)))
         elif given.command == "convert":
-            spec = convert(given.source, given.model, given.output, given.classes)
+            spec = convert(given.source, given.model, given.output)
             print(f"{Path(given.output)}: {spec.model}, {spec.classes} classes")
         else:
             framework, difference = compare(given.source, given.model)

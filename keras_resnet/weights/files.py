@@ -1,6 +1,7 @@
 """Our own `.weights.h5`: Keras' format, described, written whole or not at all, and read safely."""
 
 import contextlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from keras_resnet.weights.transfer import (
     adapt_stem,
     differs_in_channels,
     differs_in_classes,
+    own_layers,
     stem_of,
 )
 
@@ -93,7 +95,7 @@ def open_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
     except InputError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is truncated or damaged ({error})") from None
+        raise InputError(f"{path} is truncated or damaged ({one_line(error)})") from None
 
 
 def read_spec(path: str | os.PathLike) -> ModelSpec | None:
@@ -122,7 +124,8 @@ def load_weights(model: keras.Model, path: str | os.PathLike, *, transfer: bool 
         model: of `build_resnet`.
         path: the file.
         transfer: whether the model may lack the file's classifier or have one of other classes, which
-            stays as it is then, and may take another number of channels (see `transfer.adapt_stem`).
+            stays as it is then, may take another number of channels (see `transfer.adapt_stem`), and may
+            have layers of others before it.
 
     Raises:
         InputError: the file is missing, not HDF5, damaged, or of another network; the message names
@@ -132,7 +135,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike, *, transfer: bool 
     with open_hdf5(path) as file:
         groups = _layer_groups(file, path)
         values = []
-        for layer in model.layers:
+        for layer in own_layers(model) if transfer else model.layers:
             stored = groups.pop(layer.name, [])
             if layer.weights and not stored:
                 raise InputError(f"{path} has no weights for layer {layer.name} of {model.name}")
@@ -154,7 +157,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike, *, transfer: bool 
             groups.pop(HEAD, None)
         if left := [name for name, stored in groups.items() if stored]:
             raise InputError(
-                f"{path} is of another network: its layer {left[0]} "
+                f"{path} is of another network: its layer {one_line(left[0])} "
                 f"({len(left)} in all) is not in {model.name}"
             )
     for weight, value in values:
@@ -182,7 +185,7 @@ def _layer_groups(file: h5py.File, path) -> dict[str, list[h5py.Dataset]]:
         datasets = [_hard(variables, str(index), path) for index in range(len(variables))]
         for dataset in datasets:
             if not _is_weight(dataset):
-                raise InputError(f"{path} holds something that is no weight at {key}")
+                raise InputError(f"{path} holds something that is no weight at {one_line(key)}")
         groups[str(variables.attrs.get("name", key))] = datasets
     if not groups:
         raise InputError(f"{path} is not a Keras .weights.h5 file: it has no layers")
@@ -195,6 +198,9 @@ def _is_bfloat16(dataset: h5py.Dataset) -> bool:
 
 
 def _read(dataset: h5py.Dataset) -> np.ndarray:
+    # A compressed file of some kilobytes may stand for any amount of memory; Keras compresses nothing.
+    if dataset.id.get_storage_size() < math.prod(dataset.shape) * dataset.dtype.itemsize:
+        raise InputError(f"{one_line(dataset.name)} of the weight file is compressed or was never written")
     return dataset[...].view(ml_dtypes.bfloat16) if _is_bfloat16(dataset) else dataset[...]
 
 
@@ -204,8 +210,13 @@ def _hard(group: h5py.Group, name: str, path):
     if not links.exists(key):
         return None
     if links.get_info(key).type != h5py.h5l.TYPE_HARD:
-        raise InputError(f"{path} has a link out of the file at {name}; links are not followed")
+        raise InputError(f"{path} has a link out of the file at {one_line(name)}; links are not followed")
     return group[name]
+
+
+def one_line(text: object) -> str:
+    """What a file says, fit for a message: printable, on one line, not endless."""
+    return " ".join(str(text).encode("unicode_escape").decode("ascii")[:200].split())
 
 
 def _spell(shapes) -> str:

@@ -16,12 +16,21 @@ import numpy as np
 from keras_resnet.config import ResNetConfig
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Normalization, Preprocessing, usual_resize
-from keras_resnet.weights.files import _hard, _is_weight, _layer_groups, _read, open_hdf5, read_attribute
+from keras_resnet.weights.files import (
+    _hard,
+    _is_weight,
+    _layer_groups,
+    _read,
+    one_line,
+    open_hdf5,
+    read_attribute,
+)
 from keras_resnet.weights.transfer import (
     HEAD,
     adapt_stem,
     differs_in_channels,
     differs_in_classes,
+    own_layers,
     stem_of,
 )
 
@@ -267,7 +276,7 @@ class _Budget:
             count *= int(size)
         self.left -= count
         if self.left < 0:
-            raise InputError(f"{self.path} is too large: over {MAX_ELEMENTS} elements at {_one_line(name)}")
+            raise InputError(f"{self.path} is too large: over {MAX_ELEMENTS} elements at {one_line(name)}")
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -284,7 +293,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is truncated or damaged ({_one_line(error)})") from None
+        raise InputError(f"{path} is truncated or damaged ({one_line(error)})") from None
     return tensors
 
 
@@ -304,7 +313,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         # Its advice is to switch the safe reader off; what it names is what somebody has to leave out.
         named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         reason = named[1] if named else str(error).split("\n")[0].split(". ")[0] or type(error).__name__
-        reason = _one_line(reason)
+        reason = one_line(reason)
         raise InputError(f"{path} is damaged, or holds more than tensors ({reason})") from None
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -315,14 +324,14 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     tensors, budget = {}, _Budget(path)
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise InputError(f"{path} holds something that is no weight at {_one_line(name)}")
+            raise InputError(f"{path} holds something that is no weight at {one_line(name)}")
         budget.take(name, tensor.shape)
         try:
             if tensor.dtype == torch.bfloat16:
                 tensor = tensor.float()  # NumPy knows no such type
             tensors[name] = tensor.detach().numpy()
         except (TypeError, RuntimeError) as error:  # sparse, quantized, without storage, ...
-            raise InputError(f"{path}: {_one_line(name)} is no plain tensor ({_one_line(error)})") from None
+            raise InputError(f"{path}: {one_line(name)} is no plain tensor ({one_line(error)})") from None
     return tensors
 
 
@@ -337,10 +346,12 @@ def _strip_prefix(tensors: dict[str, np.ndarray], path: Path) -> dict[str, np.nd
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
     tensors, budget = {}, _Budget(path)
     with open_hdf5(path) as file:
+        if read_attribute(file) is not None:
+            raise InputError(f"{path} is a file of ours already, which networks take as it is")
         pairs = _new_layout(file, path) if "layers" in file else _old_layout(file, path)
         for name, dataset in pairs:
             if name in tensors:
-                raise InputError(f"{path} has {_one_line(name)} twice")
+                raise InputError(f"{path} has {one_line(name)} twice")
             budget.take(name, dataset.shape)
             tensors[name] = _read(dataset)
     if not tensors:
@@ -370,7 +381,7 @@ def _old_layout(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset
             for part in filter(None, name.split("/")):
                 dataset = _hard(dataset, part, path) if isinstance(dataset, h5py.Group) else None
             if not _is_weight(dataset):
-                raise InputError(f"{path} holds something that is no weight at {_one_line(layer)}")
+                raise InputError(f"{path} holds something that is no weight at {one_line(layer)}")
             yield f"{layer}/{name.split('/')[-1].removesuffix(':0')}", dataset
 
 
@@ -451,7 +462,8 @@ def assign_tensors(
         table = applications_names(config)
         _rename_top(tensors)
 
-    variables = {(layer.name, v.name): v for layer in model.layers for v in layer.weights}
+    layers = own_layers(model) if transfer else model.layers
+    variables = {(layer.name, v.name): v for layer in layers for v in layer.weights}
     stem = (stem_of(model), "kernel")
     unused, missing, misshapen = dict.fromkeys(tensors), [], []
     if transfer and _head_differs(table, tensors, variables):
@@ -522,12 +534,7 @@ def _told_classes(tensors, variables) -> str:
 
 def _few(items: list[str], count: int = 3) -> str:
     more = f" and {len(items) - count} more" if len(items) > count else ""
-    return ", ".join(_one_line(item) for item in items[:count]) + more
-
-
-def _one_line(text: object) -> str:
-    """What a file says, fit for a message: printable, on one line, not endless."""
-    return " ".join(str(text).encode("unicode_escape").decode("ascii")[:200].split())
+    return ", ".join(one_line(item) for item in items[:count]) + more
 
 
 def _spell(shape: Iterable[int]) -> str:

@@ -4,12 +4,13 @@ import os
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from keras_resnet.config import MODELS, ResNetConfig, get_config
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.weights.download import fetch
-from keras_resnet.weights.entries import Entry, find_entries, get_entry
+from keras_resnet.weights.entries import Entry, find_entries, get_entry, list_weights
 from keras_resnet.weights.files import load_weights, read_spec
 from keras_resnet.weights.foreign import (
     HDF5,
@@ -22,6 +23,7 @@ from keras_resnet.weights.foreign import (
 )
 from keras_resnet.weights.labels import labels
 from keras_resnet.weights.spec import ModelSpec
+from keras_resnet.weights.transfer import own_layers
 
 
 def load_pretrained(
@@ -42,6 +44,7 @@ def load_pretrained(
     Raises:
         InputError: there is no such entry or file, it cannot be fetched, or it does not fit.
     """
+    check_kind(weights)
     path, entry = locate(weights, config)
     if path.suffix in HDF5 and not is_applications(path, config):
         spec = read_spec(path)
@@ -65,19 +68,27 @@ def locate(weights: str | os.PathLike | Entry, config: ResNetConfig) -> tuple[Pa
     Raises:
         InputError: there is no such entry, it is of another network, or it cannot be fetched.
     """
-    if not (isinstance(weights, Entry) or _is_name(weights)):
+    if isinstance(weights, Entry):
+        entry = weights
+    elif weights in list_weights():
+        entry = _entry_of_full_name(weights)
+    elif _is_name(weights):
+        entry = get_entry(weights, _zoo_name(config, weights))
+    else:
         return Path(weights), None
-    entry = weights if isinstance(weights, Entry) else get_entry(weights, _zoo_name(config, weights))
     _check_architecture(entry, config)
     return fetch(entry.url, entry.digest), entry
 
 
-def classes_of(weights: str | os.PathLike | Entry) -> int | None:
-    """The number of classes that a file of our own says it has; None for all other weights."""
-    if isinstance(weights, Entry) or Path(weights).suffix not in HDF5 or not Path(weights).is_file():
+def classes_of(weights: str | os.PathLike, config: ResNetConfig) -> int | None:
+    """The number of classes of a file; None if there is no such file, or it does not say."""
+    path = Path(weights)
+    if not path.is_file():
         return None
-    spec = read_spec(weights)
-    return None if spec is None else spec.classes
+    if path.suffix in HDF5 and not is_applications(path, config):
+        spec = read_spec(path)
+        return None if spec is None else spec.classes
+    return count_classes(read_tensors(path)[1])
 
 
 def spec_of(weights: str | os.PathLike | Entry, model: str) -> ModelSpec:
@@ -134,6 +145,9 @@ def preprocessing_of(weights: str | os.PathLike | Entry, model: str | None = Non
     """
     if isinstance(weights, Entry):
         return weights.preprocessing
+    check_kind(weights)
+    if weights in list_weights():
+        return _entry_of_full_name(weights).preprocessing
     if not _is_name(weights):
         if Path(weights).suffix not in HDF5:
             raise InputError(f"{weights} does not say how images are prepared; use the model's `preprocess`")
@@ -151,8 +165,8 @@ def preprocessing_of(weights: str | os.PathLike | Entry, model: str | None = Non
 
 
 def preprocess_input(
-    x, weights: str | os.PathLike | Entry = "imagenet", model: str | None = None, crop: bool = True
-):
+    x, weights: str | os.PathLike | Entry, model: str | None = None, crop: bool = True
+) -> np.ndarray:
     """Prepares images as the evaluation of published weights did.
 
     Args:
@@ -172,11 +186,23 @@ def preprocess_input(
     return preprocessing_of(weights, model)(x, crop=crop)
 
 
+def check_kind(weights: object) -> None:
+    """Raises `InputError` for what can be neither an entry, nor a name, nor a path."""
+    if not isinstance(weights, str | os.PathLike | Entry):
+        raise InputError(f"weights is a name of list_weights(), a path or an Entry; got {weights!r}")
+
+
+def _entry_of_full_name(name: str) -> Entry:
+    """Of "resnet50_v1_5/torchvision_v2", as `list_weights()` has it."""
+    model, name = name.split("/")
+    return get_entry(name, model)
+
+
 def _is_name(weights: object) -> bool:
     """Whether it can only be an entry's name: a word without a file's ending, and no file."""
     return (
         isinstance(weights, str)
-        and not os.path.lexists(weights)
+        and not os.path.isfile(weights)  # a folder of images may well be called imagenet
         and os.sep not in weights
         and Path(weights).suffix not in SUFFIXES
     )
@@ -199,15 +225,16 @@ def _check_architecture(entry: Entry, config: ResNetConfig) -> None:
             )
 
 
-def _for_input(preprocessing: Preprocessing, model: keras.Model) -> Preprocessing:
-    """The same for the model's own input: another size, other channels."""
-    shape = tuple(model.input_shape[1:])
+def _for_input(preprocessing: Preprocessing, model: keras.Model) -> Preprocessing | None:
+    """The same for the network's own input: another size, other channels. None if it is not square."""
+    shape = tuple(own_layers(model)[0].input.shape[1:])
     if keras.config.image_data_format() == "channels_first":
         shape = (*shape[1:], shape[0])
     height, width, channels = shape
-    per_pixel = len(preprocessing.normalization.shape) == 3
-    if height is not None and height == width != preprocessing.size and not per_pixel:
+    if height != width:
+        return None
+    if len(preprocessing.normalization.shape) == 3:
+        return preprocessing
+    if height not in (None, preprocessing.size):
         preprocessing = preprocessing.for_size(height)
-    if not per_pixel:
-        preprocessing = preprocessing.for_channels(channels)
-    return preprocessing
+    return preprocessing.for_channels(channels)

@@ -69,6 +69,12 @@ class ModelSpec:
         return Preprocessing(self.input_shape[0], self.resize, self.interpolation, self.normalization)
 
     @property
+    def is_in_proportion(self) -> bool:
+        """Whether the network may be built: what a file says must not decide about the memory."""
+        sizes = (*self.config.stage_filters, *self.config.stage_depths, self.config.width_per_group)
+        return 1 <= self.classes <= 2**20 and max(sizes) <= 2**12 and self.config.groups <= 2**10
+
+    @property
     def config(self) -> ResNetConfig:
         """The network's config."""
         return get_config(self.model, **self.overrides)
@@ -112,6 +118,8 @@ class ModelSpec:
                 interpolation=fields.get("interpolation", "bilinear"),
             )
             known = spec.model in MODELS
+            if known and not spec.is_in_proportion:
+                raise ValueError("it asks for a network out of all proportion")
             if known and len(spec.input_shape) == 3:
                 # Older files do not say it.
                 usual = _usual_resize(spec.config, spec.input_shape[0])
