@@ -166,11 +166,12 @@ def load_weights(model: keras.Model, path: str | os.PathLike, *, transfer: bool 
 
 def _is_weight(dataset: object) -> bool:
     """Whether it is a dataset of floats whose data lie in the file itself."""
-    return (
-        isinstance(dataset, h5py.Dataset)
-        and (dataset.dtype.kind == "f" or _is_bfloat16(dataset))
-        and not (dataset.is_virtual or dataset.external)
-    )
+    if not isinstance(dataset, h5py.Dataset):
+        return False
+    # h5py's own properties ask the library anew each time, and networks have a thousand of them.
+    layout = dataset.id.get_create_plist()
+    elsewhere = layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count()
+    return not elsewhere and (dataset.dtype.kind == "f" or _is_bfloat16(dataset))
 
 
 def _layer_groups(file: h5py.File, path) -> dict[str, list[h5py.Dataset]]:
@@ -211,7 +212,9 @@ def _hard(group: h5py.Group, name: str, path):
         return None
     if links.get_info(key).type != h5py.h5l.TYPE_HARD:
         raise InputError(f"{path} has a link out of the file at {one_line(name)}; links are not followed")
-    return group[name]
+    found = h5py.h5o.open(group.id, key)
+    kinds = {h5py.h5g.GroupID: h5py.Group, h5py.h5d.DatasetID: h5py.Dataset}
+    return kinds[type(found)](found) if type(found) in kinds else None
 
 
 def one_line(text: object) -> str:
