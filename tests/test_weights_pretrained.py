@@ -7,7 +7,9 @@ import sys
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
+from sklearn.datasets import load_sample_images
 from torch_files import state_dict, torch_forward
 from zoo_networks import images, randomize, relative_difference
 
@@ -154,6 +156,28 @@ def test_keras_applications_with_their_own_preprocessing(name, theirs, module, e
         assert (name, ending) == ("resnet50_v2", "m.weights.h5")
         prepared = preprocess_input(pixels, "keras_applications", "resnet50_v2", crop=False)
     assert relative_difference(model(prepared), expected) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["", "V2"])
+@pytest.mark.parametrize("depth", [50, 101, 152])
+def test_every_network_of_keras_applications_on_photos(depth, version, tmp_path):
+    """At full size, with random statistics, in the format of the published files."""
+    theirs = randomize(getattr(keras.applications, f"ResNet{depth}{version}")(weights=None))
+    for layer in theirs.layers:  # fifty blocks of random statistics would leave nothing of the photo
+        last = layer.name.endswith("_3_bn" if not version else "_preact_bn")
+        if last:
+            layer.gamma.assign(0.3 * layer.gamma)
+    theirs.layers[-1].activation = keras.activations.linear
+    theirs.save(tmp_path / "theirs.h5")
+    name = f"resnet{depth}" + ("_v2" if version else "")
+    model = build_model(name, weights=tmp_path / "theirs.h5", classifier_activation=None)
+    photos = load_sample_images().images
+    module = keras.applications.resnet_v2 if version else keras.applications.resnet
+    views = [np.asarray(Image.fromarray(photo).resize((224, 224)), "float32") for photo in photos]
+    expected = theirs(module.preprocess_input(np.stack(views)))
+    got = model(model.preprocess(np.stack(views), crop=False))
+    assert relative_difference(got, expected) < 1e-4
 
 
 def test_preprocess_input(tmp_path):

@@ -100,6 +100,24 @@ def test_a_recipe_takes_steps_on_its_own_dataset_under_two_devices(tmp_path, nam
         assert spec.normalization.std == (1, 1, 1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["imagenet_paper", "imagenet_modern"])
+def test_twenty_steps_that_break_off_inside_an_epoch_end_with_the_same_bytes(tmp_path, name, break_off):
+    write_imagenet(tmp_path / "tfds")
+    small = {"stage_depths": (1, 1), "stage_filters": (64, 72)}
+    changes = {"model": "resnet18", "model_overrides": small, "image_size": 64, "batch_size": 2}
+    recipe = get_recipe(name).replace(**changes, steps=20, reestimate_batches=2)
+    machine = Machine(strategy="mirrored", data_dir=str(tmp_path / "tfds"), checkpoint_every=1)
+    train(recipe, tmp_path / "whole", machine)
+    epoch_steps = int((tmp_path / "whole" / "history.csv").read_text().splitlines()[1].split(",")[1])
+    assert 1 < epoch_steps < 20
+    with break_off(epoch_steps + 1):
+        train(recipe, tmp_path / "broken", machine)
+    train(recipe, tmp_path / "broken", machine)
+    files = [(tmp_path / run / "model.weights.h5").read_bytes() for run in ("whole", "broken")]
+    assert files[0] == files[1]
+
+
 def test_finetune_on_its_own_dataset_from_published_weights(tmp_path, monkeypatch):
     write_imagenette(tmp_path / "tfds")
     theirs = write_torchvision(tmp_path / "resnet18.safetensors", "resnet18")
