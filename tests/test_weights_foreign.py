@@ -475,9 +475,8 @@ def test_a_file_of_our_own_is_not_converted(tmp_path):
 def test_any_damage_is_refused_or_read(kind, tmp_path):
     """It ends in one line or in other numbers, never in a traceback."""
     path = tmp_path / ("m.safetensors" if kind == "safetensors" else "m.weights.h5")
-    model, config = small("resnet18")
     if kind == "safetensors":
-        save_file(small_state_dict("resnet18"), path)
+        save_file({f"{n}.weight": np.ones((n, 2), "f4") for n in range(9)}, path)
     else:
         layers = [keras.layers.Input((8, 8, 3)), keras.layers.Conv2D(2, 1), keras.layers.BatchNormalization()]
         LAYOUTS[kind](keras.Sequential(layers), path)
@@ -489,7 +488,7 @@ def test_any_damage_is_refused_or_read(kind, tmp_path):
             damaged[position] = random.choice([0, 255, random.integers(256)])
         path.write_bytes(damaged)
         try:
-            load_foreign(model, path, config)
+            read_tensors(path)
         except InputError as error:
             sentences.append(str(error))
     assert len(sentences) > 50
