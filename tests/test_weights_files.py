@@ -232,6 +232,21 @@ def test_truncated(length, written):
         read_spec(path)
 
 
+def test_a_heap_of_strings_without_an_end_is_refused(written):
+    """The HDF5 library would never come back from it: a free object of size 0 (seen with 1.14.6)."""
+    _, path = written
+    content = bytearray(path.read_bytes())
+    position, end = content.index(b"GCOL"), content.index(b"GCOL") + 4096
+    position += 16
+    while index := int.from_bytes(content[position : position + 2], "little"):
+        position += 16 + -(-int.from_bytes(content[position + 8 : position + 16], "little") // 8) * 8
+    assert index == 0 < int.from_bytes(content[position + 8 : position + 16], "little") <= end - position
+    content[position + 8 : position + 16] = bytes(8)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="heap of strings has no end"):
+        read_spec(path)
+
+
 @pytest.mark.slow
 def test_any_flipped_byte_is_refused_or_read(written):
     """Damage ends in one line or in other numbers, never in a traceback."""

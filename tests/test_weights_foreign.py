@@ -478,7 +478,8 @@ def test_any_damage_is_refused_or_read(kind, tmp_path):
     if kind == "safetensors":
         save_file({f"{n}.weight": np.ones((n, 2), "f4") for n in range(9)}, path)
     else:
-        layers = [keras.layers.Input((8, 8, 3)), keras.layers.Conv2D(2, 1), keras.layers.BatchNormalization()]
+        conv, bn = keras.layers.Conv2D(2, 1, name="conv"), keras.layers.BatchNormalization(name="bn")
+        layers = [keras.layers.Input((8, 8, 3)), conv, bn]
         LAYOUTS[kind](keras.Sequential(layers), path)
     whole, random = path.read_bytes(), np.random.default_rng(0)
     sentences = []
