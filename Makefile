@@ -11,10 +11,10 @@ DEMO := runs/digits-cifar_resnet20
 demo: $(VENV)/installed  ## Train on the embedded digits, export, verify, show a table.
 	$(BIN)/python train_main.py --recipe=digits --workdir=$(DEMO) --export=saved_model,tflite,onnx
 
-test: $(VENV)/installed  ## Every test but the slow ones.
+test: $(VENV)/installed $(VENV)/browser  ## Every test but the slow ones.
 	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network and not torch" $(ARGS)
 
-test-slow: $(VENV)/installed  ## Kills, several processes, big exports, fuzzing.
+test-slow: $(VENV)/installed $(VENV)/browser  ## Kills, several processes, big exports, fuzzing.
 	$(BIN)/python -m pytest -m "slow and not torch" $(ARGS)
 
 test-torch: $(VENV)/torch-installed  ## Against torchvision's and timm's own networks, and Keras on torch.
@@ -41,6 +41,11 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 $(VENV)/torch-installed: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[torch]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps torchvision timm
+	touch $@
+
+# The pages are tested in a real browser, which is no Python package.
+$(VENV)/browser: tests/experiments/install_browser.sh | $(VENV)/installed
+	sh tests/experiments/install_browser.sh
 	touch $@
 
 clean:

@@ -36,6 +36,7 @@ flags.DEFINE_integer("keep", 2, "Checkpoints kept.")
 flags.DEFINE_integer("steps_per_call", 1, "Steps in one call of the compiled graph.")
 flags.DEFINE_integer("accumulate", 1, "Parts in which a replica's batch is worked off, to save memory.")
 flags.DEFINE_bool("jit", False, "Compile the steps with XLA.")
+flags.DEFINE_bool("remat", False, "Compute activations twice instead of keeping them, to save memory.")
 flags.DEFINE_bool("sync_batch_norm", False, "Take batch statistics over all replicas.")
 flags.DEFINE_integer("max_bad_images", 100, "Images that cannot be decoded before the run stops.")
 flags.DEFINE_float("worker_timeout", 300, "Seconds to wait for other workers.")
@@ -57,7 +58,7 @@ def main() -> int:
     recipe = _recipe()
     workdir = FLAGS.workdir or os.path.join("runs", f"{FLAGS.recipe}-{recipe.model}")
     names = ("strategy", "precision", "seed", "data_dir", "checkpoint_every", "keep", "steps_per_call")
-    names += ("accumulate", "jit", "sync_batch_norm", "max_bad_images", "worker_timeout")
+    names += ("accumulate", "jit", "remat", "sync_batch_norm", "max_bad_images", "worker_timeout")
     machine = Machine(**{name: FLAGS[name].value for name in names})
     if FLAGS.export:
         from export import check_formats

@@ -56,25 +56,30 @@ def conv(x, filters: int, kernel_size: int, strides: int, name: str, *, dilation
     )(x)
 
 
-def bn_relu(x, name: str, relu: bool = True):
+def bn_relu(x, config: ResNetConfig, name: str, relu: bool = True):
     """Batch normalization and, by default, ReLU; the layers are called `{name}_bn` and `{name}_relu`."""
-    x = BatchNormalization(channel_axis(), momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
+    if config.batch_norm:
+        x = BatchNormalization(channel_axis(), momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
     return layers.Activation("relu", name=f"{name}_relu")(x) if relu else x
 
 
-def conv_bn(x, filters: int, kernel_size: int, strides: int, name: str, relu: bool = True, **kwargs):
-    """Convolution without bias, batch normalization and, by default, ReLU (section 3.4); see `conv`."""
-    return bn_relu(conv(x, filters, kernel_size, strides, name, **kwargs), name, relu)
+def conv_bn(x, filters, kernel_size, strides, config: ResNetConfig, name: str, relu: bool = True, **kwargs):
+    """Convolution, batch normalization and, by default, ReLU (section 3.4); see `conv`.
+
+    The normalization shifts its output anyway; only a network without it has a bias here.
+    """
+    x = conv(x, filters, kernel_size, strides, name, bias=not config.batch_norm, **kwargs)
+    return bn_relu(x, config, name, relu)
 
 
-def shortcut(x, filters: int, strides: int, option: str, name: str, dilated: bool = False):
+def shortcut(x, filters: int, strides: int, config: ResNetConfig, name: str, dilated: bool = False):
     """The shortcut past a block: option A, B or C of section 3.3, or D of "Bag of Tricks".
 
     Args:
         x: the block's input.
         filters: channels of the block's output.
         strides: of the block.
-        option: "A", "B", "C" or "D".
+        config: of the network; it has a shortcut.
         name: the block's name.
         dilated: whether the block would have a stride, but dilates instead. Option D then averages
             the same neighbours without skipping any, as timm does.
@@ -82,8 +87,7 @@ def shortcut(x, filters: int, strides: int, option: str, name: str, dilated: boo
     Raises:
         InputError: option A in a block that has fewer channels than its input.
     """
-    axis = channel_axis()
-    widening = filters - x.shape[axis]
+    option, widening = config.shortcut, filters - x.shape[channel_axis()]
     if option == "D" and (strides > 1 or widening):
         if dilated:
             # timm's pooling without a stride takes the zeros behind the edge into the mean.
@@ -92,9 +96,9 @@ def shortcut(x, filters: int, strides: int, option: str, name: str, dilated: boo
         elif strides > 1:
             # "same" at an odd edge takes the mean of what is there.
             x = layers.AveragePooling2D(2, strides, padding="same", name=f"{name}_0_pool")(x)
-        return conv_bn(x, filters, 1, 1, f"{name}_0", relu=False)
+        return conv_bn(x, filters, 1, 1, config, f"{name}_0", relu=False)
     if option == "C" or (option == "B" and (strides > 1 or widening)):
-        return conv_bn(x, filters, 1, strides, f"{name}_0", relu=False)
+        return conv_bn(x, filters, 1, strides, config, f"{name}_0", relu=False)
     return identity(x, filters, strides, name)
 
 
@@ -145,8 +149,8 @@ class Step:
 
 def basic_block(x, filters: int, step: Step, config: ResNetConfig, name: str):
     """Two 3x3 convolutions (Fig. 5, left); the first carries the stride."""
-    y = conv_bn(x, filters, 3, step.strides, f"{name}_1", dilation=step.dilation_before)
-    y = conv_bn(y, filters, 3, 1, f"{name}_2", relu=False, dilation=step.dilation)
+    y = conv_bn(x, filters, 3, step.strides, config, f"{name}_1", dilation=step.dilation_before)
+    y = conv_bn(y, filters, 3, 1, config, f"{name}_2", relu=False, dilation=step.dilation)
     return _merge(x, y, filters, step, config, name)
 
 
@@ -154,7 +158,7 @@ def bottleneck_block(x, filters: int, step: Step, config: ResNetConfig, name: st
     """1x1, 3x3 and 1x1 convolutions (Fig. 5, right)."""
     width = filters * config.expansion
     y = _narrow(x, filters, step, config, name)
-    y = conv_bn(y, width, 1, 1, f"{name}_3", relu=False)
+    y = conv_bn(y, width, 1, 1, config, f"{name}_3", relu=False)
     return _merge(x, y, width, step, config, name)
 
 
@@ -164,7 +168,7 @@ def preactivation_block(x, filters: int, step: Step, config: ResNetConfig, name:
     What changes the width is projected after the first activation; identities are not activated.
     """
     width = filters * config.expansion
-    active = bn_relu(x, f"{name}_preact")
+    active = bn_relu(x, config, f"{name}_preact")
     y = _narrow(active, filters, step, config, name)
     y = conv(y, width, 1, 1, f"{name}_3", bias=True)
     if config.shortcut is None:
@@ -183,14 +187,14 @@ def _narrow(x, filters, step, config, name):
     """
     filters = config.inner_filters(filters)
     on_3x3 = config.bottleneck_stride == "3x3"
-    x = conv_bn(x, filters, 1, 1 if on_3x3 else step.strides, f"{name}_1")
+    x = conv_bn(x, filters, 1, 1 if on_3x3 else step.strides, config, f"{name}_1")
     strides, dilation = (step.strides, step.dilation_before) if on_3x3 else (1, step.dilation)
-    return conv_bn(x, filters, 3, strides, f"{name}_2", dilation=dilation, groups=config.groups)
+    return conv_bn(x, filters, 3, strides, config, f"{name}_2", dilation=dilation, groups=config.groups)
 
 
 def _merge(x, y, filters, step, config, name):
     if config.shortcut is not None:
-        past = shortcut(x, filters, step.strides, config.shortcut, name, step.dilated)
+        past = shortcut(x, filters, step.strides, config, name, step.dilated)
         y = layers.Add(name=f"{name}_add")([past, y])
     return layers.Activation("relu", name=f"{name}_out")(y)
 

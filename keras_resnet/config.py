@@ -30,6 +30,7 @@ class ResNetConfig:
         groups: of a bottleneck's 3x3 convolution: ResNeXt's cardinality (Xie et al., 2017).
         width_per_group: filters of each of these groups where `stage_filters` is 64; 128 with one
             group makes the wide networks (Zagoruyko and Komodakis, 2016).
+        batch_norm: whether convolutions are normalized; without it each has a bias instead.
         input_size: height and width, in pixels, that the network was designed for.
         classes: the default width of the last layer.
     """
@@ -42,6 +43,7 @@ class ResNetConfig:
     bottleneck_stride: Literal["1x1", "3x3"] = "1x1"
     groups: int = 1
     width_per_group: int = 64
+    batch_norm: bool = True
     input_size: int = 224
     classes: int = 1000
 
@@ -63,6 +65,8 @@ class ResNetConfig:
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{field} must be a positive integer; got {value!r}")
+        if not isinstance(self.batch_norm, bool):
+            raise InputError(f"batch_norm must be True or False; got {self.batch_norm!r}")
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
             raise InputError("groups and width_per_group are a bottleneck's; a basic block has neither")
         if self.block == "preactivation" and self.shortcut == "D":

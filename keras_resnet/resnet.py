@@ -108,7 +108,7 @@ def build_resnet(
             filters = config.stage_filters[stage]
             x = BLOCKS[config.block](x, filters, step, config, f"conv{stage + 2}_block{index + 1}")
         if config.block == "preactivation":
-            x = bn_relu(x, "post")
+            x = bn_relu(x, config, "post")
         if include_top:
             x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
             x = layers.Dense(
@@ -203,17 +203,17 @@ def _as_shape(input_shape) -> tuple:
 
 def _stem(x, config):
     # A pre-activation network normalizes in its first block.
-    last = conv_bn
+    last = functools.partial(conv_bn, config=config)
     if config.block == "preactivation":
         last = functools.partial(conv, bias=True)
     if config.stem == "cifar":
-        return last(x, config.stage_filters[0], 3, 1, "conv1")
+        return last(x, config.stage_filters[0], 3, 1, name="conv1")
     if config.stem == "deep":
-        x = conv_bn(x, 32, 3, 2, "conv1_1")
-        x = conv_bn(x, 32, 3, 1, "conv1_2")
-        x = last(x, 64, 3, 1, "conv1_3")
+        x = conv_bn(x, 32, 3, 2, config, "conv1_1")
+        x = conv_bn(x, 32, 3, 1, config, "conv1_2")
+        x = last(x, 64, 3, 1, name="conv1_3")
     else:
-        x = last(x, 64, 7, 2, "conv1")
+        x = last(x, 64, 7, 2, name="conv1")
     # Zeros after a ReLU pad a maximum as well as minus infinity would; keras.applications pads its
     # pre-activation networks with them, too.
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)

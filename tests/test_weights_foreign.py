@@ -470,6 +470,14 @@ def test_a_file_of_our_own_is_not_converted(tmp_path):
         convert(str(path), "resnet50_v2", str(tmp_path / "again.weights.h5"))
 
 
+def test_a_bare_file_of_a_network_without_normalization_is_our_own(tmp_path):
+    config = get_config("resnet50", **SMALL["resnet50_v1_5"], batch_norm=False)
+    model = build_resnet(config, input_shape=(64, 64, 3), classifier_activation=None)
+    model.save_weights(tmp_path / "m.weights.h5")
+    assert not foreign.is_applications(tmp_path / "m.weights.h5", config)
+    assert foreign.is_applications(tmp_path / "m.weights.h5", get_config("resnet50"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["safetensors", "old", "new"])
 def test_any_damage_is_refused_or_read(kind, tmp_path):

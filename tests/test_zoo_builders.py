@@ -1,5 +1,6 @@
 """The zoo's names, arguments, layers and feature maps; what a network is made of and starts from."""
 
+import dataclasses
 import inspect
 
 import keras
@@ -16,8 +17,8 @@ from zoo_networks import (
 )
 
 import keras_resnet
-from keras_resnet import InputError, build_model, build_resnet, feature_maps, freeze
-from keras_resnet.weights import save_weights
+from keras_resnet import InputError, build_model, build_resnet, complexity, feature_maps, freeze
+from keras_resnet.weights import ModelSpec, save_weights
 
 FUNCTIONS = {
     "resnet18": "ResNet18",
@@ -194,6 +195,8 @@ def test_input_tensor_and_input_shape_must_agree():
         ({"bottleneck_stride": 1}, "bottleneck_stride must be one of"),
         ({"stage_depths": (1, 0, 1, 1)}, "stage_depths must be a tuple of positive integers"),
         ({"stage_depths": (1, 1)}, "differ in length"),
+        ({"batch_norm": 1}, "batch_norm must be True or False; got 1"),
+        ({"batch_norm": "off"}, "batch_norm must be True or False; got 'off'"),
         ({"shortcuts": "A"}, "unknown network option 'shortcuts'; did you mean shortcut"),
         (
             {"shortcut": "A", "stage_filters": (32, 64, 128, 256)},
@@ -428,6 +431,95 @@ def test_he_normal():
         assert abs(kernel.mean()) < 4 * kernel.std() / np.sqrt(kernel.size)
         # A Gaussian has 4.6 % beyond two deviations; Keras' own "he_normal" cuts it off near there.
         assert np.mean(np.abs(kernel) > 2.3 * kernel.std()) == pytest.approx(0.0214, rel=0.15)
+
+
+# Section 4.2's table and section 3.4, with a bias a convolution instead of scales and shifts.
+CIFAR_20_WITHOUT_BATCH_NORM = (
+    (9 * 3 * 16 + 16)
+    + 6 * (9 * 16 * 16 + 16)
+    + (9 * 16 * 32 + 32)
+    + 5 * (9 * 32 * 32 + 32)
+    + (9 * 32 * 64 + 64)
+    + 5 * (9 * 64 * 64 + 64)
+    + (64 * 10 + 10)
+)
+
+
+@pytest.mark.parametrize("name", ["cifar_plain20", "cifar_resnet20"])
+def test_parameters_without_batch_norm(name):
+    model = build_model(name, batch_norm=False)
+    assert complexity(model).parameters == model.count_params() == CIFAR_20_WITHOUT_BATCH_NORM
+    assert model.non_trainable_weights == []
+
+
+@pytest.mark.parametrize("kind", ALL_SMALL)
+def test_layers_without_batch_norm(kind):
+    """What stays keeps its name and its place; every convolution has a bias, of zero at first."""
+    normalized = build_resnet(ALL_SMALL[kind])
+    bare = build_resnet(ALL_SMALL[kind].replace(batch_norm=False))
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in bare.layers)
+    # Where a shortcut and a block meet, the lengths of the two paths decide the order.
+    expected = {layer.name for layer in normalized.layers if not layer.name.endswith("_bn")}
+    assert {layer.name for layer in bare.layers} == expected
+    for layer in bare.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            assert layer.use_bias
+            assert not np.any(layer.bias.numpy())
+            fan_in = np.prod(layer.kernel.shape[:3])
+            spread = np.sqrt(2 / fan_in) / np.sqrt(2 * np.prod(layer.kernel.shape))
+            assert layer.kernel.numpy().std() == pytest.approx(np.sqrt(2 / fan_in), abs=5 * spread)
+
+
+@pytest.mark.parametrize("kind", ALL_SMALL)
+def test_without_batch_norm_is_with_one_that_only_shifts(kind):
+    """A normalization with variance 1 and scale 1 adds what is left of its mean: a bias."""
+    config = ALL_SMALL[kind]
+    bare = randomize(build_resnet(config.replace(batch_norm=False), classifier_activation=None))
+    model = build_resnet(config, classifier_activation=None)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_variance.assign(np.full(layer.gamma.shape, 1 - layer.epsilon))
+            source = layer.input._keras_history[0]
+            if isinstance(source, keras.layers.Conv2D) and not source.use_bias:
+                layer.beta.assign(bare.get_layer(source.name).bias)
+        elif layer.weights:
+            theirs = bare.get_layer(layer.name).weights
+            for variable, value in zip(
+                layer.weights, theirs, strict=not isinstance(layer, keras.layers.Conv2D)
+            ):
+                variable.assign(value)
+    batch = images(2, 32, 32, 3)
+    assert relative_difference(model(batch), bare(batch)) < 1e-5
+
+
+def test_twins_without_batch_norm_have_equal_variables():
+    def variables(name):
+        keras.utils.set_random_seed(4)
+        return build_model(name, batch_norm=False).weights
+
+    for plain, residual in zip(variables("cifar_plain20"), variables("cifar_resnet20"), strict=True):
+        assert plain.path == residual.path
+        np.testing.assert_array_equal(plain.numpy(), residual.numpy())
+
+
+def test_freeze_without_batch_norm():
+    model = freeze(build_model("cifar_resnet20", batch_norm=False), "C3")
+    prefixes = {weight.path.split("_")[0].split("/")[0] for weight in model.trainable_weights}
+    assert prefixes == {"conv4", "predictions"}
+
+
+def test_weights_with_and_without_batch_norm_are_of_different_networks(tmp_path):
+    arguments = {"stage_depths": (1, 1, 1), "stage_filters": (4, 6, 8)}
+    for here in (True, False):
+        model = randomize(build_model("cifar_resnet20", batch_norm=here, **arguments))
+        overrides = arguments if here else {**arguments, "batch_norm": False}
+        spec = dataclasses.replace(ModelSpec.default("cifar_resnet20"), overrides=overrides)
+        path = save_weights(model, tmp_path / "m.weights.h5", spec)
+        again = build_model("cifar_resnet20", batch_norm=here, weights=path, **arguments)
+        batch = images(2, 32, 32, 3)
+        np.testing.assert_array_equal(again(batch), model(batch))
+        with pytest.raises(InputError, match=f"batch_norm is {here} there, {not here} here"):
+            build_model("cifar_resnet20", batch_norm=not here, weights=path, **arguments)
 
 
 @pytest.mark.parametrize("kind", ALL_SMALL)

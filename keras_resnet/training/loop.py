@@ -65,6 +65,7 @@ class Machine:
         steps_per_call: optimizer steps in one call of the compiled graph.
         accumulate: parts in which each replica's batch is worked off, to save memory.
         jit: whether XLA compiles the steps.
+        remat: whether activations are computed again for the gradient instead of kept, to save memory.
         sync_batch_norm: whether batch normalization takes its statistics over all replicas.
         max_bad_images: images that cannot be decoded, and are left out, before the run stops.
         worker_timeout: seconds to wait for other workers.
@@ -79,6 +80,7 @@ class Machine:
     steps_per_call: int = 1
     accumulate: int = 1
     jit: bool = False
+    remat: bool = False
     sync_batch_norm: bool = False
     max_bad_images: int = 100
     worker_timeout: float = 300
@@ -166,6 +168,7 @@ class _Run:
             seed=machine.seed,
             accumulate=machine.accumulate,
             jit=machine.jit,
+            remat=machine.remat,
         )
         self.step = 0
         self.sums = [0.0, 0.0, 0.0]  # loss, correct, count since the epoch began

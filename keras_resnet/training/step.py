@@ -1,5 +1,6 @@
 """One optimizer step and one evaluation step, as TensorFlow graph code run on every replica."""
 
+import functools
 from collections.abc import Callable, Iterator
 
 import keras
@@ -9,6 +10,7 @@ import tensorflow as tf
 from keras_resnet.training import mixing
 from keras_resnet.training.distribution import Distribution
 from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.remat import Rematerialized
 
 # What a training step reports, in this order: sums over the global batch.
 METRICS = ("loss_sum", "correct", "count", "finite", "stopping", "loss_scale")
@@ -36,6 +38,7 @@ class Trainer:
         seed: int,
         accumulate: int = 1,
         jit: bool = False,
+        remat: bool = False,
     ):
         """Makes the optimizer's variables.
 
@@ -46,8 +49,10 @@ class Trainer:
             seed: of mixup and cutmix.
             accumulate: parts that each replica's batch is worked off in.
             jit: whether XLA compiles the steps.
+            remat: whether activations are computed again for the gradient, instead of kept.
         """
         self.model = model
+        self._call = Rematerialized(model, jit) if remat else functools.partial(model, training=True)
         self._recipe = recipe
         self._distribution = distribution
         self._seed = seed
@@ -238,7 +243,7 @@ class Trainer:
         # Nothing is recorded, or kept in memory, for the layers below the first that is trained.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._weights)
-            logits = self.model(images, training=True)
+            logits = self._call(images)
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss_sum = tf.reduce_sum(losses * weights)
             scaled = loss_sum * self._loss_scale

@@ -232,7 +232,8 @@ def is_applications(path: str | os.PathLike, config: ResNetConfig) -> bool:
     with open_hdf5(path) as file:
         if "layers" not in file:
             return True
-        if read_attribute(file) is not None or config.block == "preactivation":
+        # Theirs are normalized throughout.
+        if read_attribute(file) is not None or config.block == "preactivation" or not config.batch_norm:
             return False
         return len(_layer_groups(file, Path(path)).get("conv1_conv", ())) == 2  # with a bias
 

@@ -29,6 +29,7 @@ SMALL_NETWORKS = {
     "bottleneck v1": ("resnet50", SMALL, 48),
     "bottleneck v1.5": ("resnet50_v1_5", SMALL, 48),
     "plain": ("plain18", SMALL, 48),
+    "without batch normalization": ("cifar_resnet20", {**SMALL_CIFAR, "batch_norm": False}, None),
     **LATER_ODD,
 }
 FULL_NETWORKS = {

@@ -1,0 +1,149 @@
+"""The command that all experiments share: flags, the runs, the page."""
+
+import dataclasses
+import importlib.metadata
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from absl import flags
+
+from experiments import cost, page
+from experiments.runs import Outcomes, RunFailed, cores, places, run_all
+from experiments.settings import BUDGETS, DATASETS, Setting, get_setting
+from keras_resnet import InputError, cli
+from keras_resnet.config import MODELS
+from keras_resnet.data import Dataset, open_dataset
+from keras_resnet.training.workdir import write_text
+from keras_resnet.version import __version__
+
+_DATASET = flags.DEFINE_string("dataset", "digits", f"{', '.join(DATASETS)}.")
+_BUDGET = flags.DEFINE_string("budget", "minutes", f"How much is trained: {', '.join(BUDGETS)}.")
+_DEPTHS = flags.DEFINE_list("depths", None, "The ladder, such as 20,32,44,56,110, instead of the budget's.")
+_SEEDS = flags.DEFINE_integer("seeds", None, "Runs of each network, instead of the budget's.")
+_SET = flags.DEFINE_multi_string("set", [], "key=value: a field of the recipe, as for train_main.py.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its datasets.")
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Default: runs/experiments/DATASET-BUDGET.")
+_JOBS = flags.DEFINE_integer("jobs", None, "Runs at once. Default: one a GPU, or one a core.")
+
+
+def run(*experiments: ModuleType, name: str, title: str, lead: str) -> None:
+    """Runs a program that makes one page of the experiments; never returns.
+
+    Args:
+        *experiments: modules with `plan` and `report`.
+        name: of the page's folder.
+        title: of the page.
+        lead: its first paragraph.
+    """
+    cli.run(lambda: _main(experiments, name, title, lead))
+
+
+def setting_from_flags() -> Setting:
+    """The budget's setting, as the flags change it.
+
+    Raises:
+        InputError: a flag is wrong.
+    """
+    setting = get_setting(_DATASET.value, _BUDGET.value)
+    changes = {"data_dir": _DATA_DIR.value, "recipe": setting.recipe.set(_SET.value)}
+    if _DEPTHS.value is not None:
+        changes["depths"] = _depths(_DEPTHS.value)
+    if _SEEDS.value is not None:
+        if _SEEDS.value < 1:
+            raise InputError(f"--seeds must be at least 1; got {_SEEDS.value}")
+        changes["seeds"] = _SEEDS.value
+    if _JOBS.value is not None and _JOBS.value < 1:
+        raise InputError(f"--jobs must be at least 1; got {_JOBS.value}")
+    return dataclasses.replace(setting, **changes)
+
+
+def _depths(texts: Sequence[str]) -> tuple[int, ...]:
+    known = sorted(int(name.removeprefix("cifar_plain")) for name in MODELS if name.startswith("cifar_plain"))
+    depths = tuple(int(text) if text.strip().isdigit() else text for text in texts)
+    if len(depths) < 2 or list(depths) != sorted(set(depths) & set(known)):
+        raise InputError(
+            f"--depths takes two or more of {', '.join(map(str, known))}, rising; got {','.join(texts)}"
+        )
+    return depths
+
+
+def _main(experiments: Sequence[ModuleType], name: str, title: str, lead: str) -> int:
+    begun = time.perf_counter()
+    setting = setting_from_flags()
+    # Refuses what is not there before anything is made.
+    dataset = open_dataset(setting.dataset, setting.data_dir)
+    folder = Path(_OUTPUT_DIR.value or f"runs/experiments/{setting.dataset}-{setting.budget}")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output_dir {folder} is a file")
+    try:
+        runs = [run for experiment in experiments for run in experiment.plan(setting)]
+        outcomes = run_all(runs, folder / "runs", data_dir=setting.data_dir, jobs=_JOBS.value)
+        sections = [experiment.report(setting, outcomes, folder) for experiment in experiments]
+        facts = {
+            **_facts(setting, outcomes, time.perf_counter() - begun),
+            **_sharper(experiments, setting, outcomes, dataset),
+        }
+        path = page.write_page(folder / name / "report.html", title, lead, sections, facts)
+        write_text(path.with_name("README.md"), page.summary_markdown(title, lead, sections, facts))
+    except RunFailed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the runs left checkpoints, and the same command goes on", file=sys.stderr)
+        return 143
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from None
+    for section in sections:
+        print(f"\n{section.title}")
+        for claim in section.claims:
+            print(f"  {claim.verdict:>13}: {claim.statement}")
+            print(f"{'':>17}here: {claim.ours}; paper: {claim.paper}")
+    print(f"\n{path}")
+    return 0
+
+
+def _facts(setting: Setting, outcomes: Outcomes, seconds: float) -> dict[str, str]:
+    recipe = setting.recipe
+    versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "numpy")}
+    return {
+        "command": _command(),
+        "recipe of every run": ", ".join(
+            f"{key} {value}" for key, value in recipe.to_dict().items() if not key.startswith("model")
+        ),
+        "runs": f"{len(outcomes)}, {_duration(sum(outcome.seconds for outcome in outcomes.values()))} of "
+        "training steps in all",
+        "this command took": _duration(seconds),
+        "machine": f"{platform.system()} {platform.machine()}, {cores()} cores",
+        "versions": ", ".join(
+            [f"keras_resnet {__version__}", f"Python {platform.python_version()}"]
+            + [f"{name} {version}" for name, version in versions.items()]
+        ),
+    }
+
+
+def _sharper(experiments, setting: Setting, outcomes: Outcomes, dataset: Dataset) -> dict[str, str]:
+    """What the next budget would take on this machine."""
+    following = BUDGETS[BUDGETS.index(setting.budget) + 1 :]
+    if not following:
+        return {}
+    larger = get_setting(setting.dataset, following[0])
+    runs = [run for experiment in experiments for run in experiment.plan(larger)]
+    hours = cost.hours(runs, dataset, cost.measured_speed(outcomes, dataset), places(_JOBS.value))
+    networks = f"depths {', '.join(map(str, larger.depths))}, {larger.seeds} seeds"
+    return {"a sharper picture": f"--budget={following[0]} ({networks}): about {hours:.1f} h at this speed"}
+
+
+def _command() -> str:
+    module = sys.modules["__main__"].__spec__.name
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

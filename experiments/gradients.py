@@ -1,0 +1,397 @@
+"""Do gradients vanish? Their norm by layer over training, with and without batch normalization."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from experiments import command, figures
+from experiments.claims import FAILS, HOLDS, Claim, Sample, above, all_of
+from experiments.page import Picture, Section, Table
+from experiments.runs import (
+    CLASSES,
+    Outcome,
+    Outcomes,
+    Run,
+    RunFailed,
+    ladder_run,
+    network_images,
+    open_data,
+)
+from experiments.settings import Setting
+from keras_resnet.training import Recipe, checkpoints
+from keras_resnet.weights import ModelSpec
+
+NAME = "gradients"
+TITLE = "Do gradients vanish in a deep plain network?"
+
+# (kind, batch_norm): what a page calls it.
+NETWORKS = {
+    ("plain", True): "plain with BN",
+    ("plain", False): "plain without BN",
+    ("resnet", True): "ResNet with BN",
+    ("resnet", False): "ResNet without BN",
+}
+HEALTHY = 0.1
+"""Gradients are healthy while the first layers' is no smaller than this share of the last layers'."""
+
+_EPOCHS = 10
+_SHOWN = (0, 1, 2, 5, 10)  # epochs
+_IMAGES = 256
+_WARMED = ", and a tenth of it until the training error is below 80 % (section 4.2)"
+_LIMIT = 1e30  # of norms, where they are taken the logarithm of
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """A network at one moment of its training.
+
+    Attributes:
+        epoch: done.
+        norms: of the loss' gradient for each convolution's kernel, in the network's order.
+    """
+
+    epoch: float
+    norms: Sequence[float]
+
+
+# By network: one row of moments a seed.
+Measured = Mapping[tuple[str, bool], Sequence[Sequence[Moment]]]
+
+
+def plan(setting: Setting) -> list[Run]:
+    """The deepest plain and residual net, with and without batch normalization, early in training."""
+    return [_run(setting, *network, seed) for seed in range(setting.seeds) for network in NETWORKS]
+
+
+def report(setting: Setting, outcomes: Outcomes, folder: Path) -> Section:
+    """The norms by layer, over training, and the claims."""
+    del folder
+    depth = setting.depths[-1]
+    runs = {
+        network: [outcomes[_run(setting, *network, seed)] for seed in range(setting.seeds)]
+        for network in NETWORKS
+    }
+    measured = _measure(setting, runs)
+    errors = {network: [run.error("train") for run in found] for network, found in runs.items()}
+    recipe = runs["plain", True][0].run.recipe
+    body = [
+        f"The first {recipe.epochs:g} epochs of the deepest networks, all at the rate "
+        f"{recipe.learning_rate:g}{_WARMED if recipe.error_warmup_rate else ''}. At each moment the gradient "
+        f"of the mean loss over the same {_IMAGES} training images is taken as training takes it: with the "
+        "batch's statistics where there is normalization, and without weight decay.",
+        "Gradients are called healthy here while the first third of the convolutions has at least "
+        f"{HEALTHY:g} of the last third's gradient norm, geometric means of both. What counts is the worst "
+        "moment of a run, among those at which any gradient is left: where no input gets through a network, "
+        "all its convolutions' gradients are zero, which is no matter of the way back.",
+        *_pictures(depth, measured),
+        _table(setting, measured, runs),
+        *_remarks(runs),
+    ]
+    return Section(TITLE, claims(depth, measured, errors), body, NAME)
+
+
+def layer_norms(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How strong the loss' gradient is at each convolution; the model stays as it is.
+
+    Args:
+        model: gives logits.
+        images: float32 (images, height, width, channels), as the model takes them.
+        labels: int (images,).
+
+    Returns:
+        By layer, in the model's order: the Euclidean norm of the gradient of the mean cross entropy for the
+        convolution's kernel. Batch normalization takes the batch's statistics, as in training.
+    """
+    kernels = {
+        layer.name: layer.kernel.value for layer in model.layers if isinstance(layer, keras.layers.Conv2D)
+    }
+    kept = [(variable, variable.numpy()) for variable in model.non_trainable_variables]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(list(kernels.values()))
+        logits = model(images, training=True)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+    for variable, value in kept:
+        variable.assign(value)  # the moving statistics have seen these images
+    gradients = tape.gradient(loss, kernels)
+    return {name: float(tf.norm(tf.cast(gradient, tf.float64))) for name, gradient in gradients.items()}
+
+
+def decay(norms: Sequence[float]) -> float:
+    """How the gradient fares on its way back: the first third's geometric mean over the last third's.
+
+    Args:
+        norms: by layer.
+
+    Returns:
+        The logarithm to base 10: negative where the first layers get less.
+    """
+    return reach(norms) - reach(norms[::-1])
+
+
+def reach(norms: Sequence[float]) -> float:
+    """What is left of the gradient at the first layers: the first third's geometric mean.
+
+    Args:
+        norms: by layer.
+
+    Returns:
+        The logarithm to base 10.
+    """
+    return float(np.mean(_logarithms(norms[: max(1, len(norms) // 3)])))
+
+
+def claims(depth: int, measured: Measured, errors: Mapping[tuple[str, bool], Sequence[float]]) -> list[Claim]:
+    """What is said of gradients, judged by each run's worst moment.
+
+    Args:
+        depth: of the networks.
+        measured: by network.
+        errors: the last training errors in %, by network.
+    """
+    worst = {network: _least(decay, rows) for network, rows in measured.items()}
+    first = {network: _least(reach, rows) for network, rows in measured.items()}
+    least = Sample(float(np.log10(HEALTHY)), 0.0, 1)
+    error = {network: Sample.of(values) for network, values in errors.items()}
+    with_bn, without, residual = ("plain", True), ("plain", False), ("resnet", True)
+    lost = sum(_is_lost(row) for row in measured[with_bn])
+    healthy = all_of([above(worst[with_bn], least), FAILS if lost else HOLDS])
+    return [
+        Claim(
+            f"with batch normalization the gradients of plain-{depth} do not vanish",
+            "checked, and found healthy (section 4.1)",
+            f"first layers over last layers, at worst: {_spell(worst[with_bn])}{_lost(measured[with_bn])}",
+            healthy,
+        ),
+        Claim(
+            f"so vanishing gradients are not why plain-{depth} trains worse than ResNet-{depth}",
+            "the difficulty is unlikely to come from vanishing gradients (section 4.1)",
+            f"training error {error[with_bn]} % against {error[residual]} %, with gradients as above",
+            all_of([healthy, above(error[with_bn], error[residual])]),
+        ),
+        Claim(
+            f"without batch normalization the gradients of plain-{depth} vanish on their way to the first "
+            "layers",
+            "not measured; the usual account of why deep plain networks fail (section 1)",
+            f"first layers over last layers, at worst: {_spell(worst[without])}{_lost(measured[without])}",
+            above(least, worst[without]),
+        ),
+        Claim(
+            f"the gradient that reaches plain-{depth}'s first layers is smaller without batch normalization",
+            "not measured",
+            f"at worst: {_spell(first[without])} against {_spell(first[with_bn])} with it",
+            above(first[with_bn], first[without]),
+        ),
+        Claim(
+            f"without batch normalization plain-{depth} trains worse than with it",
+            "not measured; all networks are normalized (section 3.4)",
+            f"training error {error[without]} % against {error[with_bn]} %",
+            above(error[without], error[with_bn]),
+        ),
+    ]
+
+
+def _run(setting: Setting, kind: str, batch_norm: bool, seed: int) -> Run:
+    """As the ladder's, but short, at one rate, and with every epoch's checkpoint."""
+    ladder = ladder_run(setting, kind, setting.depths[-1], seed)
+    epochs = _EPOCHS if ladder.recipe.steps else min(_EPOCHS, ladder.recipe.epochs)
+    recipe = ladder.recipe.replace(
+        model_overrides={**ladder.recipe.model_overrides, **({} if batch_norm else {"batch_norm": False})},
+        steps=None,
+        epochs=epochs,
+        schedule="constant",
+    )
+    name = f"gradients-{recipe.model}{'' if batch_norm else '-no_bn'}-seed{seed}"
+    return Run(name, recipe, seed, keep=max(1, round(epochs)))
+
+
+def _measure(setting: Setting, runs: Mapping[tuple[str, bool], Sequence[Outcome]]) -> Measured:
+    finished = [run for found in runs.values() for run in found if run.failure is None]
+    if not finished:
+        return {network: [] for network in runs}  # nobody knows how the images were normalized
+    # Equal for all: the dataset and the recipe's part on images are.
+    dataset = open_data(setting)
+    images, labels = network_images(finished[0], dataset, setting.recipe.train_split, _IMAGES)
+    return {network: [_moments(run, images, labels) for run in found] for network, found in runs.items()}
+
+
+def _moments(outcome: Outcome, images: np.ndarray, labels: np.ndarray) -> list[Moment]:
+    """At initialization, and at every shown epoch that a checkpoint is left of."""
+    model = initial_network(outcome.run.recipe, outcome.run.seed)
+    moments = [Moment(0.0, list(layer_norms(model, images, labels).values()))]
+    epochs = {row["step"]: row["epoch"] for row in outcome.history}
+    for path in checkpoints.list_checkpoints(outcome.workdir.checkpoints):
+        try:
+            checkpoint = checkpoints.load(path)
+        except checkpoints.BrokenCheckpoint as error:
+            raise RunFailed(f"{outcome.run.name}: {error}; delete its folder to train it anew") from None
+        if epochs.get(checkpoint.step) in _SHOWN:
+            for variable in model.variables:
+                variable.assign(checkpoint.arrays[f"weights/{variable.path}"])
+            moments.append(Moment(epochs[checkpoint.step], list(layer_norms(model, images, labels).values())))
+    return moments
+
+
+def initial_network(recipe: Recipe, seed: int) -> keras.Model:
+    """The network that a run of the recipe starts from.
+
+    Args:
+        recipe: starts from no weights.
+        seed: of the run.
+    """
+    keras.utils.set_random_seed(seed)
+    spec = dataclasses.replace(
+        ModelSpec.default(recipe.model, CLASSES),
+        overrides=recipe.model_overrides,
+        input_shape=(recipe.image_size, recipe.image_size, recipe.channels),
+    )
+    return spec.build()
+
+
+def _logarithms(norms: Sequence[float]) -> np.ndarray:
+    """To base 10; for what is zero or overflowed, that of a limit."""
+    known = np.nan_to_num(np.asarray(norms, "float64"), nan=_LIMIT, posinf=_LIMIT)
+    return np.log10(np.clip(known, 1 / _LIMIT, _LIMIT))
+
+
+def _living(row: Sequence[Moment]) -> list[Moment]:
+    """The moments of a run at which any convolution gets a gradient."""
+    return [moment for moment in row if np.any(moment.norms)]
+
+
+def _is_lost(row: Sequence[Moment]) -> bool:
+    return len(_living(row)) < len(row)
+
+
+def _least(quantity: Callable[[Sequence[float]], float], rows: Sequence[Sequence[Moment]]) -> Sample:
+    """Over the seeds, the least value in a run."""
+    return Sample.of(min(quantity(moment.norms) for moment in _living(row)) for row in rows if _living(row))
+
+
+def _lost(rows: Sequence[Sequence[Moment]]) -> str:
+    count = sum(map(_is_lost, rows))
+    return f"; in {count} of {len(rows)} runs no layer gets any gradient in the end" if count else ""
+
+
+def _spell(sample: Sample) -> str:
+    if not sample.count:
+        return "not measured"
+    spread = "" if np.isnan(sample.std) else f" (times or divided by {10**sample.std:.2g})"
+    return f"{10**sample.mean:.2g}{spread}"
+
+
+def _table(setting: Setting, measured: Measured, runs: Mapping[tuple[str, bool], Sequence[Outcome]]) -> Table:
+    rows = []
+    for network, name in NETWORKS.items():
+        found = [living for living in map(_living, measured[network]) if living]
+        starts = Sample.of(decay(row[0].norms) for row in found)
+        ends = Sample.of(decay(row[-1].norms) for row in found)
+        firsts = [Sample.of(_logarithms(row[i].norms)[0] for row in found) for i in (0, -1)]
+        error = Sample.of(run.error("train") for run in runs[network])
+        diverged = sum(run.failure is not None for run in runs[network])
+        rows.append(
+            [
+                name,
+                *map(_spell, (starts, _least(decay, found), ends, *firsts)),
+                str(error),
+                f"{diverged} of {len(runs[network])}",
+                f"{sum(map(_is_lost, measured[network]))} of {len(measured[network])}",
+            ]
+        )
+    header = [
+        "network",
+        "first over last layers: at the start",
+        "at worst",
+        "at the end",
+        "first layer's norm: at the start",
+        "at the end",
+        "training error, %",
+        "diverged",
+        "lost all gradients",
+    ]
+    return Table(
+        header,
+        rows,
+        f"{setting.dataset}, {setting.budget}: geometric means over seeds, with the factor of one standard "
+        "deviation. The end is the last measured moment at which there is any gradient.",
+    )
+
+
+def _remarks(runs: Mapping[tuple[str, bool], Sequence[Outcome]]) -> list[str]:
+    lines = [
+        f"{run.run.name}: {run.failure.split('; ')[0]}."
+        for found in runs.values()
+        for run in found
+        if run.failure is not None
+    ]
+    if not lines:
+        return []
+    return ["Runs that diverged count as guessing in the training error. " + " ".join(lines)]
+
+
+def _pictures(depth: int, measured: Measured) -> list[Picture]:
+    """One, unless nothing could be measured."""
+    if not any(measured.values()):
+        return []
+    return [
+        Picture(
+            "gradients-layers",
+            _draw(measured),
+            "Gradient norm against layer at several moments of training, and of the first layer over epochs",
+            f"Norm of the gradient by layer ({depth} layers), mean of the logarithm over seeds; the band is "
+            "one standard deviation. A run is shown as long as it has a gradient, and a finite loss.",
+        )
+    ]
+
+
+def _draw(measured: Measured) -> bytes:
+    figure = figures.new(height=9)
+    grid = figure.add_gridspec(3, 2)
+    first = None
+    for place, (network, name) in enumerate(NETWORKS.items()):
+        axes = first = figure.add_subplot(grid[place // 2, place % 2], sharey=first)
+        for epoch, colour in zip(_SHOWN, figures.colours(len(_SHOWN)), strict=True):
+            moments = [m for row in measured[network] for m in _living(row) if m.epoch == epoch]
+            series = [_logarithms(moment.norms) for moment in moments]
+            label = "at the start" if epoch == 0 else f"epoch {epoch}"
+            figures.band(axes, range(1, len(series[0]) + 1 if series else 1), series, "-", colour, label)
+        axes.set_title(name)
+        axes.set_xlabel("convolution")
+        _powers_of_ten(axes)
+    first = figure.axes[0]
+    first.legend(ncols=2)
+    below = figure.add_subplot(grid[2, :])
+    for (kind, batch_norm), name in NETWORKS.items():
+        rows = [_living(row) for row in measured[kind, batch_norm]]
+        epochs = [moment.epoch for moment in max(rows, key=len, default=[])]
+        series = [[_logarithms(moment.norms)[0] for moment in row] for row in rows]
+        colour = "tab:blue" if kind == "plain" else "tab:orange"
+        figures.band(below, epochs, series, "o-" if batch_norm else "s--", colour, name)
+    below.set_title("the first convolution over training")
+    below.set_xlabel("epoch")
+    _powers_of_ten(below)
+    below.legend()
+    return figures.png(figure)
+
+
+def _powers_of_ten(axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
+    axes.set_ylabel("gradient norm")
+    axes.grid(alpha=0.3)
+
+
+if __name__ == "__main__":
+    command.run(
+        sys.modules[__name__],
+        name=NAME,
+        title=TITLE,
+        lead="Deep plain networks are said to fail because gradients weaken on their way to the first "
+        "layers. He et al., 2015, say that with batch normalization they do not. Here are both, measured.",
+    )

@@ -1,0 +1,187 @@
+"""The commands themselves: bad input, a whole page, and what is repeated after a kill (nothing)."""
+
+import dataclasses
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from experiments import degradation
+from experiments.runs import Run, RunFailed, ladder_run, read_outcome, run_all
+from experiments.settings import get_setting
+from keras_resnet import InputError
+from keras_resnet.training.workdir import Workdir
+
+ROOT = Path(__file__).parents[2]
+# Networks of three blocks, whatever their names say.
+TINY = ["--seeds=1", "--depths=20,32", "--set=model.stage_depths=(1, 1, 1)", "--set=train_split=train[:256]"]
+
+
+def start(*arguments, module="experiments.degradation"):
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def tiny_run(name="tiny", **changes):
+    recipe = get_setting("digits", "minutes").recipe
+    recipe = recipe.replace(
+        model_overrides={"stage_depths": (1, 1, 1)}, train_split="train[:128]", epochs=1, **changes
+    )
+    return Run(name, recipe, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--dataset=digit", "unknown dataset 'digit'; did you mean digits?"),
+        ("--budget=days", "unknown budget 'days'; choose one of hours, minutes, paper"),
+        ("--depths=20,33", "--depths takes two or more of 20, 32, 44, 56, 110, rising; got 20,33"),
+        ("--depths=56,20", "--depths takes two or more of 20, 32, 44, 56, 110, rising; got 56,20"),
+        ("--depths=20", "--depths takes two or more of 20, 32, 44, 56, 110, rising; got 20"),
+        ("--seeds=0", "--seeds must be at least 1; got 0"),
+        ("--jobs=0", "--jobs must be at least 1; got 0"),
+        ("--set=epoch=3", "unknown recipe key 'epoch'; did you mean epochs"),
+    ],
+)
+def test_bad_input_is_one_line(flag, sentence, tmp_path, monkeypatch, capsys):
+    from absl import flags
+
+    from experiments import command
+
+    monkeypatch.chdir(tmp_path)
+    values = flags.FLAGS.flag_values_dict()
+    try:
+        flags.FLAGS(["degradation", flag])
+        with pytest.raises(InputError) as error:
+            command._main([degradation], "degradation", "title", "lead")
+    finally:
+        for name in flags.FLAGS:
+            flags.FLAGS[name].unparse()
+            flags.FLAGS[name].value = values.get(name)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_run_in_the_folder_is_refused(tmp_path):
+    run = tiny_run()
+    Workdir(tmp_path / run.name).open(run.recipe, run.seed, "float32")
+    other = dataclasses.replace(run, recipe=run.recipe.replace(learning_rate=0.5))
+    with pytest.raises(InputError, match="holds another run"):
+        run_all([other], tmp_path, data_dir=None)
+
+
+def test_a_plain_net_starts_as_its_twin():
+    """Same seed, same variables: `train` sets the seed and builds, and so does this."""
+    setting = get_setting("digits", "minutes")
+    weights = {}
+    for kind in ("plain", "resnet"):
+        run = ladder_run(setting, kind, 20, seed=5)
+        keras.utils.set_random_seed(run.seed)
+        from keras_resnet import build_model
+
+        model = build_model(run.recipe.model, input_shape=(8, 8, 3))
+        weights[kind] = model.get_weights()
+    assert len(weights["plain"]) > 60
+    assert all(np.array_equal(a, b) for a, b in zip(weights["plain"], weights["resnet"], strict=True))
+    assert np.std(weights["plain"][0]) > 0
+
+
+@pytest.mark.slow
+def test_a_run_is_done_once_and_divergence_is_an_outcome(tmp_path):
+    good, bad = tiny_run(), tiny_run("bad", learning_rate=1e30)
+    outcomes = run_all([good, bad, good], tmp_path, data_dir=None)
+    assert list(outcomes) == [good, bad]
+    assert outcomes[good].failure is None
+    assert len(outcomes[good].history) == 1
+    assert outcomes[good].seconds > 0
+    assert "not finite" in outcomes[bad].failure
+    assert outcomes[bad].error("val") == 90
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert run_all([good, bad], tmp_path, data_dir=None) == outcomes
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_without_a_result_stops_the_command(tmp_path):
+    run = tiny_run(batch_size=100_000)  # larger than the split
+    with pytest.raises(RunFailed, match=r"tiny ended with status 1: .*batch size 100000 is larger"):
+        run_all([run], tmp_path, data_dir=None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_experiment_repeats_nothing(how, tmp_path):
+    """The first runs are finished and stay as they are; the interrupted one goes on from its checkpoint."""
+    arguments = [*TINY, "--set=epochs=60", "--jobs=1", f"--output_dir={tmp_path}"]
+    process = start(*arguments)
+    runs = tmp_path / "runs"
+    interrupted = None
+    while interrupted is None:
+        assert process.poll() is None, process.stderr.read()
+        done = {path.parent.name for path in runs.glob("*/model.weights.h5")}
+        begun = {path.parent.name for path in runs.glob("*/history.csv")} - done
+        interrupted = next(iter(begun), None) if done else None
+        time.sleep(0.02)
+    process.send_signal(how)
+    assert process.wait(timeout=60) == (-9 if how == signal.SIGKILL else 143)
+    first = next(iter(done))
+    before = {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in (runs / first).rglob("*")
+        if path.is_file()
+    }
+    _wait_for_orphans(runs / interrupted)
+    kept = _step(runs / interrupted)
+    assert kept > 0
+
+    process = start(*arguments)
+    taken_up = None
+    while process.poll() is None:
+        if (runs / interrupted / "history.csv").exists():
+            taken_up = taken_up or _step(runs / interrupted)
+        time.sleep(0.05)
+    assert process.returncode == 0, process.stderr.read()
+    assert taken_up >= kept
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before} == before
+    rows = (runs / interrupted / "history.csv").read_text().splitlines()
+    assert len(rows) == 61  # each epoch once
+    said = process.stdout.read()
+    assert "plain-32's training error is higher than plain-20's" in said
+    assert (tmp_path / "degradation" / "report.html").exists()
+    assert sorted(path.name for path in (tmp_path / "degradation").glob("*.png")) == [
+        "degradation-curves.png",
+        "degradation-depth.png",
+    ]
+
+
+def _step(workdir):
+    return int(re.search(r"step-(\d+)", max(p.name for p in (workdir / "checkpoints").glob("step-*.h5")))[1])
+
+
+def _wait_for_orphans(workdir):
+    """Until the worker of a killed command has left its checkpoint and is gone."""
+    import fcntl
+
+    with open(workdir / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+@pytest.mark.slow
+def test_all_claims_on_one_page(tmp_path):
+    arguments = [*TINY, "--set=epochs=2", f"--output_dir={tmp_path}"]
+    done = start(*arguments, module="experiments.paper")
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    text = (tmp_path / "paper" / "report.html").read_text()
+    for title in ("Deeper plain nets", "shortcut options", "gradients", "1202", "identities"):
+        assert title in text
+    assert out.count("here: ") > 12
+    setting = dataclasses.replace(get_setting("digits", "minutes"), seeds=1, depths=(20, 32))
+    assert read_outcome(ladder_run(setting, "plain", 20, 0), tmp_path / "runs").history

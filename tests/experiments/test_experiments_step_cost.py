@@ -1,0 +1,55 @@
+"""What a step costs, measured in a process of its own."""
+
+import math
+
+import pytest
+
+from experiments import step_cost
+from keras_resnet import InputError
+
+
+def test_a_tiny_step_with_and_without_remat():
+    kept, remat = (
+        step_cost.measure("cifar_resnet20", 2, remat, image_size=8, steps=3) for remat in (False, True)
+    )
+    assert (kept["remat"], remat["remat"]) == (False, True)
+    assert remat["losses"] == kept["losses"]
+    for cost in (kept, remat):
+        assert (cost["model"], cost["batch_size"], cost["image_size"]) == ("cifar_resnet20", 2, 8)
+        assert len(cost["losses"]) == 3
+        assert all(map(math.isfinite, cost["losses"]))
+        assert cost["peak_bytes"] > cost["base_bytes"] > 1e7
+        assert min(cost[f"{name}_seconds"] for name in ("build", "first_step", "step")) > 0
+        assert cost["step_seconds"] < cost["first_step_seconds"]
+
+
+def test_the_peak_is_this_process_own():
+    """Not that of whoever started it, which `ru_maxrss` would begin with."""
+    ballast = b"1" * 2**31
+    cost = step_cost.measure("cifar_resnet20", 1, image_size=8)
+    assert cost["peak_bytes"] < len(ballast)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "cifar_resnet21", "batch_size": 2}, "unknown model 'cifar_resnet21'; did you mean"),
+        ({"model": "cifar_resnet20", "batch_size": 0}, "batch_size must be at least 1; got 0"),
+        ({"model": "cifar_resnet20", "batch_size": 1, "steps": 1}, "steps must be at least 2; got 1"),
+        ({"model": "cifar_resnet20", "batch_size": 1, "image_size": 2}, "image_size must be at least 4"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments, message):
+    with pytest.raises(InputError, match=message) as caught:
+        step_cost.measure(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_process_that_is_killed_is_said_so(monkeypatch):
+    monkeypatch.setattr(step_cost.subprocess, "run", killed(step_cost.subprocess.run))
+    with pytest.raises(InputError, match="ended by SIGKILL; a smaller batch_size"):
+        step_cost.measure("cifar_resnet20", 2)
+
+
+def killed(run):
+    return lambda command, **options: run(["/bin/sh", "-c", "kill -9 $$"], **options)
