@@ -51,6 +51,8 @@ def setting_from_flags() -> Setting:
     """
     setting = get_setting(_DATASET.value, _BUDGET.value)
     changes = {"data_dir": _DATA_DIR.value, "recipe": setting.recipe.set(_SET.value)}
+    if changes["recipe"].dataset != setting.dataset:
+        raise InputError("--set does not change the dataset; --dataset does")
     if _DEPTHS.value is not None:
         changes["depths"] = _depths(_DEPTHS.value)
     if _SEEDS.value is not None:

@@ -259,7 +259,7 @@ def _start(run: Run, folder: Path, data_dir: str | None, slot: dict[str, str]) -
     path = folder / run.name
     path.mkdir(parents=True, exist_ok=True)
     order = {**dataclasses.asdict(run), "recipe": run.recipe.to_dict()}
-    with open(path / "log.txt", "w") as log:
+    with open(path / "log.txt", "a") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "experiments.worker", str(path)],
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **slot, "PYTHONPATH": _python_path()},
@@ -267,6 +267,7 @@ def _start(run: Run, folder: Path, data_dir: str | None, slot: dict[str, str]) -
             stdout=log,
             stderr=log,
             text=True,
+            start_new_session=True,  # an interrupt at the keyboard is for the command alone
         )
     # The pipe stays open: its end tells the process that nobody waits for it any more.
     process.stdin.write(json.dumps({**order, "data_dir": data_dir}) + "\n")

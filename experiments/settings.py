@@ -48,7 +48,7 @@ _DIGITS = Recipe(
     dataset="digits",
     image_size=8,
     batch_size=64,
-    epochs=40,
+    epochs=30,
     learning_rate=0.02,
     **_STEPS,
 )

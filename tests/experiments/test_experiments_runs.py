@@ -46,6 +46,7 @@ def tiny_run(name="tiny", **changes):
         ("--depths=20", "--depths takes two or more of 20, 32, 44, 56, 110, rising; got 20"),
         ("--seeds=0", "--seeds must be at least 1; got 0"),
         ("--jobs=0", "--jobs must be at least 1; got 0"),
+        ("--set=dataset=cifar10", "--set does not change the dataset; --dataset does"),
         ("--set=epoch=3", "unknown recipe key 'epoch'; did you mean epochs"),
     ],
 )

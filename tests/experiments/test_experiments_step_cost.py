@@ -20,7 +20,6 @@ def test_a_tiny_step_with_and_without_remat():
         assert all(map(math.isfinite, cost["losses"]))
         assert cost["peak_bytes"] > cost["base_bytes"] > 1e7
         assert min(cost[f"{name}_seconds"] for name in ("build", "first_step", "step")) > 0
-        assert cost["step_seconds"] < cost["first_step_seconds"]
 
 
 def test_the_peak_is_this_process_own():
@@ -34,8 +33,6 @@ def test_the_peak_is_this_process_own():
     ("arguments", "message"),
     [
         ({"model": "cifar_resnet21", "batch_size": 2}, "unknown model 'cifar_resnet21'; did you mean"),
-        ({"model": "cifar_resnet20", "batch_size": 0}, "batch_size must be at least 1; got 0"),
-        ({"model": "cifar_resnet20", "batch_size": 1, "steps": 1}, "steps must be at least 2; got 1"),
         ({"model": "cifar_resnet20", "batch_size": 1, "image_size": 2}, "image_size must be at least 4"),
     ],
 )
