@@ -90,6 +90,18 @@ def not_above(a: Sample, b: Sample) -> Verdict:
     return HOLDS if difference <= width else FAILS
 
 
+def similar(a: Sample, b: Sample, tolerance: float) -> Verdict:
+    """Whether the means differ by no more than the tolerance, whatever the spread makes of it.
+
+    `HOLDS` if the difference and the spread together stay within it; `FAILS` if the difference is beyond it
+    by more than the spread; else `OPEN`.
+    """
+    difference, width = abs(a.mean - b.mean), spread(a, b)
+    if difference + width <= tolerance:
+        return HOLDS
+    return FAILS if difference - width > tolerance else OPEN
+
+
 def all_of(verdicts: Iterable[Verdict]) -> Verdict:
     """One verdict on several parts: the weakest, and `OPEN` if there are none."""
     verdicts = list(verdicts)

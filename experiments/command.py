@@ -21,14 +21,16 @@ from keras_resnet.data import Dataset, open_dataset
 from keras_resnet.training.workdir import write_text
 from keras_resnet.version import __version__
 
-_DATASET = flags.DEFINE_string("dataset", "digits", f"{', '.join(DATASETS)}.")
-_BUDGET = flags.DEFINE_string("budget", "minutes", f"How much is trained: {', '.join(BUDGETS)}.")
-_DEPTHS = flags.DEFINE_list("depths", None, "The ladder, such as 20,32,44,56,110, instead of the budget's.")
-_SEEDS = flags.DEFINE_integer("seeds", None, "Runs of each network, instead of the budget's.")
-_SET = flags.DEFINE_multi_string("set", [], "key=value: a field of the recipe, as for train_main.py.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its datasets.")
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Default: runs/experiments/DATASET-BUDGET.")
-_JOBS = flags.DEFINE_integer("jobs", None, "Runs at once. Default: one a GPU, or one a core.")
+
+def _define_flags() -> None:
+    flags.DEFINE_string("dataset", "digits", f"{', '.join(DATASETS)}.")
+    flags.DEFINE_string("budget", "minutes", f"How much is trained: {', '.join(BUDGETS)}.")
+    flags.DEFINE_list("depths", None, "The ladder, such as 20,32,44,56,110, instead of the budget's.")
+    flags.DEFINE_integer("seeds", None, "Runs of each network, instead of the budget's.")
+    flags.DEFINE_multi_string("set", [], "key=value: a field of the recipe, as for train_main.py.")
+    flags.DEFINE_string("data_dir", None, "Where TFDS keeps its datasets.")
+    flags.DEFINE_string("output_dir", None, "Default: runs/experiments/DATASET-BUDGET.")
+    flags.DEFINE_integer("jobs", None, "Runs at once. Default: one a GPU, or one a core.")
 
 
 def run(*experiments: ModuleType, name: str, title: str, lead: str) -> None:
@@ -40,27 +42,41 @@ def run(*experiments: ModuleType, name: str, title: str, lead: str) -> None:
         title: of the page.
         lead: its first paragraph.
     """
+    _define_flags()
     cli.run(lambda: _main(experiments, name, title, lead))
 
 
-def setting_from_flags() -> Setting:
+def make_setting(
+    dataset: str,
+    budget: str,
+    depths: Sequence[str] | None = None,
+    seeds: int | None = None,
+    assignments: Sequence[str] = (),
+    data_dir: str | None = None,
+) -> Setting:
     """The budget's setting, as the flags change it.
 
+    Args:
+        dataset: of `DATASETS`.
+        budget: of `BUDGETS`.
+        depths: of the ladder, as texts.
+        seeds: runs of each network.
+        assignments: key=value texts that change the recipe.
+        data_dir: where TFDS keeps its datasets.
+
     Raises:
-        InputError: a flag is wrong.
+        InputError: an argument is wrong.
     """
-    setting = get_setting(_DATASET.value, _BUDGET.value)
-    changes = {"data_dir": _DATA_DIR.value, "recipe": setting.recipe.set(_SET.value)}
+    setting = get_setting(dataset, budget)
+    changes = {"data_dir": data_dir, "recipe": setting.recipe.set(assignments)}
     if changes["recipe"].dataset != setting.dataset:
         raise InputError("--set does not change the dataset; --dataset does")
-    if _DEPTHS.value is not None:
-        changes["depths"] = _depths(_DEPTHS.value)
-    if _SEEDS.value is not None:
-        if _SEEDS.value < 1:
-            raise InputError(f"--seeds must be at least 1; got {_SEEDS.value}")
-        changes["seeds"] = _SEEDS.value
-    if _JOBS.value is not None and _JOBS.value < 1:
-        raise InputError(f"--jobs must be at least 1; got {_JOBS.value}")
+    if depths is not None:
+        changes["depths"] = _depths(depths)
+    if seeds is not None:
+        if seeds < 1:
+            raise InputError(f"--seeds must be at least 1; got {seeds}")
+        changes["seeds"] = seeds
     return dataclasses.replace(setting, **changes)
 
 
@@ -76,15 +92,20 @@ def _depths(texts: Sequence[str]) -> tuple[int, ...]:
 
 def _main(experiments: Sequence[ModuleType], name: str, title: str, lead: str) -> int:
     begun = time.perf_counter()
-    setting = setting_from_flags()
+    options = flags.FLAGS
+    setting = make_setting(
+        *(options.dataset, options.budget, options.depths, options.seeds, options.set, options.data_dir)
+    )
+    if options.jobs is not None and options.jobs < 1:
+        raise InputError(f"--jobs must be at least 1; got {options.jobs}")
     # Refuses what is not there before anything is made.
     dataset = open_dataset(setting.dataset, setting.data_dir)
-    folder = Path(_OUTPUT_DIR.value or f"runs/experiments/{setting.dataset}-{setting.budget}")
+    folder = Path(options.output_dir or f"runs/experiments/{setting.dataset}-{setting.budget}")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output_dir {folder} is a file")
     try:
         runs = [run for experiment in experiments for run in experiment.plan(setting)]
-        outcomes = run_all(runs, folder / "runs", data_dir=setting.data_dir, jobs=_JOBS.value)
+        outcomes = run_all(runs, folder / "runs", data_dir=setting.data_dir, jobs=options.jobs)
         sections = [experiment.report(setting, outcomes, folder) for experiment in experiments]
         facts = {
             **_facts(setting, outcomes, time.perf_counter() - begun),
@@ -135,7 +156,7 @@ def _sharper(experiments, setting: Setting, outcomes: Outcomes, dataset: Dataset
         return {}
     larger = get_setting(setting.dataset, following[0])
     runs = [run for experiment in experiments for run in experiment.plan(larger)]
-    hours = cost.hours(runs, dataset, cost.measured_speed(outcomes, dataset), places(_JOBS.value))
+    hours = cost.hours(runs, dataset, cost.measured_speed(outcomes, dataset), places(flags.FLAGS.jobs))
     networks = f"depths {', '.join(map(str, larger.depths))}, {larger.seeds} seeds"
     return {"a sharper picture": f"--budget={following[0]} ({networks}): about {hours:.1f} h at this speed"}
 

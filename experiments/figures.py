@@ -32,7 +32,7 @@ def colours(count: int) -> list:
 
 
 def band(axes, x: Sequence[float], series: Sequence[Sequence[float]], style: str, colour, label: str | None):
-    """Draws the mean of several series, and one standard deviation around it where there are two or more.
+    """Draws the mean of several series, and one sample deviation around it where there are two or more.
 
     Args:
         axes: to draw on.
@@ -50,5 +50,5 @@ def band(axes, x: Sequence[float], series: Sequence[Sequence[float]], style: str
     mean = values.mean(0)
     axes.plot(x, mean, style, color=colour, label=label)
     if len(series) > 1:
-        spread = values.std(0)
+        spread = values.std(0, ddof=1)
         axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)

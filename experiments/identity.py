@@ -193,7 +193,7 @@ def claims(shallow: int, deep: int, measured: Measured) -> list[Claim]:
             not_above(after, before),
         ),
         Claim(
-            "a plain network with the same new blocks does lose, however they are initialized",
+            "a plain network with new blocks that start in the same way, or as blocks usually do, loses",
             "not measured; solvers do not find that solution (section 1)",
             "; ".join(
                 f"{name}: {errors['plain', start][0]} % before, {errors['plain', start][1]} % after"

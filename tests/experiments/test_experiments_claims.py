@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from experiments.claims import FAILS, HOLDS, OPEN, Sample, above, all_of, not_above, spread
+from experiments.claims import FAILS, HOLDS, OPEN, Sample, above, all_of, not_above, similar, spread
 
 
 def test_a_sample_is_mean_and_sample_deviation():
@@ -41,6 +41,21 @@ def test_verdicts(a, b, is_above, is_not_above):
     a, b = Sample.of(a), Sample.of(b)
     assert above(a, b) == is_above
     assert not_above(a, b) == is_not_above
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        ([5, 5.2, 5.1], [5.1, 5.3, 5], HOLDS),
+        ([5, 5.2, 5.1], [9, 9.2, 9.1], FAILS),
+        ([57, 85, 30], [33, 50, 17], OPEN),
+        ([30, 60, 90], [61, 59, 60], OPEN),
+        ([5], [5], OPEN),
+    ],
+)
+def test_similar_needs_a_small_spread(a, b, verdict):
+    assert similar(Sample.of(a), Sample.of(b), 1.0) == verdict
+    assert similar(Sample.of(b), Sample.of(a), 1.0) == verdict
 
 
 def test_the_weakest_part_decides():

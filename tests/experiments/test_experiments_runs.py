@@ -11,8 +11,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from data_helpers import write_tfds
 
-from experiments import degradation
+from experiments.command import make_setting
 from experiments.runs import Run, RunFailed, ladder_run, read_outcome, run_all
 from experiments.settings import get_setting
 from keras_resnet import InputError
@@ -37,36 +38,30 @@ def tiny_run(name="tiny", **changes):
 
 
 @pytest.mark.parametrize(
-    ("flag", "sentence"),
+    ("changes", "sentence"),
     [
-        ("--dataset=digit", "unknown dataset 'digit'; did you mean digits?"),
-        ("--budget=days", "unknown budget 'days'; choose one of hours, minutes, paper"),
-        ("--depths=20,33", "--depths takes two or more of 20, 32, 44, 56, 110, rising; got 20,33"),
-        ("--depths=56,20", "--depths takes two or more of 20, 32, 44, 56, 110, rising; got 56,20"),
-        ("--depths=20", "--depths takes two or more of 20, 32, 44, 56, 110, rising; got 20"),
-        ("--seeds=0", "--seeds must be at least 1; got 0"),
-        ("--jobs=0", "--jobs must be at least 1; got 0"),
-        ("--set=dataset=cifar10", "--set does not change the dataset; --dataset does"),
-        ("--set=epoch=3", "unknown recipe key 'epoch'; did you mean epochs"),
+        ({"dataset": "digit"}, "unknown dataset 'digit'; did you mean digits?"),
+        ({"budget": "days"}, "unknown budget 'days'; choose one of hours, minutes, paper"),
+        ({"depths": ["20", "33"]}, "--depths takes two or more of 20, 32, 44, 56, 110, rising; got 20,33"),
+        ({"depths": ["56", "20"]}, "--depths takes two or more of 20, 32, 44, 56, 110, rising; got 56,20"),
+        ({"depths": ["20"]}, "--depths takes two or more of 20, 32, 44, 56, 110, rising; got 20"),
+        ({"depths": ["x", "20"]}, "--depths takes two or more of 20, 32, 44, 56, 110, rising; got x,20"),
+        ({"seeds": 0}, "--seeds must be at least 1; got 0"),
+        ({"assignments": ["dataset=cifar10"]}, "--set does not change the dataset; --dataset does"),
+        ({"assignments": ["epoch=3"]}, "unknown recipe key 'epoch'; did you mean epochs"),
     ],
 )
-def test_bad_input_is_one_line(flag, sentence, tmp_path, monkeypatch, capsys):
-    from absl import flags
-
-    from experiments import command
-
-    monkeypatch.chdir(tmp_path)
-    values = flags.FLAGS.flag_values_dict()
-    try:
-        flags.FLAGS(["degradation", flag])
-        with pytest.raises(InputError) as error:
-            command._main([degradation], "degradation", "title", "lead")
-    finally:
-        for name in flags.FLAGS:
-            flags.FLAGS[name].unparse()
-            flags.FLAGS[name].value = values.get(name)
+def test_what_is_wrong_is_said_in_one_line(changes, sentence):
+    with pytest.raises(InputError) as error:
+        make_setting(**{"dataset": "digits", "budget": "minutes", **changes})
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_mistyped_command_ends_with_status_2_and_leaves_nothing(tmp_path):
+    process = start("--jobs=0", f"--output_dir={tmp_path / 'out'}")
+    out, err = process.communicate()
+    assert (process.returncode, out, err) == (2, "", "error: --jobs must be at least 1; got 0\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -172,6 +167,37 @@ def _wait_for_orphans(workdir):
 
     with open(workdir / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dataset", "shape", "changes"),
+    [
+        ("cifar10", (32, 32, 3), ["--set=steps=4"]),
+        ("fashion_mnist", (28, 28, 1), ["--set=epochs=1", "--set=image_size=16"]),
+    ],
+)
+def test_the_papers_budget_on_other_datasets(dataset, shape, changes, tmp_path):
+    """The recipes are the paper's but for their length; the records are TFDS' own."""
+
+    def examples(count):
+        images = np.random.default_rng(count).integers(0, 256, (count, *shape), "uint8")
+        names = {"id": [f"{i}" for i in range(count)]} if dataset == "cifar10" else {}
+        return [
+            {"image": image, "label": i % 10} | {key: values[i] for key, values in names.items()}
+            for i, image in enumerate(images)
+        ]
+
+    data_dir = write_tfds(tmp_path / "data", dataset, {"train": examples(256), "test": examples(64)})
+    arguments = ["--seeds=1", "--depths=20,32", "--set=model.stage_depths=(1, 1, 1)", *changes]
+    arguments += [f"--dataset={dataset}", "--budget=paper", f"--data_dir={data_dir}"]
+    process = start(*arguments, f"--output_dir={tmp_path / 'out'}")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "ResNet-32's training error is not higher than ResNet-20's" in out
+    text = (tmp_path / "out" / "degradation" / "report.html").read_text()
+    assert f"{dataset}, paper: mean" in text
+    assert "a sharper picture" not in text  # there is no larger budget
 
 
 @pytest.mark.slow
