@@ -68,26 +68,25 @@ def spread(a: Sample, b: Sample) -> float:
 def above(a: Sample, b: Sample) -> Verdict:
     """Whether `a` is above `b` by more than the spread.
 
-    `HOLDS` if it is; `FAILS` if it is not above at all; `OPEN` between the two, and for single seeds.
+    `HOLDS` if it is; `FAILS` if it is equal, or below by the spread; `OPEN` between the two, and for single
+    seeds, which have no spread.
     """
     difference, width = a.mean - b.mean, spread(a, b)
-    if difference <= 0:
-        return FAILS
-    return HOLDS if difference > width else OPEN
+    if difference > width:
+        return HOLDS
+    return FAILS if difference <= -width else OPEN
 
 
 def not_above(a: Sample, b: Sample) -> Verdict:
     """Whether `a` is not above `b` by more than the spread.
 
-    `HOLDS` if it is below, or above by no more than the spread; `FAILS` beyond. With single seeds there is
-    no spread: `OPEN` where `a` is above.
+    `HOLDS` if it is below, or above by no more than the spread; `FAILS` beyond; `OPEN` for single seeds,
+    which have no spread.
     """
     difference, width = a.mean - b.mean, spread(a, b)
-    if difference <= 0:
+    if difference <= width:
         return HOLDS
-    if math.isnan(width) or math.isnan(difference):
-        return OPEN
-    return HOLDS if difference <= width else FAILS
+    return FAILS if difference > width else OPEN
 
 
 def similar(a: Sample, b: Sample, tolerance: float) -> Verdict:

@@ -13,11 +13,12 @@ from types import ModuleType
 from absl import flags
 
 from experiments import cost, page
-from experiments.runs import Outcomes, RunFailed, cores, places, run_all
+from experiments.runs import Outcomes, RunFailed, cores, is_done, places, run_all, stop_on_sigterm
 from experiments.settings import BUDGETS, DATASETS, Setting, get_setting
 from keras_resnet import InputError, cli
 from keras_resnet.config import MODELS
 from keras_resnet.data import Dataset, open_dataset
+from keras_resnet.training import Recipe
 from keras_resnet.training.workdir import write_text
 from keras_resnet.version import __version__
 
@@ -30,7 +31,9 @@ def _define_flags() -> None:
     flags.DEFINE_multi_string("set", [], "key=value: a field of the recipe, as for train_main.py.")
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps its datasets.")
     flags.DEFINE_string("output_dir", None, "Default: runs/experiments/DATASET-BUDGET.")
-    flags.DEFINE_integer("jobs", None, "Runs at once. Default: one a GPU, or one a core.")
+    flags.DEFINE_integer(
+        "jobs", None, "Runs at once. Default and most with GPUs: one each; without: one a core."
+    )
 
 
 def run(*experiments: ModuleType, name: str, title: str, lead: str) -> None:
@@ -43,7 +46,12 @@ def run(*experiments: ModuleType, name: str, title: str, lead: str) -> None:
         lead: its first paragraph.
     """
     _define_flags()
-    cli.run(lambda: _main(experiments, name, title, lead))
+
+    def main():
+        with stop_on_sigterm():
+            return _main(experiments, name, title, lead)
+
+    cli.run(main)
 
 
 def make_setting(
@@ -69,8 +77,7 @@ def make_setting(
     """
     setting = get_setting(dataset, budget)
     changes = {"data_dir": data_dir, "recipe": setting.recipe.set(assignments)}
-    if changes["recipe"].dataset != setting.dataset:
-        raise InputError("--set does not change the dataset; --dataset does")
+    _check_recipe(changes["recipe"], setting.recipe)
     if depths is not None:
         changes["depths"] = _depths(depths)
     if seeds is not None:
@@ -78,6 +85,18 @@ def make_setting(
             raise InputError(f"--seeds must be at least 1; got {seeds}")
         changes["seeds"] = seeds
     return dataclasses.replace(setting, **changes)
+
+
+def _check_recipe(recipe: Recipe, held: Recipe) -> None:
+    """Refuses what would make a page say something that its runs do not."""
+    if recipe.dataset != held.dataset:
+        raise InputError("--set does not change the dataset; --dataset does")
+    fixed = [
+        name for name in ("model", "weights", "val_split") if getattr(recipe, name) != getattr(held, name)
+    ]
+    fixed += [f"model.{name}" for name in ("shortcut", "batch_norm") if name in recipe.model_overrides]
+    if fixed:
+        raise InputError(f"--set cannot change {fixed[0]}: it is what the experiments compare")
 
 
 def _depths(texts: Sequence[str]) -> tuple[int, ...]:
@@ -105,10 +124,11 @@ def _main(experiments: Sequence[ModuleType], name: str, title: str, lead: str) -
         raise InputError(f"--output_dir {folder} is a file")
     try:
         runs = [run for experiment in experiments for run in experiment.plan(setting)]
+        done = sum(is_done(run, folder / "runs") for run in dict.fromkeys(runs))
         outcomes = run_all(runs, folder / "runs", data_dir=setting.data_dir, jobs=options.jobs)
         sections = [experiment.report(setting, outcomes, folder) for experiment in experiments]
         facts = {
-            **_facts(setting, outcomes, time.perf_counter() - begun),
+            **_facts(setting, outcomes, time.perf_counter() - begun, done),
             **_sharper(experiments, setting, outcomes, dataset),
         }
         path = page.write_page(folder / name / "report.html", title, lead, sections, facts)
@@ -130,17 +150,18 @@ def _main(experiments: Sequence[ModuleType], name: str, title: str, lead: str) -
     return 0
 
 
-def _facts(setting: Setting, outcomes: Outcomes, seconds: float) -> dict[str, str]:
+def _facts(setting: Setting, outcomes: Outcomes, seconds: float, done: int) -> dict[str, str]:
     recipe = setting.recipe
     versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "numpy")}
     return {
         "command": _command(),
-        "recipe of every run": ", ".join(
+        "recipe, where a section names no other": ", ".join(
             f"{key} {value}" for key, value in recipe.to_dict().items() if not key.startswith("model")
         ),
         "runs": f"{len(outcomes)}, {_duration(sum(outcome.seconds for outcome in outcomes.values()))} of "
         "training steps in all",
-        "this command took": _duration(seconds),
+        "this command took": _duration(seconds)
+        + f"; {done} of the {len(outcomes)} runs were finished before" * bool(done),
         "machine": f"{platform.system()} {platform.machine()}, {cores()} cores",
         "versions": ", ".join(
             [f"keras_resnet {__version__}", f"Python {platform.python_version()}"]
@@ -158,7 +179,8 @@ def _sharper(experiments, setting: Setting, outcomes: Outcomes, dataset: Dataset
     runs = [run for experiment in experiments for run in experiment.plan(larger)]
     hours = cost.hours(runs, dataset, cost.measured_speed(outcomes, dataset), places(flags.FLAGS.jobs))
     networks = f"depths {', '.join(map(str, larger.depths))}, {larger.seeds} seeds"
-    return {"a sharper picture": f"--budget={following[0]} ({networks}): about {hours:.1f} h at this speed"}
+    text = f"--budget={following[0]} ({networks}): at most about {hours:.1f} h at this speed"
+    return {"a sharper picture": text}
 
 
 def _command() -> str:

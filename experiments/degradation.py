@@ -12,7 +12,7 @@ from experiments import command, figures
 from experiments.claims import Claim, Sample, above, all_of, not_above
 from experiments.page import Picture, Section, Table
 from experiments.paper_results import FIGURE_6_PLAIN_110, TABLE_2, TABLE_6, TABLE_6_110
-from experiments.runs import WARMED_DEPTH, Outcome, Outcomes, Run, ladder_run
+from experiments.runs import WARMED_DEPTH, Outcome, Outcomes, Run, given_up, ladder_run
 from experiments.settings import Setting
 from keras_resnet import build_model
 
@@ -147,11 +147,7 @@ def _table(setting: Setting, runs, errors) -> Table:
 
 
 def _remarks(setting: Setting, runs) -> list[str]:
-    remarks = []
-    failures = [run for found in runs.values() for run in found if run.failure is not None]
-    if failures:
-        names = ", ".join(run.run.name for run in failures)
-        remarks.append(f"These runs gave up because the loss was not finite, and count as guessing: {names}.")
+    remarks = given_up(run for found in runs.values() for run in found)
     if max(setting.depths) >= WARMED_DEPTH:
         remarks.append(
             f"Networks of {WARMED_DEPTH} layers begin at a tenth of the rate until the training error is "

@@ -10,6 +10,6 @@ if __name__ == "__main__":
         name="paper",
         title="Deep Residual Learning, claim by claim",
         lead="What He et al. (2015) say about depth and shortcuts, what they measured, and what these runs "
-        "measured. A verdict compares means over seeds with their spread: “holds” and “does not hold” are "
-        "beyond it, “not decided” is within.",
+        "measured. A verdict compares means over seeds with their spread. What lies within it is not "
+        "decided, unless the claim is that one thing is not above another: that holds up to the spread.",
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -18,7 +19,8 @@ from tqdm import tqdm
 
 from experiments.settings import Setting
 from keras_resnet.config import get_config
-from keras_resnet.data import Dataset, Transform, evaluation_batches, open_dataset
+from keras_resnet.data import Dataset, Transform, evaluation_batches, open_dataset, steps_per_epoch
+from keras_resnet.errors import InputError
 from keras_resnet.training import Recipe
 from keras_resnet.training.workdir import Workdir
 from keras_resnet.weights import load_weights, read_spec
@@ -128,16 +130,13 @@ def run_all(runs: Iterable[Run], folder: Path, *, data_dir: str | None, jobs: in
         jobs: runs at once. Default: as many as there are devices.
 
     Raises:
-        InputError: a folder holds a run of another recipe.
+        InputError: a folder holds a run of another recipe, or a recipe does not fit its network or dataset.
         RunFailed: a process ended without a result.
     """
     runs = list(dict.fromkeys(runs))
-    for run in runs:
-        Workdir(folder / run.name).check(run.recipe, run.seed, "float32")
-    waiting = [run for run in runs if not _is_done(Workdir(folder / run.name))]
-    slots = _slots(jobs)
-    with _stop_on_sigterm():
-        _carry_out(waiting, slots, folder, data_dir)
+    _check(runs, folder, data_dir)
+    waiting = [run for run in runs if not is_done(run, folder)]
+    _carry_out(waiting, _slots(jobs), folder, data_dir)
     return {run: read_outcome(run, folder) for run in runs}
 
 
@@ -184,6 +183,13 @@ def network_images(
     return batch["images"].numpy()[real], batch["labels"].numpy()[real]
 
 
+def given_up(outcomes: Iterable[Outcome]) -> list[str]:
+    """A remark on the runs that count as guessing; none if there are none."""
+    names = [outcome.run.name for outcome in outcomes if outcome.failure is not None]
+    sentence = "These runs gave up because the loss was not finite, and count as guessing: "
+    return [f"{sentence}{', '.join(names)}."] if names else []
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -193,8 +199,27 @@ def _failure(workdir: Workdir) -> Path:
     return workdir.path / "failure.txt"
 
 
-def _is_done(workdir: Workdir) -> bool:
+def is_done(run: Run, folder: Path) -> bool:
+    """Whether the run needs not be carried out any more."""
+    workdir = Workdir(folder / run.name)
     return workdir.weights.exists() or _failure(workdir).exists()
+
+
+def _check(runs: Iterable[Run], folder: Path, data_dir: str | None) -> None:
+    """Refuses what the first step of some run would refuse, before anything is made."""
+    open_once = functools.cache(lambda name: open_dataset(name, data_dir))
+    for run in runs:
+        recipe = run.recipe
+        try:
+            Workdir(folder / run.name).check(recipe, run.seed, "float32")
+        except InputError as error:
+            raise InputError(str(error).replace("--workdir", "--output_dir")) from None
+        least = get_config(recipe.model, **recipe.model_overrides).total_stride
+        if recipe.image_size < least:
+            raise InputError(
+                f"{recipe.model} needs images of at least {least} pixels; got {recipe.image_size}"
+            )
+        steps_per_epoch(open_once(recipe.dataset).split(recipe.train_split), recipe.batch_size)
 
 
 def places(jobs: int | None) -> int:
@@ -206,7 +231,9 @@ def _slots(jobs: int | None) -> list[dict[str, str]]:
     """The environment of each place where a run can be carried out."""
     gpus = len(tf.config.list_physical_devices("GPU"))
     if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": str(index)} for index in range(min(gpus, jobs or gpus))]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(index) for index in range(gpus)]
+        return [{"CUDA_VISIBLE_DEVICES": name} for name in names[: min(gpus, jobs or gpus)]]
     # Small networks gain little from a second core, so two of them side by side are faster.
     count = jobs or cores()
     threads = str(max(1, cores() // count))
@@ -215,7 +242,7 @@ def _slots(jobs: int | None) -> list[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def _stop_on_sigterm() -> Iterator[None]:
+def stop_on_sigterm() -> Iterator[None]:
     """SIGTERM ends the block like an interrupt, so that the runs are stopped with checkpoints."""
 
     def stop(*_):

@@ -8,7 +8,7 @@ from experiments import command, figures
 from experiments.claims import Claim, Sample, above, all_of
 from experiments.page import Picture, Section, Table
 from experiments.paper_results import TABLE_2, TABLE_3
-from experiments.runs import Outcomes, Run, ladder_run
+from experiments.runs import Outcomes, Run, given_up, ladder_run
 from experiments.settings import Setting
 
 NAME = "shortcuts"
@@ -66,6 +66,7 @@ def report(setting: Setting, outcomes: Outcomes, folder: Path) -> Section:
         Table(
             header, rows, f"{setting.shortcut_depth} layers on {setting.dataset}: mean ± standard deviation."
         ),
+        *given_up(run for found in runs.values() for run in found),
     ]
     return Section(TITLE, claims(test), body, NAME)
 

@@ -10,8 +10,9 @@ from experiments import command, figures, step_cost
 from experiments.claims import FAILS, HOLDS, OPEN, Claim, Sample, Verdict, above, similar
 from experiments.page import Picture, Section, Table
 from experiments.paper_results import TABLE_6
-from experiments.runs import Outcome, Outcomes, Run, ladder_run
+from experiments.runs import Outcome, Outcomes, Run, given_up, ladder_run
 from experiments.settings import Setting
+from keras_resnet import InputError
 from keras_resnet.training.schedules import ERROR_WINDOW
 from keras_resnet.training.workdir import write_text
 
@@ -44,6 +45,7 @@ def report(setting: Setting, outcomes: Outcomes, folder: Path) -> Section:
     told = warmup_claims(
         {warm: [epochs_to_start(run) for run in found] for warm, found in runs.items()},
         {warm: [run.error("val") for run in found] for warm, found in runs.items()},
+        setting.warmup_epochs,
     )
     body = [
         f"ResNet-110 at the paper's rate {RATE:g}; with warm-up it begins at {RATE / 10:g} until the "
@@ -71,7 +73,9 @@ def report(setting: Setting, outcomes: Outcomes, folder: Path) -> Section:
         body.append(
             Table(header, rows, f"ResNet-1202 on {setting.dataset}, one seed, {seconds:.1f} s a step.")
         )
-    if costs:
+    if isinstance(costs, str):
+        body.append(costs)
+    elif costs:
         told.append(memory_claim(*costs))
         body.append(_cost_table(costs))
     missing = [
@@ -83,34 +87,42 @@ def report(setting: Setting, outcomes: Outcomes, folder: Path) -> Section:
         if not there
     ]
     if missing:
-        body.append(f"Left out at this budget: {' and '.join(missing)}; --budget=hours has it.")
+        body.append(f"Left out at this budget: {' and '.join(missing)}; a larger one has it.")
+    body += given_up(run for found in runs.values() for run in found)
     return Section(TITLE, told, body, NAME)
 
 
 def epochs_to_start(run: Outcome) -> float:
-    """Epochs until the training error of an epoch is below `STARTED`; one more than there were, if never."""
+    """Epochs until the training error of an epoch is below `STARTED`; infinite if it never is."""
     for row in run.history:
         if 100 - 100 * row["train_top1"] < STARTED:
             return row["epoch"]
-    return (run.history[-1]["epoch"] if run.history else 0) + 1
+    return math.inf
 
 
 def warmup_claims(
-    starts: Mapping[bool, Sequence[float]], errors: Mapping[bool, Sequence[float]]
+    starts: Mapping[bool, Sequence[float]], errors: Mapping[bool, Sequence[float]], epochs: float
 ) -> list[Claim]:
     """What section 4.2 says of ResNet-110's first rate.
 
     Args:
-        starts: epochs to the start, one a seed, by whether there was a warm-up.
+        starts: epochs to the start, one a seed, by whether there was a warm-up; infinite for none.
         errors: last test errors, %, likewise.
+        epochs: of each training; a run that never starts counts as one more.
     """
-    start, error = ({warm: Sample.of(values[warm]) for warm in _WAYS} for values in (starts, errors))
+    start = {warm: Sample.of(min(value, epochs + 1) for value in starts[warm]) for warm in _WAYS}
+    error = {warm: Sample.of(errors[warm]) for warm in _WAYS}
+    never = {warm: sum(map(math.isinf, starts[warm])) for warm in _WAYS}
+    told = {
+        warm: f"{start[warm]}" + f" (never in {never[warm]}, counted as {epochs + 1:g})" * bool(never[warm])
+        for warm in _WAYS
+    }
     return [
         Claim(
             f"at a rate of {RATE:g} ResNet-110 starts to converge later than with the warm-up",
             "without: error below 90 % after several epochs; with: below 80 % after about 400 steps, one "
             "epoch (section 4.2)",
-            f"training error below {STARTED:g} % after {start[False]} epochs without, {start[True]} with",
+            f"training error below {STARTED:g} % after {told[False]} epochs without, {told[True]} with",
             above(start[False], start[True]),
         ),
         Claim(
@@ -176,15 +188,18 @@ def _deepest(setting: Setting) -> Run:
     return Run(f"{run.name}-deepest", run.recipe.replace(epochs=setting.deepest_epochs, steps=None), 0)
 
 
-def _costs(setting: Setting, folder: Path) -> list[dict]:
-    """What a step takes, without and with rematerialization; measured once."""
+def _costs(setting: Setting, folder: Path) -> list[dict] | str:
+    """What a step takes, without and with rematerialization; measured once. A sentence if it cannot be."""
     if not setting.deepest_batch:
         return []
     costs = []
     for remat in (False, True):
         path = folder / "runs" / f"cifar_resnet1202-batch{setting.deepest_batch}{'-remat' * remat}.json"
         if not path.exists():
-            cost = step_cost.measure("cifar_resnet1202", setting.deepest_batch, remat)
+            try:
+                cost = step_cost.measure("cifar_resnet1202", setting.deepest_batch, remat)
+            except InputError as error:
+                return f"The memory that a step takes could not be measured: {error}."
             write_text(path, json.dumps(cost) + "\n")
         costs.append(json.loads(path.read_text()))
     return costs

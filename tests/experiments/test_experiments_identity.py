@@ -151,9 +151,10 @@ def made_up(**after):
     ("after", "residual", "plain"),
     [
         ({"plain_zero": (80, 79, 78), "plain_he": (60, 70, 80)}, HOLDS, HOLDS),
-        ({"resnet_zero": (9, 8, 7), "plain_zero": (80, 79, 78)}, FAILS, FAILS),
+        ({"resnet_zero": (9, 8, 7), "plain_zero": (80, 79, 78)}, FAILS, OPEN),
         ({"plain_zero": (80, 79, 78), "plain_he": (0.1, 0, 0)}, HOLDS, OPEN),
-        ({"plain_he": (60, 70, 80)}, HOLDS, FAILS),
+        ({"plain_zero": (80, 79, 78), "plain_he": (-5, -6, -7)}, HOLDS, FAILS),
+        ({"plain_he": (60, 70, 80)}, HOLDS, OPEN),
     ],
 )
 def test_verdicts(after, residual, plain):

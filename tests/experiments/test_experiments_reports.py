@@ -1,6 +1,7 @@
 """Made-up histories of both kinds get both verdicts: what a page says is what was measured."""
 
 import dataclasses
+import math
 import re
 
 import pytest
@@ -108,11 +109,13 @@ def test_warm_up_is_judged_by_the_start_and_by_the_end(tmp_path):
     run = very_deep.plan(SETTING)[0]
     late, early = [95.0, 85.0, 79.0, 5.0], [79.9, 60.0, 30.0, 5.2]
     starts = [very_deep.epochs_to_start(outcome(run, tmp_path, errors)) for errors in (late, early, [90, 90])]
-    assert starts == [3, 1, 3]
+    assert starts == [3, 1, math.inf]
     similar = {True: [5.0, 5.2, 5.1], False: [5.1, 5.3, 5.0]}
-    told = very_deep.warmup_claims({True: [1, 1, 1], False: [3, 3, 3]}, similar)
+    told = very_deep.warmup_claims({True: [1, 1, 1], False: [3, 3, math.inf]}, similar, 4)
+    assert "3.67 ± 1.15 (never in 1, counted as 5) epochs without" in told[0].ours
     assert [claim.verdict for claim in told] == [HOLDS, HOLDS]
-    told = very_deep.warmup_claims({True: [3, 3, 3], False: [1, 1, 1]}, {True: [5, 5, 5], False: [9, 9, 9]})
+    errors = {True: [5, 5, 5], False: [9, 9, 9]}
+    told = very_deep.warmup_claims({True: [3, 3, 3], False: [1, 1, 1]}, errors, 4)
     assert [claim.verdict for claim in told] == [FAILS, FAILS]
 
 

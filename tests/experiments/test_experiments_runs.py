@@ -48,6 +48,8 @@ def tiny_run(name="tiny", **changes):
         ({"depths": ["x", "20"]}, "--depths takes two or more of 20, 32, 44, 56, 110, rising; got x,20"),
         ({"seeds": 0}, "--seeds must be at least 1; got 0"),
         ({"assignments": ["dataset=cifar10"]}, "--set does not change the dataset; --dataset does"),
+        ({"assignments": ["model.shortcut=B"]}, "--set cannot change model.shortcut: it is what the"),
+        ({"assignments": ["val_split=train"]}, "--set cannot change val_split: it is what the"),
         ({"assignments": ["epoch=3"]}, "unknown recipe key 'epoch'; did you mean epochs"),
     ],
 )
@@ -69,7 +71,7 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
     run = tiny_run()
     Workdir(tmp_path / run.name).open(run.recipe, run.seed, "float32")
     other = dataclasses.replace(run, recipe=run.recipe.replace(learning_rate=0.5))
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match=r"holds another run .*; choose another --output_dir"):
         run_all([other], tmp_path, data_dir=None)
 
 
@@ -100,15 +102,39 @@ def test_a_run_is_done_once_and_divergence_is_an_outcome(tmp_path):
     assert "not finite" in outcomes[bad].failure
     assert outcomes[bad].error("val") == 90
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert run_all([good, bad], tmp_path, data_dir=None) == outcomes
+    again = run_all([good, bad], tmp_path, data_dir=None)
+    assert [(o.history, o.failure) for o in again.values()] == [
+        (o.history, o.failure) for o in outcomes.values()
+    ]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
 
 
 @pytest.mark.slow
 def test_a_run_that_ends_without_a_result_stops_the_command(tmp_path):
-    run = tiny_run(batch_size=100_000)  # larger than the split
-    with pytest.raises(RunFailed, match=r"tiny ended with status 1: .*batch size 100000 is larger"):
+    run = tiny_run()
+    folder = tmp_path / run.name / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "step-000000001.h5").write_text("no checkpoint")
+    with pytest.raises(RunFailed, match=r"tiny ended with status 1: .*every checkpoint in .* is broken"):
         run_all([run], tmp_path, data_dir=None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"batch_size": 100_000}, "batch size 100000 is larger than the split"),
+        ({"image_size": 3}, "needs images of at least 4 pixels; got 3"),
+        ({"train_split": "training"}, "training"),
+        ({"model_overrides": {"stage_depth": (1,)}}, "unknown network option 'stage_depth'"),
+    ],
+)
+def test_recipes_that_no_run_can_carry_out(changes, sentence, tmp_path):
+    run = tiny_run()
+    run = dataclasses.replace(run, recipe=run.recipe.replace(**changes))
+    with pytest.raises(InputError) as error:
+        run_all([run], tmp_path, data_dir=None)
+    assert sentence in str(error.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
