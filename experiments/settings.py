@@ -72,7 +72,7 @@ _ROWS = (
     Setting("digits", "hours", _DIGITS.replace(image_size=16, epochs=80), _LADDER, 5, 56, 80, 20, 128),
     Setting("digits", "paper", _DIGITS.replace(image_size=32, epochs=200), _LADDER, 5, 56, 200, 200, 128),
     Setting(
-        *("fashion_mnist", "minutes", _FASHION_MNIST.replace(train_split="train[:4000]")),
+        *("fashion_mnist", "minutes", _FASHION_MNIST.replace(train_split="train[:2000]")),
         *((20, 56), 3, 20, 5, 0, 0),
     ),
     Setting(
@@ -91,7 +91,7 @@ _ROWS = (
         "cifar10",
         "minutes",
         _CIFAR10.replace(
-            train_split="train[:4000]",
+            train_split="train[:2000]",
             image_size=16,
             augmentation="none",
             normalization="per_channel",

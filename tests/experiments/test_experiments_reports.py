@@ -1,8 +1,10 @@
 """Made-up histories of both kinds get both verdicts: what a page says is what was measured."""
 
 import dataclasses
+import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 from made_up import outcome
@@ -131,6 +133,18 @@ def test_memory_is_judged_by_the_measurement():
     kept = {"batch_size": 128, "peak_bytes": 10e9, "step_seconds": 30.0}
     for peak, verdict in ((5e9, HOLDS), (5.1e9, FAILS)):
         assert very_deep.memory_claim(kept, kept | {"peak_bytes": peak}).verdict == verdict
+
+
+def test_the_memory_that_was_measured_here():
+    """benchmarks/results/README.md says what and how: rematerialization was to save half."""
+    path = Path(__file__).parents[2] / "benchmarks/results/resnet1202_memory-2cores.json"
+    kept, remat = json.loads(path.read_text())["readings"]
+    assert [(cost["batch_size"], cost["image_size"], cost["remat"]) for cost in (kept, remat)] == [
+        (128, 32, False),
+        (128, 32, True),
+    ]
+    assert remat["losses"] == kept["losses"]
+    assert very_deep.memory_claim(kept, remat).verdict == HOLDS
 
 
 def test_every_dataset_has_every_budget():
