@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
 
-from export.quiet import quiet
+from keras_resnet.quiet import quiet
 
 with quiet():
     from keras_resnet import InputError, cli

@@ -21,7 +21,7 @@ from benchmarks.inference_worker import GEMM_FLOPS
 from benchmarks.torch_peer import check_torch, torch_python
 from benchmarks.workers import Worker
 from keras_resnet import cli
-from keras_resnet.config import get_config
+from keras_resnet.models.config import get_config
 
 MODEL = "resnet50"
 # Table 1 of the paper counts multiply-adds.

@@ -22,10 +22,10 @@ def main() -> None:
     folder, name = Path(sys.argv[1]), sys.argv[2]
     import keras
 
-    from export.formats import TABLE, Options
-    from export.photos import random_crops
-    from export.pipeline import network_with_random_weights
-    from export.signature import serving_model
+    from keras_resnet.export.artifacts import TABLE, Options
+    from keras_resnet.export.images import random_crops
+    from keras_resnet.export.pipeline import network_with_random_weights
+    from keras_resnet.export.serving import serving_model
     from keras_resnet.weights import ModelSpec
 
     spec = ModelSpec.default(name)

@@ -125,7 +125,7 @@ def _rate(batches: Iterator, per_batch: int) -> float:
 
 def _ours(folder: Path) -> Callable[[], float]:
     from keras_resnet.data import BadImages, Transform, open_dataset, training_batches
-    from keras_resnet.preprocessing import Normalization
+    from keras_resnet.images.preprocessing import Normalization
 
     split = open_dataset(f"folder:{folder}").split("train")
     transform = Transform(_SIZE, normalization=Normalization.imagenet(), augmentation="inception")
@@ -252,7 +252,7 @@ _EPOCH = """
 import json, sys
 from benchmarks.workers import peak_memory_mib
 from keras_resnet.data import BadImages, Transform, open_dataset, training_batches
-from keras_resnet.preprocessing import Normalization
+from keras_resnet.images.preprocessing import Normalization
 folder, batch, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 split = open_dataset(f"folder:{folder}").split("train")
 transform = Transform(size, normalization=Normalization.imagenet(), augmentation="inception")
@@ -280,7 +280,7 @@ def _measure_memory(folder: Path, rounds: int) -> list[harness.Row]:
 def _seconds_to_skip(split) -> float:
     """Until the first batch, from the middle of an epoch, is there."""
     from keras_resnet.data import BadImages, Transform, training_batches
-    from keras_resnet.preprocessing import Normalization
+    from keras_resnet.images.preprocessing import Normalization
 
     transform = Transform(32, normalization=Normalization.imagenet(), augmentation="inception")
     begun = time.perf_counter()

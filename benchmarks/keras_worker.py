@@ -32,9 +32,9 @@ def _ours(spec, batches=None):
     import tensorflow as tf
 
     from keras_resnet import build_model
-    from keras_resnet.config import get_config
+    from keras_resnet.models.config import get_config
     from keras_resnet.training.distribution import create
-    from keras_resnet.training.recipes import Recipe
+    from keras_resnet.training.recipe import Recipe
     from keras_resnet.training.step import METRICS, Trainer
 
     distribution = create("one_device")
@@ -105,7 +105,7 @@ def _with_keras_layers(spec):
     import keras
 
     from keras_resnet import build_model
-    from keras_resnet.layers import BatchNormalization
+    from keras_resnet.models.layers import BatchNormalization
 
     def swap(layer):
         kind = keras.layers.BatchNormalization if isinstance(layer, BatchNormalization) else type(layer)

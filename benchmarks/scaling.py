@@ -15,8 +15,8 @@ from absl import flags
 
 from benchmarks import harness
 from keras_resnet import cli
-from keras_resnet.config import get_config
 from keras_resnet.errors import InputError
+from keras_resnet.models.config import get_config
 from keras_resnet.training import launch_local
 
 _MODEL = flags.DEFINE_string("model", "cifar_resnet20", "A network of the zoo.")

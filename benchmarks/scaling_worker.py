@@ -31,9 +31,9 @@ def main() -> None:
     import tensorflow as tf
 
     from keras_resnet import build_model
-    from keras_resnet.config import get_config
+    from keras_resnet.models.config import get_config
     from keras_resnet.training.distribution import create
-    from keras_resnet.training.recipes import Recipe
+    from keras_resnet.training.recipe import Recipe
     from keras_resnet.training.step import Trainer
 
     distribution = create("multi_worker")

@@ -16,7 +16,7 @@ from benchmarks import harness
 from benchmarks.torch_peer import check_torch, torch_python
 from benchmarks.workers import Worker
 from keras_resnet import cli
-from keras_resnet.config import get_config
+from keras_resnet.models.config import get_config
 
 
 @dataclasses.dataclass(frozen=True)

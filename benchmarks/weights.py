@@ -20,9 +20,9 @@ from absl import flags
 
 from benchmarks import harness
 from keras_resnet import build_model, cli, get_entry
-from keras_resnet.config import get_config
+from keras_resnet.models.config import get_config
 from keras_resnet.weights import load_foreign, load_weights, save_weights
-from keras_resnet.weights.foreign import torch_names
+from keras_resnet.weights.converters import torch_names
 
 _KINDS = ("weights.h5", "safetensors", "keras_applications.h5")
 _CONVERT = "convert"

@@ -16,10 +16,10 @@ from experiments import cost, page
 from experiments.runs import Outcomes, RunFailed, cores, is_done, places, run_all, stop_on_sigterm
 from experiments.settings import BUDGETS, DATASETS, Setting, get_setting
 from keras_resnet import InputError, cli
-from keras_resnet.config import MODELS
 from keras_resnet.data import Dataset, open_dataset
+from keras_resnet.models.config import MODELS
+from keras_resnet.run_folder import write_text
 from keras_resnet.training import Recipe
-from keras_resnet.training.workdir import write_text
 from keras_resnet.version import __version__
 
 

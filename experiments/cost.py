@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from experiments.runs import Outcomes, Run
-from keras_resnet.config import get_config
 from keras_resnet.data import Dataset, steps_per_epoch
+from keras_resnet.models.config import get_config
 
 _TRAINING = 3
 """A training step's multiply-adds over the forward pass': the gradients of activations and of weights."""

@@ -15,7 +15,7 @@ from experiments.page import Section, Table
 from experiments.runs import Outcomes, Run, ladder_run, load_network, network_images, open_data
 from experiments.settings import Setting
 from keras_resnet import InputError, build_resnet
-from keras_resnet.config import ResNetConfig, get_config
+from keras_resnet.models.config import ResNetConfig, get_config
 
 NAME = "identity"
 TITLE = "Deepened by blocks that begin as identities"

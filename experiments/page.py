@@ -14,8 +14,8 @@ from pathlib import Path
 
 from experiments.claims import FAILS, HOLDS, OPEN, Claim
 from keras_resnet.errors import InputError
+from keras_resnet.files import atomic_path
 from keras_resnet.tables import markdown_table
-from keras_resnet.weights.files import atomic_path
 
 _CLAIM_HEADER = ("Claim", "In the paper", "Here", "Verdict")
 _VERDICT_CLASS = {HOLDS: "holds", FAILS: "fails", OPEN: "open"}

@@ -18,11 +18,11 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from experiments.settings import Setting
-from keras_resnet.config import get_config
 from keras_resnet.data import Dataset, Transform, evaluation_batches, open_dataset, steps_per_epoch
 from keras_resnet.errors import InputError
+from keras_resnet.models.config import get_config
+from keras_resnet.run_folder import Workdir
 from keras_resnet.training import Recipe
-from keras_resnet.training.workdir import Workdir
 from keras_resnet.weights import load_weights, read_spec
 
 ROOT = Path(__file__).parents[1]

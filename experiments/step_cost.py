@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags
 
 from keras_resnet import InputError, cli
-from keras_resnet.config import get_config
+from keras_resnet.models.config import get_config
 
 _RATE = 0.01  # small enough that no network of the zoo diverges within a few steps
 
@@ -89,9 +89,9 @@ def _take_steps(model: str, batch_size: int, image_size: int, remat: bool, jit: 
     import keras
     import tensorflow as tf
 
-    from keras_resnet.resnet import build_model
+    from keras_resnet.models.resnet import build_model
     from keras_resnet.training.distribution import create
-    from keras_resnet.training.recipes import Recipe
+    from keras_resnet.training.recipe import Recipe
     from keras_resnet.training.step import METRICS, Trainer
 
     distribution = create("one_device")

@@ -13,8 +13,8 @@ from experiments.paper_results import TABLE_6
 from experiments.runs import Outcome, Outcomes, Run, given_up, ladder_run
 from experiments.settings import Setting
 from keras_resnet import InputError
+from keras_resnet.run_folder import write_text
 from keras_resnet.training.schedules import ERROR_WINDOW
-from keras_resnet.training.workdir import write_text
 
 NAME = "very_deep"
 TITLE = "110 layers with and without warm-up, and 1202"

@@ -9,8 +9,8 @@ import sys
 import threading
 from pathlib import Path
 
+from keras_resnet.run_folder import write_text
 from keras_resnet.training import Machine, Preempted, Recipe, TrainingFailed, train
-from keras_resnet.training.workdir import write_text
 
 
 def main(path: Path) -> int:

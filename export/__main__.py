@@ -10,16 +10,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
 
-from export.quiet import quiet
+from keras_resnet.quiet import quiet
 
 with quiet():
     import tensorflow  # noqa: F401
 
-from export.formats import Options
-from export.pipeline import export_weights, export_workdir
 from export.zoo import export_zoo
 from keras_resnet import cli
 from keras_resnet.errors import InputError
+from keras_resnet.export.artifacts import Options
+from keras_resnet.export.pipeline import export_weights, export_workdir
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training, with its weights and recipe.")
 _MODEL = flags.DEFINE_string("model", None, "A network of the zoo, or all, together with --weights.")

@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from export import files
-from export.formats import FORMATS, Options, check_formats
-from export.pipeline import PARITY, export_weights
-from export.verify import latency_texts
-from keras_resnet.config import list_models
+from keras_resnet import files
 from keras_resnet.errors import InputError
+from keras_resnet.export.artifacts import FORMATS, Options, check_formats
+from keras_resnet.export.pipeline import PARITY, export_weights
+from keras_resnet.export.verification import latency_texts
+from keras_resnet.models.config import list_models
 from keras_resnet.tables import markdown_table
 
 

@@ -1,10 +1,10 @@
 """Every network of "Deep Residual Learning for Image Recognition" as a plain Keras 3 model."""
 
-from keras_resnet.complexity import Complexity, complexity
-from keras_resnet.config import MODELS, ResNetConfig, list_models
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Normalization, Preprocessing
-from keras_resnet.resnet import BUILDERS, build_model, build_resnet, feature_maps, freeze
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
+from keras_resnet.models.complexity import Complexity, complexity
+from keras_resnet.models.config import MODELS, ResNetConfig, list_models
+from keras_resnet.models.resnet import BUILDERS, build_model, build_resnet, feature_maps, freeze
 from keras_resnet.version import __version__
 from keras_resnet.weights import Entry, decode_predictions, get_entry, list_weights, preprocess_input
 

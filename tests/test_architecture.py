@@ -39,7 +39,7 @@ ROOMS = {
 # The doors that open only when a function is called.
 LAZY = {
     ("resnet", "weights"),
-    ("export.pipeline", "data"),
+    ("keras_resnet.export.pipeline", "data"),
     ("export.__main__", "data"),
     ("keras_resnet.data.__main__", "training"),
     ("keras_resnet.data.__main__", "weights"),
@@ -68,7 +68,7 @@ class Import:
     """One imported module, in one place."""
 
     module: str  # that imports, e.g. "keras_resnet.weights.spec"
-    target: str  # that is imported, e.g. "keras_resnet.config"
+    target: str  # that is imported, e.g. "keras_resnet.models.config"
     line: int
     at_import: bool
 
@@ -127,10 +127,10 @@ IMPORTS = [found for path in FILES for found in imports_of(path)]
 def test_the_reader_of_imports_sees():
     """The test of the test: a few imports that must have been found, with their kinds."""
     seen = {(found.module, found.target, found.at_import) for found in IMPORTS}
-    assert ("keras_resnet.resnet", "keras_resnet.blocks", True) in seen
-    assert ("keras_resnet.resnet", "keras_resnet.weights", False) in seen
-    assert ("keras_resnet.layers", "tensorflow", False) in seen
-    assert ("keras_resnet.weights.files", "h5py", True) in seen
+    assert ("keras_resnet.models.resnet", "keras_resnet.models.blocks", True) in seen
+    assert ("keras_resnet.models.resnet", "keras_resnet.weights", False) in seen
+    assert ("keras_resnet.models.layers", "tensorflow", False) in seen
+    assert ("keras_resnet.weights.native", "h5py", True) in seen
     assert len({found.module for found in IMPORTS}) > 25
 
 
@@ -154,14 +154,14 @@ def test_directions_between_rooms():
 @pytest.mark.parametrize(
     ("module", "target", "at_import", "allowed"),
     [
-        ("keras_resnet.config", "keras_resnet.layers", False, False),
-        ("keras_resnet.resnet", "keras_resnet.weights", True, False),
-        ("keras_resnet.resnet", "keras_resnet.weights", False, True),
-        ("keras_resnet.weights.files", "keras_resnet.data", False, False),
+        ("keras_resnet.models.config", "keras_resnet.models.layers", False, False),
+        ("keras_resnet.models.resnet", "keras_resnet.weights", True, False),
+        ("keras_resnet.models.resnet", "keras_resnet.weights", False, True),
+        ("keras_resnet.weights.native", "keras_resnet.data", False, False),
         ("keras_resnet.data.pipeline", "keras_resnet.training", False, False),
-        ("keras_resnet.training.loop", "export.verify", False, False),
-        ("export.verify", "keras_resnet.data", False, False),
-        ("keras_resnet.errors", "keras_resnet.config", False, False),
+        ("keras_resnet.training.loop", "keras_resnet.export.verification", False, False),
+        ("keras_resnet.export.verification", "keras_resnet.data", False, False),
+        ("keras_resnet.errors", "keras_resnet.models.config", False, False),
         ("train_main", "export", True, True),
     ],
 )
@@ -201,12 +201,12 @@ def test_import_is_light():
         [sys.executable, "-c", script], cwd=ROOT, text=True, capture_output=True, check=True
     )
     modules = set(json.loads(done.stdout.splitlines()[-1]))
-    assert "keras_resnet.resnet" in modules
+    assert "keras_resnet.models.resnet" in modules
     packages = {module.split(".")[0] for module in modules}
     heavy = {"tensorflow", "tensorflow_datasets", "onnx", "tf2onnx", "matplotlib", "sklearn", "export"}
     assert packages & heavy == set()
     assert packages - STANDARD <= {"keras_resnet"}
-    assert modules & {"keras_resnet.data", "keras_resnet.training", "keras_resnet.geometry"} == set()
+    assert modules & {"keras_resnet.data", "keras_resnet.training", "keras_resnet.images.ops"} == set()
 
 
 def test_train_main_is_short():

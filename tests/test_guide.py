@@ -18,19 +18,19 @@ from pathlib import Path
 import keras
 import pytest
 from absl.testing import flagsaver
+from helpers.torch_files import state_dict, write_old_layout
+from helpers.zoo_networks import relative_difference, zeros_for_weights
 from safetensors.numpy import save_file
-from test_weights_foreign import state_dict, write_old_layout
-from zoo_networks import relative_difference, zeros_for_weights
 
 import keras_resnet
 import train_main
-from export.photos import sample_photos
-from keras_resnet import resnet
-from keras_resnet.config import MODELS, get_config
+from keras_resnet.export.images import sample_photos
+from keras_resnet.models import resnet
+from keras_resnet.models.config import MODELS, get_config
 from keras_resnet.weights import __main__ as weights_program
-from keras_resnet.weights import pretrained
-from keras_resnet.weights.entries import ENTRIES
-from keras_resnet.weights.foreign import torch_names
+from keras_resnet.weights import weight_file as pretrained
+from keras_resnet.weights.converters import torch_names
+from keras_resnet.weights.registry import ENTRIES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from zoo_networks import zeros_for_weights
+from helpers.zoo_networks import zeros_for_weights
 
 from keras_resnet import InputError, build_model, cli, list_models
 from keras_resnet import __main__ as zoo

@@ -15,7 +15,7 @@ from keras_resnet.data.pipeline import Transform, dataset_statistics
 from keras_resnet.data.preview import draw_views, few_examples, save_sheet
 from keras_resnet.data.sources import open_dataset
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Normalization
+from keras_resnet.images.preprocessing import Normalization
 
 _MOST = 32  # rows or columns
 
@@ -55,8 +55,8 @@ def preview(
         OSError: the output cannot be written.
     """
     # The one door from the data to the recipes, open only here.
+    from keras_resnet.files import atomic_path
     from keras_resnet.training import get_recipe
-    from keras_resnet.weights.files import atomic_path
 
     if not output.endswith(".png"):
         raise InputError(f"--output must end with .png; got {output}")

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data import colour
+from keras_resnet.data import color as colour
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import REFERENCE_SIZE
+from keras_resnet.images.preprocessing import REFERENCE_SIZE
 
 _TOP, _LEFT, _FLIP, _SCALE = range(4)  # of the first stream's four numbers
 # The other streams.

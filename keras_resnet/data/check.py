@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_resnet.data.decoding import BadImages, attempt_each
 from keras_resnet.data.pipeline import reporter
 from keras_resnet.data.sources import Dataset, IndexedSplit, Split, open_dataset
-from keras_resnet.geometry import decode_image
+from keras_resnet.images.ops import decode_image
 from keras_resnet.tables import markdown_table
 
 _AT_A_TIME = 16

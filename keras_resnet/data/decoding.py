@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet import geometry
 from keras_resnet.errors import InputError
+from keras_resnet.images import ops as geometry
 
 _COLUMNS = ("path", "split", "reason")
 

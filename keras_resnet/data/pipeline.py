@@ -8,14 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet import geometry
 from keras_resnet.data import augmentation
 from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation
 from keras_resnet.data.decoding import BadImages, attempt_each, cut_window, decode_window
 from keras_resnet.data.sources import IndexedSplit, Split
 from keras_resnet.errors import InputError, unknown_name
-from keras_resnet.geometry import decode_image, with_channels
-from keras_resnet.preprocessing import Normalization, usual_resize
+from keras_resnet.images import ops as geometry
+from keras_resnet.images.ops import decode_image, with_channels
+from keras_resnet.images.preprocessing import Normalization, usual_resize
 
 _RAW_BATCH = 64
 _AT_A_TIME = 8  # examples that one thread prepares in turn

@@ -9,7 +9,7 @@ import numpy as np
 from keras_resnet.data.pipeline import Transform, raw_images, training_batches
 from keras_resnet.data.sources import IndexedSplit, Split
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Normalization
+from keras_resnet.images.preprocessing import Normalization
 
 
 def few_examples(

@@ -15,7 +15,7 @@ from keras_resnet.data import folder
 from keras_resnet.data.decoding import fault, file_fault
 from keras_resnet.data.digits import Digits
 from keras_resnet.errors import InputError, unknown_name
-from keras_resnet.geometry import decode_image
+from keras_resnet.images.ops import decode_image
 
 INDEXED_BYTES = 512 * 2**20
 """A TFDS split up to this size is held in memory, so that an epoch is a full permutation."""

@@ -1,7 +1,7 @@
 """Training: recipes, schedules, distribution, the step, the loop, checkpoints and reports."""
 
 from keras_resnet.training.loop import PRECISIONS, Machine, Preempted, TrainingFailed, train
-from keras_resnet.training.recipes import RECIPES, Recipe, get_recipe
+from keras_resnet.training.recipe import RECIPES, Recipe, get_recipe
 
 __all__ = [
     "PRECISIONS",

@@ -1,7 +1,7 @@
 """`python -m keras_resnet.training`: the recipes as a table."""
 
 from keras_resnet.tables import markdown_table
-from keras_resnet.training.recipes import RECIPES, Recipe
+from keras_resnet.training.recipe import RECIPES, Recipe
 
 
 def _row(name: str, recipe: Recipe) -> tuple[str, ...]:

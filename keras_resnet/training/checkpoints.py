@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from keras_resnet.errors import InputError
-from keras_resnet.weights.files import atomic_path
+from keras_resnet.files import atomic_path
 
 _NAME = re.compile(r"step-(\d{9})\.h5")
 

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.config import get_config
 from keras_resnet.data import (
     BadImages,
     Dataset,
@@ -26,15 +25,16 @@ from keras_resnet.data import (
     training_batches,
 )
 from keras_resnet.errors import InputError, unknown_name
-from keras_resnet.preprocessing import Normalization, Preprocessing
-from keras_resnet.resnet import freeze
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
+from keras_resnet.models.config import get_config
+from keras_resnet.models.resnet import freeze
+from keras_resnet.run_folder import Workdir
 from keras_resnet.training import checkpoints
 from keras_resnet.training.distribution import Distribution, create
-from keras_resnet.training.recipes import Recipe
-from keras_resnet.training.reports import Reports
+from keras_resnet.training.progress import Reports
+from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.schedules import Schedule
 from keras_resnet.training.step import METRICS, Trainer
-from keras_resnet.training.workdir import Workdir
 from keras_resnet.weights import ModelSpec, load_pretrained, save_weights
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}

@@ -10,7 +10,7 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_resnet.resnet import recursion_limit
+from keras_resnet.models.resnet import recursion_limit
 
 
 class Rematerialized:

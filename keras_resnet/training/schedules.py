@@ -2,7 +2,7 @@
 
 import math
 
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipe import Recipe
 
 # Steps whose mean training error decides the end of an error-triggered warm-up.
 ERROR_WINDOW = 100

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.training import mixing
+from keras_resnet.classification import mixing
 from keras_resnet.training.distribution import Distribution
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.remat import Rematerialized
 
 # What a training step reports, in this order: sums over the global batch.

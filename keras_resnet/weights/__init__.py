@@ -1,17 +1,17 @@
 """Weights in files: our own `.weights.h5`, other zoos' files, and the table of published ones."""
 
-from keras_resnet.weights.entries import Entry, get_entry, list_weights
-from keras_resnet.weights.files import load_weights, read_spec, save_weights
-from keras_resnet.weights.foreign import load_foreign, read_tensors
+from keras_resnet.weights.converters import load_foreign, read_tensors
 from keras_resnet.weights.labels import decode_predictions
-from keras_resnet.weights.pretrained import (
+from keras_resnet.weights.native import load_weights, read_spec, save_weights
+from keras_resnet.weights.registry import Entry, get_entry, list_weights
+from keras_resnet.weights.spec import ModelSpec
+from keras_resnet.weights.weight_file import (
     classes_of,
     load_pretrained,
     preprocess_input,
     preprocessing_of,
     spec_of,
 )
-from keras_resnet.weights.spec import ModelSpec
 
 __all__ = [
     "Entry",

@@ -10,15 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_resnet.config import get_config
 from keras_resnet.errors import InputError
+from keras_resnet.models.config import get_config
 from keras_resnet.tables import markdown_table
 from keras_resnet.weights.compare import TOLERANCE, compare
-from keras_resnet.weights.entries import get_entry, list_weights
-from keras_resnet.weights.files import save_weights
-from keras_resnet.weights.foreign import assign_tensors, count_classes, read_tensors
-from keras_resnet.weights.pretrained import foreign_spec, locate
+from keras_resnet.weights.converters import assign_tensors, count_classes, read_tensors
+from keras_resnet.weights.native import save_weights
+from keras_resnet.weights.registry import get_entry, list_weights
 from keras_resnet.weights.spec import ModelSpec
+from keras_resnet.weights.weight_file import foreign_spec, locate
 
 
 def convert(source: str, model: str, output: str) -> ModelSpec:

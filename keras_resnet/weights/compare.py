@@ -6,11 +6,11 @@ import os
 import keras
 import numpy as np
 
-from keras_resnet.config import get_config
 from keras_resnet.errors import InputError
-from keras_resnet.weights.entries import Entry
-from keras_resnet.weights.foreign import assign_tensors, count_classes, read_tensors
-from keras_resnet.weights.pretrained import foreign_spec, locate
+from keras_resnet.models.config import get_config
+from keras_resnet.weights.converters import assign_tensors, count_classes, read_tensors
+from keras_resnet.weights.registry import Entry
+from keras_resnet.weights.weight_file import foreign_spec, locate
 
 TOLERANCE = 1e-4
 """Largest difference of two networks that count as equal, relative to the largest logit."""

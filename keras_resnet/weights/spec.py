@@ -3,9 +3,9 @@
 import dataclasses
 import json
 
-from keras_resnet.config import MODELS, ResNetConfig, get_config
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Normalization, Preprocessing, usual_resize
+from keras_resnet.images.preprocessing import Normalization, Preprocessing, usual_resize
+from keras_resnet.models.config import MODELS, ResNetConfig, get_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ModelSpec:
         """Builds the network with logits as its output; `kwargs` go to `build_model`."""
         import keras
 
-        from keras_resnet.resnet import build_model
+        from keras_resnet.models.resnet import build_model
 
         shape = self.input_shape
         if keras.config.image_data_format() == "channels_first":

@@ -5,7 +5,7 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from data_helpers import write_image, write_tfds
+from helpers.data_helpers import write_image, write_tfds
 
 from keras_resnet.data import IndexedSplit, open_dataset, sources
 

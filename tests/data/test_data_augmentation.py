@@ -14,13 +14,13 @@ from keras_resnet.data import (
     IndexedSplit,
     Transform,
     augmentation,
-    colour,
+    color,
     training_batches,
 )
 from keras_resnet.data.augmentation import adjust, pad_crop_erase, progressive_size, scaled_sides, window
 from keras_resnet.errors import InputError
-from keras_resnet.geometry import center_crop, resize_whole
-from keras_resnet.preprocessing import Normalization
+from keras_resnet.images.ops import center_crop, resize_whole
+from keras_resnet.images.preprocessing import Normalization
 
 COUNT = 400
 DRAWS = 10_000
@@ -320,7 +320,7 @@ def test_jitter_is_never_darker_than_black():
 
 def test_jitters_order_is_random(monkeypatch):
     for digit, name in enumerate(("brightness", "contrast", "saturation"), 1):
-        monkeypatch.setattr(colour, name, lambda image, factor, digit=digit: image * 10 + digit)
+        monkeypatch.setattr(color, name, lambda image, factor, digit=digit: image * 10 + digit)
     policy = Augmentation(jitter=(0.4, 0.4, 0.4))
     result = tf.function(adjust)(tf.zeros([1200, 1, 1, 3]), seeds(KEY, 1200), policy).numpy()[:, 0, 0, 0]
     orders, counts = np.unique(result, return_counts=True)
@@ -330,7 +330,7 @@ def test_jitters_order_is_random(monkeypatch):
 
 def test_randaugment_draws_its_operations_alike_and_their_signs_too(photos):
     image = photos[0]
-    operations = colour.randaugment_operations(24, 30)
+    operations = color.randaugment_operations(24, 30)
     made = {}
     for (name, operation), sign in itertools.product(operations.items(), (1.0, -1.0)):
         made.setdefault(np.floor(operation(tf.constant(image), sign)).tobytes(), set()).add((name, sign))
@@ -350,7 +350,7 @@ def test_randaugment_draws_its_operations_alike_and_their_signs_too(photos):
 
 def test_randaugment_applies_two_operations_in_turn(photos):
     image = photos[1, :12, :12]
-    operations = colour.randaugment_operations(12, 9).values()
+    operations = color.randaugment_operations(12, 9).values()
     once = [
         np.floor(operation(tf.constant(image), sign))
         for operation, sign in itertools.product(operations, (1.0, -1.0))

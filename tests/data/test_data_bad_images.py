@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from dirty_images import by_pillow, convertible, encoded, photo, unusable
+from helpers.dirty_images import by_pillow, convertible, encoded, photo, unusable
 from PIL import Image
 
 from keras_resnet.data import (
@@ -22,7 +22,7 @@ from keras_resnet.data import (
 )
 from keras_resnet.data.check import check, main_check
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Normalization
+from keras_resnet.images.preprocessing import Normalization
 
 PLAIN = Normalization((0.0,) * 3, (1.0,) * 3)
 SOME = Normalization((120.0, 110.0, 100.0), (60.0, 61.0, 62.0))

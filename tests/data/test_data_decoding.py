@@ -4,12 +4,12 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from dirty_images import by_pillow, convertible, encoded, exif, inks, photo, png16, unusable
+from helpers.dirty_images import by_pillow, convertible, encoded, exif, inks, photo, png16, unusable
 from PIL import Image
 
-from keras_resnet import geometry
 from keras_resnet.data.decoding import BadImages, attempt_each, cut_window, decode_window, fault, file_fault
 from keras_resnet.errors import InputError
+from keras_resnet.images import ops as geometry
 
 KINDS = convertible()
 

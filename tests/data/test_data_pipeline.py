@@ -14,7 +14,7 @@ from keras_resnet.data import (
     training_batches,
 )
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Normalization
+from keras_resnet.images.preprocessing import Normalization
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 SOME = Normalization((120.0, 110.0, 100.0), (60.0, 61.0, 62.0))

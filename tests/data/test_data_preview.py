@@ -1,14 +1,14 @@
 import keras
 import numpy as np
 import pytest
-from data_helpers import write_image
+from helpers.data_helpers import write_image
 from PIL import Image
 
 from keras_resnet.data import AUGMENTATIONS, IndexedSplit, Transform, open_dataset, raw_images
 from keras_resnet.data.__main__ import main
 from keras_resnet.data.preview import draw_views, few_examples, save_sheet, to_pixels
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Normalization
+from keras_resnet.images.preprocessing import Normalization
 
 SOME = Normalization((120.0, 110.0, 100.0), (60.0, 61.0, 62.0))
 PLAIN = Transform(16, normalization=SOME)

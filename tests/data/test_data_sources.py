@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from data_helpers import write_image, write_tfds
+from helpers.data_helpers import write_image, write_tfds
 
 from keras_resnet.data import (
     BadImages,
@@ -16,7 +16,7 @@ from keras_resnet.data import (
     training_batches,
 )
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Normalization
+from keras_resnet.images.preprocessing import Normalization
 
 
 def fails(pattern, function, *arguments):

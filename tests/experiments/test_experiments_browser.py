@@ -6,9 +6,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import browser
 import numpy as np
 import pytest
+from helpers import browser
 from matplotlib.figure import Figure
 
 from experiments.claims import FAILS, HOLDS, OPEN, Claim

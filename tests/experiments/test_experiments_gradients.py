@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from made_up import outcome
+from helpers.made_up import outcome
 
 from experiments import page
 from experiments.claims import FAILS, HOLDS, OPEN
@@ -23,8 +23,8 @@ from experiments.gradients import (
 from experiments.runs import RunFailed
 from experiments.settings import SETTINGS, get_setting
 from keras_resnet import build_model
+from keras_resnet.run_folder import Workdir
 from keras_resnet.training import Machine, Recipe, checkpoints, train
-from keras_resnet.training.workdir import Workdir
 from keras_resnet.weights import ModelSpec, save_weights
 
 SMALL = {"stage_depths": (1, 1, 1), "stage_filters": (2, 3, 4)}

@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from made_up import outcome
+from helpers.made_up import outcome
 
 from experiments import page
 from experiments.claims import FAILS, HOLDS, OPEN
 from experiments.identity import CASES, Measurement, claims, deepen, measure, plan, report
 from experiments.settings import get_setting
 from keras_resnet import InputError, build_resnet
-from keras_resnet.config import ResNetConfig
+from keras_resnet.models.config import ResNetConfig
 from keras_resnet.weights import ModelSpec, save_weights
 
 BASIC = ResNetConfig("basic", (1, 2), (4, 6), "cifar", "A", input_size=8, classes=3)

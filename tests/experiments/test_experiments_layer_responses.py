@@ -5,14 +5,14 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from made_up import outcome
+from helpers.made_up import outcome
 
 from experiments import page
 from experiments.claims import FAILS, HOLDS, OPEN
 from experiments.layer_responses import claims, plan, report, responses
 from experiments.settings import get_setting
 from keras_resnet import InputError, build_model, build_resnet
-from keras_resnet.config import ResNetConfig
+from keras_resnet.models.config import ResNetConfig
 from keras_resnet.weights import ModelSpec, save_weights
 
 SMALL = {"stage_depths": (1, 2), "stage_filters": (4, 6), "input_shape": (8, 8, 3), "classes": 3}

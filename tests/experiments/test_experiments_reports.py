@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from made_up import outcome
+from helpers.made_up import outcome
 
 from experiments import cost, degradation, page, shortcuts, very_deep
 from experiments.claims import FAILS, HOLDS, OPEN

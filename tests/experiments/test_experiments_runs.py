@@ -11,13 +11,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from data_helpers import write_tfds
+from helpers.data_helpers import write_tfds
 
 from experiments.command import make_setting
 from experiments.runs import Run, RunFailed, ladder_run, read_outcome, run_all
 from experiments.settings import get_setting
 from keras_resnet import InputError
-from keras_resnet.training.workdir import Workdir
+from keras_resnet.run_folder import Workdir
 
 ROOT = Path(__file__).parents[2]
 # Networks of three blocks, whatever their names say.

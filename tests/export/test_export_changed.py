@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from export_networks import SMALL_CIFAR, photo_batches, serving, spec_of
+from helpers.export_networks import SMALL_CIFAR, photo_batches, serving, spec_of
 
-from export.formats import FORMATS, TABLE, Options
-from export.verify import parity_table, verify
+from keras_resnet.export.artifacts import FORMATS, TABLE, Options
+from keras_resnet.export.verification import parity_table, verify
 
 SPEC = spec_of("cifar_resnet20", SMALL_CIFAR)
 OPTIONS = Options(labels=tuple(f"class {index}" for index in range(10)))

@@ -10,19 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_networks import SMALL, SMALL_CIFAR, randomize, serving, spec_of
+from helpers.export_networks import SMALL, SMALL_CIFAR, randomize, serving, spec_of
+from helpers.torch_files import state_dict, torch_forward
 from safetensors.numpy import save_file
-from test_weights_foreign import state_dict, torch_forward
 
-from export import pipeline
-from export.formats import Options
-from export.photos import sample_photos
-from export.tflite_metadata import read_labels
-from keras_resnet.config import MODELS
 from keras_resnet.data import open_dataset
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Normalization, Preprocessing
-from keras_resnet.weights import get_entry, pretrained, save_weights
+from keras_resnet.export import pipeline
+from keras_resnet.export.artifacts import Options
+from keras_resnet.export.images import sample_photos
+from keras_resnet.export.writers.tflite_metadata import read_labels
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
+from keras_resnet.models.config import MODELS
+from keras_resnet.weights import get_entry, save_weights
+from keras_resnet.weights import weight_file as pretrained
 
 REPOSITORY = Path(__file__).parents[2]
 FORMATS = ["--formats=onnx,tflite"]  # the third costs a process, and is tested elsewhere
@@ -375,7 +376,7 @@ def test_too_few_calibration_images(weights, tmp_path):
 def test_the_picture_shows_images_and_what_they_are_taken_for(tmp_path):
     from PIL import Image
 
-    from export.predictions import draw_predictions
+    from keras_resnet.export.predictions import draw_predictions
 
     model = serving(SPEC)
     images = sample_photos(32, 32)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_networks import SMALL_CIFAR, serving, spec_of
+from helpers.export_networks import SMALL_CIFAR, serving, spec_of
 
-from export.formats import FORMATS, TABLE, Options
-from export.photos import sample_photos
+from keras_resnet.export.artifacts import FORMATS, TABLE, Options
+from keras_resnet.export.images import sample_photos
 
 PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 LABELS = tuple(f"class {index}" for index in range(10))

@@ -5,9 +5,9 @@ import hashlib
 import keras
 import pytest
 
-from export.files import replacing, sha256, size, write_json
-from export.formats import FORMATS, TABLE, Options, check_formats
 from keras_resnet.errors import InputError
+from keras_resnet.export.artifacts import FORMATS, TABLE, Options, check_formats
+from keras_resnet.files import replacing, sha256, size, write_json
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_unknown_layers_are_refused(tmp_path):
 def test_flex_operators_are_noticed(tmp_path):
     import tensorflow as tf
 
-    from export.runtimes import open_tflite
+    from keras_resnet.export.runtimes import open_tflite
 
     function = tf.function(
         lambda images: {"logits": tf.linalg.inv(images)[:, 0]},

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from export_networks import (
+from helpers.export_networks import (
     LATER_EVEN,
     LATER_ODD,
     NARROW,
@@ -16,11 +16,11 @@ from export_networks import (
     spec_of,
 )
 
-from export.formats import FORMATS, TABLE, Options
-from export.photos import random_crops
-from export.signature import network_for_export, serving_model
-from export.verify import verify
 from keras_resnet.errors import InputError
+from keras_resnet.export.artifacts import FORMATS, TABLE, Options
+from keras_resnet.export.images import random_crops
+from keras_resnet.export.serving import network_for_export, serving_model
+from keras_resnet.export.verification import verify
 from keras_resnet.weights import save_weights
 
 SMALL_NETWORKS = {

@@ -8,15 +8,15 @@ import tempfile
 import keras
 import numpy as np
 import pytest
-from export_networks import LATER_ODD, PER_PIXEL, SMALL_CIFAR, photo_batches, serving, spec_of
+from helpers.export_networks import LATER_ODD, PER_PIXEL, SMALL_CIFAR, photo_batches, serving, spec_of
 from test_export_formats import SMALL_NETWORKS
 
-from export.calibration import LEAST_IMAGES
-from export.quiet import quiet
-from export.signature import serving_function
-from export.to_onnx import NEWEST_OPSET, OLDEST_OPSET, OPSET, to_onnx
 from keras_resnet import __version__
 from keras_resnet.errors import InputError
+from keras_resnet.export.calibration import LEAST_IMAGES
+from keras_resnet.export.serving import serving_function
+from keras_resnet.export.writers.onnx import NEWEST_OPSET, OLDEST_OPSET, OPSET, to_onnx
+from keras_resnet.quiet import quiet
 
 NETWORKS = {**SMALL_NETWORKS, "cifar, per pixel": ("cifar_resnet20", SMALL_CIFAR, None)}
 NHWC_TO_NCHW = (0, 3, 1, 2)

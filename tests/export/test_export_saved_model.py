@@ -9,18 +9,18 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from export_networks import SMALL, SMALL_CIFAR, photo_batches, serving, spec_of
+from helpers.export_networks import SMALL, SMALL_CIFAR, photo_batches, serving, spec_of
 from PIL import Image
 
-from export.formats import TABLE, Options
-from export.image_bytes import decode_batch
-from export.saved_model_signatures import broken_signatures
-from export.signature import serving_function
-from export.to_saved_model import to_saved_model
-from export.verify import verify
 from keras_resnet.errors import InputError
-from keras_resnet.geometry import decode_image, evaluation_view
-from keras_resnet.preprocessing import Normalization, Preprocessing
+from keras_resnet.export.artifacts import TABLE, Options
+from keras_resnet.export.saved_model_signatures import broken_signatures
+from keras_resnet.export.serving import serving_function
+from keras_resnet.export.verification import verify
+from keras_resnet.export.writers.image_bytes import decode_batch
+from keras_resnet.export.writers.saved_model import to_saved_model
+from keras_resnet.images.ops import decode_image, evaluation_view
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
 
 LABELS = tuple(f"class {index}" for index in range(10))
 SPEC = spec_of("resnet18", SMALL, 48, classes=10)

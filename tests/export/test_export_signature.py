@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from export_networks import PER_PIXEL, SMALL_CIFAR, photo_batches, randomize, spec_of
+from helpers.export_networks import PER_PIXEL, SMALL_CIFAR, photo_batches, randomize, spec_of
 
-from export.signature import network_for_export, serving_model
 from keras_resnet import build_model
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Normalization
+from keras_resnet.export.serving import network_for_export, serving_model
+from keras_resnet.images.preprocessing import Normalization
 from keras_resnet.weights import save_weights
 
 SPEC = spec_of("cifar_resnet20", SMALL_CIFAR)

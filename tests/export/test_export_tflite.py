@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from export_networks import (
+from helpers.export_networks import (
     LATER_EVEN,
     LATER_ODD,
     PER_PIXEL,
@@ -20,14 +20,14 @@ from export_networks import (
     spec_of,
 )
 
-from export import to_tflite as module
-from export.folding import fold
-from export.photos import sample_photos
-from export.tensorflow_graph import weight_arrays
-from export.tflite_metadata import read_labels
-from export.to_tflite import IO_DTYPES, PRECISIONS, to_tflite
 from keras_resnet import __version__
 from keras_resnet.errors import InputError
+from keras_resnet.export.graph import fold
+from keras_resnet.export.images import sample_photos
+from keras_resnet.export.writers import tflite as module
+from keras_resnet.export.writers.tensorflow_ops import weight_arrays
+from keras_resnet.export.writers.tflite import IO_DTYPES, PRECISIONS, to_tflite
+from keras_resnet.export.writers.tflite_metadata import read_labels
 
 NETWORKS = {
     "basic A": ("resnet18", {**SMALL, "shortcut": "A"}, 48, None),

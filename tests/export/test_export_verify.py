@@ -5,14 +5,14 @@ import json
 
 import numpy as np
 import pytest
-from export_networks import SMALL_CIFAR, photo_batches, serving, spec_of
+from helpers.export_networks import SMALL_CIFAR, photo_batches, serving, spec_of
 
-from export import verify as verify_module
-from export.files import write_json
-from export.formats import Format
-from export.runtimes import Artifact, RunError
-from export.verify import parity_table, verify
 from keras_resnet.errors import InputError
+from keras_resnet.export import verification as verify_module
+from keras_resnet.export.artifacts import Format
+from keras_resnet.export.runtimes import Artifact, RunError
+from keras_resnet.export.verification import parity_table, verify
+from keras_resnet.files import write_json
 
 SPEC = spec_of("cifar_resnet20", SMALL_CIFAR)
 INPUTS = {"images": ("float32", (None, 32, 32, 3))}

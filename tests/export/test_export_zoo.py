@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from export_networks import SMALL_CIFAR, randomize, spec_of
+from helpers.export_networks import SMALL_CIFAR, randomize, spec_of
 
 from export import zoo
-from export.formats import Options
 from export.zoo import export_zoo
 from keras_resnet.errors import InputError
+from keras_resnet.export.artifacts import Options
 from keras_resnet.weights import save_weights
 
 MODELS = ["cifar_resnet20", "cifar_plain20"]

@@ -5,14 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from torch_zoo import photos, reference, run
-from zoo_networks import relative_difference, zeros_for_weights
+from helpers.torch_zoo import photos, reference, run
+from helpers.zoo_networks import relative_difference, zeros_for_weights
 
 from keras_resnet import InputError, build_model
-from keras_resnet.config import get_config
+from keras_resnet.models.config import get_config
 from keras_resnet.weights import load_foreign
 
 pytestmark = pytest.mark.torch
@@ -195,9 +194,8 @@ def test_tensors_that_are_no_plain_ones(resnet18, tmp_path):
 
 def test_any_damage_is_refused_or_read(tmp_path):
     """1,000 damaged files, in a process of their own: a crash or a hang of it is a failure as well."""
-    program = Path(__file__).parent / "damage_pth.py"
     done = subprocess.run(
-        [sys.executable, str(program), str(tmp_path), "1000"],
+        [sys.executable, "-m", "helpers.damage_pth", str(tmp_path), "1000"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         text=True,
         capture_output=True,

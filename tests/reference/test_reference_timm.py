@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from torch_zoo import load, photos, reference, run, timm
-from zoo_networks import relative_difference
+from helpers.torch_zoo import load, photos, reference, run, timm
+from helpers.zoo_networks import relative_difference
 
-from keras_resnet.resnet import feature_maps
+from keras_resnet.models.resnet import feature_maps
 
 pytestmark = pytest.mark.torch
 

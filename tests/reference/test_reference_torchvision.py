@@ -2,10 +2,10 @@
 
 import keras
 import pytest
-from torch_zoo import load, photos, reference, run, torchvision
-from zoo_networks import relative_difference
+from helpers.torch_zoo import load, photos, reference, run, torchvision
+from helpers.zoo_networks import relative_difference
 
-from keras_resnet.resnet import feature_maps
+from keras_resnet.models.resnet import feature_maps
 
 pytestmark = pytest.mark.torch
 

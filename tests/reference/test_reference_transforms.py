@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from helpers.torch_zoo import torchvision
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from torch_zoo import torchvision
 
-from keras_resnet.preprocessing import Normalization, Preprocessing
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
 
 pytestmark = pytest.mark.torch
 

@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-from data_helpers import write_tfds
+from helpers.data_helpers import write_tfds
 from safetensors.numpy import save_file
 
-from keras_resnet.config import get_config
-from keras_resnet.resnet import build_model
+from keras_resnet.models.config import get_config
+from keras_resnet.models.resnet import build_model
 from keras_resnet.training import Machine, get_recipe, train
-from keras_resnet.weights import get_entry, pretrained, read_spec
-from keras_resnet.weights.foreign import torch_names
+from keras_resnet.weights import get_entry, read_spec
+from keras_resnet.weights import weight_file as pretrained
+from keras_resnet.weights.converters import torch_names
 
 
 def picture(random, height, width):

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 from conftest import TINY
-from data_helpers import write_image
+from helpers.data_helpers import write_image
 
 from keras_resnet import InputError, build_model
 from keras_resnet.data import Transform, evaluation_batches, open_dataset
-from keras_resnet.preprocessing import Normalization, Preprocessing
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.training import get_recipe, train
-from keras_resnet.weights import Entry, ModelSpec, pretrained, read_spec, save_weights
+from keras_resnet.weights import Entry, ModelSpec, read_spec, save_weights
+from keras_resnet.weights import weight_file as pretrained
 
 THEIRS = Normalization((100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
 
@@ -147,7 +148,7 @@ def entry(monkeypatch, weights):
         licence="MIT",
         preprocessing=Preprocessing(32, None, "bilinear", THEIRS),
     )
-    monkeypatch.setattr("keras_resnet.weights.entries.ENTRIES", (row,))
+    monkeypatch.setattr("keras_resnet.weights.registry.ENTRIES", (row,))
     monkeypatch.setattr(pretrained, "fetch", lambda url, digest: {row.url: weights_of(row, weights)}[url])
     return row
 

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from data_helpers import write_image
+from helpers.data_helpers import write_image
 
 from keras_resnet import InputError
 from keras_resnet.training import step, train

@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from keras_resnet import InputError, build_model
 from keras_resnet.data import Transform, evaluation_batches, open_dataset
+from keras_resnet.run_folder import HISTORY, Workdir, read_recipe
 from keras_resnet.training import Machine, Preempted, TrainingFailed, get_recipe, loop, train
 from keras_resnet.training.checkpoints import list_checkpoints, load, save
-from keras_resnet.training.workdir import HISTORY, Workdir, read_recipe
 from keras_resnet.weights import load_weights, read_spec, save_weights
 
 

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 
-import processes
 import pytest
-from processes import (
+from helpers import processes
+from helpers.processes import (
     children,
     finish,
     kill_group,
@@ -72,7 +72,7 @@ def test_two_workers_killed_twice_end_with_the_same_bytes(tmp_path, data_dir):
 
 @pytest.mark.parametrize("mode", ["plain", "sync"])
 def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode, monkeypatch):
-    program = processes.ROOT / "tests" / "training" / "dump_workers.py"
+    program = processes.ROOT / "tests" / "helpers" / "dump_workers.py"
     launcher = ["-m", "keras_resnet.training.launch_local", "--workers=2", f"--program={program}"]
     command = [*launcher, "--", str(tmp_path), data_dir, mode]
     status, output = run(command, PYTHONPATH=str(processes.ROOT))

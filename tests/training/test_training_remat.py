@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from zoo_networks import ALL_SMALL, randomize
+from helpers.zoo_networks import ALL_SMALL, randomize
 
 from experiments.step_cost import measure
-from keras_resnet.resnet import build_model, build_resnet, freeze
+from keras_resnet.models.resnet import build_model, build_resnet, freeze
 from keras_resnet.training import distribution as distributions
 from keras_resnet.training import train
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.remat import Rematerialized
 from keras_resnet.training.step import METRICS, Trainer
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet.resnet import build_model, freeze
+from keras_resnet.classification import mixing
+from keras_resnet.models.resnet import build_model, freeze
 from keras_resnet.training import distribution as distributions
-from keras_resnet.training import mixing
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.step import METRICS, Trainer
 
 CLASSES = 5

@@ -1,0 +1,226 @@
+"""An evaluation from its beginning to its end: networks, batches, replicas, figures."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from keras_resnet.classification.batches import fits_batches, view_batches
+from keras_resnet.classification.members import Member, check_classes
+from keras_resnet.classification.metrics import Metrics
+from keras_resnet.classification.protocols import (
+    Protocol,
+    fully_convolutional,
+    get_protocol,
+    mean_of_softmax,
+    mean_over_places,
+)
+from keras_resnet.data import BadImages, Dataset
+from keras_resnet.errors import InputError
+from keras_resnet.training.distribution import Distribution
+
+
+class EvaluationFailed(Exception):
+    """The evaluation cannot go on by itself; the message is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        members: the networks.
+        dataset: it was about.
+        split: of the dataset.
+        protocol: how each image was seen.
+        metrics: of the network, or of the ensemble of all.
+        member_metrics: of each network of its own.
+        batch_size: images a replica and step.
+        replicas: of all workers.
+        seconds: from the first batch to the last, with the compilation.
+        bad_images: `(path, split, reason)` of those that cannot be decoded and are not counted, as far
+            as this worker met them.
+    """
+
+    members: tuple[Member, ...]
+    dataset: Dataset
+    split: str
+    protocol: Protocol
+    metrics: Metrics
+    member_metrics: tuple[Metrics, ...]
+    batch_size: int
+    replicas: int
+    seconds: float
+    bad_images: tuple[tuple[str, str, str], ...] = ()
+
+
+def evaluate(
+    members: Sequence[Member],
+    dataset: Dataset,
+    protocol: str = "single_crop",
+    *,
+    distribution: Distribution,
+    split: str | None = None,
+    batch_size: int | None = None,
+    max_bad_images: int = 0,
+) -> Evaluation:
+    """Tests one network, or an ensemble whose probabilities are averaged, on every image of a split.
+
+    Args:
+        members: the networks; each sees images as its own weights' preprocessing has them.
+        dataset: whose labels count.
+        protocol: a name of `PROTOCOLS`.
+        distribution: the devices, which share the images.
+        split: in TFDS' slicing syntax; None: the dataset's test split.
+        batch_size: images a replica and step. Default: the protocol's. Where a protocol shows images
+            at sizes of their own, it is 1 whatever is asked for.
+        max_bad_images: that cannot be decoded and are left out, before it is an error.
+
+    Raises:
+        InputError: something does not fit, the weights give scores that are no numbers, or too many
+            images cannot be decoded.
+        EvaluationFailed: another worker is gone.
+    """
+    way = get_protocol(protocol)
+    if not members:
+        raise InputError("an evaluation needs at least one network")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"the batch size must be at least 1, not {batch_size}")
+    if max_bad_images < 0:
+        raise InputError(f"max_bad_images must be at least 0, not {max_bad_images}")
+    for member in members:
+        check_classes(member, dataset)
+    name = dataset.test_split if split is None else split
+    images = dataset.split(name)
+    batch_size = (batch_size or way.batch_size) if fits_batches(images, way) else 1
+    with distribution.scope():
+        networks = [member.network(any_size=way.fully_convolutional) for member in members]
+        if way.fully_convolutional:
+            networks = [fully_convolutional(network) for network in networks]
+
+    single = [Metrics(dataset.classes) for _ in members]
+    together = Metrics(dataset.classes) if len(members) > 1 else single[0]
+    bad = BadImages()
+    begun = time.perf_counter()
+    try:
+        batches = view_batches(
+            images,
+            way,
+            [member.preprocessing for member in members],
+            batch_size=batch_size,
+            bad=bad,
+            workers=distribution.workers,
+            worker=distribution.worker,
+            replicas=distribution.replicas,
+        )
+        steps = -(-len(images) // (batch_size * distribution.total_replicas))
+        with _bar(len(images), distribution) as bar:
+            for scores, labels in _scores(batches, steps, networks, way, distribution):
+                _add(scores, labels, members, single, together)
+                bar.update(len(labels))
+                if distribution.workers == 1:
+                    bad.check(max_bad_images)
+    except tf.errors.OpError as error:
+        lost = distribution.lost_workers(error)
+        if not lost:
+            raise
+        raise EvaluationFailed(f"lost {' and '.join(lost)}; start all workers again") from error
+    seconds = time.perf_counter() - begun
+    # Several workers must not part before all are through: each knows its own bad images alone.
+    bad.check(max_bad_images)
+    missing = len(images) - together.images
+    if missing > max_bad_images or not together.images:
+        raise InputError(f"{missing} of the {len(images)} images of {name!r} cannot be decoded")
+    return Evaluation(
+        tuple(members),
+        dataset,
+        name,
+        way,
+        together,
+        tuple(single),
+        batch_size,
+        distribution.total_replicas,
+        seconds,
+        tuple(bad.rows()),
+    )
+
+
+def _add(scores: np.ndarray, labels: np.ndarray, members, single: list[Metrics], together: Metrics) -> None:
+    """Counts a batch of log-probabilities, (images, members, classes)."""
+    for index, (member, metrics) in enumerate(zip(members, single, strict=True)):
+        try:
+            metrics.update(scores[:, index], labels)
+        except ValueError:
+            raise InputError(f"{member.weights} gives scores that are not numbers") from None
+    if len(single) > 1:
+        together.update(np.logaddexp.reduce(scores, axis=1) - np.log(len(single)), labels)
+
+
+def _bar(images: int, distribution: Distribution) -> tqdm:
+    # No bar where standard error is no terminal.
+    silent = None if distribution.is_chief else True
+    return tqdm(total=images, unit=" images", dynamic_ncols=True, file=sys.stderr, disable=silent)
+
+
+def _scores(
+    batches: tf.data.Dataset, steps: int, networks, protocol: Protocol, distribution: Distribution
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every image once: log-probabilities, float64 (images, members, classes), and labels (images,)."""
+    step = _step(networks, protocol, distribution)
+    iterator = distribution.iterate(batches)
+
+    def read(rows):
+        rows = rows.numpy().astype("float64")
+        rows = rows[rows[:, -1] > 0]
+        return rows[:, :-2].reshape(len(rows), len(networks), -1), rows[:, -2].astype("int64")
+
+    pending = None
+    for _ in range(steps):
+        rows = step(iterator)
+        # While the device works on this step, the last one's rows are counted.
+        if pending is not None:
+            yield read(pending)
+        pending = rows
+    yield read(pending)
+
+
+def _step(networks: Sequence[keras.Model], protocol: Protocol, distribution: Distribution):
+    """One step of all replicas: from the iterator to float32 (images, members * classes + 2).
+
+    Behind the scores stand an image's label and its weight. The rows are in the images' order,
+    whatever the number of replicas, and every worker has all of them.
+    """
+
+    def on_replica(batch):
+        columns = [
+            mean_of_softmax([_logits(network, protocol, size) for size in views])
+            for network, views in zip(networks, batch["views"], strict=True)
+        ]
+        # One array: one collective.
+        rows = tf.concat(
+            [*columns, tf.cast(batch["labels"], tf.float32)[:, None], batch["weights"][:, None]], 1
+        )
+        context = tf.distribute.get_replica_context()
+        return context.all_gather(rows, axis=0) if context.num_replicas_in_sync > 1 else rows
+
+    @tf.function
+    def step(iterator):
+        return distribution.local(distribution.run(on_replica, (next(iterator),)))
+
+    return step
+
+
+def _logits(network: keras.Model, protocol: Protocol, views: tf.Tensor) -> tf.Tensor:
+    """float32 (batch, views, classes) of float32 (batch, views, height, width, channels)."""
+    shape = tf.shape(views)
+    flat = tf.reshape(views, tf.concat([shape[:1] * shape[1:2], shape[2:]], 0))
+    flat = tf.ensure_shape(flat, (None, *views.shape[2:]))
+    logits = network(flat, training=False)
+    if protocol.fully_convolutional:
+        logits = mean_over_places(logits)
+    return tf.reshape(logits, (shape[0], shape[1], logits.shape[-1]))

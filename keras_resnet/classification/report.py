@@ -1,0 +1,203 @@
+"""What remains of an evaluation: evaluation.json, per_class.csv, confusion.png and a table."""
+
+import csv
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.classification.evaluation import Evaluation
+from keras_resnet.classification.metrics import Metrics
+from keras_resnet.errors import InputError
+from keras_resnet.files import atomic_path
+from keras_resnet.tables import markdown_table
+from keras_resnet.version import __version__
+
+_NAMED_CLASSES = 30  # more names cannot be read beside a matrix
+_CELLS = 500  # a matrix of more classes is drawn with several to a cell
+_MISTAKES = 25  # listed beside a matrix without names
+_LETTERS = 28  # of a class' name in the picture
+
+
+def table(evaluation: Evaluation) -> str:
+    """The figures for a terminal: a row for each network, and one for all together."""
+    rows = [
+        (member.weights, member.spec.model, *_cells(metrics))
+        for member, metrics in zip(evaluation.members, evaluation.member_metrics, strict=True)
+    ]
+    if len(rows) > 1:
+        rows.append(("all", "ensemble", *_cells(evaluation.metrics)))
+    header = ("weights", "model", "images", "top-1", "top-5", "loss", "calibration error")
+    return markdown_table(header, rows)
+
+
+def _cells(metrics: Metrics) -> tuple[str, ...]:
+    figures = metrics.figures()
+    percent = {key: f"{100 * figures[key]:.2f} %" for key in ("top1", "top5", "calibration_error")}
+    loss = f"{figures['loss']:.4f}"
+    return (str(metrics.images), percent["top1"], percent["top5"], loss, percent["calibration_error"])
+
+
+def content(evaluation: Evaluation, command: str) -> dict:
+    """What evaluation.json holds; shares are of 1, the loss is in nats, times are in seconds."""
+    images = evaluation.metrics.images
+    return {
+        "command": command,
+        "dataset": evaluation.dataset.name,
+        "split": evaluation.split,
+        "images": images,
+        "bad_images": [{"path": path, "reason": reason} for path, _, reason in evaluation.bad_images],
+        "protocol": evaluation.protocol.name,
+        "protocol_summary": evaluation.protocol.summary,
+        "figures": evaluation.metrics.figures(),
+        "networks": [
+            {
+                "model": member.spec.model,
+                "weights": member.weights,
+                "sha256": member.digest,
+                "overrides": member.spec.overrides,
+                "input_size": member.preprocessing.size,
+                "shorter_sides": list(evaluation.protocol.sides(member.preprocessing)),
+                "interpolation": member.preprocessing.interpolation,
+                "figures": metrics.figures(),
+            }
+            for member, metrics in zip(evaluation.members, evaluation.member_metrics, strict=True)
+        ],
+        "reliability": evaluation.metrics.reliability(),
+        "replicas": evaluation.replicas,
+        "batch_size": evaluation.batch_size,
+        "seconds": round(evaluation.seconds, 3),
+        "images_per_second": round(images / evaluation.seconds, 2),
+        "versions": {
+            "python": platform.python_version(),
+            "keras_resnet": __version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def check_folder(folder: str | os.PathLike) -> None:
+    """Refuses a folder that cannot be made or written, before anybody waits for what goes there.
+
+    Raises:
+        InputError: it says which.
+    """
+    path = Path(folder).absolute()
+    while not os.path.lexists(path):
+        path = path.parent
+    if not path.is_dir():
+        raise InputError(f"--output_dir {folder}: {path} is no folder")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"--output_dir {folder}: {path} cannot be written")
+
+
+def write_report(evaluation: Evaluation, folder: str | os.PathLike, command: str) -> None:
+    """Writes evaluation.json, per_class.csv and confusion.png, each whole or not at all.
+
+    Args:
+        evaluation: what `evaluate` found.
+        folder: is made; files of these names are replaced. evaluation.json comes last.
+        command: that does the evaluation again.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    names = evaluation.dataset.class_names
+    with (
+        atomic_path(folder / "per_class.csv") as path,
+        open(path, "w", newline="", encoding="utf-8") as file,
+    ):
+        _write_classes(file, evaluation.metrics, names)
+    title = f"{evaluation.dataset.name} {evaluation.split}, {evaluation.protocol.name}"
+    with atomic_path(folder / "confusion.png", suffix=".png") as path:
+        draw_confusion(evaluation.metrics, names, title, path)
+    with atomic_path(folder / "evaluation.json") as path:
+        path.write_text(json.dumps(content(evaluation, command), indent=2) + "\n", encoding="utf-8")
+
+
+def _write_classes(file, metrics: Metrics, names: Sequence[str]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    fields = ("images", "predicted", "top1", "precision")
+    writer.writerow(("class", "name", *fields, "confused_with", "confused_images"))
+    for index, figures in enumerate(metrics.per_class()):
+        values = dataclasses.asdict(figures)
+        other = (names[figures.confused_with[0]], figures.confused_with[1]) if values["confused_with"] else ()
+        writer.writerow((index, names[index], *(values[field] for field in fields), *(other or ("", 0))))
+
+
+def draw_confusion(metrics: Metrics, names: Sequence[str], title: str, path: str | os.PathLike) -> None:
+    """Draws the confusion matrix, coloured by the share of each label's images.
+
+    With few classes the cells hold their numbers of images and the axes the names; with many the most
+    frequent mistakes are listed beside the matrix.
+
+    Args:
+        metrics: with images.
+        names: of the classes.
+        title: of the picture.
+        path: of the PNG.
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    confusion, classes = metrics.confusion, metrics.classes
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    named = classes <= _NAMED_CLASSES
+    side = 3 + 0.45 * classes if named else 10
+    figure = Figure(figsize=(side, side) if named else (side + 7, side), layout="constrained")
+    if named:
+        axes = figure.subplots()
+    else:
+        axes, beside = figure.subplots(1, 2, width_ratios=(10, 7))
+        beside.set_axis_off()
+        beside.set_title("most frequent mistakes")
+        lines = [
+            f"{count:5}   {_short(names[label])} → {_short(names[other])}"
+            for label, other, count in metrics.confusions(_MISTAKES)
+        ]
+        beside.text(0, 1, "\n".join(lines) or "none", va="top", linespacing=1.8, transform=beside.transAxes)
+    # Rare mistakes are to be seen, too.
+    scale = PowerNorm(0.4, vmin=0, vmax=1)
+    extent = (-0.5, classes - 0.5, classes - 0.5, -0.5)
+    image = axes.imshow(_largest_of_blocks(shares), cmap="Blues", norm=scale, extent=extent)
+    axes.set_title(f"{_plain(title)}: top-1 {metrics.figures()['top1']:.2%}")
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("label")
+    if named:
+        short = [_short(name) for name in names]
+        axes.set_xticks(range(classes), short, rotation=90 if max(map(len, short)) > 2 else 0)
+        axes.set_yticks(range(classes), short)
+        for row, column in zip(*np.nonzero(confusion), strict=True):
+            colour = "white" if shares[row, column] > 0.3 else "black"
+            text = str(confusion[row, column])
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(image, ax=axes, shrink=0.6, label="share of the label's images")
+    # Without the software's name and version, the same pictures have the same bytes.
+    figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
+
+
+def _largest_of_blocks(shares: np.ndarray) -> np.ndarray:
+    """At most `_CELLS` cells a side; a lone mistake stays as dark as it is."""
+    block = -(-len(shares) // _CELLS)
+    missing = -len(shares) % block
+    padded = np.pad(shares, (0, missing))
+    cells = len(padded) // block
+    return padded.reshape(cells, block, cells, block).max((1, 3))
+
+
+def _short(name: str) -> str:
+    return _plain(name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…")
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")

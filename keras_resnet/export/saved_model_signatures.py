@@ -1,0 +1,117 @@
+"""Holds a SavedModel's further signatures against the Keras model: bytes in, labels out, features."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from keras_resnet.export.artifacts import Options
+from keras_resnet.export.runtimes import Artifact, RunError
+from keras_resnet.export.serving import INPUT, LOGITS, PROBABILITIES, UINT8_SIGNATURE, serving_function
+from keras_resnet.export.writers.saved_model import CLASSIFY_BYTES, LABELS, TOP
+from keras_resnet.export.writers.tensorflow_ops import FEATURES
+from keras_resnet.images.ops import evaluation_view
+from keras_resnet.models.resnet import recursion_limit
+
+_IMAGES = 8
+
+
+def broken_signatures(
+    artifact: Artifact,
+    model: keras.Model,
+    serve: Callable[[np.ndarray], dict],
+    images: np.ndarray,
+    options: Options,
+    tolerance: float,
+) -> list[str]:
+    """Runs `serving_uint8`, `features` and `classify_bytes` on a few images.
+
+    Args:
+        artifact: opened; one with a single signature has nothing that could be broken.
+        model: of `serving_model`.
+        serve: of `serving_function` for it.
+        images: float32 (batch, height, width, channels), raw pixels 0-255.
+        options: that the artifact was written with.
+        tolerance: largest allowed difference, over the largest reference value.
+
+    Returns:
+        What differs from the Keras model or from the options, as sentences.
+    """
+    if artifact.call is None:
+        return []
+    checks = {UINT8_SIGNATURE: _uint8, FEATURES: _features, LABELS: _labels}
+    height, width, channels = model.input_shape[1:]
+    if height is not None and height == width and channels in (1, 3):
+        checks[CLASSIFY_BYTES] = _classify_bytes
+    problems = []
+    for signature, check in checks.items():
+        pixels = np.rint(images[:_IMAGES]).clip(0, 255).astype("uint8")
+        try:
+            problem = check(artifact.call, model, serve, pixels, options, tolerance)
+        except RunError as error:
+            problem = str(error).splitlines()[0]
+        except (KeyError, ValueError) as error:
+            problem = f"answers in another form: {error}"
+        if problem:
+            problems.append(f"its signature {signature} {problem}")
+    return problems
+
+
+def _uint8(call, model, serve, pixels, options, tolerance):
+    logits = call(UINT8_SIGNATURE, {INPUT: pixels})[LOGITS]
+    return _difference(logits, serve(pixels.astype("float32"))[LOGITS].numpy(), tolerance)
+
+
+def _features(call, model, serve, pixels, options, tolerance):
+    features = call(FEATURES, {INPUT: pixels.astype("float32")})[FEATURES]
+    network = model.get_layer(model.name)
+    with recursion_limit():
+        pooled = serving_function(keras.Model(network.input, network.get_layer("avg_pool").output))
+    normalized = model.get_layer("normalization")(pixels.astype("float32"))
+    return _difference(features, pooled(normalized).numpy(), tolerance)
+
+
+def _classify_bytes(call, model, serve, pixels, options, tolerance):
+    import tensorflow as tf
+
+    files = np.array([tf.io.encode_png(image).numpy() for image in pixels])
+    answers = call(CLASSIFY_BYTES, {"image_bytes": files})
+    size, channels = model.input_shape[1], model.input_shape[3]
+    colours = pixels if channels == 3 else np.repeat(pixels, 3, -1)  # as a PNG is decoded
+    side, interpolation = options.evaluation_side, options.interpolation
+    views = [evaluation_view(tf.constant(image), side, size, channels, interpolation) for image in colours]
+    probabilities = serve(np.stack(views))[PROBABILITIES].numpy()
+    count = min(TOP, probabilities.shape[-1])
+    best = np.sort(probabilities, -1)[:, ::-1][:, :count]
+    if answers[PROBABILITIES].shape != best.shape:
+        return f"gives {answers[PROBABILITIES].shape[-1]} classes, not {count}"
+    tolerance = max(tolerance, 1e-4)  # a logit's rounding is relative to the logits, not to its class
+    if problem := _difference(answers[PROBABILITIES], best, tolerance):
+        return problem
+    names = np.array(_names(options, probabilities.shape[-1]))
+    for row, classes in zip(probabilities, answers["classes"].tolist(), strict=True):
+        # Two classes can have one name, and equal probabilities can change places.
+        named = [row[names == name].max(initial=-1) for name in classes]
+        if not np.allclose(named, np.sort(row)[::-1][:count], atol=tolerance):
+            return f"names {classes}, not {names[row.argsort()[::-1][:count]].tolist()}"
+    return None
+
+
+def _labels(call, model, serve, pixels, options, tolerance):
+    found = call(LABELS, {})[LABELS].tolist()
+    expected = _names(options, model.output[LOGITS].shape[-1])
+    different = [f"{a!r} instead of {b!r}" for a, b in zip(found, expected, strict=False) if a != b]
+    if len(found) != len(expected):
+        return f"gives {len(found)} names, not {len(expected)}"
+    return f"gives {different[0]}, and {len(different) - 1} more" if different else None
+
+
+def _names(options, classes):
+    return list(options.labels) or [str(index) for index in range(classes)]
+
+
+def _difference(found, expected, tolerance):
+    if found.shape != expected.shape:
+        return f"answers in the shape {found.shape}, not {expected.shape}"
+    difference = float(np.abs(found.astype("float64") - expected).max() / np.abs(expected).max())
+    return None if difference <= tolerance else f"differs from the Keras model by {difference:.1e} relative"

@@ -1,0 +1,156 @@
+"""What every artifact promises: `images` in, as raw pixels, `logits` and `probabilities` out."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+
+from keras_resnet.errors import InputError
+from keras_resnet.images.preprocessing import Normalization
+from keras_resnet.models.resnet import recursion_limit
+
+if TYPE_CHECKING:
+    from keras_resnet.models.config import ResNetConfig
+    from keras_resnet.weights import ModelSpec
+
+INPUT = "images"
+LOGITS = "logits"
+PROBABILITIES = "probabilities"
+OUTPUTS = (LOGITS, PROBABILITIES)
+SIGNATURE = "serving_default"
+UINT8_SIGNATURE = "serving_uint8"
+BATCH = "batch"  # name of the batch axis, where a format can name axes
+
+
+def network_for_export(spec: "ModelSpec", weights: str | os.PathLike | None = None) -> keras.Model:
+    """Builds the network that artifacts are made from: channels last, float32, logits out.
+
+    Variables have the same shapes under every image data format and dtype policy, so weights that
+    were trained channels first, or in mixed precision, load into it.
+
+    Args:
+        spec: what to build.
+        weights: path of a weight file, our own or another zoo's; None keeps the initial values.
+
+    Raises:
+        InputError: the file is missing, broken, or of another network.
+    """
+    with _channels_last_float32():
+        network = spec.build(weights=None)
+    if weights is not None:
+        from keras_resnet.weights import load_foreign, load_weights
+
+        if is_own_file(weights, spec.config):
+            load_weights(network, weights)
+        else:
+            load_foreign(network, weights, spec.config)
+    return network
+
+
+def is_own_file(path: str | os.PathLike, config: "ResNetConfig") -> bool:
+    """Whether a weight file is Keras' `.weights.h5` of a network of ours, not another zoo's.
+
+    Raises:
+        InputError: an HDF5 file that is missing or damaged.
+    """
+    from keras_resnet.weights.converters import HDF5, is_applications
+
+    return Path(path).suffix in HDF5 and not is_applications(path, config)
+
+
+def serving_model(model: keras.Model, normalization: Normalization) -> keras.Model:
+    """Puts the normalization before a network and the softmax behind it.
+
+    Args:
+        model: a network of the zoo that gives logits (`classifier_activation=None`), channels last,
+            float32; `network_for_export` builds one.
+        normalization: of pixels 0-255; its statistics a channel or a pixel.
+
+    Returns:
+        A model from `images`, float32 (batch, height, width, channels) of raw pixels 0-255, to a
+        dictionary of `logits` and `probabilities`, float32 (batch, classes).
+
+    Raises:
+        InputError: the model gives something else than logits, is channels first or not float32, or
+            the normalization does not fit its input.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(f"export needs KERAS_BACKEND=tensorflow; it is {keras.backend.backend()!r}")
+    _check_network(model)
+    _check_normalization(normalization, model.input_shape[1:])
+    scale, offset = normalization.as_scale_and_offset()
+    with _channels_last_float32(), recursion_limit():
+        images = keras.Input(model.input_shape[1:], name=INPUT, dtype="float32")
+        logits = model(keras.layers.Rescaling(scale, offset, name="normalization")(images))
+        probabilities = keras.layers.Softmax(name=PROBABILITIES)(logits)
+        return keras.Model(images, {LOGITS: logits, PROBABILITIES: probabilities}, name=model.name)
+
+
+def serving_function(model: keras.Model):
+    """The serving model as a `tf.function` with the artifacts' input signature."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec(model.input_shape, tf.float32, name=INPUT)]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def serve(images):
+        with recursion_limit():
+            return model(images, training=False)
+
+    return serve
+
+
+@contextlib.contextmanager
+def _channels_last_float32() -> Iterator[None]:
+    data_format, policy = keras.config.image_data_format(), keras.config.dtype_policy()
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(data_format)
+        keras.config.set_dtype_policy(policy)
+
+
+def _check_network(model: keras.Model) -> None:
+    if isinstance(model.output, dict):
+        raise InputError(
+            f"export needs a network from images to logits; {model.name!r} gives the features "
+            f"{', '.join(model.output)}; build it without features_only"
+        )
+    if len(model.input_shape) != 4 or len(model.output_shape) != 2:
+        raise InputError(
+            f"export needs a network from images to logits; {model.name!r} goes from {model.input_shape} "
+            f"to {model.output_shape}"
+        )
+    last = model.layers[-1]
+    activation = getattr(last, "activation", None)
+    if activation not in (None, keras.activations.linear):
+        raise InputError(
+            f"export needs logits, but layer {last.name!r} of {model.name!r} ends in "
+            f"{keras.activations.serialize(activation)!r}; build with classifier_activation=None"
+        )
+    for layer in model.layers:
+        # Only convolutions tell: option A pads channels with a "channels first" padding layer.
+        if isinstance(layer, keras.layers.Conv2D) and layer.data_format == "channels_first":
+            raise InputError(f"layer {layer.name!r} is channels first; export needs channels last")
+        if layer.compute_dtype != "float32":
+            raise InputError(f"layer {layer.name!r} computes in {layer.compute_dtype}; export needs float32")
+
+
+def _check_normalization(normalization: Normalization, image_shape: tuple) -> None:
+    # That they are finite numbers, and the std positive, `Normalization` has seen to.
+    for name in ("mean", "std"):
+        values = np.asarray(getattr(normalization, name))
+        fits = values.ndim <= 3 and all(
+            size in (1, expected)
+            for size, expected in zip(values.shape[::-1], image_shape[::-1], strict=False)
+        )
+        if not fits:
+            raise InputError(
+                f"the normalization's {name} of shape {values.shape} does not fit images {image_shape}"
+            )

@@ -1,0 +1,241 @@
+"""A folded network as an ONNX model, channels first inside.
+
+Written without the intermediate lists and copies of `onnx.helper.make_graph` and `make_model`: the
+weights of ResNet-152 are 240 MB.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_resnet.errors import InputError
+from keras_resnet.export.graph import Network, Operation
+from keras_resnet.export.serving import BATCH, INPUT
+
+# Names of the other axes, where they are of any size.
+HEIGHT, WIDTH = "height", "width"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """A tensor of the graph: (batch, channels, height, width), or (batch, channels) if not `spatial`."""
+
+    name: str
+    dtype: str = "float32"
+    spatial: bool = True
+
+
+def write_graph(
+    network: Network,
+    opset: int,
+    layout: str = "nhwc",
+    io_dtype: str = "float32",
+    precision: str = "float32",
+    dynamic_size: bool = False,
+) -> "onnx.ModelProto":  # noqa: F821 (onnx is loaded when it is needed)
+    """Puts a network's operations and weights into an ONNX model.
+
+    Args:
+        network: of `fold`.
+        opset: version of the operator set, 13 or later.
+        layout: of the input: "nhwc" (batch, height, width, channels) or "nchw".
+        io_dtype: of the input: "float32" or "uint8".
+        precision: of the convolutions and what lies between them: "float32" or "float16". The
+            normalization, the mean, the classifier and the softmax are float32.
+        dynamic_size: whether images of any height and width are taken.
+
+    Returns:
+        The model, without metadata: input `images`, outputs those of the network, float32.
+
+    Raises:
+        InputError: a weight is too large for float16.
+    """
+    import onnx
+
+    writer = _Writer(onnx, network, layout, io_dtype, precision)
+    for op in network.operations:
+        tensors = [writer.tensors[name] for name in op.inputs]
+        writer.tensors[op.name] = getattr(writer, op.kind)(op, *tensors)
+
+    opsets = [onnx.helper.make_opsetid("", opset)]
+    model = writer.model
+    # The oldest that knows the operators, so that older runtimes read the file.
+    model.ir_version = onnx.helper.find_min_ir_version_for(opsets)
+    model.opset_import.extend(opsets)
+    model.graph.name = network.name
+    height, width, channels = network.input_shape
+    if dynamic_size:
+        height = width = None
+    height, width = height or HEIGHT, width or WIDTH
+    shape = (height, width, channels) if layout == "nhwc" else (channels, height, width)
+    model.graph.input.append(_value_info(onnx, INPUT, io_dtype, (BATCH, *shape)))
+    for output, name in network.outputs.items():
+        writer.give_output(output, writer.tensors[name])
+        model.graph.output.append(_value_info(onnx, output, "float32", (BATCH, network.classes)))
+    return model
+
+
+def _value_info(onnx, name: str, dtype: str, shape: tuple):
+    return onnx.helper.make_tensor_value_info(name, _type(onnx, dtype), shape)
+
+
+def _type(onnx, dtype: str) -> int:
+    return onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+
+class _Writer:
+    """One method a kind of `Operation`.
+
+    A node has the name of its operation and so has its output; weights and helping nodes are called
+    after it with a slash, which Keras allows in no layer's name.
+    """
+
+    def __init__(self, onnx, network: Network, layout: str, io_dtype: str, precision: str):
+        self._onnx, self._layout, self._io_dtype, self._precision = onnx, layout, io_dtype, precision
+        self._names = _tensor_names(network)
+        self.model = onnx.ModelProto()
+        self.tensors: dict[str, _Tensor] = {}
+
+    def _node(self, kind: str, name: str, inputs: list[str], output: str | None = None, **attributes) -> str:
+        output = output or self._names.get(name, name)
+        node = self._onnx.helper.make_node(kind, inputs, [output], name, **attributes)
+        self.model.graph.node.append(node)
+        return output
+
+    def _constant(self, name: str, array: np.ndarray) -> str:
+        tensor = self.model.graph.initializer.add(name=name, dims=array.shape)
+        tensor.data_type = self._onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        # In row-major order also where `array` is a transposed view, and little-endian, as ONNX wants it.
+        tensor.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        return name
+
+    def _weight(self, name: str, array: np.ndarray, dtype: str) -> str:
+        with np.errstate(over="ignore"):
+            converted = array.astype(dtype, copy=False)
+        if dtype == "float16" and not np.isfinite(converted).all():
+            largest = np.abs(array).max()
+            raise InputError(f"{name} holds numbers up to {largest:.3g}, too large for float16")
+        return self._constant(name, converted)
+
+    def _cast(self, op: Operation, x: _Tensor, dtype: str, suffix: str = "cast") -> _Tensor:
+        if x.dtype == dtype:
+            return x
+        name = self._node("Cast", f"{op.name}/{suffix}", [x.name], to=_type(self._onnx, dtype))
+        return dataclasses.replace(x, name=name, dtype=dtype)
+
+    def _unchanged_kind(self, kind: str, op: Operation, x: _Tensor, **attributes) -> _Tensor:
+        """A node whose output has the kind of its input."""
+        return dataclasses.replace(x, name=self._node(kind, op.name, [x.name], **attributes))
+
+    def give_output(self, output: str, x: _Tensor) -> None:
+        """Makes `x` the graph's output of this name, which it already is unless something shares it."""
+        if x.dtype != "float32":
+            self._node("Cast", f"{output}/output", [x.name], output, to=_type(self._onnx, "float32"))
+        elif x.name != output:
+            self._node("Identity", f"{output}/output", [x.name], output)
+
+    def input(self, op):
+        x = INPUT
+        if self._layout == "nhwc":
+            # Of the images, which have the fewest channels; and of bytes, where they are bytes.
+            x = self._node("Transpose", f"{INPUT}/nchw", [x], perm=[0, 3, 1, 2])
+        return self._cast(op, _Tensor(x, self._io_dtype), "float32", "float32")
+
+    def affine(self, op, x):
+        scale, offset = (_broadcastable(value, x.spatial) for value in (op.scale, op.offset))
+        scale = self._weight(f"{op.name}/scale", scale, x.dtype)
+        offset = self._weight(f"{op.name}/offset", offset, x.dtype)
+        scaled = self._node("Mul", f"{op.name}/scaled", [x.name, scale])
+        return dataclasses.replace(x, name=self._node("Add", op.name, [scaled, offset]))
+
+    def conv(self, op, x):
+        x = self._cast(op, x, self._precision)
+        kernel = self._weight(f"{op.name}/kernel", op.kernel.transpose(3, 2, 0, 1), x.dtype)
+        bias = self._weight(f"{op.name}/bias", op.bias, x.dtype)
+        name = self._node(
+            "Conv",
+            op.name,
+            [x.name, kernel, bias],
+            kernel_shape=op.kernel.shape[:2],
+            strides=op.strides,
+            dilations=op.dilations,
+            pads=_pads(op.padding),
+            group=op.groups,
+        )
+        return dataclasses.replace(x, name=name)
+
+    def relu(self, op, x):
+        return self._unchanged_kind("Relu", op, x)
+
+    def add(self, op, x, y):
+        if x.dtype != y.dtype:
+            x, y = self._cast(op, x, "float32", "cast_1"), self._cast(op, y, "float32", "cast_2")
+        return dataclasses.replace(x, name=self._node("Add", op.name, [x.name, y.name]))
+
+    def max_pool(self, op, x):
+        padding = op.padding
+        if any(max(sides) >= size for sides, size in zip(padding, op.size, strict=True)):
+            # ONNX Runtime refuses windows that see nothing but padding.
+            x, padding = self._pad(f"{op.name}/pad", x, padding), ((0, 0), (0, 0))
+        # A window of one pixel subsamples: the layout that ONNX Runtime blocks by channels has a
+        # kernel for it, while a Slice would make it reorder the tensor twice.
+        return self._unchanged_kind(
+            "MaxPool", op, x, kernel_shape=op.size, strides=op.strides, pads=_pads(padding)
+        )
+
+    def average_pool(self, op, x):
+        # Not as numbers, because with images of any size nobody knows them yet.
+        pads = {"auto_pad": "SAME_UPPER", "count_include_pad": 0} if op.same else {}
+        return self._unchanged_kind("AveragePool", op, x, kernel_shape=op.size, strides=op.strides, **pads)
+
+    def pad(self, op, x):
+        return self._pad(op.name, x, op.padding)
+
+    def pad_channels(self, op, x):
+        return self._pad(op.name, x, ((0, 0), (0, 0)), (op.before, op.after))
+
+    def _pad(self, name: str, x: _Tensor, padding, channels: tuple[int, int] = (0, 0)) -> _Tensor:
+        begins, ends = zip((0, 0), channels, *padding, strict=True)
+        pads = self._constant(f"{name}/pads", np.array((*begins, *ends), "int64"))
+        return dataclasses.replace(x, name=self._node("Pad", name, [x.name, pads]))
+
+    def mean(self, op, x):
+        x = self._cast(op, x, "float32")
+        pooled = self._node("GlobalAveragePool", f"{op.name}/pool", [x.name])
+        return _Tensor(self._node("Flatten", op.name, [pooled], axis=1), spatial=False)
+
+    def dense(self, op, x):
+        x = self._cast(op, x, "float32")
+        kernel = self._weight(f"{op.name}/kernel", op.kernel, "float32")
+        bias = self._weight(f"{op.name}/bias", op.bias, "float32")
+        return dataclasses.replace(x, name=self._node("Gemm", op.name, [x.name, kernel, bias]))
+
+    def softmax(self, op, x):
+        x = self._cast(op, x, "float32")
+        return self._unchanged_kind("Softmax", op, x, axis=1 if x.spatial else -1)
+
+
+def _tensor_names(network: Network) -> dict[str, str]:
+    """The tensor that each operation gives: its own name, unless the signature needs that one."""
+    names = {op_name: output for output, op_name in network.outputs.items()}
+    taken = {INPUT, *network.outputs}
+    for op in network.operations:
+        if op.name not in names:
+            name = op.name
+            while name in taken:
+                name += "_"
+            names[op.name] = name
+            taken.add(name)
+    return names
+
+
+def _broadcastable(array: np.ndarray, spatial: bool) -> np.ndarray:
+    """Turns what broadcasts against (height, width, channels) into what does so channels first."""
+    if not spatial:
+        return array.reshape(1, -1)
+    return array.reshape((1,) * (3 - array.ndim) + array.shape).transpose(2, 0, 1)[None]
+
+
+def _pads(padding) -> list[int]:
+    (top, bottom), (left, right) = padding
+    return [top, left, bottom, right]

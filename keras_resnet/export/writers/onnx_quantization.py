@@ -1,0 +1,119 @@
+"""An ONNX model in 8 bits, by ONNX Runtime's static quantizer."""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from keras_resnet.export.graph import Network
+from keras_resnet.export.serving import INPUT
+from keras_resnet.quiet import quiet
+
+BATCH_SIZE = 8  # of calibration: bounds the memory for activations
+# The normalization and the softmax stay float32, and so does the mean: they cost nothing.
+QUANTIZED_KINDS = ("conv", "relu", "add", "max_pool", "average_pool", "pad", "pad_channels", "dense")
+
+
+def quantize(
+    proto: "onnx.ModelProto",  # noqa: F821
+    network: Network,
+    batches: list[np.ndarray],
+    layout: str,
+    io_dtype: str,
+    folder: Path,
+) -> "onnx.ModelProto":  # noqa: F821
+    """Quantizes weights and activations, with QuantizeLinear and DequantizeLinear in the graph.
+
+    Args:
+        proto: of `write_graph`, float32; is emptied, so that its weights are not held twice.
+        network: that `proto` was written from.
+        batches: of `calibration.calibration_batches`.
+        layout: of the input of `proto`.
+        io_dtype: of the input of `proto`.
+        folder: for temporary files; the caller removes it.
+
+    Returns:
+        The quantized model, without metadata.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    names = [op.name for op in network.operations if op.kind in QUANTIZED_KINDS]
+    kinds = sorted({node.op_type for node in proto.graph.node if node.name in names})
+    source, target = folder / "float32.onnx", folder / "int8.onnx"
+    # Says that ONNX Runtime's preprocessing has run, which would fold what is folded already.
+    onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
+    source.write_bytes(proto.SerializeToString())
+    name, ir_version, opset = proto.graph.name, proto.ir_version, proto.opset_import[0].version
+    proto.Clear()
+    with quiet(), _temporary_files_in(folder), _no_new_log_handlers():
+        quantize_static(
+            source,
+            target,
+            _Reader(batches, layout, io_dtype),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=kinds,
+            nodes_to_quantize=names,
+            per_channel=True,
+            # 8-bit products of two neighbours overflow the 16 bits in which x86 without VNNI adds
+            # them up; weights of 7 bits do not.
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+        )
+    quantized = onnx.load(target)
+    # The quantizer leaves its own notes: shapes of tensors, its name, newer versions than needed.
+    for field in ("value_info", "doc_string"):
+        quantized.graph.ClearField(field)
+    for field in ("metadata_props", "opset_import", "doc_string"):
+        quantized.ClearField(field)
+    quantized.opset_import.append(onnx.helper.make_opsetid("", opset))
+    quantized.ir_version, quantized.graph.name = ir_version, name
+    return quantized
+
+
+class _Reader:
+    """Gives ONNX Runtime one batch after another."""
+
+    def __init__(self, batches: list[np.ndarray], layout: str, io_dtype: str):
+        self._feeds = self._read(batches, layout, io_dtype)
+
+    @staticmethod
+    def _read(batches, layout, io_dtype):
+        for batch in batches:
+            for begin in range(0, len(batch), BATCH_SIZE):
+                images = batch[begin : begin + BATCH_SIZE]
+                if layout == "nchw":
+                    images = images.transpose(0, 3, 1, 2)
+                if io_dtype == "uint8":
+                    images = np.rint(images).clip(0, 255)
+                yield {INPUT: np.ascontiguousarray(images, io_dtype)}
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._feeds, None)
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Where `tempfile` puts files: the quantizer asks it, and leaves no choice."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+@contextlib.contextmanager
+def _no_new_log_handlers() -> Iterator[None]:
+    """`logging.info` gives the root logger a handler for good if it has none, and the quantizer calls it."""
+    handler = logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)

@@ -1,0 +1,189 @@
+"""The serving model as a TensorFlow SavedModel, in the layout of TensorFlow Serving."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import keras
+
+from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.export.graph import Network, fold
+from keras_resnet.export.serving import INPUT, LOGITS, PROBABILITIES, SIGNATURE, UINT8_SIGNATURE
+from keras_resnet.export.writers.image_bytes import decode_batch
+from keras_resnet.export.writers.tensorflow_ops import FEATURES, compute, weight_arrays
+from keras_resnet.export.writers.tflite_metadata import check_labels
+from keras_resnet.files import replacing
+from keras_resnet.images.preprocessing import INTERPOLATIONS
+from keras_resnet.quiet import quiet
+
+PRECISIONS = ("float32", "bfloat16")
+CLASSIFY_BYTES = "classify_bytes"
+LABELS = "labels"
+TOP = 5  # classes that `classify_bytes` names
+
+# Weights of up to so many bytes are constants, others are variables. oneDNN brings a constant kernel into
+# its own layout once, a variable one in every call: for one image, a fifth to a third of the time. But
+# TensorFlow copies constants from graph to graph, 25 times their size in memory before the first answer.
+# Both are fused with their bias, ReLU and addition, but for one trap: the addition of a constant bias of
+# zeros, as an untrained network has, is dropped from the graph, and then nothing is fused.
+CONSTANT_BYTES = 2**27
+
+
+def to_saved_model(
+    model: keras.Model,
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    precision: str = "float32",
+    labels: tuple[str, ...] = (),
+    evaluation_side: int | None = None,
+    interpolation: str = "bilinear",
+) -> Path:
+    """Writes a new version of a model that plain TensorFlow loads without Keras or this package.
+
+    Args:
+        model: of `serving_model`.
+        path: the folder of the model's versions, as TensorFlow Serving wants it; made if need be.
+        metadata: strings by name, kept in the file `metadata.json` among the version's assets.
+        precision: of the convolutions, "float32" or "bfloat16"; inputs and outputs are float32.
+        labels: class names in the order of the logits; without them `classify_bytes` gives numbers.
+        evaluation_side: pixels to which `classify_bytes` resizes an image's shorter side before it cuts
+            out the centre; None resizes the whole image. It is left out where the network's input is
+            not a square of a fixed size.
+        interpolation: of that resizing, "bilinear" or "bicubic".
+
+    Returns:
+        The version's folder, `path/1`, or the next free number. Its signatures, for any batch size:
+
+        - `serving_default`: `images`, float32 (batch, height, width, channels), raw pixels 0-255, to
+          `logits` and `probabilities`, float32 (batch, classes).
+        - `serving_uint8`: the same with uint8 `images`.
+        - `classify_bytes`: `image_bytes`, string (batch,), JPEG or PNG files, to `classes`, string, and
+          `probabilities`, float32, both (batch, k), the five most probable first.
+        - `labels`: nothing to `labels`, string (classes,), in the order of the logits.
+        - `features`: float32 `images` to `features`, float32 (batch, channels), the pooled last map.
+
+    Raises:
+        InputError: something else lies at `path`, or it cannot be written.
+    """
+    import tensorflow as tf
+
+    if precision not in PRECISIONS:
+        raise unknown_name("precision of a SavedModel", precision, PRECISIONS)
+    if interpolation not in INTERPOLATIONS:
+        raise unknown_name("interpolation", interpolation, INTERPOLATIONS)
+    network = fold(model)
+    check_labels(tuple(labels), network.classes)
+    path = Path(path)
+    _check_is_ours(path)
+    version = path / str(_next_version(path))
+    with _removed_if_empty(path), replacing(version, lambda found: False) as temporary:
+        module = _module(tf, network, precision, labels, evaluation_side, interpolation)
+        # Assets lie where they are until TensorFlow has copied them.
+        assets = temporary.with_name("assets")
+        assets.mkdir()
+        for name, text in _assets(metadata or {}, labels).items():
+            (assets / name).write_text(text, encoding="utf-8")
+            setattr(module, name.replace(".", "_"), tf.saved_model.Asset(str(assets / name)))
+        try:
+            with quiet():
+                tf.saved_model.save(module, str(temporary), signatures=module.signatures_to_save)
+        except tf.errors.OpError as error:  # TensorFlow's own word for what the disk refuses
+            raise InputError(f"cannot write {path}: {error.message}") from error
+    return version
+
+
+def versions(path: str | Path) -> list[Path]:
+    """The versions in a model's folder, the newest last."""
+    found = [entry for entry in Path(path).iterdir() if entry.name.isdecimal()] if Path(path).is_dir() else []
+    return sorted(found, key=lambda entry: int(entry.name))
+
+
+def _next_version(path: Path) -> int:
+    found = versions(path)
+    return int(found[-1].name) + 1 if found else 1
+
+
+def _check_is_ours(path: Path) -> None:
+    """Refuses a file, and a folder that holds anything but versions."""
+    entries = list(path.iterdir()) if path.is_dir() else []
+    strangers = [entry for entry in entries if not entry.name.isdecimal() and not entry.name.startswith(".")]
+    if (path.exists() and not path.is_dir()) or strangers:
+        what = f" ({strangers[0].name} lies in it)" if strangers else ""
+        raise InputError(
+            f"{path} exists and is not a folder of model versions{what}; move it or choose another place"
+        )
+
+
+@contextlib.contextmanager
+def _removed_if_empty(path: Path) -> Iterator[None]:
+    """After a failure, leaves no folder behind that was made for a first version."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+        raise
+
+
+def _assets(metadata, labels) -> dict[str, str]:
+    assets = {"metadata.json": json.dumps(dict(metadata), indent=2, sort_keys=True) + "\n"}
+    if labels:
+        assets["labels.txt"] = "".join(f"{label}\n" for label in labels)
+    return assets
+
+
+def _module(tf, network: Network, precision: str, labels, evaluation_side, interpolation):
+    """The signatures: no Keras object, and nothing nested that loading would have to walk."""
+    module = tf.Module()
+    dtypes = {
+        op.name: tf.as_dtype(precision if op.kind == "conv" else "float32").as_numpy_dtype
+        for op in network.operations
+    }
+    arrays = {key: array.astype(dtypes[key[0]], copy=False) for key, array in weight_arrays(network).items()}
+    if sum(array.nbytes for array in arrays.values()) <= CONSTANT_BYTES:
+
+        def weight(*key):
+            return tf.constant(arrays[key])
+    else:
+        variables = {key: tf.Variable(array, trainable=False) for key, array in arrays.items()}
+        module.model_variables = list(variables.values())
+
+        def weight(*key):
+            return tf.convert_to_tensor(variables[key])
+
+    shape = (None, *network.input_shape)
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
+    def outputs(images):
+        return compute(network, images, weight, precision)
+
+    def classify(images):
+        results = outputs(tf.cast(images, tf.float32))
+        return {name: results[name] for name in (LOGITS, PROBABILITIES)}
+
+    def signature(function, shape, dtype, name):
+        spec = tf.TensorSpec(shape, dtype, name=name)
+        return tf.function(function, input_signature=[spec], autograph=False).get_concrete_function()
+
+    signatures = {
+        SIGNATURE: signature(classify, shape, tf.float32, INPUT),
+        UINT8_SIGNATURE: signature(classify, shape, tf.uint8, INPUT),
+        FEATURES: signature(lambda images: {FEATURES: outputs(images)[FEATURES]}, shape, tf.float32, INPUT),
+    }
+    # One tensor that all functions capture, so that `labels` tells what `classify_bytes` answers.
+    names = tf.constant(labels or [str(index) for index in range(network.classes)])
+    list_labels = tf.function(lambda: {LABELS: tf.identity(names)}, input_signature=[], autograph=False)
+    signatures[LABELS] = list_labels.get_concrete_function()
+    height, width, channels = network.input_shape
+    if height is not None and height == width and channels in (1, 3):
+
+        def classify_bytes(image_bytes):
+            images = decode_batch(image_bytes, height, evaluation_side, channels, interpolation)
+            values, indices = tf.math.top_k(outputs(images)[PROBABILITIES], min(TOP, network.classes))
+            return {"classes": tf.gather(names, indices), PROBABILITIES: values}
+
+        signatures[CLASSIFY_BYTES] = signature(classify_bytes, (None,), tf.string, "image_bytes")
+    module.signatures_to_save = signatures
+    return module

@@ -1,0 +1,138 @@
+"""The serving model as a TFLite file, in float32 or quantized."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.export.calibration import calibration_batches
+from keras_resnet.export.graph import Network, fold
+from keras_resnet.export.serving import INPUT, OUTPUTS, SIGNATURE
+from keras_resnet.export.writers.tensorflow_ops import compute, weight_arrays
+from keras_resnet.export.writers.tflite_metadata import check_labels, write_with_metadata
+from keras_resnet.files import replacing, starts_with
+from keras_resnet.models.resnet import recursion_limit
+from keras_resnet.quiet import quiet
+
+PRECISIONS = ("float32", "float16", "dynamic", "int8")
+IO_DTYPES = ("float32", "uint8")
+
+
+def to_tflite(
+    model: keras.Model,
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    precision: str = "float32",
+    io_dtype: str = "float32",
+    calibration: Iterable[np.ndarray] | None = None,
+    labels: Sequence[str] = (),
+) -> Path:
+    """Writes a TFLite file of built-in operators only: it runs in the plain interpreter everywhere.
+
+    Args:
+        model: of `serving_model`.
+        path: the file; a TFLite file there is replaced.
+        metadata: strings to keep in the file, see `write_with_metadata`.
+        precision: "float32"; "float16", weights in float16; "dynamic", weights in int8 and activations
+            quantized as they come; "int8", weights and activations in int8, by calibration.
+        io_dtype: "float32"; or "uint8", for images as bytes. With precision "int8" the outputs become
+            uint8 too, with their scale and zero point in the file; otherwise they stay float32.
+        calibration: for "int8": batches (n, height, width, channels) of raw pixels 0-255, at least 32
+            images in all, like those that the network will see.
+        labels: names of the classes in the order of the logits, kept in the file.
+
+    Returns:
+        The path. Signature `serving_default`: `images`, `io_dtype` (batch, height, width, channels) of
+        raw pixels 0-255, to `logits` and `probabilities`, (batch, classes); any batch size, by resizing
+        the input (signature runners do it themselves).
+
+    Raises:
+        InputError: an unknown precision or dtype, too few calibration images or images of another
+            shape, labels that do not fit, a network that needs an operator that TFLite lacks (it would
+            need TensorFlow's "Flex" operators), something else at `path`, or no way to write it.
+    """
+    import tensorflow as tf
+
+    for kind, name, known in (("precision", precision, PRECISIONS), ("io_dtype", io_dtype, IO_DTYPES)):
+        if name not in known:
+            raise unknown_name(kind, name, known)
+    network = fold(model)
+    labels = tuple(labels)
+    check_labels(labels, network.classes)
+    metadata = {"model": model.name, "classes": str(network.classes), **(metadata or {})}
+    images = _calibration_images(calibration, network.input_shape) if precision == "int8" else None
+    with replacing(path, starts_with(b"TFL3")) as temporary:
+        # Integer files are made from a function of float32; the converter turns its ends into bytes.
+        function_input = io_dtype if images is None else "float32"
+        source = temporary.with_name("source")
+        try:
+            _write_source(network, source, function_input)
+        except tf.errors.OpError as error:  # TensorFlow's own word for what the disk refuses
+            raise InputError(f"cannot write {path}: {error.message}") from error
+        content = _convert(source, precision, io_dtype, images, path)
+        write_with_metadata(content, temporary, metadata, labels)
+    return Path(path)
+
+
+def _write_source(network: Network, path: Path, input_dtype: str) -> None:
+    """A SavedModel for the converter, which reads weights from its files, not through Python."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    variables = {key: tf.Variable(array, trainable=False) for key, array in weight_arrays(network).items()}
+    module.model_variables = list(variables.values())
+    signature = [tf.TensorSpec((None, *network.input_shape), input_dtype, name=INPUT)]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def serve(images):
+        results = compute(network, images, lambda operation, attribute: variables[operation, attribute])
+        return {name: results[name] for name in OUTPUTS}
+
+    with quiet(), recursion_limit():
+        signatures = {SIGNATURE: serve.get_concrete_function()}
+        tf.saved_model.save(module, str(path), signatures=signatures)
+
+
+def _convert(
+    source: Path, precision: str, io_dtype: str, images: list[np.ndarray] | None, path: str | Path
+) -> bytes:
+    import tensorflow as tf
+    from tensorflow.lite.python.convert import ConverterError
+
+    with quiet(), recursion_limit():
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(source), signature_keys=[SIGNATURE])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.exclude_conversion_metadata = True  # costs two more copies of the model
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if precision == "int8":
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.representative_dataset = _one_at_a_time(images)
+            converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io_dtype)
+        try:
+            return converter.convert()
+        except ConverterError as error:
+            line = str(error).strip().splitlines()[0]
+            raise InputError(f"{path}: the network needs an operator that TFLite lacks: {line}") from error
+
+
+def _calibration_images(batches: Iterable[np.ndarray] | None, shape: tuple) -> list[np.ndarray]:
+    """All images as bytes (an integer network sees no more of them), with both ends of the scale."""
+    images = [
+        image
+        for batch in calibration_batches(batches, shape)
+        for image in np.rint(np.clip(batch, 0, 255)).astype(np.uint8)
+    ]
+    # With pixels 0 and 255 among the images, the input's scale is 1 and a raw byte is its own code.
+    images[0] = images[0].copy()
+    images[0][0, 0], images[0][-1, -1] = 0, 255
+    return images
+
+
+def _one_at_a_time(images: Sequence[np.ndarray]) -> Callable[[], Iterator[list[np.ndarray]]]:
+    return lambda: ([image[None].astype(np.float32)] for image in images)

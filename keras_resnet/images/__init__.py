@@ -1,0 +1,1 @@
+"""From pixels to a network's input: one description, and its TensorFlow operations."""

@@ -1,0 +1,1 @@
+"""The networks: configurations, blocks and the functional graph. No weights, no data."""

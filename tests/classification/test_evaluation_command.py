@@ -1,0 +1,203 @@
+"""`python -m keras_resnet.classification`: what it writes, and one line for what is wrong."""
+
+import csv
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from helpers.evaluation_networks import tiny_spec, write_weights
+
+import keras_resnet
+from keras_resnet.training import get_recipe
+from keras_resnet.weights import save_weights
+
+ROOT = Path(keras_resnet.__file__).parents[1]
+TINY = "--weights=tiny.weights.h5"
+DIGITS = "--dataset=digits"
+
+
+@pytest.fixture(scope="module")
+def process():
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
+    words = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "run_commands.py")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    environment["PYTHONPATH"] = str(ROOT)
+    with subprocess.Popen(words, text=True, env=environment, **pipes) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def command(process, tmp_path, digits, data_dir, monkeypatch):
+    """Runs the program: (exit status, standard output, lines on standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags, lost=None):
+        flags = [*flags, f"--data_dir={data_dir}"]
+        request = json.dumps({"folder": str(Path.cwd()), "flags": flags, "lost": lost})
+        print(request, file=process.stdin, flush=True)
+        return json.loads(process.stdout.readline())
+
+    return run
+
+
+def test_the_report(command, weights_of):
+    weights = weights_of()
+    flags = [DIGITS, "--split=test[:60]", "--protocol=ten_crop", "--output_dir=out"]
+    status, output, _ = command(f"--weights={weights}", *flags)
+    assert status == 0
+    held = json.loads(Path("out/evaluation.json").read_text())
+    assert held["images"] == 60
+    assert (held["dataset"], held["split"], held["protocol"]) == ("digits", "test[:60]", "ten_crop")
+    assert set(held["figures"]) == {"top1", "top5", "loss", "calibration_error"}
+    (network,) = held["networks"]
+    assert network["sha256"] == hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    assert network["model"] == "cifar_resnet20"
+    assert network["shorter_sides"] == [18]
+    assert f"{100 * held['figures']['top1']:.2f} %" in output
+    assert output.splitlines()[-1].endswith("; see out")
+
+    with open("out/per_class.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [str(index) for index in range(10)]
+    assert sum(int(row["images"]) for row in rows) == 60
+    right = sum(float(row["top1"]) * int(row["images"]) for row in rows)
+    assert right == pytest.approx(60 * held["figures"]["top1"])
+    assert tf.io.decode_png(Path("out/confusion.png").read_bytes()).shape[0] > 300
+
+    # The command in it does it again.
+    words = shlex.split(held["command"])
+    assert words[:3] == ["python", "-m", "keras_resnet.classification"]
+    before = Path("out/per_class.csv").read_bytes(), Path("out/confusion.png").read_bytes()
+    command(*words[3:])
+    again = json.loads(Path("out/evaluation.json").read_text())
+    assert again["figures"] == held["figures"]
+    assert (Path("out/per_class.csv").read_bytes(), Path("out/confusion.png").read_bytes()) == before
+    names = {path.name for path in Path("out").iterdir()}
+    assert names == {"confusion.png", "evaluation.json", "per_class.csv"}
+
+
+def test_an_ensemble_has_a_row_for_each_and_one_for_all(command, weights_of):
+    files = [weights_of(name="first"), weights_of(seed=1, name="second")]
+    status, output, _ = command(
+        f"--weights={','.join(files)}", "--model=cifar_resnet20", DIGITS, "--split=test[:20]"
+    )
+    assert status == 0
+    assert [name in output for name in ("first.weights.h5", "second.weights.h5", "ensemble")] == [True] * 3
+    (folder,) = Path("runs/evaluation").iterdir()
+    digests = [hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8] for file in files]
+    assert folder.name == (
+        f"cifar_resnet20-{digests[0]}-cifar_resnet20-{digests[1]}-digits-test_20_-single_crop"
+    )
+    held = json.loads((folder / "evaluation.json").read_text())
+    losses = [network["figures"]["loss"] for network in held["networks"]]
+    # By Jensen's inequality.
+    assert held["figures"]["loss"] < sum(losses) / 2
+
+
+def test_a_trainings_folder(command, weights_of):
+    weights_of(name="run/model")
+    recipe = get_recipe("digits").to_dict()
+    Path("run/recipe.json").write_text(json.dumps({**recipe, "seed": 0, "precision": "float32"}))
+    status, _, _ = command("--workdir=run", "--split=test[:20]")
+    assert status == 0
+    held = json.loads(Path("run/evaluation/digits-test_20_-single_crop/evaluation.json").read_text())
+    assert held["command"].startswith("python -m keras_resnet.classification --workdir=run ")
+    assert held["networks"][0]["weights"] == "run/model.weights.h5"
+    assert held["images"] == 20
+
+
+@pytest.fixture(scope="session")
+def some_weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    write_weights(folder)
+    write_weights(folder, tiny_spec(7), name="seven")
+    write_weights(folder, tiny_spec(input_shape=(16, 20, 3)), name="wide")
+    save_weights(tiny_spec().build(), folder / "bare.weights.h5")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "give --weights=FILE_OR_NAME and --dataset=NAME, or --workdir=DIR"),
+        ([TINY], "give --weights=FILE_OR_NAME and --dataset=NAME"),
+        (["--workdir=run", TINY], "--workdir and --weights exclude each other"),
+        (["--workdir=run"], "cannot read run/recipe.json: No such file or directory"),
+        ([TINY, DIGITS, "--protocol=tencrop"], "unknown protocol 'tencrop'; did you mean ten_crop"),
+        ([TINY, DIGITS, "--protocol=ensemble"], "an ensemble is any protocol with several weights"),
+        ([TINY, DIGITS, "--strategy=mirorred"], "unknown strategy 'mirorred'; did you mean mirrored"),
+        ([TINY, DIGITS, "--batch_size=0"], "the batch size must be at least 1, not 0"),
+        ([TINY, DIGITS, "--max_bad_images=-1"], "max_bad_images must be at least 0, not -1"),
+        ([TINY, DIGITS, "--split=tset"], "unknown split of digits 'tset'; did you mean test"),
+        ([TINY, "--dataset=digist"], "unknown dataset 'digist'; did you mean digits"),
+        (
+            [TINY, DIGITS, "--model=resnet18"],
+            "--model=resnet18, but tiny.weights.h5 has weights of cifar_",
+        ),
+        ([TINY, DIGITS, "--model=resnet19"], "unknown model 'resnet19'; did you mean"),
+        ([TINY, DIGITS, "--model=resnet18,resnet34"], "--model has 2 names, --weights 1"),
+        ([TINY + ",", DIGITS], "--weights has an empty name"),
+        ([TINY + ",none.weights.h5", DIGITS], "weight file none.weights.h5 does not exist"),
+        (["--weights=bare.weights.h5", DIGITS], "does not say of which network it is; give --model=NAME"),
+        (
+            ["--weights=bare.weights.h5", "--model=cifar_resnet32", DIGITS],
+            "bare.weights.h5 is of another network",
+        ),
+        (["--weights=imagenet", DIGITS], "imagenet does not say of which network it is; give --model=NAME"),
+        (
+            ["--weights=imagenet", "--model=cifar_resnet20", DIGITS],
+            "cifar_resnet20 has no pretrained weights",
+        ),
+        (["--weights=seven.weights.h5", DIGITS], "seven.weights.h5 has 7 classes, dataset digits has 10"),
+        (
+            ["--weights=wide.weights.h5", DIGITS],
+            "images are cut square; the network of wide.weights.h5 takes 16x20",
+        ),
+        ([TINY, DIGITS, "--output_dir=tiny.weights.h5/deep"], "tiny.weights.h5 is no folder"),
+        ([TINY, DIGITS, "--protocoll=ten_crop"], "protocoll"),
+        (["tiny.weights.h5"], "unexpected argument 'tiny.weights.h5'"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_leaves_nothing(command, some_weights, monkeypatch, flags, message):
+    monkeypatch.chdir(some_weights)
+    before = sorted(path.name for path in some_weights.iterdir())
+    status, output, errors = command(*flags)
+    assert status == 2
+    assert output == ""
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+    assert sorted(path.name for path in some_weights.iterdir()) == before
+
+
+def test_a_lost_worker_is_status_1(command, weights_of):
+    lost = "lost worker 1 at 127.0.0.1:1; start all workers again"
+    status, _, errors = command(f"--weights={weights_of()}", DIGITS, lost=lost)
+    assert status == 1
+    assert errors == [f"error: {lost}"]
+
+
+@pytest.mark.slow
+def test_two_workers_find_what_one_process_finds(weights_of, data_dir, tmp_path):
+    """As a person starts it, each in processes of its own."""
+    flags = [f"--weights={weights_of()}", DIGITS, "--batch_size=8", f"--data_dir={data_dir}"]
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
+    environment["PYTHONPATH"] = str(ROOT)
+    launcher = ["-m", "keras_resnet.training.launch_local", "--workers=2"]
+    program = ["--program=keras_resnet/evaluation/__main__.py", "--"]
+    commands = {"one": ["-m", "keras_resnet.classification"], "two": [*launcher, *program]}
+    held = {}
+    for name, command in commands.items():
+        words = [sys.executable, *command, *flags, f"--output_dir={tmp_path / name}"]
+        subprocess.run(words, cwd=ROOT, env=environment, check=True, capture_output=True)
+        held[name] = json.loads((tmp_path / name / "evaluation.json").read_text())
+    assert (held["one"]["replicas"], held["two"]["replicas"]) == (1, 2)
+    assert held["two"]["images"] == 355
+    assert held["two"]["figures"] == pytest.approx(held["one"]["figures"], rel=1e-5)

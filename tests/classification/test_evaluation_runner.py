@@ -1,0 +1,301 @@
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers.data_helpers import write_image, write_tfds
+from helpers.evaluation_networks import tiny_spec
+from helpers.torch_files import state_dict
+from safetensors.numpy import save_file
+
+from keras_resnet import InputError
+from keras_resnet.classification import PROTOCOLS, evaluate, find_member
+from keras_resnet.classification.batches import fits_batches, read_examples, view_batches
+from keras_resnet.classification.members import check_classes
+from keras_resnet.data import BadImages, IndexedSplit, open_dataset, sources
+from keras_resnet.data.sources import Dataset
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
+from keras_resnet.weights import read_tensors
+
+SPLIT = "test[:37]"  # no batch size but 1 and 37 divides it
+
+
+def log_softmax(logits):
+    logits = np.asarray(logits, "float64")
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def scores_by_hand(member, images, protocol):
+    """Probabilities (images, classes), view by view through the network with its own pooling."""
+    network = member.network(any_size=True)
+    rows = []
+    for image in images:
+        views = PROTOCOLS[protocol].views(image, member.preprocessing)
+        logits = np.concatenate([network(view, training=False).numpy() for view in views])
+        rows.append(np.exp(log_softmax(logits)).mean(0))
+    return np.array(rows)
+
+
+def loss_of(probabilities, labels):
+    return -np.log(probabilities[np.arange(len(labels)), labels]).mean()
+
+
+@pytest.fixture(scope="module")
+def split(digits):
+    return digits.split(SPLIT)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol_is_the_mean_over_its_views(digits, split, weights_of, one_device, protocol):
+    member = find_member(weights_of())
+    found = evaluate([member], digits, protocol, distribution=one_device, split=SPLIT, batch_size=8)
+    probabilities = scores_by_hand(member, split.images, protocol)
+    labels = split.labels()
+    figures = found.metrics.figures()
+    assert figures["loss"] == pytest.approx(loss_of(probabilities, labels), rel=1e-4)
+    assert figures["top1"] == (probabilities.argmax(1) == labels).mean()
+    np.testing.assert_array_equal(
+        found.metrics.confusion.sum(0), np.bincount(probabilities.argmax(1), minlength=10)
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "batch_size"), [("single_crop", 5), ("single_crop", 64), ("ten_crop", 4), ("multi_scale", 4)]
+)
+def test_every_image_is_counted_once_by_two_devices_as_by_one(
+    digits, split, weights_of, one_device, two_devices, protocol, batch_size
+):
+    member = find_member(weights_of())
+    arguments = {"protocol": protocol, "split": SPLIT, "batch_size": batch_size}
+    one = evaluate([member], digits, distribution=one_device, **arguments)
+    two = evaluate([member], digits, distribution=two_devices, **arguments)
+    assert two.replicas == 2
+    for found in (one, two):
+        assert found.metrics.images == 37
+        np.testing.assert_array_equal(
+            found.metrics.confusion.sum(1), np.bincount(split.labels(), minlength=10)
+        )
+    np.testing.assert_array_equal(one.metrics.confusion, two.metrics.confusion)
+    assert two.metrics.figures() == pytest.approx(one.metrics.figures(), rel=1e-5)
+
+
+def test_an_evaluation_repeats_itself_to_the_last_bit(digits, weights_of, one_device):
+    member = find_member(weights_of())
+    runs = [evaluate([member], digits, distribution=one_device, split=SPLIT, batch_size=7) for _ in range(2)]
+    assert runs[0].metrics.figures() == runs[1].metrics.figures()
+
+
+def test_an_ensemble_averages_probabilities(digits, split, weights_of, one_device):
+    """Of networks with sizes and statistics of their own."""
+    other = tiny_spec(size=20, normalization=Normalization((0.0,) * 3, (99.0,) * 3))
+    members = [find_member(weights_of(name="a")), find_member(weights_of(other, seed=1, name="b"))]
+    found = evaluate(members, digits, "ten_crop", distribution=one_device, split=SPLIT)
+    each = [scores_by_hand(member, split.images, "ten_crop") for member in members]
+    for metrics, probabilities in zip(found.member_metrics, each, strict=True):
+        assert metrics.figures()["loss"] == pytest.approx(loss_of(probabilities, split.labels()), rel=1e-4)
+    together = np.mean(each, axis=0)
+    figures = found.metrics.figures()
+    assert figures["loss"] == pytest.approx(loss_of(together, split.labels()), rel=1e-4)
+    assert figures["top1"] == (together.argmax(1) == split.labels()).mean()
+    assert not np.array_equal(*(metrics.confusion for metrics in found.member_metrics))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """5 images of sizes and colours of their own."""
+    for index in range(5):
+        shape = (20 + index, 30 - 2 * index, 1 if index % 3 == 0 else 3)
+        image = np.random.default_rng(index).integers(0, 256, shape, dtype=np.uint8)
+        write_image(tmp_path / "images" / "test" / "ab"[index % 2] / f"{index:02}.png", image)
+        write_image(tmp_path / "images" / "train" / "ab"[index % 2] / f"{index:02}.png", image)
+    return open_dataset(f"folder:{tmp_path / 'images'}")
+
+
+def decoded(split):
+    records, decode = read_examples(split, BadImages())
+    return zip(*((image.numpy(), int(label)) for image, label, _ in records.map(decode)), strict=True)
+
+
+@pytest.mark.parametrize(("protocol", "channels"), [("single_crop", 1), ("ten_crop", 3), ("multi_scale", 3)])
+def test_a_folder_of_images_of_any_size(folder, weights_of, two_devices, protocol, channels):
+    spec = tiny_spec(classes=2, channels=channels, labels=("a", "b"), resize=18)
+    member = find_member(weights_of(spec))
+    found = evaluate([member], folder, protocol, distribution=two_devices, batch_size=2)
+    assert found.split == "test"
+    assert found.batch_size == (1 if protocol == "multi_scale" else 2)
+    images, labels = decoded(folder.split("test"))
+    if channels == 1:
+        images = [tf.image.rgb_to_grayscale(image).numpy() for image in images]
+    expected = loss_of(scores_by_hand(member, images, protocol), np.array(labels))
+    assert found.metrics.images == 5
+    assert found.metrics.figures()["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_images_that_cannot_be_decoded_are_an_error_or_left_out(folder, weights_of, one_device):
+    member = find_member(weights_of(tiny_spec(classes=2)))
+    split = folder.split("test")
+    path = os.fsdecode(split.images[1])
+    with open(path, "rb+") as file:
+        file.truncate(200)
+    with pytest.raises(InputError, match=r"1 images cannot be used, 0 are allowed.*is truncated"):
+        evaluate([member], folder, distribution=one_device)
+    found = evaluate([member], folder, distribution=one_device, max_bad_images=1)
+    assert found.metrics.images == 4
+    assert found.bad_images == ((path, "test", "truncated"),)
+    others = [image for index, image in enumerate(split.images) if index != 1]
+    images = [tf.io.decode_png(tf.io.read_file(image), channels=3).numpy() for image in others]
+    labels = np.delete(split.labels(), 1)
+    expected = loss_of(scores_by_hand(member, images, "single_crop"), labels)
+    assert found.metrics.figures()["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_gray_and_coloured_networks_in_one_ensemble(folder, weights_of, one_device):
+    specs = {f"of{channels}": tiny_spec(2, channels=channels) for channels in (1, 3)}
+    members = [find_member(weights_of(spec, name=name)) for name, spec in specs.items()]
+    found = evaluate(members, folder, distribution=one_device)
+    images, labels = decoded(folder.split("test"))
+    gray = [tf.image.rgb_to_grayscale(image).numpy() for image in images]
+    for member, metrics, seen in zip(members, found.member_metrics, (gray, images), strict=True):
+        expected = loss_of(scores_by_hand(member, seen, "single_crop"), np.array(labels))
+        assert metrics.figures()["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.fixture
+def streamed(tmp_path, monkeypatch):
+    """ImageNet's format: 13 images in 3 files, with labels that are all different."""
+    random = np.random.default_rng(0)
+    examples = [
+        {
+            "image": random.integers(0, 256, (24 + i, 30 - i, 3), dtype=np.uint8),
+            "label": 70 * i,
+            "file_name": f"{i}.JPEG",
+        }
+        for i in range(13)
+    ]
+    splits = {
+        "train": examples,
+        "validation": examples,
+        "test": [{**example, "label": -1} for example in examples],
+    }
+    write_tfds(tmp_path, "imagenet2012", splits, shards=3)
+    monkeypatch.setattr(sources, "INDEXED_BYTES", 0)
+    return open_dataset("imagenet2012", tmp_path)
+
+
+def test_a_streamed_dataset(streamed, weights_of, two_devices):
+    member = find_member(weights_of(tiny_spec(classes=1000)))
+    found = evaluate([member], streamed, distribution=two_devices, batch_size=4)
+    assert found.split == "validation"
+    assert found.metrics.images == 13
+    assert np.flatnonzero(found.metrics.confusion.sum(1)).tolist() == [70 * i for i in range(13)]
+    assert not fits_batches(streamed.split("validation"), PROTOCOLS["multi_scale"])
+
+
+def test_a_streamed_record_that_cannot_be_decoded(streamed):
+    split = streamed.split("validation")
+
+    def parse(record):
+        image, label = split.parse(record)
+        return tf.where(label == 140, tf.strings.substr(image, 0, 300), image), label
+
+    bad = BadImages()
+    records, decode = read_examples(dataclasses.replace(split, parse=parse), bad)
+    found = [(int(label), float(weight)) for _, label, weight in records.map(decode)]
+    whole = [int(label) for _, label, _ in records.map(read_examples(split, bad)[1])]
+    assert found == [(0, 0.0) if label == 140 else (label, 1.0) for label in whole]
+    assert bad.rows() == [(f"record {whole.index(140)}", "validation", "truncated")]
+
+
+@pytest.mark.parametrize(("workers", "replicas"), [(1, 1), (1, 2), (2, 2), (3, 1)])
+def test_workers_and_replicas_share_the_images(workers, replicas):
+    images = np.zeros((17, 8, 8, 3), "uint8")
+    split = IndexedSplit("test", images, np.arange(17, dtype="int32"))
+    seen = [
+        list(
+            view_batches(
+                split,
+                PROTOCOLS["single_crop"],
+                [Preprocessing(8, None, "bilinear", Normalization((0.0,) * 3, (1.0,) * 3))],
+                batch_size=2,
+                bad=BadImages(),
+                workers=workers,
+                worker=worker,
+                replicas=replicas,
+            )
+        )
+        for worker in range(workers)
+    ]
+    assert len({len(batches) for batches in seen}) == 1
+    assert len(seen[0]) % replicas == 0
+    steps = range(0, len(seen[0]), replicas)
+    order = [batch for step in steps for batches in seen for batch in batches[step : step + replicas]]
+    labels = np.concatenate([batch["labels"] for batch in order])
+    weights = np.concatenate([batch["weights"] for batch in order])
+    assert set(np.concatenate([batch["labels"].shape for batch in order])) == {2}
+    np.testing.assert_array_equal(labels[:17], np.arange(17))
+    np.testing.assert_array_equal(weights, np.arange(len(weights)) < 17)
+
+
+def test_views_are_channels_first_where_keras_says_so(split, monkeypatch):
+    monkeypatch.setattr("keras.config.image_data_format", lambda: "channels_first")
+    preprocessing = Preprocessing(16, None, "bilinear", Normalization.imagenet())
+    batches = view_batches(split, PROTOCOLS["ten_crop"], [preprocessing], batch_size=3, bad=BadImages())
+    batch = next(iter(batches))
+    assert batch["views"][0][0].shape == (3, 10, 3, 16, 16)
+    (expected,) = PROTOCOLS["ten_crop"].views(split.images[0], preprocessing)
+    np.testing.assert_array_equal(np.moveaxis(batch["views"][0][0][0], 1, -1), expected)
+
+
+def test_weights_that_give_no_numbers_are_named(digits, weights_of, one_device):
+    member = find_member(weights_of(scale=np.nan, name="diverged"))
+    with pytest.raises(InputError, match=r"diverged.weights.h5 gives scores that are not numbers"):
+        evaluate([member], digits, distribution=one_device, split=SPLIT)
+
+
+def test_published_weights_are_seen_as_their_entry_says(tmp_path, monkeypatch):
+    path = tmp_path / "theirs.safetensors"
+    save_file(state_dict("basic", (2, 2, 2, 2), (64, 128, 256, 512), classes=10), path)
+    monkeypatch.setattr("keras_resnet.weights.weight_file.fetch", lambda url, digest: path)
+    member = find_member("torchvision_v1", "resnet18")
+    assert (member.spec.classes, member.path) == (10, path)
+    assert member.preprocessing == Preprocessing(224, 256, "bilinear", Normalization.imagenet())
+    network = member.network(any_size=True)
+    expected = read_tensors(path)[1]["fc.bias"]
+    np.testing.assert_array_equal(network.get_layer("predictions").bias, expected)
+
+
+def named(*names):
+    return Dataset("pets", names, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "dataset", "message"),
+    [
+        ((), 3, named("cat", "dog"), "tiny.weights.h5 has 3 classes, dataset pets has 2"),
+        (("dog", "cat"), 2, named("cat", "dog"), "takes class 0 for 'dog', in dataset pets it is 'cat'"),
+        (("cat", "cow"), 2, named("cat", "dog"), "takes class 1 for 'cow', in dataset pets it is 'dog'"),
+    ],
+)
+def test_weights_for_other_classes_are_refused(weights_of, labels, classes, dataset, message):
+    member = find_member(weights_of(tiny_spec(classes, labels=labels)))
+    with pytest.raises(InputError) as caught:
+        check_classes(member, dataset)
+    assert message in str(caught.value)
+
+
+def test_imagenets_classes_go_by_their_identifiers_or_their_names(weights_of):
+    from keras_resnet.weights.labels import labels
+
+    identifiers, names = zip(*labels("imagenet"), strict=True)
+    member = find_member(weights_of(tiny_spec(1000, labels=names)))
+    check_classes(member, named(*identifiers))
+    unnamed = dataclasses.replace(member, spec=dataclasses.replace(member.spec, labels=()))
+    check_classes(unnamed, named(*reversed(identifiers)))
+    with pytest.raises(InputError, match="takes class 0 for 'tench', in dataset pets it is 'n15075141'"):
+        check_classes(member, named(*reversed(identifiers)))
+
+
+def test_an_evaluation_of_nothing(digits, one_device):
+    with pytest.raises(InputError, match="at least one network"):
+        evaluate([], digits, distribution=one_device)

@@ -1,0 +1,544 @@
+"""Other zoos' files: the networks they give compute what their own frameworks would."""
+
+import pickle
+import subprocess
+import sys
+import types
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from helpers.torch_files import state_dict, torch_forward, write_old_layout
+from helpers.zoo_networks import images, randomize, relative_difference
+from safetensors.numpy import save_file
+
+from keras_resnet import InputError, build_model, build_resnet
+from keras_resnet.images.preprocessing import Normalization
+from keras_resnet.models.config import get_config
+from keras_resnet.weights import ModelSpec, read_spec, save_weights
+from keras_resnet.weights import converters as foreign
+from keras_resnet.weights.__main__ import convert, main
+from keras_resnet.weights.converters import load_foreign, read_tensors, torch_names
+
+CLASSES = 7
+KNOWN = Normalization((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+# Small networks with torchvision's features: a stage without a projection (18), one in every stage (50).
+SMALL = {
+    "resnet18": {"stage_depths": (2, 1), "stage_filters": (64, 20), "classes": CLASSES},
+    "resnet50_v1_5": {"stage_depths": (2, 2), "stage_filters": (24, 20), "classes": CLASSES},
+}
+BLOCK_CONVOLUTIONS = {"basic": 2, "bottleneck": 3}
+
+
+def small(name):
+    config = get_config(name, **SMALL[name])
+    model = build_resnet(config, input_shape=(None, None, 3), classifier_activation=None, name=name)
+    return model, config
+
+
+def small_state_dict(name):
+    config = get_config(name, **SMALL[name])
+    return state_dict(config.block, config.stage_depths, config.stage_filters, CLASSES)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Small networks for all tests: each loads anew, or must leave them as they were."""
+    return {name: small(name) for name in SMALL}
+
+
+def refusal(model, path, config):
+    """The sentence with which a file is refused, after which the model must be as it was."""
+    before = model.get_weights()
+    with pytest.raises(InputError) as error:
+        load_foreign(model, path, config)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+# torchvision and timm
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 39)], ids=["even", "odd"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("name", SMALL)
+def test_torch_state_dict(name, prefix, size, networks, tmp_path):
+    model, config = networks[name]
+    tensors = small_state_dict(name)
+    path = tmp_path / "m.safetensors"
+    save_file({prefix + key: value for key, value in tensors.items()}, path)
+    load_foreign(model, path, config)
+    batch = images(2, *size, 3)
+    assert relative_difference(model(batch), torch_forward(tensors, batch)) < 1e-5
+
+
+def test_half_precision_file(networks, tmp_path):
+    model, config = networks["resnet18"]
+    tensors = small_state_dict("resnet18")
+    halves = {n: v.astype("float16") if v.dtype == "float32" else v for n, v in tensors.items()}
+    save_file(halves, tmp_path / "m.safetensors")
+    load_foreign(model, tmp_path / "m.safetensors", config)
+    batch = images(2, 32, 32, 3)
+    assert relative_difference(model(batch), torch_forward(halves, batch)) < 1e-4
+
+
+def test_without_counters(networks, tmp_path):
+    """Files from before `num_batches_tracked` was invented."""
+    model, config = networks["resnet18"]
+    tensors = {n: v for n, v in small_state_dict("resnet18").items() if "num_batches" not in n}
+    save_file(tensors, tmp_path / "m.safetensors")
+    load_foreign(model, tmp_path / "m.safetensors", config)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50_v1_5", "resnet101_v1_5"])
+def test_torch_names_of_the_real_networks(name):
+    config = get_config(name)
+    names = [source.names for source in torch_names(config).values()]
+    filters = tuple(1 for _ in config.stage_filters)  # the names do not depend on it
+    expected = state_dict(config.block, config.stage_depths, filters, 1)
+    # With one filter a stage, the first has a projection: the basic blocks' first has none.
+    assert {n for (n,) in names} == {
+        n
+        for n in expected
+        if "num_batches" not in n and not (config.block == "basic" and n.startswith("layer1.0.downsample"))
+    }
+    assert len(names) == len(set(names))
+
+
+def spoilt(change):
+    tensors = small_state_dict("resnet18")
+    change(tensors)
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.pop("layer1.1.bn2.running_var"), "missing: layer1.1.bn2.running_var"),
+        (lambda t: t.update({"layer5.weight": np.ones(3, "f4")}), "left over: layer5.weight"),
+        (lambda t: t.update({"a\nb\x1b": np.ones(3, "f4")}), r"left over: a\nb\x1b"),
+        (
+            lambda t: t.update({"layer1.0.conv1.weight": np.ones((64, 64, 1, 1), "f4")}),
+            "misshapen: layer1.0.conv1.weight is 64x64x1x1, not 64x64x3x3",
+        ),
+        (lambda t: t.update({"fc.bias": np.ones(CLASSES, "int32")}), "misshapen: fc.bias is of type int32"),
+        (lambda t: t.update({"bn1.bias": np.ones((64, 1), "f4")}), "bn1.bias is 64x1, not 64"),
+        (
+            lambda t: t.update({f"x{n}": np.ones(1, "f4") for n in range(9)}),
+            "left over: x0, x1, x2 and 6 more",
+        ),
+        (
+            lambda t: t.update({"fc.weight": np.ones((9, 20), "f4"), "fc.bias": np.ones(9, "f4")}),
+            "fc.weight is 9x20, not 7x20, fc.bias is 9, not 7 (the file has 9 classes, the network 7)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_listed(change, told, networks, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_file(spoilt(change), path)
+    model, config = networks["resnet18"]
+    sentence = refusal(model, path, config)
+    assert sentence.startswith(f"{path} does not fit resnet18: ")
+    assert told in sentence
+
+
+def test_all_problems_at_once(networks, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_file({"fc.bias": np.ones(9, "f4"), "head.bias": np.ones(2, "f4")}, path)
+    model, config = networks["resnet18"]
+    sentence = refusal(model, path, config)
+    for told in ("missing: conv1.weight, ", "left over: head.bias", "misshapen: fc.bias", "9 classes"):
+        assert told in sentence
+
+
+def test_networks_that_torch_zoos_lack(networks, tmp_path):
+    """Their tensors would fit, and the network would compute something else."""
+    path = tmp_path / "m.safetensors"
+    save_file(small_state_dict("resnet50_v1_5"), path)
+    model, config = networks["resnet50_v1_5"]
+    assert "_v1_5" in refusal(model, path, config.replace(bottleneck_stride="1x1"))
+    save_file(small_state_dict("resnet18"), path)
+    model, config = networks["resnet18"]
+    assert "shortcut is None here" in refusal(model, path, config.replace(shortcut=None))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".h5", ".pth", ".bin", ""])
+def test_no_file(suffix, tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        read_tensors(tmp_path / f"none{suffix}")
+    with pytest.raises(InputError, match="is a folder"):
+        read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 4, 8, 100, 5000, -1])
+def test_truncated_safetensors(length, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_file(small_state_dict("resnet18"), path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(InputError, match="truncated or damaged") as error:
+        read_tensors(path)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_packages(monkeypatch, tmp_path):
+    for suffix, told in [(".safetensors", "pip install safetensors"), (".pth", "convert the file to .safet")]:
+        path = tmp_path / f"m{suffix}"
+        path.write_bytes(pickle.dumps({"fc.bias": [1.0]}))
+        monkeypatch.setitem(sys.modules, "safetensors", None)
+        monkeypatch.setitem(sys.modules, "torch", None)
+        with pytest.raises(InputError, match=told):
+            read_tensors(path)
+
+
+class FakeTensor:
+    """As much of a torch tensor as is read."""
+
+    def __init__(self, values, dtype="float32"):
+        self.values, self.dtype, self.shape = values, dtype, values.shape
+
+    def float(self):
+        return FakeTensor(self.values)
+
+    def detach(self):
+        return self
+
+    def numpy(self):
+        if self.dtype == "bfloat16":
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        return self.values
+
+
+def fake_torch(monkeypatch, content, version="2.13.0+cpu"):
+    def load(path, *, map_location, weights_only):
+        assert map_location == "cpu"
+        assert weights_only is True
+        if isinstance(content, Exception):
+            raise content
+        return content
+
+    torch = types.SimpleNamespace(load=load, Tensor=FakeTensor, bfloat16="bfloat16", __version__=version)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+
+
+@pytest.mark.parametrize(
+    "wrap", [dict, lambda t: {"state_dict": t, "epoch": 3}, lambda t: {"model": t, "args": None}]
+)
+def test_pth(wrap, monkeypatch, networks, tmp_path):
+    """The reading itself is torch's; here, that it is asked not to unpickle, and what becomes of it."""
+    tensors = small_state_dict("resnet18")
+    wrapped = {f"module.{name}": FakeTensor(value) for name, value in tensors.items()}
+    wrapped["module.fc.bias"].dtype = "bfloat16"
+    fake_torch(monkeypatch, wrap(wrapped))
+    path = tmp_path / "m.pth"
+    path.touch()
+    model, config = networks["resnet18"]
+    load_foreign(model, path, config)
+    batch = images(1, 32, 32, 3)
+    assert relative_difference(model(batch), torch_forward(tensors, batch)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (pickle.UnpicklingError("Weights only load failed.\n\nlong text"), "Weights only load failed"),
+        (EOFError(), r"damaged, or holds more than tensors \(EOFError\)"),
+        (RuntimeError("Failed. Set weights_only=False if you trust it"), r"\(Failed\)$"),
+        ([1, 2], "holds a list"),
+        ({"epoch": 3}, "no weight at epoch"),
+        ({3: FakeTensor(np.ones(1))}, "no weight at 3"),
+        ({"a": FakeTensor(np.ones(1)), "module.a": FakeTensor(np.ones(1))}, "twice"),
+        ({"a": types.SimpleNamespace(shape=(1,))}, "no weight at a"),
+    ],
+)
+def test_pth_of_something_else(content, told, monkeypatch, tmp_path):
+    fake_torch(monkeypatch, content)
+    path = tmp_path / "m.pt"
+    path.touch()
+    with pytest.raises(InputError, match=told) as error:
+        read_tensors(path)
+    assert "\n" not in str(error.value)
+
+
+def test_torch_whose_safe_reader_is_not(monkeypatch, tmp_path):
+    fake_torch(monkeypatch, {}, version="2.5.1")
+    (tmp_path / "m.pt").touch()
+    with pytest.raises(InputError, match=r"needs torch 2\.6"):
+        read_tensors(tmp_path / "m.pt")
+
+
+def test_sizes_are_bounded(monkeypatch, tmp_path):
+    huge = FakeTensor(np.broadcast_to(np.float32(0), (2**16, 2**16)))
+    fake_torch(monkeypatch, {"a": huge})
+    (tmp_path / "m.pt").touch()
+    with pytest.raises(InputError, match="too large"):
+        read_tensors(tmp_path / "m.pt")
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        group = file.create_group("conv1_conv")
+        group.attrs["weight_names"] = [b"kernel:0"]
+        group.create_dataset("kernel:0", (2**16, 2**16), "f4", chunks=(64, 64))  # a few bytes of file
+    with pytest.raises(InputError, match="too large"):
+        read_tensors(tmp_path / "m.h5")
+    monkeypatch.setattr(foreign, "MAX_ELEMENTS", 100)
+    save_file({"a": np.ones(99, "f4"), "b": np.ones(2, "f4")}, tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match="too large"):
+        read_tensors(tmp_path / "m.safetensors")
+
+
+# keras.applications
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    model = keras.applications.ResNet50(
+        weights=None, input_shape=(64, 64, 3), classes=CLASSES, classifier_activation=None
+    )
+    return randomize(model, 4)
+
+
+@pytest.fixture(scope="module")
+def ours():
+    config = get_config("resnet50")
+    model = build_resnet(
+        config, input_shape=(64, 64, 3), classes=CLASSES, classifier_activation=None, name="resnet50"
+    )
+    return model, config
+
+
+@pytest.fixture(scope="module")
+def their_file(theirs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("theirs") / "resnet50.h5"
+    write_old_layout(theirs, path)
+    return path
+
+
+LAYOUTS = {
+    "old": write_old_layout,
+    "old with probs": lambda model, path: write_old_layout(model, path, top="probs"),
+    "old with fc1000, whole model": lambda m, path: write_old_layout(m, path, "fc1000", "model_weights"),
+    "old with long attributes": lambda model, path: write_old_layout(model, path, chunked=True),
+    "new": lambda model, path: model.save_weights(path),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_keras_applications(layout, theirs, ours, tmp_path):
+    path = tmp_path / "resnet50.weights.h5"
+    LAYOUTS[layout](theirs, path)
+    model, config = ours
+    model.set_weights([np.zeros(w.shape, "f4") for w in model.weights])
+    load_foreign(model, path, config)
+    batch = 50 * images(2, 64, 64, 3)
+    # Red, green, blue for ours; keras.applications' own networks take the opposite order.
+    assert relative_difference(model(batch), theirs(batch[..., ::-1])) < 1e-4
+
+
+def test_epsilon_is_folded(theirs, ours, their_file):
+    """It shows where a variance is small, as in real networks with dead channels."""
+    kind, tensors = read_tensors(their_file)
+    assert kind == "applications"
+    tensors["conv1_bn/moving_variance"] = np.full(64, 1e-6, "f4")
+    model, config = ours
+    foreign.assign_tensors(model, kind, dict(tensors), config, "memory")
+    variance = model.get_layer("conv1_bn").moving_variance.numpy().astype("float64")
+    np.testing.assert_allclose(variance + 1e-5, 1e-6 + 1.001e-5, rtol=1e-7)
+    mean = tensors["conv1_bn/moving_mean"] - tensors["conv1_conv/bias"]
+    np.testing.assert_allclose(model.get_layer("conv1_bn").moving_mean.numpy(), mean, rtol=1e-6)
+
+
+def edited(their_file, tmp_path, edit):
+    path = tmp_path / "edited.h5"
+    path.write_bytes(their_file.read_bytes())
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    return path
+
+
+def elsewhere(their_file, link):
+    """An edit that replaces a kernel by a link."""
+
+    def edit(file):
+        del file["conv1_conv/conv1_conv/kernel:0"]
+        file["conv1_conv/conv1_conv/kernel:0"] = link
+
+    return edit
+
+
+def linked_group(their_file):
+    def edit(file):
+        del file["conv1_conv/conv1_conv"]
+        file["conv1_conv/conv1_conv"] = h5py.ExternalLink(their_file, "conv1_conv/conv1_conv")
+
+    return edit
+
+
+def virtual(their_file):
+    def edit(file):
+        del file["conv1_conv/conv1_conv/kernel:0"]
+        layout = h5py.VirtualLayout((7, 7, 3, 64), "f4")
+        layout[...] = h5py.VirtualSource(their_file, "conv1_conv/conv1_conv/kernel:0", (7, 7, 3, 64))
+        file.create_virtual_dataset("conv1_conv/conv1_conv/kernel:0", layout)
+
+    return edit
+
+
+def no_biases(their_file):
+    def edit(file):
+        file["conv1_conv"].attrs["weight_names"] = [b"conv1_conv/kernel:0"]
+
+    return edit
+
+
+def twice(their_file):
+    def edit(file):
+        file["conv1_conv"].attrs["weight_names"] = [b"conv1_conv/kernel:0"] * 2
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda f: elsewhere(f, h5py.ExternalLink(f, "conv1_conv/conv1_conv/kernel:0")), "not followed"),
+        (lambda f: elsewhere(f, h5py.SoftLink("/conv2_block1_1_conv")), "not followed"),
+        (linked_group, "not followed"),
+        (virtual, "no weight at conv1_conv"),
+        (no_biases, "missing: conv1_conv/bias"),
+        (twice, "conv1_conv/kernel twice"),
+    ],
+    ids=["external", "soft", "group", "virtual", "no biases", "twice"],
+)
+def test_files_that_are_no_such_networks(make, told, their_file, ours, tmp_path):
+    path = edited(their_file, tmp_path, make(their_file))
+    assert told in refusal(ours[0], path, ours[1])
+
+
+def test_damaged_h5(their_file, ours, tmp_path):
+    path = tmp_path / "damaged.h5"
+    for content in (b"", b"no HDF5", their_file.read_bytes()[:5000], their_file.read_bytes()[:-1000]):
+        path.write_bytes(content)
+        assert str(path) in refusal(ours[0], path, ours[1])
+    with h5py.File(path, "w") as file:
+        file["temperatures"] = np.arange(3)
+    assert "no weights of a Keras model" in refusal(ours[0], path, ours[1])
+
+
+def test_networks_that_keras_applications_lacks(ours, their_file):
+    model, config = ours
+    told = refusal(model, their_file, config.replace(bottleneck_stride="3x3"))
+    assert "bottleneck_stride is '1x1' there, '3x3' here" in told
+    assert "block is 'bottleneck' there" in refusal(model, their_file, get_config("resnet18"))
+
+
+def test_compressed_data_are_refused(their_file, ours, tmp_path):
+    """A file of some kilobytes must not decide about gigabytes."""
+    path = edited(their_file, tmp_path, lambda file: None)
+    with h5py.File(path, "r+") as file:
+        del file["conv1_conv/conv1_conv/kernel:0"]
+        file.create_dataset("conv1_conv/conv1_conv/kernel:0", (7, 7, 3, 64), "f4", compression="gzip")
+    model, config = ours
+    assert "is compressed or was never written" in refusal(model, path, config)
+
+
+def test_a_file_of_our_own_is_not_converted(tmp_path):
+    spec = ModelSpec(
+        "resnet50_v2", {"stage_depths": (1, 1)} | {"stage_filters": (8, 8)}, 5, (64, 64, 3), KNOWN
+    )
+    path = save_weights(spec.build(), tmp_path / "ours.weights.h5", spec)
+    with pytest.raises(InputError, match="is a file of ours already"):
+        convert(str(path), "resnet50_v2", str(tmp_path / "again.weights.h5"))
+
+
+def test_a_bare_file_of_a_network_without_normalization_is_our_own(tmp_path):
+    config = get_config("resnet50", **SMALL["resnet50_v1_5"], batch_norm=False)
+    model = build_resnet(config, input_shape=(64, 64, 3), classifier_activation=None)
+    model.save_weights(tmp_path / "m.weights.h5")
+    assert not foreign.is_applications(tmp_path / "m.weights.h5", config)
+    assert foreign.is_applications(tmp_path / "m.weights.h5", get_config("resnet50"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["safetensors", "old", "new"])
+def test_any_damage_is_refused_or_read(kind, tmp_path):
+    """It ends in one line or in other numbers, never in a traceback."""
+    path = tmp_path / ("m.safetensors" if kind == "safetensors" else "m.weights.h5")
+    if kind == "safetensors":
+        save_file({f"{n}.weight": np.ones((n, 2), "f4") for n in range(9)}, path)
+    else:
+        conv, bn = keras.layers.Conv2D(2, 1, name="conv"), keras.layers.BatchNormalization(name="bn")
+        layers = [keras.layers.Input((8, 8, 3)), conv, bn]
+        LAYOUTS[kind](keras.Sequential(layers), path)
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    sentences = []
+    for _ in range(1000):
+        damaged = bytearray(whole)
+        for position in random.integers(0, len(whole), random.integers(1, 4)):
+            damaged[position] = random.choice([0, 255, random.integers(256)])
+        path.write_bytes(damaged)
+        try:
+            read_tensors(path)
+        except InputError as error:
+            sentences.append(str(error))
+    assert len(sentences) > 50
+    assert [sentence for sentence in sentences if "\n" in sentence] == []
+
+
+# The command
+
+
+def test_convert_from_the_command_line(tmp_path):
+    config = get_config("resnet18")
+    tensors = state_dict("basic", config.stage_depths, config.stage_filters, CLASSES)
+    source, output = tmp_path / "m.safetensors", tmp_path / "folder" / "m.weights.h5"
+    save_file(tensors, source)
+    command = ["convert", str(source), "--model=resnet18", f"--output={output}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_resnet.weights", *command], text=True, capture_output=True, check=True
+    )
+    assert done.stdout == f"{output}: resnet18, 7 classes\n"
+    assert read_spec(output) == ModelSpec.default("resnet18", CLASSES)
+    model = build_model(
+        "resnet18", weights=output, classes=CLASSES, input_shape=(48, 48, 3), classifier_activation=None
+    )
+    batch = images(2, 48, 48, 3)
+    assert relative_difference(model(batch), torch_forward(tensors, batch)) < 1e-5
+
+
+def test_converted_keras_applications_take_rgb(theirs, their_file, tmp_path):
+    """With its spec's normalization the network is keras.applications' with its own preprocessing."""
+    output = tmp_path / "m.weights.h5"
+    convert(str(their_file), "resnet50", str(output))
+    spec = read_spec(output)
+    model = spec.build(weights=output, input_shape=(64, 64, 3))
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+    expected = theirs(keras.applications.resnet.preprocess_input(pixels.copy()))
+    assert relative_difference(model(spec.normalization(pixels)), expected) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "required: command"),
+        (["convert"], "required: source, --model, --output"),
+        (["convert", "{}", "--model=resnet51", "--output=m.weights.h5"], "did you mean"),
+        (["convert", "{}", "--model=resnet18", "--output=m.h5"], "must end with .weights.h5"),
+        (["convert", "none.pth", "--model=resnet18", "--output=m.weights.h5"], "does not exist"),
+        (["convert", "{}", "--model=plain18", "--output=m.weights.h5"], "shortcut is None"),
+        (["convert", "{}", "--model=cifar_resnet20", "--output=m.weights.h5"], "shortcut is 'A'"),
+        (["convert", "{}", "--model=resnet18", "--output=m.weights.h5"], "missing: "),
+    ],
+)
+def test_mistakes_are_one_line(arguments, told, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "m.safetensors"
+    save_file(small_state_dict("resnet18"), source)
+    with pytest.raises(SystemExit) as status:
+        main([argument.format(source) for argument in arguments])
+    assert status.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert told in error
+    assert list(tmp_path.iterdir()) == [source]

@@ -1,0 +1,577 @@
+"""Weight files: what goes in comes out, what does not belong is refused, and nothing is left half done."""
+
+import dataclasses
+import functools
+import json
+import os
+import re
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from helpers.zoo_networks import images, randomize
+
+from keras_resnet import InputError, build_model
+from keras_resnet.images.preprocessing import Normalization
+from keras_resnet.weights import ModelSpec, load_pretrained, load_weights, read_spec, save_weights
+
+SMALL = {"stage_depths": (1, 1), "stage_filters": (8, 12), "stem": "cifar", "shortcut": "B"}
+
+
+def small(name="resnet50", classes=5, seed=None, **overrides):
+    model = build_model(name, classes=classes, **{"input_shape": (16, 16, 3), **SMALL, **overrides})
+    return model if seed is None else randomize(model, seed)
+
+
+def spec_of(name="resnet50", classes=5, **overrides):
+    spec = ModelSpec.default(name, classes)
+    return dataclasses.replace(spec, overrides={**SMALL, **overrides}, input_shape=(16, 16, 3))
+
+
+def equal_weights(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a.get_weights(), b.get_weights(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A network with random statistics, and the bytes of its file."""
+    model = small(seed=3)
+    path = save_weights(model, tmp_path_factory.mktemp("weights") / "m.weights.h5", spec_of())
+    return model, path.read_bytes()
+
+
+@pytest.fixture
+def written(saved, tmp_path):
+    """A network and its file, to be spoilt."""
+    path = tmp_path / "written.weights.h5"
+    path.write_bytes(saved[1])
+    return saved[0], path
+
+
+shared = functools.cache(small)  # for refusals, which leave a network as it was
+
+
+def refusal(model, path):
+    """The sentence with which `path` is refused, after which the model must be as it was."""
+    before = model.get_weights()
+    with pytest.raises(InputError) as error:
+        load_weights(model, path)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_round_trip(written):
+    model, path = written
+    other = small()
+    load_weights(other, path)
+    assert equal_weights(model, other)
+    built = small(weights=path)
+    assert equal_weights(model, built)
+    batch = images(2, 16, 16, 3)
+    np.testing.assert_array_equal(model(batch), built(batch))
+
+
+def test_path_may_be_text_and_its_folder_is_made(tmp_path):
+    model = small()
+    path = save_weights(model, str(tmp_path / "a" / "b" / "m.weights.h5"))
+    assert path == tmp_path / "a" / "b" / "m.weights.h5"
+    load_weights(small(), str(path))
+
+
+def test_keras_reads_ours(written):
+    model, path = written
+    other = small()
+    other.load_weights(path)
+    assert equal_weights(model, other)
+
+
+def test_ours_reads_keras(tmp_path):
+    model, path = small(seed=3), tmp_path / "m.weights.h5"
+    model.save_weights(path)
+    assert read_spec(path) is None
+    assert equal_weights(model, small(weights=path))
+
+
+def test_equal_weights_give_equal_bytes(written, tmp_path):
+    _, path = written
+    again = save_weights(small(weights=path), tmp_path / "again.weights.h5", spec_of())
+    assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "float16", "mixed_bfloat16"])
+def test_other_precisions(policy, tmp_path):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model, other = small(), small()
+    finally:
+        keras.config.set_dtype_policy(before)
+    path = save_weights(model, tmp_path / "m.weights.h5")
+    load_weights(other, path)
+    assert equal_weights(model, other)
+
+
+def test_spec_round_trip(tmp_path):
+    per_pixel = np.random.default_rng(0).uniform(90, 160, (16, 16, 3)).astype("float32")
+    spec = dataclasses.replace(
+        spec_of(), normalization=Normalization(per_pixel, (1, 1, 1)), labels=("cat", "dög", "x", "y", "z")
+    )
+    assert ModelSpec.from_json(spec.to_json()).to_json() == spec.to_json()
+    again = read_spec(save_weights(small(), tmp_path / "m.weights.h5", spec))
+    assert again.normalization == spec.normalization
+    np.testing.assert_array_equal(np.asarray(again.normalization.mean, "float32"), per_pixel)
+    assert again.labels == spec.labels
+    assert again.input_shape == (16, 16, 3)
+    assert again.config == spec.config
+    assert again == spec
+
+
+def test_real_per_pixel_mean_fits_into_a_file(tmp_path):
+    """An attribute of an HDF5 file holds 64 KiB unless it is stored apart."""
+    spec = dataclasses.replace(
+        spec_of(), normalization=Normalization(np.random.default_rng(0).normal(size=(224, 224, 3)), (1, 1, 1))
+    )
+    path = save_weights(small(), tmp_path / "m.weights.h5", spec)
+    assert read_spec(path) == spec
+    small().load_weights(path)
+
+
+def test_spec_rebuilds_the_network(written):
+    model, path = written
+    logits = read_spec(path).build(weights=path)
+    assert logits.get_layer("predictions").activation is keras.activations.linear
+    assert logits.input_shape == model.input_shape
+    assert equal_weights(model, logits)
+
+
+def test_spec_follows_the_data_format():
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    try:
+        assert spec_of().build().input_shape == (None, 3, 16, 16)
+    finally:
+        keras.config.set_image_data_format(before)
+
+
+def test_default_spec():
+    spec = ModelSpec.default("cifar_resnet20")
+    assert (spec.classes, spec.input_shape, spec.labels) == (10, (32, 32, 3), ())
+    assert spec.normalization == Normalization.imagenet()
+    with pytest.raises(InputError, match=r"did you mean .*cifar_resnet20"):
+        ModelSpec.default("cifar_resnet21")
+
+
+def change(**fields):
+    return json.dumps({**json.loads(spec_of().to_json()), **fields})
+
+
+BROKEN_SPECS = {
+    "no JSON": "resnet50",
+    "no object": "[1, 2]",
+    "empty": "{}",
+    "nested": "[" * 100_000,
+    "number": 7,
+    "unknown model": change(model="resnet51"),
+    "list for a model": change(model=["resnet50"]),
+    "unknown option": change(overrides={"depth": 3}),
+    "bad option": change(overrides={"shortcut": "D"}),
+    "nested options": change(overrides={"shortcut": ["A"]}),
+    "no options": change(overrides=3),
+    "endless classes": change(classes=float("inf")),
+    "no classes": change(classes="many"),
+    "negative classes": change(classes=-1),
+    "flat shape": change(input_shape=[32, 32]),
+    "negative shape": change(input_shape=[-1, 32, 3]),
+    "text for a mean": change(normalization={"mean": "abc", "std": [1, 1, 1]}),
+    "no mean": change(normalization={"std": [1, 1, 1]}),
+    "ragged mean": change(normalization={"mean": [[1, 2], [3]], "std": [1, 1, 1]}),
+    "zero deviation": change(normalization={"mean": [0, 0, 0], "std": [1, 0, 1]}),
+    "number for labels": change(labels=5),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_SPECS)
+def test_broken_spec_is_refused(kind, written):
+    path = written[1]
+    with h5py.File(path, "r+") as file:
+        file.attrs["keras_resnet"] = BROKEN_SPECS[kind]
+    with pytest.raises(InputError) as error:
+        read_spec(path).build(weights=path)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    path = tmp_path / "none.weights.h5"
+    assert refusal(shared(), path) == f"weight file {path} does not exist"
+    with pytest.raises(InputError, match="does not exist"):
+        small(weights=path)
+
+
+def test_folder(tmp_path):
+    assert refusal(shared(), tmp_path) == f"weight file {tmp_path} is a folder"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not weights", b"\x89HDF\r\n\x1a\n", bytes(5000)])
+def test_not_hdf5(content, tmp_path):
+    path = tmp_path / "m.weights.h5"
+    path.write_bytes(content)
+    assert str(path) in refusal(shared(), path)
+
+
+@pytest.mark.parametrize("length", [1, 8, 100, 512, 2048, 0.1, 0.5, 0.9, -1000, -1])
+def test_truncated(length, written):
+    _, path = written
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(length * len(whole)) if isinstance(length, float) else length])
+    sentence = refusal(shared(), path)
+    assert "truncated" in sentence or "not an HDF5 file" in sentence
+    with pytest.raises(InputError):
+        read_spec(path)
+
+
+def test_a_heap_of_strings_without_an_end_is_refused(written):
+    """The HDF5 library would never come back from it: a free object of size 0 (seen with 1.14.6)."""
+    _, path = written
+    content = bytearray(path.read_bytes())
+    position, end = content.index(b"GCOL"), content.index(b"GCOL") + 4096
+    position += 16
+    while index := int.from_bytes(content[position : position + 2], "little"):
+        position += 16 + -(-int.from_bytes(content[position + 8 : position + 16], "little") // 8) * 8
+    assert index == 0 < int.from_bytes(content[position + 8 : position + 16], "little") <= end - position
+    content[position + 8 : position + 16] = bytes(8)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="heap of strings has no end"):
+        read_spec(path)
+
+
+@pytest.mark.slow
+def test_any_flipped_byte_is_refused_or_read(written):
+    """Damage ends in one line or in other numbers, never in a traceback."""
+    _, path = written
+    whole, model = path.read_bytes(), small()
+    random = np.random.default_rng(0)
+    for position in random.integers(0, len(whole), 1000):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        before = model.get_weights()
+        sentence = None
+        try:
+            load_pretrained(model, spec_of().config, path)
+        except InputError as error:
+            sentence = str(error)
+        if sentence is not None:
+            assert "\n" not in sentence, position
+            assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": 10**13},
+        {"classes": 0},
+        {"overrides": {**SMALL, "stage_filters": (8, 10**6)}},
+        {"overrides": {**SMALL, "stage_depths": (1, 10**6)}},
+    ],
+)
+def test_a_description_out_of_proportion_is_refused_before_anything_is_built(changes, written):
+    with h5py.File(written[1], "r+") as file:
+        fields = json.loads(file.attrs["keras_resnet"])
+        file.attrs["keras_resnet"] = json.dumps({**fields, **changes})
+    with pytest.raises(InputError, match="out of all proportion"):
+        build_model("resnet50", weights=written[1], input_shape=(16, 16, 3), **SMALL)
+
+
+def test_names_from_a_file_are_printed_on_one_line(written):
+    with h5py.File(written[1], "r+") as file:
+        group = file["layers"].create_group("a\nb\x1b[31m/vars")
+        group["0"] = np.zeros(3, "int32")
+    sentence = refusal(shared(), written[1])
+    assert "\x1b" not in sentence
+
+
+def test_a_kernel_without_channels_is_of_another_network(written):
+    with h5py.File(written[1], "r+") as file:
+        del file[KERNEL]
+        file[KERNEL] = np.zeros((3, 3, 0, 8), "float32")
+    with pytest.raises(InputError, match="conv1_conv has shapes 3x3x0x8 in the file"):
+        small(weights=written[1])
+
+
+def test_weights_behind_an_input_tensor(written):
+    """What is put before the network has its own variables and its own inputs."""
+    inputs = [keras.Input((16, 16, 2)), keras.Input((16, 16, 11))]
+    x = keras.layers.Conv2D(3, 1)(keras.layers.Concatenate()(inputs))
+    model = build_model("resnet50", weights=written[1], input_tensor=x, **SMALL)
+    kernel = written[0].get_layer("conv1_conv").get_weights()[0]
+    np.testing.assert_array_equal(model.get_layer("conv1_conv").get_weights()[0], kernel)
+    assert model.preprocess.size == 16
+
+
+def test_no_preprocess_for_an_input_that_is_not_square(written):
+    assert not hasattr(small(weights=written[1], input_shape=(16, 24, 3)), "preprocess")
+    assert small(weights=written[1], input_shape=(None, None, 3)).preprocess.size == 16
+
+
+def test_an_hdf5_file_of_something_else(tmp_path):
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        file["temperatures"] = np.arange(3)
+    assert "no layers" in refusal(shared(), tmp_path / "m.weights.h5")
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        file["layers"] = np.arange(3)
+    assert "no layers" in refusal(shared(), tmp_path / "m.weights.h5")
+
+
+def test_another_width(written):
+    sentence = refusal(shared(stage_filters=(8, 16)), written[1])
+    assert "layer conv3_block1_1_conv" in sentence
+    assert "1x1x32x12 in the file" in sentence
+    assert "1x1x32x16 in resnet50" in sentence
+
+
+def test_another_number_of_channels(written):
+    model = build_model("resnet50", input_shape=(16, 16, 1), classes=5, **SMALL)
+    sentence = refusal(model, written[1])
+    assert "layer conv1_conv has shapes 3x3x3x8 in the file, 3x3x1x8 in resnet50" in sentence
+
+
+def test_other_classes(written):
+    sentence = refusal(shared(classes=7), written[1])
+    assert "layer predictions has shapes 48x5 5 in the file, 48x7 7 in resnet50" in sentence
+
+
+def test_another_classifier_is_fresh(written):
+    model, path, *_ = written
+    keras.utils.set_random_seed(3)
+    fresh = small(classes=7)
+    keras.utils.set_random_seed(3)
+    other = small(classes=7, weights=path)
+    for layer, untouched in zip(other.layers, fresh.layers, strict=True):
+        source = untouched if layer.name == "predictions" else model.get_layer(layer.name)
+        for ours, theirs in zip(layer.get_weights(), source.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    headless = small(include_top=False, weights=path)
+    np.testing.assert_array_equal(headless.get_weights()[0], model.get_weights()[0])
+
+
+def test_a_classifier_of_other_features_is_refused(written, tmp_path):
+    with h5py.File(written[1], "r+") as file:
+        values = file["layers/dense/vars/0"][:-1]
+        del file["layers/dense/vars/0"]
+        file["layers/dense/vars/0"] = values
+    with pytest.raises(InputError, match="layer predictions has shapes 47x5 5 in the file, 48x5 5 in"):
+        small(weights=written[1])
+
+
+def test_the_files_own_classes_are_the_default(written):
+    model = build_model("resnet50", weights=written[1], input_shape=(16, 16, 3), **SMALL)
+    assert equal_weights(model, written[0])
+    assert model.output_shape == (None, 5)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 13])
+def test_other_channels_adapt_the_first_kernel(channels, written):
+    """As timm does: the sum for one channel, else repetitions that keep the sum over all."""
+    model, path, *_ = written
+    kernel = model.get_layer("conv1_conv").get_weights()[0]
+    other = small(weights=path, input_shape=(16, 16, channels))
+    adapted = other.get_layer("conv1_conv").get_weights()[0]
+    if channels == 1:
+        np.testing.assert_allclose(adapted[:, :, 0], kernel.sum(2), rtol=1e-6, atol=1e-6)
+    for channel in range(channels if channels > 1 else 0):
+        expected = kernel[:, :, channel % 3] * (3 / channels)
+        np.testing.assert_allclose(adapted[:, :, channel], expected, rtol=1e-6)
+    np.testing.assert_array_equal(other.get_weights()[1], model.get_weights()[1])
+
+
+def test_the_networks_preprocessing_comes_with_its_weights(written):
+    spec = read_spec(written[1])
+    assert small(weights=written[1]).preprocess == spec.preprocessing
+    assert not hasattr(small(), "preprocess")
+    larger = small(weights=written[1], input_shape=(20, 20, 1))
+    assert larger.preprocess.size == 20
+    assert len(larger.preprocess.normalization.mean) == 1
+
+
+def test_layers_that_the_file_lacks(written):
+    sentence = refusal(shared(stage_depths=(2, 1)), written[1])
+    assert "no weights for layer conv2_block2_1_conv" in sentence
+
+
+def test_layers_that_the_network_lacks(written, tmp_path):
+    deep = save_weights(small(stage_depths=(1, 2)), tmp_path / "deep.weights.h5")
+    sentence = refusal(shared(), deep)
+    assert re.search(r"layer conv3_block2_\w+ \(6 in all\) is not in resnet50", sentence)
+
+
+def test_fewer_tensors_in_a_layer(written):
+    with h5py.File(written[1], "r+") as file:
+        del file["layers/dense/vars/1"]
+    assert "layer predictions has shapes 48x5 in the file, 48x5 5 in" in refusal(shared(), written[1])
+
+
+def test_v1_weights_are_not_v1_5_weights(written):
+    """Their tensors have the same shapes; only the description tells them apart."""
+    load_weights(small(bottleneck_stride="3x3"), written[1])
+    with pytest.raises(InputError, match="bottleneck_stride is '1x1' there, '3x3' here"):
+        small(bottleneck_stride="3x3", weights=written[1])
+    with pytest.raises(InputError, match="another network"):
+        small("resnet50_v1_5", weights=written[1])
+
+
+def test_plain_weights_are_not_residual_weights(tmp_path):
+    arguments = {"block": "basic", "shortcut": None}
+    path = save_weights(small(**arguments), tmp_path / "m.weights.h5", spec_of(**arguments))
+    with pytest.raises(InputError, match="shortcut is None there, 'A' here"):
+        small(block="basic", shortcut="A", weights=path)
+    small(weights=path, **arguments)
+
+
+def test_description_does_not_bind_size_or_name(written):
+    build_model("resnet50", weights=written[1], input_shape=(None, None, 3), classes=5, name="mine", **SMALL)
+
+
+KERNEL = "layers/conv2d/vars/0"
+
+
+def replace_kernel(path, make):
+    """Replaces the first kernel by what `make(file, folder, shape)` puts there."""
+    with h5py.File(path, "r+") as file:
+        values = file[KERNEL][...]
+        del file[KERNEL]
+        elsewhere = path.parent / "elsewhere.h5"
+        with h5py.File(elsewhere, "w") as other:
+            other["kernel"] = values
+        make(file, elsewhere, values)
+
+
+def soft_link(file, elsewhere, values):
+    file["hidden"] = values
+    file[KERNEL] = h5py.SoftLink("/hidden")
+
+
+def external_link(file, elsewhere, values):
+    file[KERNEL] = h5py.ExternalLink(elsewhere, "kernel")
+
+
+def dangling_link(file, elsewhere, values):
+    file[KERNEL] = h5py.SoftLink("/nowhere")
+
+
+def virtual_dataset(file, elsewhere, values):
+    layout = h5py.VirtualLayout(values.shape, values.dtype)
+    layout[...] = h5py.VirtualSource(elsewhere, "kernel", values.shape)
+    file.create_virtual_dataset(KERNEL, layout)
+
+
+def external_storage(file, elsewhere, values):
+    raw = elsewhere.with_suffix(".raw")
+    raw.write_bytes(values.tobytes())
+    file.create_dataset(KERNEL, values.shape, values.dtype, external=[(raw, 0, values.nbytes)])
+
+
+def group(file, elsewhere, values):
+    file.create_group(KERNEL)
+
+
+def text(file, elsewhere, values):
+    file.create_dataset(KERNEL, data=np.full(values.shape, b"a"))
+
+
+def integers(file, elsewhere, values):
+    file.create_dataset(KERNEL, data=values.astype("int32"))
+
+
+def objects(file, elsewhere, values):
+    file.create_dataset(KERNEL, values.shape, h5py.string_dtype())
+
+
+def compound(file, elsewhere, values):
+    file.create_dataset(KERNEL, values.shape, np.dtype([("a", "f4"), ("b", "f4")]))
+
+
+def nothing(file, elsewhere, values):
+    pass
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        soft_link,
+        external_link,
+        dangling_link,
+        virtual_dataset,
+        external_storage,
+        group,
+        text,
+        integers,
+        objects,
+        compound,
+        nothing,
+    ],
+)
+def test_what_is_no_dataset_of_the_file_itself_is_refused(make, written):
+    _, path = written
+    replace_kernel(path, make)
+    sentence = refusal(shared(), path)
+    if "link" in make.__name__:
+        assert "links are not followed" in sentence
+
+
+@pytest.mark.parametrize("where", ["layers", "layers/conv2d", "layers/conv2d/vars"])
+@pytest.mark.parametrize("external", [True, False])
+def test_linked_groups_are_refused(where, external, written, tmp_path):
+    _, path = written
+    elsewhere = tmp_path / "elsewhere.weights.h5"
+    elsewhere.write_bytes(path.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file.move(where, "hidden")
+        file[where] = h5py.ExternalLink(elsewhere, where) if external else h5py.SoftLink("/hidden")
+    assert "links are not followed" in refusal(shared(), path)
+
+
+def test_failed_save_leaves_the_old_file(written, monkeypatch):
+    _, path = written
+    old = path.read_bytes()
+    model = small(seed=8)
+
+    def full_disk(temporary):
+        temporary.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model, "save_weights", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_weights(model, path)
+    assert path.read_bytes() == old
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_failed_description_leaves_the_old_file(written, monkeypatch):
+    _, path = written
+    old = path.read_bytes()
+
+    def broken(self):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(ModelSpec, "to_json", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        save_weights(small(seed=8), path, spec_of())
+    assert path.read_bytes() == old
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_saving_replaces_and_leaves_nothing_else(written):
+    _, path = written
+    other = save_weights(small(seed=8), path)
+    assert list(path.parent.iterdir()) == [path]
+    assert equal_weights(small(weights=other), randomize(small(weights=other), 8))
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
