@@ -1,0 +1,223 @@
+"""Runs Python modules in other processes and talks to them in JSON lines; needs only the standard library.
+
+The parent process starts `python -m MODULE` with a specification and calls the functions that it serves:
+
+    with Worker("keras_resnet.export.isolated", {"runtime": "onnx", "path": "model.onnx"}) as worker:
+        print(worker.ready)
+        worker.call("time", batch_size=32)
+
+The module ends in
+
+    if __name__ == "__main__":
+        serve(prepare)  # prepare(spec) -> (what to say when ready, {name: function})
+
+A module that only runs once and answers nothing reads its specification with `read_spec`, and is started
+with `Worker(..., log=PATH)`; see `Worker.poll` and `stop_with_parent`.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+Prepare = Callable[[dict[str, Any]], tuple[Mapping[str, Any], Mapping[str, Callable[..., Any]]]]
+
+_ROOT = Path(__file__).resolve().parents[1]  # the folder of the packages
+
+
+class WorkerError(RuntimeError):
+    """A worker failed.
+
+    Attributes:
+        reason: one line: the worker's exception, or how its process ended.
+        log: what the worker wrote to standard error.
+    """
+
+    def __init__(self, name: str, reason: str, log: str = ""):
+        super().__init__("\n".join(filter(None, [f"{name} {reason}", log.strip()])))
+        self.reason, self.log = reason, log
+
+
+class Worker:
+    """A module running in another Python process; a context manager that ends the process.
+
+    Args:
+        module: name of a module that calls `serve`, or `read_spec`.
+        spec: JSON values for it.
+        python: path of the interpreter.
+        environment: variables that differ from this process' environment.
+        log: file to which standard output and error are appended. With a log, the module is one that
+            only runs: the worker does not wait until it is ready, and cannot be called.
+        **options: further arguments of `subprocess.Popen`.
+
+    Attributes:
+        ready: what `prepare` said about the worker.
+        process: the `Popen` object.
+
+    Raises:
+        WorkerError: the worker failed before it was ready.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        spec: Mapping[str, Any],
+        *,
+        python: str | os.PathLike = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        log: str | os.PathLike | None = None,
+        **options: Any,
+    ):
+        self.name = module
+        search = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        self._log = tempfile.TemporaryFile() if log is None else open(log, "ab")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            # -P: a module in the current folder must not replace one of a library.
+            [str(python), "-P", "-m", module, json.dumps(dict(spec))],
+            env={**os.environ, "PYTHONPATH": search, **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if log is None else self._log,
+            stderr=self._log,
+            text=True,
+            **options,
+        )
+        self.ready: dict[str, Any] = {}
+        if log is None:
+            try:
+                self.ready = self._receive()
+            except BaseException:
+                self.close()
+                raise
+
+    def call(self, function: str, **arguments: Any) -> Any:
+        """Calls a function that the worker serves and returns its result.
+
+        Raises:
+            WorkerError: the function raised an exception, or the process ended.
+        """
+        with contextlib.suppress(BrokenPipeError):  # `_receive` reports how the process ended
+            print(json.dumps([function, arguments]), file=self.process.stdin, flush=True)
+        return self._receive()
+
+    def poll(self) -> int | None:
+        """Returns the process' exit status; None while it runs."""
+        return self.process.poll()
+
+    def close(self, wait: bool = False) -> None:
+        """Ends the process.
+
+        Args:
+            wait: close its standard input and wait until it ends, instead of killing it; for workers
+                that call `stop_with_parent`.
+        """
+        if not wait and self.process.poll() is None:
+            self.process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.communicate()
+        self._log.close()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _receive(self) -> Any:
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if line:
+            answer = json.loads(line)
+            if "error" not in answer:
+                return answer["result"]
+            raise WorkerError(self.name, answer["error"], self._read_log())
+        status = self.process.wait()
+        reason = f"ended with status {status}"
+        if status < 0:
+            memory = ", probably out of memory" if -status == signal.SIGKILL else ""
+            reason = f"ended by {signal.Signals(-status).name}{memory}"
+        raise WorkerError(self.name, reason, self._read_log())
+
+    def _read_log(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+
+def serve(prepare: Prepare) -> None:
+    """Answers the calls of the parent process until it closes the connection.
+
+    Everything that libraries print goes to standard error from here on.
+
+    Args:
+        prepare: takes the specification; returns JSON values for `Worker.ready`, and functions by name,
+            with JSON values as arguments and results. Imports of large libraries belong inside it.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        ready, functions = prepare(read_spec())
+    except Exception as error:
+        _answer(answers, error=_one_line(error))
+        sys.exit(1)
+    _answer(answers, result=ready)
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        try:
+            _answer(answers, result=functions[name](**arguments))
+        except Exception as error:
+            _answer(answers, error=_one_line(error))
+
+
+def _answer(answers: TextIO, **answer: Any) -> None:
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+def _one_line(error: Exception) -> str:
+    traceback.print_exception(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ": ".join([f"failed with {type(error).__name__}", *lines[:1]])
+
+
+def read_spec() -> dict[str, Any]:
+    """Returns the specification that the parent process gave to this one."""
+    return json.loads(sys.argv[1])
+
+
+def stop_with_parent() -> None:
+    """Lets this process receive SIGTERM when the process that started it ends or closes the connection."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            sys.stdin.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def cores() -> list[int]:
+    """Returns the numbers of the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def resident_memory(peak: bool = False) -> int:
+    """Returns the bytes of memory that this process holds, or ever held.
+
+    `getrusage` counts what the parent process held before it started this program, so it is only used
+    where there is no /proc.
+    """
+    field = "VmHWM:" if peak else "VmRSS:"
+    try:
+        with open("/proc/self/status") as status:
+            return 1024 * int(next(line for line in status if line.startswith(field)).split()[1])
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
