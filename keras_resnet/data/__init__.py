@@ -1,16 +1,21 @@
 """Datasets by name, and `tf.data` pipelines whose every byte follows from seed, epoch and example."""
 
-from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation, progressive_size
-from keras_resnet.data.decoding import BadImages
-from keras_resnet.data.pipeline import (
-    Transform,
-    dataset_statistics,
-    evaluation_batches,
-    raw_images,
-    steps_per_epoch,
-    training_batches,
-)
-from keras_resnet.data.sources import Dataset, IndexedSplit, Split, StreamedSplit, open_dataset
+from typing import TYPE_CHECKING
+
+from keras_resnet import lazy
+
+if TYPE_CHECKING:
+    from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation, progressive_size
+    from keras_resnet.data.decoding import BadImages
+    from keras_resnet.data.pipeline import (
+        Transform,
+        dataset_statistics,
+        evaluation_batches,
+        raw_images,
+        steps_per_epoch,
+        training_batches,
+    )
+    from keras_resnet.data.sources import Dataset, IndexedSplit, Split, StreamedSplit, open_dataset
 
 __all__ = [
     "AUGMENTATIONS",
@@ -29,3 +34,20 @@ __all__ = [
     "steps_per_epoch",
     "training_batches",
 ]
+
+__getattr__ = lazy.attach(
+    __name__,
+    {
+        "augmentation": ["AUGMENTATIONS", "Augmentation", "progressive_size"],
+        "decoding": ["BadImages"],
+        "pipeline": [
+            "Transform",
+            "dataset_statistics",
+            "evaluation_batches",
+            "raw_images",
+            "steps_per_epoch",
+            "training_batches",
+        ],
+        "sources": ["Dataset", "IndexedSplit", "Split", "StreamedSplit", "open_dataset"],
+    },
+)

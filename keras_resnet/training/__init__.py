@@ -1,7 +1,12 @@
 """Training: recipes, schedules, distribution, the step, the loop, checkpoints and reports."""
 
-from keras_resnet.training.loop import PRECISIONS, Machine, Preempted, TrainingFailed, train
-from keras_resnet.training.recipe import RECIPES, Recipe, get_recipe
+from typing import TYPE_CHECKING
+
+from keras_resnet import lazy
+
+if TYPE_CHECKING:
+    from keras_resnet.training.loop import PRECISIONS, Machine, Preempted, TrainingFailed, train
+    from keras_resnet.training.recipe import RECIPES, Recipe, get_recipe
 
 __all__ = [
     "PRECISIONS",
@@ -13,3 +18,11 @@ __all__ = [
     "get_recipe",
     "train",
 ]
+
+__getattr__ = lazy.attach(
+    __name__,
+    {
+        "loop": ["PRECISIONS", "Machine", "Preempted", "TrainingFailed", "train"],
+        "recipe": ["RECIPES", "Recipe", "get_recipe"],
+    },
+)

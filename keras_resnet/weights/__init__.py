@@ -1,17 +1,22 @@
 """Weights in files: our own `.weights.h5`, other zoos' files, and the table of published ones."""
 
-from keras_resnet.weights.converters import load_foreign, read_tensors
-from keras_resnet.weights.labels import decode_predictions
-from keras_resnet.weights.native import load_weights, read_spec, save_weights
-from keras_resnet.weights.registry import Entry, get_entry, list_weights
-from keras_resnet.weights.spec import ModelSpec
-from keras_resnet.weights.weight_file import (
-    classes_of,
-    load_pretrained,
-    preprocess_input,
-    preprocessing_of,
-    spec_of,
-)
+from typing import TYPE_CHECKING
+
+from keras_resnet import lazy
+
+if TYPE_CHECKING:
+    from keras_resnet.weights.converters import load_foreign, read_tensors
+    from keras_resnet.weights.labels import decode_predictions
+    from keras_resnet.weights.native import load_weights, read_spec, save_weights
+    from keras_resnet.weights.registry import Entry, get_entry, list_weights
+    from keras_resnet.weights.spec import ModelSpec
+    from keras_resnet.weights.weight_file import (
+        classes_of,
+        load_pretrained,
+        preprocess_input,
+        preprocessing_of,
+        spec_of,
+    )
 
 __all__ = [
     "Entry",
@@ -30,3 +35,15 @@ __all__ = [
     "save_weights",
     "spec_of",
 ]
+
+__getattr__ = lazy.attach(
+    __name__,
+    {
+        "converters": ["load_foreign", "read_tensors"],
+        "labels": ["decode_predictions"],
+        "native": ["load_weights", "read_spec", "save_weights"],
+        "registry": ["Entry", "get_entry", "list_weights"],
+        "spec": ["ModelSpec"],
+        "weight_file": ["classes_of", "load_pretrained", "preprocess_input", "preprocessing_of", "spec_of"],
+    },
+)
