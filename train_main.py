@@ -1,4 +1,4 @@
-"""Trains a network of the zoo: a recipe is the science, flags are the machine.
+"""Trains a network of the zoo: a recipe is the science, flags are the options.
 
 python train_main.py --recipe=digits --workdir=runs/digits
 """
@@ -15,7 +15,7 @@ from keras_resnet.quiet import quiet
 
 with quiet():
     from keras_resnet import InputError, cli
-    from keras_resnet.training import Machine, Preempted, TrainingFailed, get_recipe, train
+    from keras_resnet.training import Preempted, RunOptions, TrainingFailed, get_recipe, train
 
 flags.DEFINE_string("recipe", "digits", "What to learn; `python -m keras_resnet.training` lists the recipes.")
 flags.DEFINE_string("model", None, "A network of `python -m keras_resnet`, instead of the recipe's.")
@@ -59,13 +59,13 @@ def main() -> int:
     workdir = FLAGS.workdir or os.path.join("runs", f"{FLAGS.recipe}-{recipe.model}")
     names = ("strategy", "precision", "seed", "data_dir", "checkpoint_every", "keep", "steps_per_call")
     names += ("accumulate", "jit", "remat", "sync_batch_norm", "max_bad_images", "worker_timeout")
-    machine = Machine(**{name: FLAGS[name].value for name in names})
+    options = RunOptions(**{name: FLAGS[name].value for name in names})
     if FLAGS.export:
         from export import check_formats
 
         check_formats(FLAGS.export)
     try:
-        train(recipe, workdir, machine)
+        train(recipe, workdir, options)
     except Preempted as stop:
         print(stop, file=sys.stderr)
         return 143

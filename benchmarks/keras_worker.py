@@ -122,7 +122,7 @@ def _loop(spec, folder: Path):
     """Measures of a whole training run's epoch and of the bare step on the same batches."""
     from benchmarks import synthetic
     from keras_resnet.data import Transform, dataset_statistics, open_dataset, training_batches
-    from keras_resnet.training import Machine, Recipe, train
+    from keras_resnet.training import Recipe, RunOptions, train
 
     synthetic.write(folder / "data", spec["steps"] * spec["batch_size"], spec["image_size"])
     recipe = Recipe(
@@ -135,8 +135,8 @@ def _loop(spec, folder: Path):
         momentum=MOMENTUM,
         epochs=2,
     )
-    machine = Machine(strategy="one_device", data_dir=str(folder / "data"))
-    split = open_dataset("synthetic", machine.data_dir).split("train")
+    options = RunOptions(strategy="one_device", data_dir=str(folder / "data"))
+    split = open_dataset("synthetic", options.data_dir).split("train")
     transform = Transform(
         recipe.image_size,
         normalization=dataset_statistics(split, recipe.image_size),
@@ -151,7 +151,7 @@ def _loop(spec, folder: Path):
         del steps  # an epoch's
         with tempfile.TemporaryDirectory(dir=folder) as workdir:
             # The first epoch compiles; the second is measured, as history.csv has it.
-            return float(train(recipe, workdir, machine)["images_per_second"])
+            return float(train(recipe, workdir, options)["images_per_second"])
 
     return {"loop": loop, "bare": bare}
 

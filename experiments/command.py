@@ -17,8 +17,8 @@ from experiments.runs import Outcomes, RunFailed, cores, is_done, places, run_al
 from experiments.settings import BUDGETS, DATASETS, Setting, get_setting
 from keras_resnet import InputError, cli
 from keras_resnet.data import Dataset, open_dataset
+from keras_resnet.files import write_text
 from keras_resnet.models.config import MODELS
-from keras_resnet.run_folder import write_text
 from keras_resnet.training import Recipe
 from keras_resnet.version import __version__
 

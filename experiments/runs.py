@@ -21,8 +21,9 @@ from experiments.settings import Setting
 from keras_resnet.data import Dataset, Transform, evaluation_batches, open_dataset, steps_per_epoch
 from keras_resnet.errors import InputError
 from keras_resnet.models.config import get_config
-from keras_resnet.run_folder import Workdir
+from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import Recipe
+from keras_resnet.training.recipe import check_run_folder
 from keras_resnet.weights import load_weights, read_spec
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +73,7 @@ class Outcome:
     """
 
     run: Run
-    workdir: Workdir
+    workdir: RunFolder
     history: tuple[dict[str, float], ...]
     failure: str | None = None
 
@@ -142,7 +143,7 @@ def run_all(runs: Iterable[Run], folder: Path, *, data_dir: str | None, jobs: in
 
 def read_outcome(run: Run, folder: Path) -> Outcome:
     """What a finished run left in its folder."""
-    workdir = Workdir(folder / run.name)
+    workdir = RunFolder(folder / run.name)
     history = tuple({key: float(value) for key, value in row.items()} for row in workdir.read_history())
     failure = _failure(workdir).read_text().strip() if _failure(workdir).exists() else None
     return Outcome(run, workdir, history, failure)
@@ -195,13 +196,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _failure(workdir: Workdir) -> Path:
+def _failure(workdir: RunFolder) -> Path:
     return workdir.path / "failure.txt"
 
 
 def is_done(run: Run, folder: Path) -> bool:
     """Whether the run needs not be carried out any more."""
-    workdir = Workdir(folder / run.name)
+    workdir = RunFolder(folder / run.name)
     return workdir.weights.exists() or _failure(workdir).exists()
 
 
@@ -211,7 +212,7 @@ def _check(runs: Iterable[Run], folder: Path, data_dir: str | None) -> None:
     for run in runs:
         recipe = run.recipe
         try:
-            Workdir(folder / run.name).check(recipe, run.seed, "float32")
+            check_run_folder(RunFolder(folder / run.name), recipe, run.seed, "float32")
         except InputError as error:
             raise InputError(str(error).replace("--workdir", "--output_dir")) from None
         least = get_config(recipe.model, **recipe.model_overrides).total_stride

@@ -13,7 +13,7 @@ from experiments.paper_results import TABLE_6
 from experiments.runs import Outcome, Outcomes, Run, given_up, ladder_run
 from experiments.settings import Setting
 from keras_resnet import InputError
-from keras_resnet.run_folder import write_text
+from keras_resnet.files import write_text
 from keras_resnet.training.schedules import ERROR_WINDOW
 
 NAME = "very_deep"

@@ -9,15 +9,15 @@ import sys
 import threading
 from pathlib import Path
 
-from keras_resnet.run_folder import write_text
-from keras_resnet.training import Machine, Preempted, Recipe, TrainingFailed, train
+from keras_resnet.files import write_text
+from keras_resnet.training import Preempted, Recipe, RunOptions, TrainingFailed, train
 
 
 def main(path: Path) -> int:
     """Trains in the folder `path`; the exit status."""
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_stop_with_the_parent, daemon=True).start()
-    machine = Machine(
+    options = RunOptions(
         strategy="one_device",
         seed=order["seed"],
         data_dir=order["data_dir"],
@@ -28,7 +28,7 @@ def main(path: Path) -> int:
         # A worker whose parent was killed is about to leave a checkpoint here.
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            train(Recipe.from_dict(order["recipe"]), path, machine)
+            train(Recipe.from_dict(order["recipe"]), path, options)
         except TrainingFailed as failure:
             write_text(path / "failure.txt", f"{failure}\n")
         except Preempted as stop:

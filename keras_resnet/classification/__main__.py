@@ -17,7 +17,7 @@ from keras_resnet.classification.protocols import get_protocol
 from keras_resnet.classification.report import check_folder, table, write_report
 from keras_resnet.data import open_dataset
 from keras_resnet.errors import InputError
-from keras_resnet.run_folder import Workdir, read_recipe
+from keras_resnet.run_folder import RunFolder
 from keras_resnet.training.distribution import create
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training, instead of --model and --weights.")
@@ -96,8 +96,8 @@ def _members() -> tuple[list[Member], str]:
         for name in ("model", "weights"):
             if flags.FLAGS[name].value is not None:
                 raise InputError(f"--workdir and --{name} exclude each other")
-        workdir = Workdir(_WORKDIR.value)
-        dataset = _DATASET.value or read_recipe(workdir.recipe)["dataset"]
+        workdir = RunFolder(_WORKDIR.value)
+        dataset = _DATASET.value or workdir.read_recipe()["dataset"]
         return [find_member(str(workdir.weights))], dataset
     weights = _WEIGHTS.value
     if not weights or _DATASET.value is None:

@@ -25,14 +25,13 @@ from keras_resnet.export.serving import is_own_file, network_for_export, serving
 from keras_resnet.export.verification import parity_table, verify
 from keras_resnet.images.ops import evaluation_view
 from keras_resnet.models.complexity import complexity
+from keras_resnet.run_folder import RunFolder
 from keras_resnet.weights import ModelSpec, read_spec, spec_of
 from keras_resnet.weights.weight_file import locate
 
 PARITY = "parity.json"
 CARD = "MODEL_CARD.md"
 PICTURE = "predictions.png"
-WEIGHTS = "model.weights.h5"
-RECIPE = "recipe.json"
 CALIBRATION_IMAGES = 256
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray | None]]
@@ -232,10 +231,10 @@ def export_workdir(
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise InputError(f"there is no workdir {workdir}")
-    weights = workdir / WEIGHTS
+    weights = RunFolder(workdir).weights
     if not weights.is_file():
-        raise InputError(f"{workdir} holds no {WEIGHTS}; train first, or give another --workdir")
-    recipe = _read_recipe(workdir / RECIPE)
+        raise InputError(f"{workdir} holds no {weights.name}; train first, or give another --workdir")
+    recipe = RunFolder(workdir).read_recipe()
     spec = read_spec(weights)
     if spec is None:
         raise InputError(f"{weights} does not say what it belongs to; use --model=NAME --weights={weights}")
@@ -361,22 +360,6 @@ def _command(artifacts, options: Options | None, calibration_images: int, **give
             given[name] = getattr(options, name)
     flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
     return shlex.join(["python", "-m", "export", *flags])
-
-
-def _read_recipe(path: Path) -> dict:
-    try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path.parent} holds no {path.name}, which names the dataset to verify on; "
-            "for weights alone use --model=NAME --weights=FILE"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    missing = [key for key in ("dataset", "model") if not isinstance(recipe, dict) or key not in recipe]
-    if missing:
-        raise InputError(f"{path} is not a recipe: it has no {' and no '.join(missing)}")
-    return recipe
 
 
 def _dataset_images(spec: ModelSpec, dataset: str, data_dir: str | None, calibration_images: int) -> Images:

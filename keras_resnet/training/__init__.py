@@ -5,15 +5,16 @@ from typing import TYPE_CHECKING
 from keras_resnet import lazy
 
 if TYPE_CHECKING:
-    from keras_resnet.training.loop import PRECISIONS, Machine, Preempted, TrainingFailed, train
+    from keras_resnet.training.loop import Preempted, TrainingFailed, train
+    from keras_resnet.training.options import PRECISIONS, RunOptions
     from keras_resnet.training.recipe import RECIPES, Recipe, get_recipe
 
 __all__ = [
     "PRECISIONS",
     "RECIPES",
-    "Machine",
     "Preempted",
     "Recipe",
+    "RunOptions",
     "TrainingFailed",
     "get_recipe",
     "train",
@@ -22,7 +23,8 @@ __all__ = [
 __getattr__ = lazy.attach(
     __name__,
     {
-        "loop": ["PRECISIONS", "Machine", "Preempted", "TrainingFailed", "train"],
+        "loop": ["Preempted", "TrainingFailed", "train"],
+        "options": ["PRECISIONS", "RunOptions"],
         "recipe": ["RECIPES", "Recipe", "get_recipe"],
     },
 )

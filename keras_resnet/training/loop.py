@@ -24,20 +24,19 @@ from keras_resnet.data import (
     steps_per_epoch,
     training_batches,
 )
-from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.models.config import get_config
 from keras_resnet.models.resnet import freeze
-from keras_resnet.run_folder import Workdir
+from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
 from keras_resnet.training.distribution import Distribution, create
-from keras_resnet.training.progress import Reports
-from keras_resnet.training.recipe import Recipe
+from keras_resnet.training.options import PRECISIONS, RunOptions
+from keras_resnet.training.progress import HISTORY, Reports, draw_curves
+from keras_resnet.training.recipe import Recipe, check_run_folder, run_identity
 from keras_resnet.training.schedules import Schedule
 from keras_resnet.training.step import METRICS, Trainer
 from keras_resnet.weights import ModelSpec, load_pretrained, save_weights
-
-PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 _NORMALIZATION = ("mean", "std")  # fields of a `Normalization`, as checkpoints keep them
 
@@ -50,60 +49,15 @@ class Preempted(Exception):
     """The run was asked to stop, and has left a checkpoint to go on from."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """How a run is carried out, as opposed to what it learns.
-
-    Attributes:
-        strategy: a name of `distribution.STRATEGIES`.
-        precision: a name of `PRECISIONS`.
-        seed: of the initial weights, the order and the augmentation; not negative.
-        data_dir: where TFDS keeps datasets; None: its own default.
-        checkpoint_every: optimizer steps between checkpoints, besides the one after each epoch; 0:
-            only after epochs.
-        keep: checkpoints kept.
-        steps_per_call: optimizer steps in one call of the compiled graph.
-        accumulate: parts in which each replica's batch is worked off, to save memory.
-        jit: whether XLA compiles the steps.
-        remat: whether activations are computed again for the gradient instead of kept, to save memory.
-        sync_batch_norm: whether batch normalization takes its statistics over all replicas.
-        max_bad_images: images that cannot be decoded, and are left out, before the run stops.
-        worker_timeout: seconds to wait for other workers.
-    """
-
-    strategy: str = "auto"
-    precision: str = "float32"
-    seed: int = 0
-    data_dir: str | None = None
-    checkpoint_every: int = 0
-    keep: int = 2
-    steps_per_call: int = 1
-    accumulate: int = 1
-    jit: bool = False
-    remat: bool = False
-    sync_batch_norm: bool = False
-    max_bad_images: int = 100
-    worker_timeout: float = 300
-
-    def __post_init__(self):
-        if self.precision not in PRECISIONS:
-            raise unknown_name("precision", self.precision, PRECISIONS)
-        least = {"seed": 0, "checkpoint_every": 0, "keep": 1, "steps_per_call": 1, "accumulate": 1}
-        least["max_bad_images"] = 0
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise InputError(f"{name} must be at least {value}; got {getattr(self, name)}")
-
-
-def train(recipe: Recipe, workdir: str | Path, machine: Machine = Machine()) -> dict:
+def train(recipe: Recipe, workdir: str | Path, options: RunOptions | None = None) -> dict:
     """Trains a recipe in a folder, from its start or from the last checkpoint that is there.
 
     A checkpoint has everything: the weights that the recipe starts from are not read again then.
 
     Args:
         recipe: what to learn.
-        workdir: the run's folder; see `workdir.Workdir`.
-        machine: how.
+        workdir: the run's folder; see `workdir.RunFolder`.
+        options: how.
 
     Returns:
         The last row of history.csv.
@@ -114,20 +68,21 @@ def train(recipe: Recipe, workdir: str | Path, machine: Machine = Machine()) -> 
         Preempted: SIGTERM came; a checkpoint was written.
         OSError: the workdir cannot be written.
     """
-    distribution = create(machine.strategy, machine.worker_timeout)
-    run = _Run(recipe, Workdir(workdir), machine, distribution)
+    options = options or RunOptions()
+    distribution = create(options.strategy, options.worker_timeout)
+    run = _Run(recipe, RunFolder(workdir), options, distribution)
     return run.run()
 
 
 class _Run:
-    def __init__(self, recipe, workdir, machine, distribution):
+    def __init__(self, recipe, workdir, options, distribution):
         self.recipe: Recipe = recipe
-        self.workdir: Workdir = workdir
-        self.machine: Machine = machine
+        self.workdir: RunFolder = workdir
+        self.options: RunOptions = options
         self.distribution: Distribution = distribution
-        self.workdir.check(recipe, machine.seed, machine.precision)
+        check_run_folder(self.workdir, recipe, options.seed, options.precision)
 
-        dataset = open_dataset(recipe.dataset, machine.data_dir)
+        dataset = open_dataset(recipe.dataset, options.data_dir)
         self.train_split = dataset.split(recipe.train_split)
         self.val_split = dataset.split(recipe.val_split or dataset.test_split)
         self.epoch_steps = steps_per_epoch(self.train_split, recipe.batch_size)
@@ -158,42 +113,42 @@ class _Run:
             normalization = _normalization(
                 self.spec, recipe, self.train_split, preprocessing, self.bad_images
             )
-            self.bad_images.check(machine.max_bad_images)
+            self.bad_images.check(options.max_bad_images)
         self.transform = dataclasses.replace(self.transform, normalization=normalization)
         self.spec = dataclasses.replace(self.spec, normalization=normalization)
         self.trainer = Trainer(
             model,
             recipe,
             distribution,
-            seed=machine.seed,
-            accumulate=machine.accumulate,
-            jit=machine.jit,
-            remat=machine.remat,
+            seed=options.seed,
+            accumulate=options.accumulate,
+            jit=options.jit,
+            remat=options.remat,
         )
         self.step = 0
         self.sums = [0.0, 0.0, 0.0]  # loss, correct, count since the epoch began
         self.history: list[dict] = []
         self.best = 0.0
         self.stopping = threading.Event()
-        if distribution.is_chief:
-            self.workdir.open(recipe, machine.seed, machine.precision)
+        if distribution.is_chief and not self.workdir.recipe.exists():
+            self.workdir.write_recipe(run_identity(recipe, options.seed, options.precision))
         if checkpoint:
             self._restore(checkpoint)
 
     def _check_divisible(self) -> None:
-        parts = self.distribution.total_replicas * self.machine.accumulate
+        parts = self.distribution.total_replicas * self.options.accumulate
         if self.recipe.batch_size % parts:
             raise InputError(
                 f"the global batch of {self.recipe.batch_size} is not divisible by {parts} "
-                f"({self.distribution.total_replicas} replicas x {self.machine.accumulate} parts)"
+                f"({self.distribution.total_replicas} replicas x {self.options.accumulate} parts)"
             )
 
     def _build(self, weights: str | None) -> tuple[keras.Model, Preprocessing | None]:
         """The network, and how images are prepared for the weights that it starts from, if known."""
         preprocessing = None
-        keras.utils.set_random_seed(self.machine.seed)
+        keras.utils.set_random_seed(self.options.seed)
         policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(PRECISIONS[self.machine.precision])
+        keras.config.set_dtype_policy(PRECISIONS[self.options.precision])
         try:
             with self.distribution.scope():
                 model = freeze(self.spec.build(**self._any_size()), self.recipe.freeze)
@@ -202,7 +157,7 @@ class _Run:
         finally:
             keras.config.set_dtype_policy(policy)
         for layer in model.layers:
-            if self.machine.sync_batch_norm and isinstance(layer, keras.layers.BatchNormalization):
+            if self.options.sync_batch_norm and isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
         return model, preprocessing
 
@@ -257,7 +212,7 @@ class _Run:
             stop = stop or (self.distribution.workers == 1 and self.stopping.is_set())
             pending = (first, rates, results)
             self.step = first + count
-            must_save = stop or self._multiple(self.machine.checkpoint_every)
+            must_save = stop or self._multiple(self.options.checkpoint_every)
             if must_save or self._multiple(self.schedule.window) or self.step == end:
                 self._take(*pending)
                 pending = None
@@ -279,7 +234,7 @@ class _Run:
             self.train_split,
             dataclasses.replace(self.transform, image_size=size),
             global_batch=self.recipe.batch_size,
-            seed=self.machine.seed,
+            seed=self.options.seed,
             epoch=epoch,
             first_step=first_step,
             workers=self.distribution.workers,
@@ -293,8 +248,8 @@ class _Run:
 
     def _steps_until(self, end: int) -> int:
         """The length of the next call: to the next step after which something must be looked at."""
-        stops = [end, self.step + self.machine.steps_per_call]
-        for interval in (self.machine.checkpoint_every, self.schedule.window):
+        stops = [end, self.step + self.options.steps_per_call]
+        for interval in (self.options.checkpoint_every, self.schedule.window):
             if interval:
                 stops.append((self.step // interval + 1) * interval)
         return min(stops) - self.step
@@ -320,7 +275,7 @@ class _Run:
     def _check_bad_images(self) -> None:
         """Stops the run where too many images cannot be decoded, and leaves their list."""
         try:
-            self.bad_images.check(self.machine.max_bad_images)
+            self.bad_images.check(self.options.max_bad_images)
         except InputError:
             self.bad_images.write(self.bad_file)
             raise
@@ -350,7 +305,7 @@ class _Run:
         self.best = max(self.best, val_top1)
         self.sums = [0.0, 0.0, 0.0]
         if self.distribution.is_chief:
-            self.workdir.write_history(self.history)
+            self.workdir.write_history(HISTORY, self.history)
         if self.bad_images.count:
             self.bad_images.write(self.bad_file)
             self.reports.say(f"{self.bad_images.count} images cannot be used: see {self.bad_file}")
@@ -388,8 +343,8 @@ class _Run:
         """What a checkpoint must agree with."""
         return {
             "recipe": self.recipe.to_dict(),
-            "seed": self.machine.seed,
-            "precision": self.machine.precision,
+            "seed": self.options.seed,
+            "precision": self.options.precision,
         }
 
     def _checkpoint(self) -> None:
@@ -406,7 +361,7 @@ class _Run:
             "schedule": self.schedule.state,
         }
         checkpoint = checkpoints.Checkpoint(self.step, arrays, numbers)
-        checkpoints.save(self.workdir.checkpoints, checkpoint, self.machine.keep)
+        checkpoints.save(self.workdir.checkpoints, checkpoint, self.options.keep)
 
     def _load_checkpoint(self) -> checkpoints.Checkpoint | None:
         """The newest one, if there is any; it is of this recipe, seed and precision."""
@@ -440,7 +395,7 @@ class _Run:
         self.best = numbers["best_val_top1"]
         self.schedule.state = numbers["schedule"]
         if self.distribution.is_chief:
-            self.workdir.write_history(self.history)
+            self.workdir.write_history(HISTORY, self.history)
         self.reports.say(f"going on after step {self.step} of {self.total_steps}")
 
     def _save_result(self) -> None:
@@ -452,7 +407,7 @@ class _Run:
                 save_weights(self.trainer.model, self.workdir.weights, self.spec)
         if not self.distribution.is_chief:
             return
-        self.workdir.draw_curves(f"{self.recipe.model} on {self.recipe.dataset}")
+        draw_curves(self.workdir, f"{self.recipe.model} on {self.recipe.dataset}")
 
     def _reestimate(self) -> None:
         """Averages batch normalization's statistics anew, over batches of an epoch of its own."""

@@ -4,15 +4,28 @@ import sys
 import time
 
 import tensorflow as tf
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from keras_resnet.run_folder import Workdir
+from keras_resnet.files import atomic_path
+from keras_resnet.run_folder import RunFolder
+
+HISTORY = (
+    "epoch",
+    "step",
+    "learning_rate",
+    "train_loss",
+    "train_top1",
+    "val_loss",
+    "val_top1",
+    "images_per_second",
+)
 
 
 class Reports:
     """Tells one process' person how the run goes; silent where `visible` is False."""
 
-    def __init__(self, workdir: Workdir, total_steps: int, batch_size: int, visible: bool):
+    def __init__(self, workdir: RunFolder, total_steps: int, batch_size: int, visible: bool):
         self._workdir = workdir
         self._total_steps = total_steps
         self._batch_size = batch_size
@@ -83,3 +96,27 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def draw_curves(folder: RunFolder, title: str) -> None:
+    """Draws curves.png from history.csv: error in % and loss, over epochs."""
+    rows = folder.read_history()
+    if not rows:
+        return
+    epochs = [float(row["epoch"]) for row in rows]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    error, loss = figure.subplots(1, 2)
+    for split, style in (("train", "--"), ("val", "-")):
+        error.plot(epochs, [100 - 100 * float(row[f"{split}_top1"]) for row in rows], style, label=split)
+        loss.plot(epochs, [float(row[f"{split}_loss"]) for row in rows], style, label=split)
+    error.set_ylabel("top-1 error (%)")
+    loss.set_ylabel("loss")
+    loss.set_yscale("log")
+    for axes in (error, loss):
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    error.set_ylim(bottom=0)
+    with atomic_path(folder.curves, suffix=".png") as temporary:
+        figure.savefig(temporary, dpi=120, metadata={"Software": None})

@@ -8,6 +8,7 @@ from typing import Literal
 
 from keras_resnet.data import progressive_size
 from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.run_folder import RunFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +157,32 @@ class Recipe:
             if name not in values:
                 raise InputError(f"the recipe lacks {name!r}")
         return cls(**values)
+
+
+def run_identity(recipe: Recipe, seed: int, precision: str) -> dict:
+    """The content of a run's recipe.json: what a run that is resumed must agree with."""
+    return {**recipe.to_dict(), "seed": seed, "precision": precision}
+
+
+def check_run_folder(folder: RunFolder, recipe: Recipe, seed: int, precision: str) -> None:
+    """Refuses a folder that cannot hold this run; writes nothing.
+
+    Raises:
+        InputError: the folder holds another run, and the message says what differs; or it is a file.
+    """
+    if not folder.recipe.exists():
+        if folder.path.exists() and not folder.path.is_dir():
+            raise InputError(f"--workdir {folder.path} is a file")
+        return
+    held = folder.read_recipe()
+    others = {key: held.pop(key) for key in ("seed", "precision") if key in held}
+    # Files of older versions lack newer keys, which then had their defaults.
+    held = {**type(recipe).from_dict(held).to_dict(), **others}
+    wanted = run_identity(recipe, seed, precision)
+    differing = [key for key in wanted if held.get(key) != wanted[key]]
+    if differing:
+        changes = ", ".join(f"{key} {held.get(key)!r} there, {wanted[key]!r} now" for key in differing[:4])
+        raise InputError(f"{folder.path} holds another run ({changes}); choose another --workdir")
 
 
 def _parse(text: str):

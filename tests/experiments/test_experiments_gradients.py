@@ -23,8 +23,8 @@ from experiments.gradients import (
 from experiments.runs import RunFailed
 from experiments.settings import SETTINGS, get_setting
 from keras_resnet import build_model
-from keras_resnet.run_folder import Workdir
-from keras_resnet.training import Machine, Recipe, checkpoints, train
+from keras_resnet.run_folder import RunFolder
+from keras_resnet.training import Recipe, RunOptions, checkpoints, train
 from keras_resnet.weights import ModelSpec, save_weights
 
 SMALL = {"stage_depths": (1, 1, 1), "stage_filters": (2, 3, 4)}
@@ -117,8 +117,8 @@ def test_normalization_takes_the_batchs_statistics():
 @pytest.mark.parametrize("overrides", [{}, {"batch_norm": False}])
 def test_initial_network_is_that_of_the_training(overrides, tmp_path):
     recipe = DIGITS.replace(model_overrides={**SMALL, **overrides})
-    train(recipe, tmp_path, Machine(strategy="one_device", seed=3))
-    (path,) = checkpoints.list_checkpoints(Workdir(tmp_path).checkpoints)
+    train(recipe, tmp_path, RunOptions(strategy="one_device", seed=3))
+    (path,) = checkpoints.list_checkpoints(RunFolder(tmp_path).checkpoints)
     arrays = checkpoints.load(path).arrays
     for variable in initial_network(recipe, 3).trainable_variables:
         # At a rate of 1e-30 a step changes nothing that float32 can hold, but what is zero.

@@ -17,7 +17,8 @@ from experiments.command import make_setting
 from experiments.runs import Run, RunFailed, ladder_run, read_outcome, run_all
 from experiments.settings import get_setting
 from keras_resnet import InputError
-from keras_resnet.run_folder import Workdir
+from keras_resnet.run_folder import RunFolder
+from keras_resnet.training.recipe import run_identity
 
 ROOT = Path(__file__).parents[2]
 # Networks of three blocks, whatever their names say.
@@ -69,7 +70,7 @@ def test_a_mistyped_command_ends_with_status_2_and_leaves_nothing(tmp_path):
 
 def test_another_run_in_the_folder_is_refused(tmp_path):
     run = tiny_run()
-    Workdir(tmp_path / run.name).open(run.recipe, run.seed, "float32")
+    RunFolder(tmp_path / run.name).write_recipe(run_identity(run.recipe, run.seed, "float32"))
     other = dataclasses.replace(run, recipe=run.recipe.replace(learning_rate=0.5))
     with pytest.raises(InputError, match=r"holds another run .*; choose another --output_dir"):
         run_all([other], tmp_path, data_dir=None)

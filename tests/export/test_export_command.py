@@ -185,7 +185,7 @@ def test_bad_workdirs(workdir, toy_dataset, tmp_path):
         pipeline.export_workdir(tmp_path / "empty")
     recipe = workdir / "recipe.json"
     for content, problem in (
-        ("{", "cannot be read"),
+        ("{", "is not JSON"),
         ("[]", "not a recipe"),
         ('{"dataset": "x"}', "no model"),
     ):

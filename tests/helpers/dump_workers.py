@@ -8,7 +8,7 @@ import json
 import os
 import sys
 
-from keras_resnet.training import Machine, get_recipe, loop
+from keras_resnet.training import RunOptions, get_recipe, loop
 
 
 def main():
@@ -34,8 +34,8 @@ def main():
     )
     if mode == "sync":  # a rate at which rounding does not grow
         recipe = recipe.replace(learning_rate=1e-3, warmup_epochs=0, schedule="constant")
-    machine = Machine(strategy="multi_worker", data_dir=data_dir, sync_batch_norm=mode == "sync")
-    last = loop.train(recipe, f"{folder}/run", machine)
+    options = RunOptions(strategy="multi_worker", data_dir=data_dir, sync_batch_norm=mode == "sync")
+    last = loop.train(recipe, f"{folder}/run", options)
     variables = seen.pop("run").trainer.named_variables()
     digests = {name: hashlib.sha256(v.numpy().tobytes()).hexdigest() for name, v in variables.items()}
     with open(f"{folder}/worker{index}.json", "w") as file:

@@ -1,7 +1,8 @@
 """Histories that nobody trained, in the folders where trained ones would be."""
 
 from experiments.runs import Outcome, Run
-from keras_resnet.run_folder import HISTORY, Workdir
+from keras_resnet.run_folder import RunFolder
+from keras_resnet.training.progress import HISTORY
 
 
 def history(train_errors, val_errors=None, batch_size=64):
@@ -16,4 +17,4 @@ def history(train_errors, val_errors=None, batch_size=64):
 
 def outcome(run: Run, folder, train_errors, val_errors=None, failure=None) -> Outcome:
     """What a run would have left, had it learned like this."""
-    return Outcome(run, Workdir(folder / run.name), history(train_errors, val_errors), failure)
+    return Outcome(run, RunFolder(folder / run.name), history(train_errors, val_errors), failure)

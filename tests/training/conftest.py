@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import tensorflow as tf
 
-from keras_resnet.training import Machine, get_recipe
+from keras_resnet.training import RunOptions, get_recipe
 from keras_resnet.training.step import Trainer
 
 # Before TensorFlow makes its devices; the threads stay the same.
@@ -23,11 +23,11 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def machine(data_dir):
-    """Makes a `Machine` of one device."""
+def run_options(data_dir):
+    """Makes a `RunOptions` of one device."""
 
     def make(**changes):
-        return Machine(**{"strategy": "one_device", "data_dir": data_dir, **changes})
+        return RunOptions(**{"strategy": "one_device", "data_dir": data_dir, **changes})
 
     return make
 

@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 
 from keras_resnet.models.config import get_config
 from keras_resnet.models.resnet import build_model
-from keras_resnet.training import Machine, get_recipe, train
+from keras_resnet.training import RunOptions, get_recipe, train
 from keras_resnet.weights import get_entry, read_spec
 from keras_resnet.weights import weight_file as pretrained
 from keras_resnet.weights.converters import torch_names
@@ -92,7 +92,7 @@ def test_a_recipe_takes_steps_on_its_own_dataset_under_two_devices(tmp_path, nam
     write, changes, (classes, shape) = CASES[name]
     write(tmp_path / "tfds")
     recipe = get_recipe(name).replace(**changes)
-    last = train(recipe, tmp_path / "run", Machine(strategy="mirrored", data_dir=str(tmp_path / "tfds")))
+    last = train(recipe, tmp_path / "run", RunOptions(strategy="mirrored", data_dir=str(tmp_path / "tfds")))
     assert np.isfinite([last["train_loss"], last["val_loss"]]).all()
     spec = read_spec(tmp_path / "run" / "model.weights.h5")
     assert (spec.classes, spec.input_shape) == (classes, shape)
@@ -108,13 +108,13 @@ def test_twenty_steps_that_break_off_inside_an_epoch_end_with_the_same_bytes(tmp
     small = {"stage_depths": (1, 1), "stage_filters": (64, 72)}
     changes = {"model": "resnet18", "model_overrides": small, "image_size": 64, "batch_size": 2}
     recipe = get_recipe(name).replace(**changes, steps=20, reestimate_batches=2)
-    machine = Machine(strategy="mirrored", data_dir=str(tmp_path / "tfds"), checkpoint_every=1)
-    train(recipe, tmp_path / "whole", machine)
+    run_options = RunOptions(strategy="mirrored", data_dir=str(tmp_path / "tfds"), checkpoint_every=1)
+    train(recipe, tmp_path / "whole", run_options)
     epoch_steps = int((tmp_path / "whole" / "history.csv").read_text().splitlines()[1].split(",")[1])
     assert 1 < epoch_steps < 20
     with break_off(epoch_steps + 1):
-        train(recipe, tmp_path / "broken", machine)
-    train(recipe, tmp_path / "broken", machine)
+        train(recipe, tmp_path / "broken", run_options)
+    train(recipe, tmp_path / "broken", run_options)
     files = [(tmp_path / run / "model.weights.h5").read_bytes() for run in ("whole", "broken")]
     assert files[0] == files[1]
 
@@ -125,7 +125,7 @@ def test_finetune_on_its_own_dataset_from_published_weights(tmp_path, monkeypatc
     files = {get_entry("imagenet", "resnet18").url: tmp_path / "resnet18.safetensors"}
     monkeypatch.setattr(pretrained, "fetch", lambda url, digest: files[url])
     recipe = get_recipe("finetune", "resnet18").replace(freeze="C4", image_size=64, batch_size=4, steps=2)
-    train(recipe, tmp_path / "run", Machine(strategy="mirrored", data_dir=str(tmp_path / "tfds")))
+    train(recipe, tmp_path / "run", RunOptions(strategy="mirrored", data_dir=str(tmp_path / "tfds")))
     spec = read_spec(tmp_path / "run" / "model.weights.h5")
     assert (spec.classes, spec.input_shape, spec.resize) == (10, (64, 64, 3), 73)
     assert spec.normalization == get_entry("imagenet", "resnet18").preprocessing.normalization

@@ -47,10 +47,10 @@ def variables_of(path):
     ],
 )
 def test_frozen_stages_end_as_they_were_in_the_file(
-    tmp_path, tiny, machine, weights, freeze, stages, options
+    tmp_path, tiny, run_options, weights, freeze, stages, options
 ):
     recipe = tiny.replace(weights=weights, freeze=freeze, normalization="weights", epochs=1)
-    train(recipe, tmp_path / "run", machine(**options))
+    train(recipe, tmp_path / "run", run_options(**options))
     before, after = variables_of(weights), variables_of(tmp_path / "run" / "model.weights.h5")
     assert after["predictions/kernel"].shape == (8, 10)  # fresh: the file has 7 classes
     same = {name for name in after if np.array_equal(before[name], after[name])}
@@ -60,42 +60,42 @@ def test_frozen_stages_end_as_they_were_in_the_file(
     assert (recorded["weights"], recorded["freeze"]) == (weights, freeze)
 
 
-def test_a_linear_probe_learns(tmp_path, tiny, machine, weights):
-    train(tiny.replace(weights=weights, freeze="C4"), tmp_path / "run", machine())
+def test_a_linear_probe_learns(tmp_path, tiny, run_options, weights):
+    train(tiny.replace(weights=weights, freeze="C4"), tmp_path / "run", run_options())
     rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
     losses = [float(row.split(",")[3]) for row in rows[1:]]
     assert losses[-1] < losses[0]
 
 
-def test_a_run_that_broke_off_needs_no_weights_any_more(tmp_path, tiny, machine, weights, break_off):
+def test_a_run_that_broke_off_needs_no_weights_any_more(tmp_path, tiny, run_options, weights, break_off):
     """Not even those that the normalization came from; and it ends with the same bytes."""
     recipe = tiny.replace(
         weights=weights, freeze="C2", normalization="weights", ema_decay=0.9, mixup=0.2, epochs=2
     )
-    train(recipe, tmp_path / "whole", machine())
+    train(recipe, tmp_path / "whole", run_options())
     with break_off(8):
-        train(recipe, tmp_path / "run", machine(checkpoint_every=3))
+        train(recipe, tmp_path / "run", run_options(checkpoint_every=3))
     write_weights(weights, Normalization((1.0,) * 3, (2.0,) * 3))
     with break_off(1):
-        train(recipe, tmp_path / "run", machine(checkpoint_every=1))
+        train(recipe, tmp_path / "run", run_options(checkpoint_every=1))
     (tmp_path / "theirs.weights.h5").unlink()
-    train(recipe, tmp_path / "run", machine())
+    train(recipe, tmp_path / "run", run_options())
     whole, broken = (tmp_path / name / "model.weights.h5" for name in ("whole", "run"))
     assert broken.read_bytes() == whole.read_bytes()
 
 
-def test_other_weights_or_stages_are_another_run(tmp_path, tiny, machine, weights):
+def test_other_weights_or_stages_are_another_run(tmp_path, tiny, run_options, weights):
     recipe = tiny.replace(weights=weights, freeze="C2", steps=1)
-    train(recipe, tmp_path / "run", machine())
+    train(recipe, tmp_path / "run", run_options())
     with pytest.raises(InputError, match=r"holds another run \(freeze 'C2' there, 'C3' now\)"):
-        train(recipe.replace(freeze="C3"), tmp_path / "run", machine())
+        train(recipe.replace(freeze="C3"), tmp_path / "run", run_options())
     with pytest.raises(InputError, match=r"holds another run \(weights '.*' there, None now\)"):
-        train(recipe.replace(weights=None), tmp_path / "run", machine())
+        train(recipe.replace(weights=None), tmp_path / "run", run_options())
 
 
-def test_the_normalization_of_another_datasets_run(tmp_path, tiny, machine):
+def test_the_normalization_of_another_datasets_run(tmp_path, tiny, run_options):
     """A run's own file says how its pixels were prepared, and the next run does the same."""
-    train(tiny.replace(steps=1), tmp_path / "a", machine())
+    train(tiny.replace(steps=1), tmp_path / "a", run_options())
     file = tmp_path / "a" / "model.weights.h5"
     random = np.random.default_rng(0)
     for i in range(20):
@@ -111,16 +111,16 @@ def test_the_normalization_of_another_datasets_run(tmp_path, tiny, machine):
         batch_size=8,
         epochs=1,
     )
-    last = train(recipe, tmp_path / "b", machine())
+    last = train(recipe, tmp_path / "b", run_options())
     assert last["step"] == 4
     theirs, ours = read_spec(file), read_spec(tmp_path / "b" / "model.weights.h5")
     assert ours.normalization == theirs.normalization
     assert (ours.labels, ours.input_shape) == (("cat", "dog"), (32, 32, 3))
 
 
-def test_one_channel_from_three(tmp_path, tiny, machine, weights):
+def test_one_channel_from_three(tmp_path, tiny, run_options, weights):
     recipe = tiny.replace(weights=weights, freeze="C1", normalization="weights", channels=1, steps=1)
-    train(recipe, tmp_path / "run", machine())
+    train(recipe, tmp_path / "run", run_options())
     spec = read_spec(tmp_path / "run" / "model.weights.h5")
     assert spec.normalization == Normalization((110.0,), (60.0,))
     name = "conv1_conv/kernel"
@@ -128,8 +128,8 @@ def test_one_channel_from_three(tmp_path, tiny, machine, weights):
     np.testing.assert_array_equal(adapted, variables_of(weights)[name].sum(2, keepdims=True))
 
 
-def test_one_channel_with_imagenets_statistics(tmp_path, tiny, machine):
-    train(tiny.replace(normalization="imagenet", channels=1, steps=1), tmp_path, machine())
+def test_one_channel_with_imagenets_statistics(tmp_path, tiny, run_options):
+    train(tiny.replace(normalization="imagenet", channels=1, steps=1), tmp_path, run_options())
     spec = read_spec(tmp_path / "model.weights.h5")
     assert spec.normalization == Normalization.imagenet().for_channels(1)
 
@@ -159,9 +159,9 @@ def weights_of(row, path):
     return save_weights(spec.build(), path, spec)
 
 
-def test_an_entry_by_its_name(tmp_path, tiny, machine, entry):
+def test_an_entry_by_its_name(tmp_path, tiny, run_options, entry):
     recipe = tiny.replace(model_overrides={}, weights="theirs", freeze="C4", normalization="weights", steps=1)
-    train(recipe, tmp_path / "run", machine())
+    train(recipe, tmp_path / "run", run_options())
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["weights"] == "theirs"
     before = variables_of(tmp_path / "theirs.weights.h5")
     after = variables_of(tmp_path / "run" / "model.weights.h5")
@@ -169,10 +169,10 @@ def test_an_entry_by_its_name(tmp_path, tiny, machine, entry):
     assert read_spec(tmp_path / "run" / "model.weights.h5").normalization == THEIRS
 
 
-def test_a_misspelt_entry_names_the_right_one(tmp_path, tiny, machine, entry):
+def test_a_misspelt_entry_names_the_right_one(tmp_path, tiny, run_options, entry):
     recipe = tiny.replace(model_overrides={}, weights="thiers", normalization="weights")
     with pytest.raises(InputError, match="theirs"):
-        train(recipe, tmp_path / "run", machine())
+        train(recipe, tmp_path / "run", run_options())
     assert not (tmp_path / "run").exists()
 
 
@@ -186,22 +186,24 @@ def test_a_misspelt_entry_names_the_right_one(tmp_path, tiny, machine, entry):
         ),
     ],
 )
-def test_weights_without_a_normalization_for_this_network(tmp_path, tiny, machine, arguments, message):
+def test_weights_without_a_normalization_for_this_network(tmp_path, tiny, run_options, arguments, message):
     weights = write_weights(tmp_path / "theirs.weights.h5", **arguments)
     with pytest.raises(InputError) as caught:
-        train(tiny.replace(weights=weights, normalization="weights"), tmp_path / "run", machine())
+        train(tiny.replace(weights=weights, normalization="weights"), tmp_path / "run", run_options())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
-    train(tiny.replace(weights=weights, normalization="per_channel", steps=1), tmp_path / "run", machine())
+    train(
+        tiny.replace(weights=weights, normalization="per_channel", steps=1), tmp_path / "run", run_options()
+    )
 
 
 @pytest.mark.parametrize(("augmentation", "resize"), [("pad_crop_flip", None), ("scale_crop_flip", 32)])
 def test_the_saved_files_model_prepares_images_as_the_evaluation_did(
-    tmp_path, tiny, data_dir, machine, augmentation, resize
+    tmp_path, tiny, data_dir, run_options, augmentation, resize
 ):
     recipe = tiny.replace(augmentation=augmentation, image_size=28, steps=1)
-    train(recipe, tmp_path, machine())
+    train(recipe, tmp_path, run_options())
     file = tmp_path / "model.weights.h5"
     spec = read_spec(file)
     assert (spec.resize, spec.interpolation) == (

@@ -43,8 +43,8 @@ def listed(path):
         return {row["path"]: row["split"] for row in csv.DictReader(file)}
 
 
-def test_bad_images_are_left_out_and_listed(tmp_path, recipe, machine, spoilt, capsys):
-    last = train(recipe.replace(dataset=f"folder:{spoilt}"), tmp_path / "run", machine())
+def test_bad_images_are_left_out_and_listed(tmp_path, recipe, run_options, spoilt, capsys):
+    last = train(recipe.replace(dataset=f"folder:{spoilt}"), tmp_path / "run", run_options())
     assert listed(tmp_path / "run" / "bad_images.csv") == {
         str(spoilt / name): name.split("/")[0] for name in SPOILT
     }
@@ -53,29 +53,29 @@ def test_bad_images_are_left_out_and_listed(tmp_path, recipe, machine, spoilt, c
     assert last["val_top1"] * 8 == pytest.approx(round(last["val_top1"] * 8))
 
 
-def test_a_run_without_bad_images_has_no_list(tmp_path, recipe, machine, photos):
-    train(recipe.replace(dataset=f"folder:{photos}"), tmp_path / "run", machine())
+def test_a_run_without_bad_images_has_no_list(tmp_path, recipe, run_options, photos):
+    train(recipe.replace(dataset=f"folder:{photos}"), tmp_path / "run", run_options())
     assert not (tmp_path / "run" / "bad_images.csv").exists()
 
 
-def test_too_many_bad_images_stop_the_run(tmp_path, recipe, machine, spoilt):
+def test_too_many_bad_images_stop_the_run(tmp_path, recipe, run_options, spoilt):
     recipe = recipe.replace(dataset=f"folder:{spoilt}", normalization="imagenet")
     with pytest.raises(InputError, match=r"images cannot be used, 1 are allowed \(--max_bad_images\)"):
-        train(recipe, tmp_path / "run", machine(max_bad_images=1))
+        train(recipe, tmp_path / "run", run_options(max_bad_images=1))
     assert set(listed(tmp_path / "run" / "bad_images.csv")) <= {str(spoilt / name) for name in SPOILT}
     assert not (tmp_path / "run" / "model.weights.h5").exists()
 
 
-def test_the_list_is_kept_over_an_interruption(tmp_path, recipe, machine, spoilt, break_off):
+def test_the_list_is_kept_over_an_interruption(tmp_path, recipe, run_options, spoilt, break_off):
     recipe = recipe.replace(dataset=f"folder:{spoilt}", normalization="imagenet", epochs=3)
     with break_off(5):
-        train(recipe, tmp_path / "run", machine())
-    train(recipe, tmp_path / "run", machine())
+        train(recipe, tmp_path / "run", run_options())
+    train(recipe, tmp_path / "run", run_options())
     assert len(listed(tmp_path / "run" / "bad_images.csv")) == len(SPOILT)
 
 
 @pytest.mark.parametrize("options", [{}, {"cutmix": 1.0, "augmentation": "inception"}])
-def test_images_grow_with_the_epochs(tmp_path, recipe, machine, photos, monkeypatch, options):
+def test_images_grow_with_the_epochs(tmp_path, recipe, run_options, photos, monkeypatch, options):
     sizes = []
     differentiate = step.Trainer._differentiate
 
@@ -87,7 +87,7 @@ def test_images_grow_with_the_epochs(tmp_path, recipe, machine, photos, monkeypa
     recipe = recipe.replace(
         dataset=f"folder:{photos}", image_size=96, progressive=(0.5, 1), epochs=4, **options
     )
-    train(recipe, tmp_path / "run", machine())
+    train(recipe, tmp_path / "run", run_options())
     assert list(dict.fromkeys(sizes)) == [64, 96]  # half of 96, rounded to 32's multiples: 48 is 64
     assert read_spec(tmp_path / "run" / "model.weights.h5").input_shape == (96, 96, 3)
 

@@ -14,9 +14,10 @@ import tensorflow as tf
 
 from keras_resnet import InputError, build_model
 from keras_resnet.data import Transform, evaluation_batches, open_dataset
-from keras_resnet.run_folder import HISTORY, Workdir, read_recipe
-from keras_resnet.training import Machine, Preempted, TrainingFailed, get_recipe, loop, train
+from keras_resnet.run_folder import RunFolder
+from keras_resnet.training import Preempted, RunOptions, TrainingFailed, get_recipe, loop, train
 from keras_resnet.training.checkpoints import list_checkpoints, load, save
+from keras_resnet.training.progress import HISTORY
 from keras_resnet.weights import load_weights, read_spec, save_weights
 
 
@@ -33,7 +34,7 @@ def without_speed(rows):
 def uninterrupted(tmp_path_factory, data_dir):
     """A run of the recipe `demanding` that nothing disturbs."""
     path = tmp_path_factory.mktemp("uninterrupted")
-    train(demanding(), path, Machine(strategy="one_device", data_dir=data_dir, checkpoint_every=2))
+    train(demanding(), path, RunOptions(strategy="one_device", data_dir=data_dir, checkpoint_every=2))
     return path
 
 
@@ -55,9 +56,9 @@ def demanding():
     )
 
 
-def test_a_run_leaves_what_is_promised(tmp_path, tiny, machine):
-    last = train(tiny, tmp_path / "run", machine())
-    workdir = Workdir(tmp_path / "run")
+def test_a_run_leaves_what_is_promised(tmp_path, tiny, run_options):
+    last = train(tiny, tmp_path / "run", run_options())
+    workdir = RunFolder(tmp_path / "run")
     rows = rows_of(workdir.path)
     assert tuple(rows[0]) == HISTORY
     assert [(row["epoch"], row["step"]) for row in rows] == [
@@ -68,7 +69,7 @@ def test_a_run_leaves_what_is_promised(tmp_path, tiny, machine):
     ]
     assert {key: float(value) for key, value in rows[-1].items()} == last
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
-    assert read_recipe(workdir.recipe)["model_overrides"]["stage_filters"] == [4, 8, 8]
+    assert workdir.read_recipe()["model_overrides"]["stage_filters"] == [4, 8, 8]
     assert workdir.curves.read_bytes()[:4] == b"\x89PNG"
     assert len(list_checkpoints(workdir.checkpoints)) == 2
     events = [
@@ -80,8 +81,8 @@ def test_a_run_leaves_what_is_promised(tmp_path, tiny, machine):
     assert events.count("val/top1") == 4
 
 
-def test_the_weights_file_gives_the_last_rows_accuracy(tmp_path, tiny, machine, data_dir):
-    last = train(tiny, tmp_path, machine())
+def test_the_weights_file_gives_the_last_rows_accuracy(tmp_path, tiny, run_options, data_dir):
+    last = train(tiny, tmp_path, run_options())
     spec = read_spec(tmp_path / "model.weights.h5")
     assert (spec.model, spec.classes, spec.labels[3]) == ("cifar_resnet20", 10, "3")
     model = spec.build(weights=tmp_path / "model.weights.h5")
@@ -96,9 +97,9 @@ def test_the_weights_file_gives_the_last_rows_accuracy(tmp_path, tiny, machine, 
     assert right / count == pytest.approx(last["val_top1"], abs=1e-9)
 
 
-def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path, tiny, machine):
+def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path, tiny, run_options):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(tiny.replace(epochs=1), tmp_path / name, machine(seed=seed))
+        train(tiny.replace(epochs=1), tmp_path / name, run_options(seed=seed))
     a, b, c = ((tmp_path / name / "model.weights.h5").read_bytes() for name in "abc")
     assert a == b
     assert a != c
@@ -106,19 +107,19 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path, tiny, machine):
 
 @pytest.mark.parametrize("after", [1, 4, 5, 9, 13])
 def test_a_run_that_breaks_off_anywhere_ends_with_the_same_bytes(
-    tmp_path, machine, break_off, uninterrupted, after
+    tmp_path, run_options, break_off, uninterrupted, after
 ):
     with break_off(after):
-        train(demanding(), tmp_path, machine(checkpoint_every=2))
-    train(demanding(), tmp_path, machine(checkpoint_every=2))
+        train(demanding(), tmp_path, run_options(checkpoint_every=2))
+    train(demanding(), tmp_path, run_options(checkpoint_every=2))
     assert (tmp_path / "model.weights.h5").read_bytes() == (uninterrupted / "model.weights.h5").read_bytes()
     assert without_speed(rows_of(tmp_path)) == without_speed(rows_of(uninterrupted))
 
 
-def test_a_run_of_an_older_version_goes_on(tmp_path, machine, break_off, uninterrupted, capsys):
+def test_a_run_of_an_older_version_goes_on(tmp_path, run_options, break_off, uninterrupted, capsys):
     """Its recipe has neither weights nor freeze, its checkpoint no normalization either."""
     with break_off(7):
-        train(demanding(), tmp_path, machine(checkpoint_every=2))
+        train(demanding(), tmp_path, run_options(checkpoint_every=2))
     old = json.loads((tmp_path / "recipe.json").read_text())
     assert (old.pop("weights"), old.pop("freeze")) == (None, None)
     (tmp_path / "recipe.json").write_text(json.dumps(old))
@@ -126,36 +127,38 @@ def test_a_run_of_an_older_version_goes_on(tmp_path, machine, break_off, uninter
     del newest.numbers["recipe"]["weights"], newest.numbers["recipe"]["freeze"]
     del newest.arrays["normalization/mean"], newest.arrays["normalization/std"]
     save(tmp_path / "checkpoints", newest, keep=1)
-    train(demanding(), tmp_path, machine(checkpoint_every=2))
+    train(demanding(), tmp_path, run_options(checkpoint_every=2))
     assert "going on after step 6 of 15" in capsys.readouterr().err
     assert (tmp_path / "model.weights.h5").read_bytes() == (uninterrupted / "model.weights.h5").read_bytes()
 
 
-def test_checkpoints_and_calls_of_several_steps_change_nothing(tmp_path, machine, uninterrupted):
-    train(demanding(), tmp_path, machine(steps_per_call=3))
+def test_checkpoints_and_calls_of_several_steps_change_nothing(tmp_path, run_options, uninterrupted):
+    train(demanding(), tmp_path, run_options(steps_per_call=3))
     assert (tmp_path / "model.weights.h5").read_bytes() == (uninterrupted / "model.weights.h5").read_bytes()
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path, tiny, machine, monkeypatch):
-    first = train(tiny, tmp_path, machine())
+def test_a_finished_run_is_not_trained_again(tmp_path, tiny, run_options, monkeypatch):
+    first = train(tiny, tmp_path, run_options())
     before = (tmp_path / "model.weights.h5").read_bytes()
     monkeypatch.setattr(loop._Run, "_train_epoch", lambda self: pytest.fail("trained again"))
-    assert train(tiny, tmp_path, machine()) == first
+    assert train(tiny, tmp_path, run_options()) == first
     assert (tmp_path / "model.weights.h5").read_bytes() == before
 
 
-def test_a_broken_newest_checkpoint_costs_some_steps_and_no_bytes(tmp_path, machine, uninterrupted, capsys):
-    train(demanding(), tmp_path, machine(checkpoint_every=2))
+def test_a_broken_newest_checkpoint_costs_some_steps_and_no_bytes(
+    tmp_path, run_options, uninterrupted, capsys
+):
+    train(demanding(), tmp_path, run_options(checkpoint_every=2))
     newest = list_checkpoints(tmp_path / "checkpoints")[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
-    train(demanding(), tmp_path, machine(checkpoint_every=2))
+    train(demanding(), tmp_path, run_options(checkpoint_every=2))
     assert str(newest) in capsys.readouterr().err
     assert (tmp_path / "model.weights.h5").read_bytes() == (uninterrupted / "model.weights.h5").read_bytes()
 
 
 @pytest.mark.parametrize(("at", "after"), [(6, "8"), (8, "10")])
 def test_sigterm_finishes_the_step_and_leaves_a_checkpoint(
-    tmp_path, machine, monkeypatch, uninterrupted, at, after
+    tmp_path, run_options, monkeypatch, uninterrupted, at, after
 ):
     take = loop._Run._take
 
@@ -166,16 +169,16 @@ def test_sigterm_finishes_the_step_and_leaves_a_checkpoint(
 
     monkeypatch.setattr(loop._Run, "_take", taking)
     with pytest.raises(Preempted, match=f"stopped by SIGTERM after step {after} of 15"):
-        train(demanding(), tmp_path, machine())
+        train(demanding(), tmp_path, run_options())
     monkeypatch.undo()
     assert list_checkpoints(tmp_path / "checkpoints")
-    train(demanding(), tmp_path, machine())
+    train(demanding(), tmp_path, run_options())
     assert (tmp_path / "model.weights.h5").read_bytes() == (uninterrupted / "model.weights.h5").read_bytes()
     assert without_speed(rows_of(tmp_path)) == without_speed(rows_of(uninterrupted))
 
 
-def test_the_saved_weights_are_the_averaged_ones(tmp_path, tiny, machine):
-    train(tiny.replace(ema_decay=0.9, epochs=1), tmp_path, machine())
+def test_the_saved_weights_are_the_averaged_ones(tmp_path, tiny, run_options):
+    train(tiny.replace(ema_decay=0.9, epochs=1), tmp_path, run_options())
     checkpoint = load(list_checkpoints(tmp_path / "checkpoints")[-1])
     with h5py.File(tmp_path / "model.weights.h5") as file:
         saved = file["layers/conv2d/vars/0"][...]
@@ -183,12 +186,12 @@ def test_the_saved_weights_are_the_averaged_ones(tmp_path, tiny, machine):
     assert np.abs(saved - checkpoint.arrays["weights/conv1_conv/kernel"]).max() > 0
 
 
-def test_a_rate_that_explodes_names_step_rate_and_checkpoint(tmp_path, tiny, machine):
+def test_a_rate_that_explodes_names_step_rate_and_checkpoint(tmp_path, tiny, run_options):
     with pytest.raises(TrainingFailed) as caught:
         train(
             tiny.replace(learning_rate=1e30, warmup_epochs=0, schedule="constant"),
             tmp_path,
-            machine(checkpoint_every=1),
+            run_options(checkpoint_every=1),
         )
     message = str(caught.value)
     assert "not finite at step" in message
@@ -200,40 +203,40 @@ def test_a_rate_that_explodes_names_step_rate_and_checkpoint(tmp_path, tiny, mac
     assert all(np.isfinite(array).all() for array in newest.arrays.values())
 
 
-def test_starts_from_weights(tmp_path, tiny, machine):
-    train(tiny, tmp_path / "a", machine())
+def test_starts_from_weights(tmp_path, tiny, run_options):
+    train(tiny, tmp_path / "a", run_options())
     weights = tmp_path / "a" / "model.weights.h5"
-    again = train(tiny.replace(epochs=1, weights=str(weights)), tmp_path / "b", machine())
-    fresh = train(tiny.replace(epochs=1), tmp_path / "c", machine())
+    again = train(tiny.replace(epochs=1, weights=str(weights)), tmp_path / "b", run_options())
+    fresh = train(tiny.replace(epochs=1), tmp_path / "c", run_options())
     assert again["train_loss"] < fresh["train_loss"]
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_reduced_precision_learns(tmp_path, tiny, machine, precision):
-    train(tiny, tmp_path, machine(precision=precision))
+def test_reduced_precision_learns(tmp_path, tiny, run_options, precision):
+    train(tiny, tmp_path, run_options(precision=precision))
     rows = rows_of(tmp_path)
     assert float(rows[-1]["train_loss"]) < 0.9 * float(rows[0]["train_loss"])
     assert keras.config.dtype_policy().name == "float32"  # restored
 
 
-def test_two_devices_train_and_count_every_example_once(tmp_path, tiny, machine):
-    last = train(tiny.replace(val_split="test[:101]"), tmp_path, machine(strategy="mirrored"))
+def test_two_devices_train_and_count_every_example_once(tmp_path, tiny, run_options):
+    last = train(tiny.replace(val_split="test[:101]"), tmp_path, run_options(strategy="mirrored"))
     assert last["val_top1"] * 101 == pytest.approx(round(last["val_top1"] * 101), abs=1e-9)
     assert last["train_loss"] < 2.3
 
 
-def test_the_last_part_of_an_epoch_is_a_row_too(tmp_path, tiny, machine):
-    train(tiny.replace(steps=7), tmp_path, machine())
+def test_the_last_part_of_an_epoch_is_a_row_too(tmp_path, tiny, run_options):
+    train(tiny.replace(steps=7), tmp_path, run_options())
     assert [row["step"] for row in rows_of(tmp_path)] == ["5", "7"]
     assert rows_of(tmp_path)[-1]["epoch"] == "1.4"
 
 
-def bad(recipe_changes, machine_changes, message):
-    return pytest.param(recipe_changes, machine_changes, message, id=message[:30])
+def bad(recipe_changes, option_changes, message):
+    return pytest.param(recipe_changes, option_changes, message, id=message[:30])
 
 
 @pytest.mark.parametrize(
-    ("recipe_changes", "machine_changes", "message"),
+    ("recipe_changes", "option_changes", "message"),
     [
         bad({"model": "cifar_resnet21"}, {}, "unknown model 'cifar_resnet21'; did you mean "),
         bad({"dataset": "digit"}, {}, "unknown dataset 'digit'; did you mean digits"),
@@ -258,10 +261,10 @@ def bad(recipe_changes, machine_changes, message):
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    tmp_path, tiny, machine, recipe_changes, machine_changes, message
+    tmp_path, tiny, run_options, recipe_changes, option_changes, message
 ):
     with pytest.raises(InputError) as caught:
-        train(tiny.replace(**recipe_changes), tmp_path / "run", machine(**machine_changes))
+        train(tiny.replace(**recipe_changes), tmp_path / "run", run_options(**option_changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -276,37 +279,37 @@ def test_bad_input_is_one_line_and_writes_nothing(
         ({"steps_per_call": 0}, "steps_per_call must be at least 1"),
     ],
 )
-def test_bad_machines(changes, message):
+def test_bad_options(changes, message):
     with pytest.raises(InputError, match=message):
-        Machine(**changes)
+        RunOptions(**changes)
 
 
-def test_weights_of_other_networks(tmp_path, tiny, machine):
-    train(tiny.replace(epochs=1), tmp_path / "a", machine())
+def test_weights_of_other_networks(tmp_path, tiny, run_options):
+    train(tiny.replace(epochs=1), tmp_path / "a", run_options())
     weights = tmp_path / "a" / "model.weights.h5"
     plain = tiny.replace(model="cifar_plain20", weights=str(weights))
     with pytest.raises(InputError, match="shortcut is 'A' there, None here"):
-        train(plain, tmp_path / "b", machine())
+        train(plain, tmp_path / "b", run_options())
     other = tmp_path / "other.weights.h5"
     save_weights(build_model("cifar_resnet20", classes=7), other)
     with pytest.raises(InputError, match=r"layer .* has shapes"):
-        train(tiny.replace(weights=str(other)), tmp_path / "b", machine())
+        train(tiny.replace(weights=str(other)), tmp_path / "b", run_options())
     assert not (tmp_path / "b").exists()
 
 
-def test_a_workdir_with_another_recipe(tmp_path, tiny, machine):
-    train(tiny.replace(epochs=1), tmp_path, machine())
+def test_a_workdir_with_another_recipe(tmp_path, tiny, run_options):
+    train(tiny.replace(epochs=1), tmp_path, run_options())
     with pytest.raises(InputError, match=r"holds another run \(learning_rate 0.1 there, 0.2 now\)"):
-        train(tiny.replace(epochs=1, learning_rate=0.2), tmp_path, machine())
+        train(tiny.replace(epochs=1, learning_rate=0.2), tmp_path, run_options())
     with pytest.raises(InputError, match="seed 0 there, 5 now"):
-        train(tiny.replace(epochs=1), tmp_path, machine(seed=5))
+        train(tiny.replace(epochs=1), tmp_path, run_options(seed=5))
 
 
-def test_checkpoints_of_another_recipe(tmp_path, tiny, machine):
-    train(tiny.replace(epochs=1), tmp_path, machine())
+def test_checkpoints_of_another_recipe(tmp_path, tiny, run_options):
+    train(tiny.replace(epochs=1), tmp_path, run_options())
     (tmp_path / "recipe.json").unlink()
     with pytest.raises(InputError, match="are of another model or recipe"):
-        train(tiny.replace(epochs=2), tmp_path, machine())
+        train(tiny.replace(epochs=2), tmp_path, run_options())
 
 
 @pytest.mark.parametrize(
@@ -317,21 +320,21 @@ def test_checkpoints_of_another_recipe(tmp_path, tiny, machine):
         ('{"model": "a", "dataset": "b", "x": 1}', "unknown recipe key 'x'"),
     ],
 )
-def test_a_broken_recipe_file(tmp_path, tiny, machine, content, message):
+def test_a_broken_recipe_file(tmp_path, tiny, run_options, content, message):
     (tmp_path / "recipe.json").write_text(content)
     with pytest.raises(InputError, match=message):
-        train(tiny, tmp_path, machine())
+        train(tiny, tmp_path, run_options())
 
 
-def test_a_workdir_that_is_a_file(tmp_path, tiny, machine):
+def test_a_workdir_that_is_a_file(tmp_path, tiny, run_options):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="is a file"):
-        train(tiny, tmp_path / "file", machine())
+        train(tiny, tmp_path / "file", run_options())
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_weights_round_trip_through_load_weights(tmp_path, tiny, machine):
-    train(tiny.replace(epochs=1), tmp_path, machine())
+def test_weights_round_trip_through_load_weights(tmp_path, tiny, run_options):
+    train(tiny.replace(epochs=1), tmp_path, run_options())
     model = read_spec(tmp_path / "model.weights.h5").build()
     load_weights(model, tmp_path / "model.weights.h5")
     assert math.isfinite(float(np.sum(model(np.zeros((1, 16, 16, 3), "float32")))))

@@ -23,7 +23,7 @@ from helpers.processes import (
     wait_for,
 )
 
-from keras_resnet.training import Machine, get_recipe, launch_local, loop
+from keras_resnet.training import RunOptions, get_recipe, launch_local, loop
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +103,7 @@ def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode, monkeypatch):
         ]
     )
     recipe = recipe.replace(learning_rate=1e-3, warmup_epochs=0, schedule="constant")
-    last = loop.train(recipe, tmp_path / "one", Machine(strategy="one_device", data_dir=data_dir))
+    last = loop.train(recipe, tmp_path / "one", RunOptions(strategy="one_device", data_dir=data_dir))
     assert workers[0]["losses"][:20] == pytest.approx(losses[:20], rel=1e-4)
     # One image of 355 may stand on the border between two classes.
     assert workers[0]["last"]["val_top1"] == pytest.approx(last["val_top1"], abs=1.5 / 355)

@@ -250,11 +250,11 @@ def test_all_segments_but_the_last_and_the_frozen_are_computed_twice(upto):
     assert nodes.count("Conv2D") == sum(counts) + sum(again)
 
 
-def test_a_run_ends_with_the_same_bytes(machine, tiny, tmp_path):
+def test_a_run_ends_with_the_same_bytes(run_options, tiny, tmp_path):
     recipe = tiny.replace(epochs=1, progressive=(0.5, 1.0))
     files = []
     for remat in (False, True):
-        train(recipe, tmp_path / str(remat), machine(remat=remat))
+        train(recipe, tmp_path / str(remat), run_options(remat=remat))
         files.append((tmp_path / str(remat) / "model.weights.h5").read_bytes())
     assert files[0] == files[1]
 

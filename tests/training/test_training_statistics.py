@@ -14,10 +14,10 @@ BATCHES = 3
 @pytest.mark.parametrize("ema", [0, 0.5])
 @pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
 def test_statistics_are_means_over_batches_of_their_own_epoch(
-    strategy, ema, tmp_path, tiny, machine, data_dir, capsys
+    strategy, ema, tmp_path, tiny, run_options, data_dir, capsys
 ):
     recipe = tiny.replace(reestimate_batches=BATCHES, ema_decay=ema, epochs=1)
-    train(recipe, tmp_path / "run", machine(strategy=strategy))
+    train(recipe, tmp_path / "run", run_options(strategy=strategy))
     path = tmp_path / "run" / "model.weights.h5"
     spec = read_spec(path)
     model = spec.build(weights=path)
@@ -41,11 +41,11 @@ def test_statistics_are_means_over_batches_of_their_own_epoch(
     assert "averaged over 3 batches: val top-1" in capsys.readouterr().err
 
 
-def test_the_weights_are_those_of_a_run_without(tmp_path, tiny, machine):
+def test_the_weights_are_those_of_a_run_without(tmp_path, tiny, run_options):
     """Only the statistics change, and the step after which momentum is what it was."""
     files = {}
     for count in (0, 2):
-        train(tiny.replace(reestimate_batches=count, epochs=1), tmp_path / str(count), machine())
+        train(tiny.replace(reestimate_batches=count, epochs=1), tmp_path / str(count), run_options())
         path = tmp_path / str(count) / "model.weights.h5"
         model = read_spec(path).build(weights=path)
         files[count] = {variable.path: variable.numpy() for variable in model.variables}
