@@ -15,7 +15,7 @@ from experiments.page import Picture, Section, Table
 from experiments.runs import Outcome, Outcomes, Run, ladder_run, load_network, network_images, open_data
 from experiments.settings import Setting
 from keras_resnet import InputError
-from keras_resnet.models.resnet import recursion_limit
+from keras_resnet.models.graph import recursion_limit
 
 NAME = "layer_responses"
 TITLE = "Residual layers respond less than plain ones"

@@ -10,7 +10,7 @@ from keras import layers
 
 from keras_resnet.errors import InputError, unknown_name
 from keras_resnet.images.preprocessing import REFERENCE_SIZE, Normalization, Preprocessing, usual_resize
-from keras_resnet.models.resnet import recursion_limit
+from keras_resnet.models.graph import recursion_limit
 
 SIDES = (224, 256, 384, 480, 640)
 """Section 3.4's shorter sides for inputs of `REFERENCE_SIZE`; others take them in proportion."""

@@ -11,7 +11,7 @@ from keras_resnet.export.serving import INPUT, LOGITS, PROBABILITIES, UINT8_SIGN
 from keras_resnet.export.writers.saved_model import CLASSIFY_BYTES, LABELS, TOP
 from keras_resnet.export.writers.tensorflow_ops import FEATURES
 from keras_resnet.images.ops import evaluation_view
-from keras_resnet.models.resnet import recursion_limit
+from keras_resnet.models.graph import recursion_limit
 
 _IMAGES = 8
 

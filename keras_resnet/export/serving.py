@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization
-from keras_resnet.models.resnet import recursion_limit
+from keras_resnet.models.graph import recursion_limit
 
 if TYPE_CHECKING:
     from keras_resnet.models.config import ResNetConfig

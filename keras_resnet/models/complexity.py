@@ -7,7 +7,7 @@ import keras
 from keras import layers
 
 from keras_resnet.errors import InputError
-from keras_resnet.models.resnet import recursion_limit
+from keras_resnet.models.graph import recursion_limit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,9 @@
 """Stem, stages, head: every network of the zoo through one code path."""
 
-import contextlib
 import functools
 import inspect
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,23 +13,10 @@ from keras import layers
 from keras_resnet.errors import InputError
 from keras_resnet.models.blocks import BLOCKS, Step, bn_relu, channel_axis, conv, conv_bn, he_normal
 from keras_resnet.models.config import MODELS, ResNetConfig, get_config
+from keras_resnet.models.graph import recursion_limit
 
 if TYPE_CHECKING:
     from keras_resnet.weights import Entry
-
-
-@contextlib.contextmanager
-def recursion_limit(limit: int = 20_000):
-    """Raises Python's recursion limit for a while: Keras walks a graph recursively.
-
-    Building `cifar_resnet1202`, and loading its saved graph, need it.
-    """
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, limit))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(before)
 
 
 def build_resnet(

@@ -1,4 +1,4 @@
-"""Rematerialization: activations are computed a second time instead of being kept for the gradient.
+"""Rematerialization (gradient checkpointing): activations are recomputed instead of kept for the gradient.
 
 Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
 """
@@ -10,36 +10,35 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_resnet.models.resnet import recursion_limit
+from keras_resnet.models.graph import layer_calls, recursion_limit, tensor_key
 
 
 class Rematerialized:
-    """A functional model's call in training, cut into segments of which only the ends are kept.
+    """A functional model called in training, in segments of which only the outputs are kept.
 
-    Of n pieces of the graph, between tensors that everything goes through, about sqrt(n) segments are
-    made, each with about as many activations as the others. In the backward pass a segment is
-    computed again, when its gradient is due, and forgotten before the next one is. The last segment's
-    gradient is due at once; so it is not computed twice.
+    A graph with n cut points is divided into about sqrt(n) segments with about equally many
+    activations. The backward pass recomputes each segment when its gradient is due, and frees it before
+    the next one. The last segment's gradient is due immediately, so it is not recomputed.
 
-    Logits, the weights' gradients and moving statistics are those of `model(images, training=True)`:
-    the second time, batch normalization takes the same batch's statistics, and no variable is assigned.
-    There is no gradient with regard to the images. Layers that draw random numbers, of which the zoo
-    has none, would draw others the second time.
+    Logits, weight gradients and moving statistics equal those of `model(images, training=True)`: the
+    recomputation normalizes with the same batch's statistics and assigns no variable. There is no
+    gradient with respect to the images. Layers that draw random numbers (the zoo has none) would draw
+    different ones when recomputed.
 
     Attributes:
         segments: models that share the layers of the given one, in the order of the computation.
     """
 
     def __init__(self, model: keras.Model, jit: bool = False):
-        """Finds the cuts.
+        """Divides `model` into segments.
 
         Args:
-            model: with one input and one output; what is frozen now stays so.
-            jit: whether the call is compiled by XLA.
+            model: with one input and one output. Layers that are frozen now must stay frozen.
+            jit: whether XLA compiles the call.
         """
         ends = [model.inputs[0], *_cuts(model), model.outputs[0]]
         with recursion_limit():
-            # Where there is no cut, the model itself: nothing would be saved.
+            # A model without cut points stays whole: recomputing it would save nothing.
             self.segments = (
                 [keras.Model(first, last) for first, last in itertools.pairwise(ends)]
                 if len(ends) > 2
@@ -48,8 +47,8 @@ class Rematerialized:
         self._jit = jit
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        """The logits of `images`, in training."""
-        x, in_trained = images, False  # whether x depends on anything that is trained
+        """Returns the logits of `images`, in training."""
+        x, in_trained = images, False  # whether x depends on a trained variable
         for segment in self.segments[:-1]:
             if in_trained or segment.trainable_variables:
                 x = self._call_twice(segment, x, in_trained)
@@ -59,14 +58,14 @@ class Rematerialized:
         return self.segments[-1](x, training=True)
 
     def _call_twice(self, segment: keras.Model, x: tf.Tensor, with_input: bool) -> tf.Tensor:
-        """`segment(x, training=True)`, computed again for the gradient: of x, too, if `with_input`."""
+        """`segment(x, training=True)`, recomputed for the gradients; also that of x if `with_input`."""
         variables = segment.variables
         trained = {id(variable) for variable in segment.trainable_variables}
         differentiable = [with_input, *(id(variable) in trained for variable in variables)]
         assigned = []
 
         def compute(x, values):
-            """The output, and what the variables would be assigned."""
+            """Returns the output, and the values that the variables would be assigned."""
             with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
                 y = segment(x, training=True)
             return y, [scope.get_current_value(variable) for variable in variables]
@@ -79,16 +78,16 @@ class Rematerialized:
             assigned.extend(variable for variable, _ in changes)
 
             def gradient(upstream, *_):
-                # The computation is the same as the first one but for its input, which comes with the
-                # gradient: that keeps it from being done early, or taken for a copy of the first.
-                again, upstream = _in_step([x, upstream], self._jit)
+                # The barrier makes the recomputation's input depend on the gradient: otherwise the compiler
+                # would run it early, or merge it with the first computation.
+                again, upstream = _barrier([x, upstream], self._jit)
                 sources = [value for value, of in zip((again, *values), differentiable, strict=True) if of]
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(sources)
                     y, _ = compute(again, values)
                 gradients = tape.gradient(y, sources, upstream)
-                # The segment before must not begin while this one's activations are still needed.
-                gradients = iter(_in_step(gradients, self._jit))
+                # The segment before must not start while this one's activations are still needed.
+                gradients = iter(_barrier(gradients, self._jit))
                 return [next(gradients) if of else None for of in differentiable]
 
             return (y, *(new for _, new in changes)), gradient
@@ -99,21 +98,21 @@ class Rematerialized:
         return y
 
 
-def _in_step(tensors: list[tf.Tensor | None], jit: bool) -> list[tf.Tensor | None]:
-    """The same tensors, none of which is there before all are; what is None stays so."""
-    there = [tensor for tensor in tensors if tensor is not None]
-    if jit:  # XLA heeds no control dependencies, and TensorFlow has no kernel for XLA's barrier
+def _barrier(tensors: list[tf.Tensor | None], jit: bool) -> list[tf.Tensor | None]:
+    """A barrier: no output is available before all inputs are; None passes through."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    if jit:  # XLA ignores control dependencies, and TensorFlow has no kernel for XLA's barrier
         from tensorflow.compiler.tf2xla.python import xla
 
-        there = xla.optimization_barrier(*there)
+        present = xla.optimization_barrier(*present)
     else:
-        with tf.control_dependencies(there):
-            there = [tf.identity(tensor) for tensor in there]
-    there = iter(there)
-    return [None if tensor is None else next(there) for tensor in tensors]
+        with tf.control_dependencies(present):
+            present = [tf.identity(tensor) for tensor in present]
+    present = iter(present)
+    return [None if tensor is None else next(present) for tensor in tensors]
 
 
-def _cuts(model: keras.Model) -> list:
+def _cuts(model: keras.Model) -> list[keras.KerasTensor]:
     """The tensors between the segments."""
     tensors, costs = zip(*_pieces(model), strict=True)
     count = max(1, round(math.sqrt(len(costs))))
@@ -126,54 +125,34 @@ def _cuts(model: keras.Model) -> list:
     return [tensors[end] for end in ends]
 
 
-def _pieces(model: keras.Model) -> list[tuple]:
-    """Each tensor that everything behind it depends on alone, and how much is computed up to it.
+def _pieces(model: keras.Model) -> list[tuple[keras.KerasTensor, int]]:
+    """The graph's cut points, each with the number of activations between the one before and it.
 
-    That is the number of elements since the last such tensor that trained layers put out for an
-    image, or 1 if the images' size is not known. The last piece ends with the model's output.
+    A cut point is a tensor that alone connects what is before it with what is behind it; the model's
+    output is the last. Activations are the elements that trained layers put out per image, or 1 per
+    piece if the images' size is not known.
     """
-    nodes = _nodes(model)
-    output = model.outputs[0]
-    uses = collections.Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
-    uses[id(output)] += 1
+    calls = layer_calls(model.outputs[:1])
+    uses = collections.Counter(tensor_key(tensor) for call in calls for tensor in call.inputs)
+    uses[tensor_key(model.outputs[0])] += 1
     live, pieces, cost = set(), [], 0
-    for node in nodes:
-        for tensor in node.input_tensors:
-            uses[id(tensor)] -= 1
-            if not uses[id(tensor)]:
-                live.discard(id(tensor))
-        live.update(id(tensor) for tensor in node.outputs if uses[id(tensor)])
-        if node.is_input:
+    for call in calls:
+        for key in map(tensor_key, call.inputs):
+            uses[key] -= 1
+            if not uses[key]:
+                live.discard(key)
+        live.update(key for key in map(tensor_key, call.outputs) if uses[key])
+        if not call.inputs:
             continue
-        if getattr(node.operation, "trainable", True):
-            cost += sum(_elements(tensor) for tensor in node.outputs)
-        if len(live) == 1 and id(node.outputs[0]) in live:
-            pieces.append((node.outputs[0], cost))
+        if getattr(call.layer, "trainable", True):
+            cost += sum(_elements(tensor) for tensor in call.outputs)
+        if len(live) == 1 and tensor_key(call.outputs[0]) in live:
+            pieces.append((call.outputs[0], cost))
             cost = 0
     if any(None in tensor.shape[1:] for tensor, _ in pieces):
         pieces = [(tensor, 1) for tensor, _ in pieces]
     return pieces
 
 
-def _elements(tensor) -> int:
+def _elements(tensor: keras.KerasTensor) -> int:
     return math.prod(size or 1 for size in tensor.shape[1:])
-
-
-def _nodes(model: keras.Model) -> list:
-    """The nodes of the graph, each behind those that it depends on."""
-    order, seen = [], set()
-    stack = [(_maker(model.outputs[0]), False)]
-    while stack:  # not recursive: cifar_resnet1202 is deeper than Python's stack
-        node, is_ready = stack.pop()
-        if is_ready:
-            order.append(node)
-        elif id(node) not in seen:
-            seen.add(id(node))
-            stack.append((node, True))
-            stack.extend((_maker(tensor), False) for tensor in node.input_tensors)
-    return order
-
-
-def _maker(tensor):
-    history = tensor._keras_history
-    return history.operation._inbound_nodes[history.node_index]

@@ -13,7 +13,7 @@ from keras_resnet.export.serving import INPUT, OUTPUTS, SIGNATURE
 from keras_resnet.export.writers.tensorflow_ops import compute, weight_arrays
 from keras_resnet.export.writers.tflite_metadata import check_labels, write_with_metadata
 from keras_resnet.files import replacing, starts_with
-from keras_resnet.models.resnet import recursion_limit
+from keras_resnet.models.graph import recursion_limit
 from keras_resnet.quiet import quiet
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
