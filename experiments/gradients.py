@@ -246,12 +246,8 @@ def initial_network(recipe: Recipe, seed: int) -> keras.Model:
         seed: of the run.
     """
     keras.utils.set_random_seed(seed)
-    spec = dataclasses.replace(
-        ModelSpec.default(recipe.model, CLASSES),
-        overrides=recipe.model_overrides,
-        input_shape=(recipe.image_size, recipe.image_size, recipe.channels),
-    )
-    return spec.build()
+    shape = (recipe.image_size, recipe.image_size, recipe.channels)
+    return ModelSpec.default(recipe.model, CLASSES, recipe.model_overrides, shape).build()
 
 
 def _logarithms(norms: Sequence[float]) -> np.ndarray:

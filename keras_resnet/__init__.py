@@ -6,7 +6,15 @@ from keras_resnet.models.complexity import Complexity, complexity
 from keras_resnet.models.config import MODELS, ResNetConfig, list_models
 from keras_resnet.models.resnet import BUILDERS, build_model, build_resnet, feature_maps, freeze
 from keras_resnet.version import __version__
-from keras_resnet.weights import Entry, decode_predictions, get_entry, list_weights, preprocess_input
+from keras_resnet.weights import (
+    PretrainedWeights,
+    decode_predictions,
+    get_entry,
+    list_weights,
+    preprocess_input,
+)
+
+Entry = PretrainedWeights  # its name in the first edition
 
 # ResNet18 ... ResNet152, ResNet50V1_5 ..., ResNeXt50_32x4d ..., CifarResNet20 ..., CifarPlainNet20 ...
 globals().update(BUILDERS)
@@ -17,6 +25,7 @@ __all__ = [
     "Entry",
     "InputError",
     "Normalization",
+    "PretrainedWeights",
     "Preprocessing",
     "ResNetConfig",
     "__version__",

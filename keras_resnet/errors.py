@@ -11,6 +11,11 @@ class InputError(ValueError):
     """
 
 
+def one_line(text: object, limit: int = 200) -> str:
+    """Text from a file or another program, fit for a message: printable ASCII on one line, cut at `limit`."""
+    return " ".join(str(text).encode("unicode_escape").decode("ascii")[:limit].split())
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
     """The error for a name that is not in a table, with the nearest ones that are.
 

@@ -86,7 +86,7 @@ def export_and_verify(
         options: of the artifacts; labels, metadata and images' geometry are filled in.
         recipe: of the training, for the model card.
         command: that exports and measures again, for the model card.
-        origin: of weights that others trained, for the model card; its licence goes into the artifacts.
+        origin: of weights that others trained, for the model card; its license goes into the artifacts.
         tell: gets lines about the progress, and the table at the end.
 
     Returns:
@@ -103,8 +103,8 @@ def export_and_verify(
         options or Options(),
         metadata=_metadata(spec, origin),
         labels=spec.labels,
-        evaluation_side=spec.resize,
-        interpolation=spec.interpolation,
+        evaluation_side=spec.preprocessing.resize,
+        interpolation=spec.preprocessing.interpolation,
     )
     if any(TABLE[name].precision == "int8" for name in artifacts):
         # Before anything is written: the exporters would say so after other files.
@@ -135,8 +135,8 @@ def export_and_verify(
         "parameters": cost.parameters,
         "multiply_adds": cost.multiply_adds,
         "images_from": images.source,
-        "evaluation_side": spec.resize,
-        "interpolation": spec.interpolation,
+        "evaluation_side": spec.preprocessing.resize,
+        "interpolation": spec.preprocessing.interpolation,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "options": {name: getattr(options, name) for name in ("io_dtype", "opset", "layout", "dynamic_size")},
         "files": {name: path.relative_to(output_dir).as_posix() for name, path in written.items()},
@@ -189,9 +189,9 @@ def measured(name: str, path: Path, input_shape: tuple[int, int, int]) -> dict:
 def _metadata(spec: ModelSpec, origin: Origin | None) -> dict[str, str]:
     """Strings that travel inside the artifact."""
     scale, offset = spec.normalization.as_scale_and_offset()
-    licence = {} if origin is None else {"license": origin.licence or "NOASSERTION"}  # SPDX's word
+    license = {} if origin is None else {"license": origin.license or "NOASSERTION"}  # SPDX's word
     return {
-        **licence,
+        **license,
         "model": spec.model,
         "classes": str(spec.classes),
         "normalization": json.dumps({"inside": True, "scale": scale, "offset": offset}),
@@ -370,7 +370,8 @@ def _dataset_images(spec: ModelSpec, dataset: str, data_dir: str | None, calibra
         """Shows images as the evaluation of these weights did, whatever its training's augmentation."""
 
         def evaluation_view(self, images):
-            return evaluation_view(images, spec.resize, self.image_size, self.channels, spec.interpolation)
+            resize, interpolation = spec.preprocessing.resize, spec.preprocessing.interpolation
+            return evaluation_view(images, resize, self.image_size, self.channels, interpolation)
 
     height, width, channels = spec.input_shape
     if height != width:

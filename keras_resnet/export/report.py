@@ -7,7 +7,7 @@ from pathlib import Path
 from keras_resnet.export.artifacts import TABLE
 from keras_resnet.export.serving import INPUT, LOGITS, PROBABILITIES
 from keras_resnet.export.verification import LATENCY_HEADERS, difference_text, latency_texts, verdict
-from keras_resnet.weights.registry import Entry
+from keras_resnet.weights.registry import PretrainedWeights
 from keras_resnet.weights.spec import ModelSpec
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -45,14 +45,14 @@ class Origin:
 
     Attributes:
         text: what is known about them, as sentences.
-        licence: of the weights, an SPDX identifier; None where nobody says it.
+        license: of the weights, an SPDX identifier; None where nobody says it.
     """
 
     text: str
-    licence: str | None
+    license: str | None
 
     @classmethod
-    def of(cls, path: Path, entry: Entry | None) -> "Origin":
+    def of(cls, path: Path, entry: PretrainedWeights | None) -> "Origin":
         """Of another zoo's file, which may be a published one."""
         if entry is None:
             return cls(f"The weights are those of `{path.name}`, another zoo's file.", None)
@@ -60,7 +60,7 @@ class Origin:
             f"The weights are `{entry.name}` for `{entry.model}`, published at {entry.url}. Their accuracy "
             f"on ImageNet's validation images, as published ({entry.metrics_source}): top-1 "
             f"{entry.top1:.2f} %, top-5 {entry.top5:.2f} %.",
-            entry.licence,
+            entry.license,
         )
 
 
@@ -214,12 +214,12 @@ def _colours(channels):
 
 def _licence(origin):
     if origin is None:
-        licence = "Apache-2.0 for the exported network."
-    elif origin.licence is None:
-        licence = "The licence of the weights is not known here."
+        license = "Apache-2.0 for the exported network."
+    elif origin.license is None:
+        license = "The license of the weights is not known here."
     else:
-        licence = f"{origin.licence} for the weights, as their publisher states it."
-    return f"{licence} The training data has its own terms."
+        license = f"{origin.license} for the weights, as their publisher states it."
+    return f"{license} The training data has its own terms."
 
 
 def _preprocessing(spec, measured):
@@ -229,13 +229,14 @@ def _preprocessing(spec, measured):
         return f"Bring each image to {height} x {width} pixels with {channels} channels, values 0 to 255."
     axes = "None, ..., None" if channels == 1 else "None"
     shape = (1, *spec.input_shape)
-    side, method = spec.resize, f"Image.Resampling.{spec.interpolation.upper()}"
+    side, interpolation = spec.preprocessing.resize, spec.preprocessing.interpolation
+    method = f"Image.Resampling.{interpolation.upper()}"
     if side is None:
-        how = f"Resize each image to {height} x {width} pixels ({spec.interpolation}){as_measured}"
+        how = f"Resize each image to {height} x {width} pixels ({interpolation}){as_measured}"
         resize = f"photo = photo.resize(({width}, {height}), {method})"
     else:
         how = (
-            f"Resize the shorter side of each image to {side} pixels ({spec.interpolation}) and cut out the "
+            f"Resize the shorter side of each image to {side} pixels ({interpolation}) and cut out the "
             f"{height} x {width} pixels in its centre{as_measured}"
         )
         resize = f"""\

@@ -16,14 +16,14 @@ from keras_resnet.models.config import MODELS, ResNetConfig, get_config
 from keras_resnet.models.graph import recursion_limit
 
 if TYPE_CHECKING:
-    from keras_resnet.weights import Entry
+    from keras_resnet.weights import PretrainedWeights
 
 
 def build_resnet(
     config: ResNetConfig,
     *,
     include_top: bool = True,
-    weights: "str | os.PathLike | Entry | None" = None,
+    weights: "str | os.PathLike | PretrainedWeights | None" = None,
     input_tensor=None,
     input_shape: tuple | None = None,
     pooling: str | None = None,

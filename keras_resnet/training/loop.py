@@ -115,7 +115,8 @@ class _Run:
             )
             self.bad_images.check(options.max_bad_images)
         self.transform = dataclasses.replace(self.transform, normalization=normalization)
-        self.spec = dataclasses.replace(self.spec, normalization=normalization)
+        preprocessing = dataclasses.replace(self.spec.preprocessing, normalization=normalization)
+        self.spec = dataclasses.replace(self.spec, preprocessing=preprocessing)
         self.trainer = Trainer(
             model,
             recipe,
@@ -480,10 +481,10 @@ def _model_spec(recipe: Recipe, dataset: Dataset, transform: Transform) -> Model
         overrides={key: value for key, value in recipe.model_overrides.items() if key != "classes"},
         classes=dataset.classes,
         input_shape=(recipe.image_size, recipe.image_size, recipe.channels),
-        normalization=transform.normalization,
+        preprocessing=Preprocessing(
+            recipe.image_size, transform.evaluation_side, "bilinear", transform.normalization
+        ),
         labels=tuple(dataset.class_names),
-        resize=transform.evaluation_side,
-        interpolation="bilinear",
     )
 
 

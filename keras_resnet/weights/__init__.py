@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from keras_resnet.weights.converters import load_foreign, read_tensors
     from keras_resnet.weights.labels import decode_predictions
     from keras_resnet.weights.native import load_weights, read_spec, save_weights
-    from keras_resnet.weights.registry import Entry, get_entry, list_weights
+    from keras_resnet.weights.registry import PretrainedWeights, get_entry, list_weights
     from keras_resnet.weights.spec import ModelSpec
     from keras_resnet.weights.weight_file import (
         classes_of,
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Entry",
     "ModelSpec",
+    "PretrainedWeights",
     "classes_of",
     "decode_predictions",
     "get_entry",
@@ -42,7 +42,7 @@ __getattr__ = lazy.attach(
         "converters": ["load_foreign", "read_tensors"],
         "labels": ["decode_predictions"],
         "native": ["load_weights", "read_spec", "save_weights"],
-        "registry": ["Entry", "get_entry", "list_weights"],
+        "registry": ["PretrainedWeights", "get_entry", "list_weights"],
         "spec": ["ModelSpec"],
         "weight_file": ["classes_of", "load_pretrained", "preprocess_input", "preprocessing_of", "spec_of"],
     },

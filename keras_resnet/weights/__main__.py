@@ -77,13 +77,13 @@ def entry_rows(model: str | None = None) -> list[tuple[str, ...]]:
                     f"{entry.top5:.2f}",
                     f"{view.resize}, {view.size}",
                     view.interpolation,
-                    entry.licence,
+                    entry.license,
                 )
             )
     return rows
 
 
-HEADER = ("network", "weights", "top-1", "top-5", "side, crop", "interpolation", "licence")
+HEADER = ("network", "weights", "top-1", "top-5", "side, crop", "interpolation", "license")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from keras_resnet.errors import InputError
 from keras_resnet.models.config import get_config
 from keras_resnet.weights.converters import assign_tensors, count_classes, read_tensors
-from keras_resnet.weights.registry import Entry
+from keras_resnet.weights.registry import PretrainedWeights
 from keras_resnet.weights.weight_file import foreign_spec, locate
 
 TOLERANCE = 1e-4
@@ -18,7 +18,7 @@ TOLERANCE = 1e-4
 IMAGES = 4
 
 
-def compare(source: str | os.PathLike | Entry, model: str) -> tuple[str, float]:
+def compare(source: str | os.PathLike | PretrainedWeights, model: str) -> tuple[str, float]:
     """Runs another zoo's weights in its own framework and in ours, on the same images.
 
     Args:

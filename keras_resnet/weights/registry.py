@@ -19,7 +19,7 @@ _MINUS_ONE_TO_ONE = Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class PretrainedWeights:
     """One set of pretrained weights.
 
     Attributes:
@@ -31,7 +31,7 @@ class Entry:
         top1: accuracy on ImageNet's validation images, one crop each, percent.
         top5: the same, for the five likeliest classes.
         metrics_source: where the two are published.
-        licence: of the weights, as their publisher states it; an SPDX identifier.
+        license: of the weights, as their publisher states it; an SPDX identifier.
         preprocessing: with which the accuracies were measured.
         labels: the label set of the logits; see `keras_resnet.weights.labels`.
         default: whether "imagenet" stands for these weights.
@@ -44,7 +44,7 @@ class Entry:
     top1: float
     top5: float
     metrics_source: str
-    licence: str
+    license: str
     preprocessing: Preprocessing
     labels: str = "imagenet"
     default: bool = False
@@ -55,8 +55,8 @@ def _hash_in_name(file: str) -> str:
     return "sha256:" + file.rsplit("-", 1)[1]
 
 
-def _torchvision(model, version, file, top1, top5, resize, default=False) -> Entry:
-    return Entry(
+def _torchvision(model, version, file, top1, top5, resize, default=False) -> PretrainedWeights:
+    return PretrainedWeights(
         name=f"torchvision_{version}",
         model=model,
         url=f"https://download.pytorch.org/models/{file}.pth",
@@ -64,14 +64,14 @@ def _torchvision(model, version, file, top1, top5, resize, default=False) -> Ent
         top1=top1,
         top5=top5,
         metrics_source="torchvision 0.29.2, torchvision/models/resnet.py",
-        licence="BSD-3-Clause",
+        license="BSD-3-Clause",
         preprocessing=Preprocessing(224, resize, "bilinear", _IMAGENET),
         default=default,
     )
 
 
-def _timm(model, tag, folder, file, top1, top5, size, crop, default=False) -> Entry:
-    return Entry(
+def _timm(model, tag, folder, file, top1, top5, size, crop, default=False) -> PretrainedWeights:
+    return PretrainedWeights(
         name=f"timm_{tag}",
         model=model,
         # The repository's present owner: for its former one GitHub redirects to it.
@@ -83,22 +83,22 @@ def _timm(model, tag, folder, file, top1, top5, size, crop, default=False) -> En
             "https://github.com/huggingface/pytorch-image-models/blob/"
             "0173a139a2c66db3a41ebfe1d8ac4fb02483642e/results/results-imagenet.csv"
         ),
-        licence="Apache-2.0",
+        license="Apache-2.0",
         preprocessing=Preprocessing(size, math.floor(size / crop), "bicubic", _IMAGENET),
         default=default,
     )
 
 
-def _applications(model, md5, top1, top5) -> Entry:
+def _applications(model, md5, top1, top5) -> PretrainedWeights:
     if model.endswith("_v2"):
         # Measured at 299, as these were trained; at 224 they are some six points worse. For the
         # shorter side nothing is published: 299 is to 341 as 224 to 256.
-        licence, preprocessing = "BSD-3-Clause", Preprocessing(299, 341, "bicubic", _MINUS_ONE_TO_ONE)
+        license, preprocessing = "BSD-3-Clause", Preprocessing(299, 341, "bicubic", _MINUS_ONE_TO_ONE)
     else:
         # The shorter side and the interpolation: their author, in issue 88 of keras-applications.
-        licence, preprocessing = "MIT", Preprocessing(224, 256, "bicubic", _CAFFE)
+        license, preprocessing = "MIT", Preprocessing(224, 256, "bicubic", _CAFFE)
     file = f"{model.replace('_', '')}_weights_tf_dim_ordering_tf_kernels.h5"
-    return Entry(
+    return PretrainedWeights(
         name="keras_applications",
         model=model,
         url=f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{file}",
@@ -106,7 +106,7 @@ def _applications(model, md5, top1, top5) -> Entry:
         top1=top1,
         top5=top5,
         metrics_source="https://github.com/keras-team/keras-applications#performance",
-        licence=licence,
+        license=license,
         preprocessing=preprocessing,
         default=True,
     )
@@ -114,7 +114,7 @@ def _applications(model, md5, top1, top5) -> Entry:
 
 # A network's default is torchvision's own default, else keras.applications', else timm's RA2.
 # fmt: off
-ENTRIES: tuple[Entry, ...] = (
+ENTRIES: tuple[PretrainedWeights, ...] = (
     # network, version, file, top-1, top-5, shorter side
     _torchvision("resnet18", "v1", "resnet18-f37072fd", 69.758, 89.078, 256, default=True),
     _torchvision("resnet34", "v1", "resnet34-b627a593", 73.314, 91.420, 256, default=True),
@@ -191,7 +191,7 @@ ENTRIES: tuple[Entry, ...] = (
 # fmt: on
 
 
-def find_entries(name: str) -> list[Entry]:
+def find_entries(name: str) -> list[PretrainedWeights]:
     """All weights of a name, over the networks that have them.
 
     Args:
@@ -224,7 +224,7 @@ def list_weights(model: str | None = None) -> list[str]:
     return [f"{entry.model}/{entry.name}" for known in MODELS for entry in _entries_of(known)]
 
 
-def get_entry(name: str, model: str) -> Entry:
+def get_entry(name: str, model: str) -> PretrainedWeights:
     """The weights that `name` means for a network.
 
     Args:
@@ -253,7 +253,7 @@ def get_entry(name: str, model: str) -> Entry:
     raise unknown_name(f"weights of {model}", name, ["imagenet", *names])
 
 
-def _entries_of(model: str) -> list[Entry]:
+def _entries_of(model: str) -> list[PretrainedWeights]:
     """All weights for a network, the default first; `InputError` for an unknown network."""
     get_config(model)
     return sorted((entry for entry in ENTRIES if entry.model == model), key=lambda entry: not entry.default)

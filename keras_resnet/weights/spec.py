@@ -1,62 +1,63 @@
-"""What a weight file belongs to: enough to rebuild the network and feed it correctly."""
+"""ModelSpec: the description of a network that its weight file carries."""
 
 import dataclasses
 import json
 
-from keras_resnet.errors import InputError
+import keras
+
+from keras_resnet.errors import InputError, one_line
 from keras_resnet.images.preprocessing import Normalization, Preprocessing, usual_resize
-from keras_resnet.models.config import MODELS, ResNetConfig, get_config
+from keras_resnet.models.config import ResNetConfig, get_config
+from keras_resnet.models.resnet import build_model
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """A network of the zoo with everything its weights imply.
+    """A network of the zoo, its input and its classes.
 
     Attributes:
         model: a name of `list_models()`.
         overrides: fields of `ResNetConfig` that differ from the zoo's row.
         classes: width of the last layer.
-        input_shape: (height, width, channels), channels last, whatever the image data format.
-        normalization: applied to pixels 0-255 before the network.
+        input_shape: (height, width, channels), channels last for every image data format.
+        preprocessing: from decoded images to the network's input; its size is the input's height.
         labels: class names in the order of the logits, or empty.
-        resize: pixels to which the evaluation resizes an image's shorter side before it cuts out the
-            centre; None: it resizes the whole image to the input's size.
-        interpolation: of that resizing; see `Preprocessing`.
     """
 
     model: str
     overrides: dict
     classes: int
     input_shape: tuple[int, int, int]
-    normalization: Normalization
+    preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
-    resize: int | None = None
-    interpolation: str = "bilinear"
 
     def __post_init__(self):
-        # JSON knows no tuples; a spec must equal itself after a round trip.
+        # JSON has no tuples; a spec must equal itself after a round trip.
         overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in self.overrides.items()}
         object.__setattr__(self, "overrides", overrides)
+        if self.preprocessing.size != self.input_shape[0]:
+            raise InputError(
+                f"the preprocessing is for {self.preprocessing.size} pixels, "
+                f"the input has {self.input_shape[0]}"
+            )
 
     @classmethod
-    def default(cls, model: str, classes: int | None = None) -> "ModelSpec":
-        """The spec of a zoo row whose file says nothing: its paper's input, ImageNet's statistics."""
-        config = get_config(model)
-        return cls(
-            model=model,
-            overrides={},
-            classes=classes or config.classes,
-            input_shape=(config.input_size, config.input_size, 3),
-            normalization=Normalization.imagenet(),
-            resize=_usual_resize(config, config.input_size),
-        )
+    def default(
+        cls,
+        model: str,
+        classes: int | None = None,
+        overrides: dict | None = None,
+        input_shape: tuple[int, int, int] | None = None,
+    ) -> "ModelSpec":
+        """The spec of a network without a description: its paper's input, ImageNet's statistics."""
+        config = get_config(model, **(overrides or {}))
+        shape = input_shape or (config.input_size, config.input_size, 3)
+        resize = _usual_resize(config, shape[0])
+        preprocessing = Preprocessing(shape[0], resize, "bilinear", Normalization.imagenet())
+        return cls(model, overrides or {}, classes or config.classes, shape, preprocessing)
 
-    def build(self, **kwargs):
+    def build(self, **kwargs) -> keras.Model:
         """Builds the network with logits as its output; `kwargs` go to `build_model`."""
-        import keras
-
-        from keras_resnet.models.resnet import build_model
-
         shape = self.input_shape
         if keras.config.image_data_format() == "channels_first":
             shape = (shape[2], shape[0], shape[1])
@@ -64,74 +65,79 @@ class ModelSpec:
         return build_model(self.model, **{**arguments, **self.overrides, **kwargs})
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """From decoded images to the network's input, as the evaluation prepares them."""
-        return Preprocessing(self.input_shape[0], self.resize, self.interpolation, self.normalization)
-
-    @property
-    def is_in_proportion(self) -> bool:
-        """Whether the network may be built: what a file says must not decide about the memory."""
-        sizes = (*self.config.stage_filters, *self.config.stage_depths, self.config.width_per_group)
-        return 1 <= self.classes <= 2**20 and max(sizes) <= 2**12 and self.config.groups <= 2**10
+    def normalization(self) -> Normalization:
+        """The normalization of `preprocessing`."""
+        return self.preprocessing.normalization
 
     @property
     def config(self) -> ResNetConfig:
         """The network's config."""
         return get_config(self.model, **self.overrides)
 
-    def check_architecture(self, config: ResNetConfig, source: object) -> None:
-        """Refuses weights whose tensors would fit a network that computes something else.
-
-        v1 and v1.5, or a plain net and its residual twin with option A, have the same tensors.
-
-        Args:
-            config: of the network that is to take the weights this spec came with.
-            source: their file, for the message.
-
-        Raises:
-            InputError: the networks differ; it says in what.
-        """
-        ours = config.architecture
-        for field, theirs in self.config.architecture.items():
-            if theirs != ours[field]:
-                raise InputError(
-                    f"{source} holds {self.model}, another network: "
-                    f"{field} is {theirs!r} there, {ours[field]!r} here"
-                )
-
     def to_json(self) -> str:
         """One line of JSON with sorted keys."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        fields = {
+            "model": self.model,
+            "overrides": self.overrides,
+            "classes": self.classes,
+            "input_shape": self.input_shape,
+            "normalization": dataclasses.asdict(self.normalization),
+            "labels": self.labels,
+            "resize": self.preprocessing.resize,
+            "interpolation": self.preprocessing.interpolation,
+        }
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelSpec":
         """Reads what `to_json` wrote; `InputError` for anything else."""
         try:
             fields = json.loads(text)
-            spec = cls(
-                model=fields["model"],
-                overrides=dict(fields["overrides"]),
-                classes=int(fields["classes"]),
-                input_shape=tuple(int(size) for size in fields["input_shape"]),
-                normalization=Normalization(**fields["normalization"]),
-                labels=tuple(str(label) for label in fields["labels"]),
-                interpolation=fields.get("interpolation", "bilinear"),
+            model, overrides, classes = fields["model"], dict(fields["overrides"]), int(fields["classes"])
+            height, width, channels = (int(size) for size in fields["input_shape"])
+            config = get_config(model, **overrides)
+            _check_proportions(config, classes)
+            preprocessing = Preprocessing(
+                height,
+                fields.get("resize", _usual_resize(config, height)),  # older files lack it
+                fields.get("interpolation", "bilinear"),
+                Normalization(**fields["normalization"]),
             )
-            known = spec.model in MODELS
-            if known and not spec.is_in_proportion:
-                raise ValueError("it asks for a network out of all proportion")
-            if known and len(spec.input_shape) == 3:
-                # Older files do not say it.
-                usual = _usual_resize(spec.config, spec.input_shape[0])
-                spec = dataclasses.replace(spec, resize=fields.get("resize", usual))
-                _ = spec.preprocessing  # refuses what is out of range
+            labels = tuple(str(label) for label in fields["labels"])
+            return cls(model, overrides, classes, (height, width, channels), preprocessing, labels)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise InputError(f"the description inside the weight file is broken: {error}") from None
-        if not known or len(spec.input_shape) != 3:
-            raise InputError(f"the weight file describes an unknown network {spec.model!r}")
-        return spec
+            raise InputError(f"the description inside the weight file is broken: {one_line(error)}") from None
+
+
+def check_architecture(source: object, model: str, theirs: ResNetConfig, ours: ResNetConfig) -> None:
+    """Refuses weights whose tensors would fit a network that computes something else.
+
+    v1 and v1.5, or a plain network and its residual twin with option A, have the same tensors.
+
+    Args:
+        source: the weights, for the message.
+        model: their network's name, for the message.
+        theirs: the network that the weights are of.
+        ours: the network that takes them.
+
+    Raises:
+        InputError: the networks differ; the message names the first field that does.
+    """
+    for field, value in theirs.architecture.items():
+        if value != ours.architecture[field]:
+            raise InputError(
+                f"{source} holds weights of {model}, another network: "
+                f"{field} is {value!r} there, {ours.architecture[field]!r} here"
+            )
+
+
+def _check_proportions(config: ResNetConfig, classes: int) -> None:
+    """A description in a file must not decide how much memory is used."""
+    sizes = (*config.stage_filters, *config.stage_depths, config.width_per_group)
+    if not 1 <= classes <= 2**20 or max(sizes) > 2**12 or config.groups > 2**10:
+        raise ValueError("it asks for a network out of all proportion")
 
 
 def _usual_resize(config: ResNetConfig, size: int) -> int | None:
-    """As in the paper for networks of ImageNet's kind at their size; others see whole images."""
+    """As in the paper for networks of ImageNet's kind at their size; others take whole images."""
     return usual_resize(size) if config.stem != "cifar" and size == config.input_size else None

@@ -21,13 +21,13 @@ from keras_resnet.weights.converters import (
 from keras_resnet.weights.download import fetch
 from keras_resnet.weights.labels import labels
 from keras_resnet.weights.native import load_weights, read_spec
-from keras_resnet.weights.registry import Entry, find_entries, get_entry, list_weights
-from keras_resnet.weights.spec import ModelSpec
+from keras_resnet.weights.registry import PretrainedWeights, find_entries, get_entry, list_weights
+from keras_resnet.weights.spec import ModelSpec, check_architecture
 from keras_resnet.weights.transfer import own_layers
 
 
 def load_pretrained(
-    model: keras.Model, config: ResNetConfig, weights: str | os.PathLike | Entry
+    model: keras.Model, config: ResNetConfig, weights: str | os.PathLike | PretrainedWeights
 ) -> Preprocessing | None:
     """Loads published or own weights into a network that was built here.
 
@@ -36,7 +36,7 @@ def load_pretrained(
     Args:
         model: of `build_resnet`, not cut to its features.
         config: of the model.
-        weights: an `Entry`, the name of one, or a file's path.
+        weights: an `PretrainedWeights`, the name of one, or a file's path.
 
     Returns:
         How images are prepared for these weights and this model's input, or None where nobody says.
@@ -49,7 +49,7 @@ def load_pretrained(
     if path.suffix in HDF5 and not is_applications(path, config):
         spec = read_spec(path)
         if spec is not None:
-            spec.check_architecture(config, path)
+            check_architecture(path, spec.model, spec.config, config)
         load_weights(model, path, transfer=True)
         preprocessing = None if spec is None else spec.preprocessing
     else:
@@ -58,17 +58,19 @@ def load_pretrained(
     return None if preprocessing is None else _for_input(preprocessing, model)
 
 
-def locate(weights: str | os.PathLike | Entry, config: ResNetConfig) -> tuple[Path, Entry | None]:
+def locate(
+    weights: str | os.PathLike | PretrainedWeights, config: ResNetConfig
+) -> tuple[Path, PretrainedWeights | None]:
     """The file of weights, fetched if it must be, and the entry that it belongs to, if any.
 
     Args:
-        weights: an `Entry`, the name of one, or a file's path.
+        weights: an `PretrainedWeights`, the name of one, or a file's path.
         config: of the network that is to take them.
 
     Raises:
         InputError: there is no such entry, it is of another network, or it cannot be fetched.
     """
-    if isinstance(weights, Entry):
+    if isinstance(weights, PretrainedWeights):
         entry = weights
     elif weights in list_weights():
         entry = _entry_of_full_name(weights)
@@ -76,7 +78,7 @@ def locate(weights: str | os.PathLike | Entry, config: ResNetConfig) -> tuple[Pa
         entry = get_entry(weights, _zoo_name(config, weights))
     else:
         return Path(weights), None
-    _check_architecture(entry, config)
+    check_architecture(f"{entry.name!r}", entry.model, get_config(entry.model), config)
     return fetch(entry.url, entry.digest), entry
 
 
@@ -91,11 +93,11 @@ def classes_of(weights: str | os.PathLike, config: ResNetConfig) -> int | None:
     return count_classes(read_tensors(path)[1])
 
 
-def spec_of(weights: str | os.PathLike | Entry, model: str) -> ModelSpec:
+def spec_of(weights: str | os.PathLike | PretrainedWeights, model: str) -> ModelSpec:
     """What weights say about themselves: their network, classes, labels and preprocessing.
 
     Args:
-        weights: an `Entry`, the name of one, or a file's path.
+        weights: an `PretrainedWeights`, the name of one, or a file's path.
         model: the zoo's name of their network; a file of our own may say another.
 
     Raises:
@@ -109,7 +111,9 @@ def spec_of(weights: str | os.PathLike | Entry, model: str) -> ModelSpec:
     return foreign_spec(model, kind, count_classes(tensors), entry)
 
 
-def foreign_spec(model: str, kind: str, classes: int | None, entry: Entry | None = None) -> ModelSpec:
+def foreign_spec(
+    model: str, kind: str, classes: int | None, entry: PretrainedWeights | None = None
+) -> ModelSpec:
     """The description of another zoo's weights, whose file has none.
 
     Args:
@@ -126,24 +130,24 @@ def foreign_spec(model: str, kind: str, classes: int | None, entry: Entry | None
         overrides={},
         classes=classes or config.classes,
         input_shape=(preprocessing.size, preprocessing.size, 3),
-        normalization=preprocessing.normalization,
+        preprocessing=preprocessing,
         labels=tuple(names) if len(names) == classes else (),
-        resize=preprocessing.resize,
-        interpolation=preprocessing.interpolation,
     )
 
 
-def preprocessing_of(weights: str | os.PathLike | Entry, model: str | None = None) -> Preprocessing:
+def preprocessing_of(
+    weights: str | os.PathLike | PretrainedWeights, model: str | None = None
+) -> Preprocessing:
     """How images are prepared for weights.
 
     Args:
-        weights: an `Entry`, the name of one, or a file of our own.
+        weights: an `PretrainedWeights`, the name of one, or a file of our own.
         model: a name of `list_models()`, for an entry's name that several networks have.
 
     Raises:
         InputError: there is no such entry or file, the file does not say it, or networks differ in it.
     """
-    if isinstance(weights, Entry):
+    if isinstance(weights, PretrainedWeights):
         return weights.preprocessing
     check_kind(weights)
     if weights in list_weights():
@@ -165,14 +169,14 @@ def preprocessing_of(weights: str | os.PathLike | Entry, model: str | None = Non
 
 
 def preprocess_input(
-    x, weights: str | os.PathLike | Entry, model: str | None = None, crop: bool = True
+    x, weights: str | os.PathLike | PretrainedWeights, model: str | None = None, crop: bool = True
 ) -> np.ndarray:
     """Prepares images as the evaluation of published weights did.
 
     Args:
         x: images as `Preprocessing` takes them: (height, width, channels) or (n, height, width, channels),
             uint8 or float, 0-255, red, green, blue.
-        weights: an `Entry`, the name of one, or a file of our own.
+        weights: an `PretrainedWeights`, the name of one, or a file of our own.
         model: a name of `list_models()`, where the entry's name is that of several which differ.
         crop: whether images are resized and cut out, as torchvision's `transforms()` do; without it
             they are only normalized, as keras.applications' function of this name does.
@@ -188,11 +192,13 @@ def preprocess_input(
 
 def check_kind(weights: object) -> None:
     """Raises `InputError` for what can be neither an entry, nor a name, nor a path."""
-    if not isinstance(weights, str | os.PathLike | Entry):
-        raise InputError(f"weights is a name of list_weights(), a path or an Entry; got {weights!r}")
+    if not isinstance(weights, str | os.PathLike | PretrainedWeights):
+        raise InputError(
+            f"weights is a name of list_weights(), a path or an PretrainedWeights; got {weights!r}"
+        )
 
 
-def _entry_of_full_name(name: str) -> Entry:
+def _entry_of_full_name(name: str) -> PretrainedWeights:
     """Of "resnet50_v1_5/torchvision_v2", as `list_weights()` has it."""
     model, name = name.split("/")
     return get_entry(name, model)
@@ -213,16 +219,6 @@ def _zoo_name(config: ResNetConfig, weights: str) -> str:
         if row.architecture == config.architecture:
             return name
     raise InputError(f"no zoo's network has these options, so there are no weights {weights!r} for it")
-
-
-def _check_architecture(entry: Entry, config: ResNetConfig) -> None:
-    ours = config.architecture
-    for field, theirs in MODELS[entry.model].architecture.items():
-        if theirs != ours[field]:
-            raise InputError(
-                f"weights {entry.name!r} are of {entry.model}: "
-                f"{field} is {theirs!r} there, {ours[field]!r} here"
-            )
 
 
 def _for_input(preprocessing: Preprocessing, model: keras.Model) -> Preprocessing | None:

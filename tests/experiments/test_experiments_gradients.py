@@ -236,10 +236,8 @@ def untrained(tmp_path):
                 arrays = {name: row["epoch"] * value for name, value in weights.items()}
                 checkpoint = checkpoints.Checkpoint(int(row["step"]), arrays, {})
                 checkpoints.save(found.workdir.checkpoints, checkpoint, run.keep)
-            spec = dataclasses.replace(
-                ModelSpec.default(run.recipe.model),
-                overrides=run.recipe.model_overrides,
-                input_shape=(8, 8, 3),
+            spec = ModelSpec.default(
+                run.recipe.model, overrides=run.recipe.model_overrides, input_shape=(8, 8, 3)
             )
             save_weights(model, found.workdir.weights, spec)
         outcomes[run] = found

@@ -147,9 +147,7 @@ def test_a_report_of_untrained_networks(tmp_path):
         if run.name == "cifar_plain32-seed1":
             found = outcome(run, tmp_path, [], failure="loss or gradient is not finite at step 3")
         else:
-            spec = dataclasses.replace(
-                ModelSpec.default(run.recipe.model), overrides=small, input_shape=(8, 8, 3)
-            )
+            spec = ModelSpec.default(run.recipe.model, overrides=small, input_shape=(8, 8, 3))
             found.workdir.path.mkdir()
             save_weights(spec.build(), found.workdir.weights, spec)
         outcomes[run] = found

@@ -28,8 +28,9 @@ from keras_resnet.weights import weight_file as pretrained
 REPOSITORY = Path(__file__).parents[2]
 FORMATS = ["--formats=onnx,tflite"]  # the third costs a process, and is tested elsewhere
 LABELS = [f"digit {index}" for index in range(10)]
+SPEC = spec_of("cifar_resnet20", SMALL_CIFAR, labels=LABELS)
 SPEC = dataclasses.replace(
-    spec_of("cifar_resnet20", SMALL_CIFAR, labels=LABELS), resize=36, interpolation="bicubic"
+    SPEC, preprocessing=dataclasses.replace(SPEC.preprocessing, resize=36, interpolation="bicubic")
 )
 
 
@@ -266,7 +267,7 @@ def test_a_file_of_another_zoo(tiny_resnet18, tmp_path):
     assert (properties["license"], properties["labels"]) == ("NOASSERTION", "[]")
     card = (output / "MODEL_CARD.md").read_text()
     assert "The weights are those of `other.safetensors`, another zoo's file." in card
-    assert "The licence of the weights is not known here." in card
+    assert "The license of the weights is not known here." in card
     assert "Apache" not in card
 
     with pytest.raises(InputError, match=r"--classes=12, .*other\.safetensors has weights of classes 7"):
@@ -296,14 +297,14 @@ def test_published_weights_by_their_name(tiny_resnet18, name, side, interpolatio
     labels = json.loads(properties["labels"])
     assert (len(labels), labels[0], labels[-1]) == (1000, "tench", "toilet tissue")
     assert tuple(labels) == read_labels(output / "model.tflite")
-    assert properties["license"] == entry.licence
+    assert properties["license"] == entry.license
     card = (output / "MODEL_CARD.md").read_text()
     for expected in (
         f"The weights are `{name}` for `resnet18`, published at {entry.url}.",
         f"top-1 {entry.top1:.2f} %",
         f"Resize the shorter side of each image to {side} pixels ({interpolation})",
         f"Image.Resampling.{interpolation.upper()}",
-        f"{entry.licence} for the weights",
+        f"{entry.license} for the weights",
         f"python -m export --model=resnet18 --weights={name}",
         "  0 tench",
     ):

@@ -3,19 +3,21 @@
 import keras
 import numpy as np
 
-from keras_resnet.images.preprocessing import Normalization
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.weights import ModelSpec, save_weights
 
 
-def tiny_spec(classes=10, size=16, channels=3, labels=(), **changes):
+def tiny_spec(classes=10, size=16, channels=3, labels=(), resize=None, normalization=None, **changes):
     """A network of a few hundred weights; the statistics are those of nobody."""
-    normalization = Normalization((30.0, 40.0, 50.0)[:channels], (60.0, 50.0, 40.0)[:channels])
+    normalization = normalization or Normalization(
+        (30.0, 40.0, 50.0)[:channels], (60.0, 50.0, 40.0)[:channels]
+    )
     fields = {
         "model": "cifar_resnet20",
         "overrides": {"stage_depths": (1, 1, 1), "stage_filters": (4, 8, 8)},
         "classes": classes,
         "input_shape": (size, size, channels),
-        "normalization": normalization,
+        "preprocessing": Preprocessing(size, resize, "bilinear", normalization),
         "labels": tuple(labels),
     }
     return ModelSpec(**{**fields, **changes})

@@ -33,7 +33,11 @@ def spec_of(model, overrides=None, size=None, normalization=None, labels=(), cla
         spec,
         overrides=dict(overrides or {}),
         input_shape=(size, size, 3) if size else spec.input_shape,
-        normalization=normalization or spec.normalization,
+        preprocessing=dataclasses.replace(
+            spec.preprocessing,
+            size=size or spec.preprocessing.size,
+            normalization=normalization or spec.normalization,
+        ),
         labels=tuple(labels),
     )
 

@@ -127,7 +127,7 @@ def test_finetune_on_its_own_dataset_from_published_weights(tmp_path, monkeypatc
     recipe = get_recipe("finetune", "resnet18").replace(freeze="C4", image_size=64, batch_size=4, steps=2)
     train(recipe, tmp_path / "run", RunOptions(strategy="mirrored", data_dir=str(tmp_path / "tfds")))
     spec = read_spec(tmp_path / "run" / "model.weights.h5")
-    assert (spec.classes, spec.input_shape, spec.resize) == (10, (64, 64, 3), 73)
+    assert (spec.classes, spec.input_shape, spec.preprocessing.resize) == (10, (64, 64, 3), 73)
     assert spec.normalization == get_entry("imagenet", "resnet18").preprocessing.normalization
     ours = spec.build(weights=str(tmp_path / "run" / "model.weights.h5"))
     for layer in ours.layers:

@@ -11,7 +11,7 @@ from keras_resnet import InputError, build_model
 from keras_resnet.data import Transform, evaluation_batches, open_dataset
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.training import get_recipe, train
-from keras_resnet.weights import Entry, ModelSpec, read_spec, save_weights
+from keras_resnet.weights import ModelSpec, PretrainedWeights, read_spec, save_weights
 from keras_resnet.weights import weight_file as pretrained
 
 THEIRS = Normalization((100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
@@ -19,7 +19,8 @@ THEIRS = Normalization((100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
 
 def write_weights(path, normalization=THEIRS, size=16, described=True):
     """A network of 7 classes and 3 channels whose every variable differs from a fresh one's."""
-    spec = ModelSpec("cifar_resnet20", TINY, 7, (size, size, 3), normalization)
+    preprocessing = Preprocessing(size, None, "bilinear", normalization)
+    spec = ModelSpec("cifar_resnet20", TINY, 7, (size, size, 3), preprocessing)
     model = spec.build()
     random = np.random.default_rng(3)
     for variable in model.variables:
@@ -137,7 +138,7 @@ def test_one_channel_with_imagenets_statistics(tmp_path, tiny, run_options):
 @pytest.fixture
 def entry(monkeypatch, weights):
     """An entry "theirs" of cifar_resnet20 whose file need not be fetched."""
-    row = Entry(
+    row = PretrainedWeights(
         name="theirs",
         model="cifar_resnet20",
         url="https://example.org/theirs.weights.h5",
@@ -145,7 +146,7 @@ def entry(monkeypatch, weights):
         top1=90.0,
         top5=99.0,
         metrics_source="this test",
-        licence="MIT",
+        license="MIT",
         preprocessing=Preprocessing(32, None, "bilinear", THEIRS),
     )
     monkeypatch.setattr("keras_resnet.weights.registry.ENTRIES", (row,))
@@ -155,7 +156,7 @@ def entry(monkeypatch, weights):
 
 def weights_of(row, path):
     """The entry's file: of the zoo's own network, not of the tiny one."""
-    spec = ModelSpec(row.model, {}, 7, (32, 32, 3), row.preprocessing.normalization)
+    spec = ModelSpec(row.model, {}, 7, (32, 32, 3), row.preprocessing)
     return save_weights(spec.build(), path, spec)
 
 
@@ -206,7 +207,7 @@ def test_the_saved_files_model_prepares_images_as_the_evaluation_did(
     train(recipe, tmp_path, run_options())
     file = tmp_path / "model.weights.h5"
     spec = read_spec(file)
-    assert (spec.resize, spec.interpolation) == (
+    assert (spec.preprocessing.resize, spec.preprocessing.interpolation) == (
         32 if augmentation == "scale_crop_flip" else None,
         "bilinear",
     )

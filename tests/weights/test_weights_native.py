@@ -13,7 +13,7 @@ import pytest
 from helpers.zoo_networks import images, randomize
 
 from keras_resnet import InputError, build_model
-from keras_resnet.images.preprocessing import Normalization
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.weights import ModelSpec, load_pretrained, load_weights, read_spec, save_weights
 
 SMALL = {"stage_depths": (1, 1), "stage_filters": (8, 12), "stem": "cifar", "shortcut": "B"}
@@ -25,8 +25,7 @@ def small(name="resnet50", classes=5, seed=None, **overrides):
 
 
 def spec_of(name="resnet50", classes=5, **overrides):
-    spec = ModelSpec.default(name, classes)
-    return dataclasses.replace(spec, overrides={**SMALL, **overrides}, input_shape=(16, 16, 3))
+    return ModelSpec.default(name, classes, {**SMALL, **overrides}, (16, 16, 3))
 
 
 def equal_weights(a, b):
@@ -116,9 +115,9 @@ def test_other_precisions(policy, tmp_path):
 
 def test_spec_round_trip(tmp_path):
     per_pixel = np.random.default_rng(0).uniform(90, 160, (16, 16, 3)).astype("float32")
-    spec = dataclasses.replace(
-        spec_of(), normalization=Normalization(per_pixel, (1, 1, 1)), labels=("cat", "dög", "x", "y", "z")
-    )
+    preprocessing = Preprocessing(16, 18, "bicubic", Normalization(per_pixel, (1, 1, 1)))
+    labels = ("cat", "dög", "x", "y", "z")
+    spec = dataclasses.replace(spec_of(), preprocessing=preprocessing, labels=labels)
     assert ModelSpec.from_json(spec.to_json()).to_json() == spec.to_json()
     again = read_spec(save_weights(small(), tmp_path / "m.weights.h5", spec))
     assert again.normalization == spec.normalization
@@ -131,8 +130,11 @@ def test_spec_round_trip(tmp_path):
 
 def test_real_per_pixel_mean_fits_into_a_file(tmp_path):
     """An attribute of an HDF5 file holds 64 KiB unless it is stored apart."""
+    mean = np.random.default_rng(0).normal(size=(224, 224, 3))
     spec = dataclasses.replace(
-        spec_of(), normalization=Normalization(np.random.default_rng(0).normal(size=(224, 224, 3)), (1, 1, 1))
+        spec_of(),
+        input_shape=mean.shape,
+        preprocessing=Preprocessing(224, None, "bilinear", Normalization(mean, (1, 1, 1))),
     )
     path = save_weights(small(), tmp_path / "m.weights.h5", spec)
     assert read_spec(path) == spec

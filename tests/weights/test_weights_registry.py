@@ -59,7 +59,7 @@ def test_the_digest_is_whole_or_the_one_in_the_files_name(entry):
 def test_the_accuracies_are_percent_and_have_a_source(entry):
     assert 65 < entry.top1 < entry.top5 < 97
     assert entry.metrics_source
-    assert entry.licence in {"BSD-3-Clause", "MIT", "Apache-2.0"}
+    assert entry.license in {"BSD-3-Clause", "MIT", "Apache-2.0"}
 
 
 @each
