@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from experiments.settings import Setting
 from keras_resnet.data import Dataset, Transform, evaluation_batches, open_dataset, steps_per_epoch
-from keras_resnet.errors import InputError
+from keras_resnet.errors import CommandFailed, InputError
 from keras_resnet.models.config import get_config
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import Recipe
@@ -35,7 +35,7 @@ CLASSES = 10
 """Of all three datasets; guessing is right once in so many times."""
 
 
-class RunFailed(Exception):
+class RunFailed(CommandFailed):
     """A run ended in a way that is no result; the message is one line."""
 
 

@@ -1,14 +1,26 @@
-"""The one exception for what a person got wrong, and the sentence for a mistyped name."""
+"""Exceptions that end a command with one line and an exit status, and checks that raise them."""
 
 import difflib
 from collections.abc import Iterable
 
 
-class InputError(ValueError):
-    """Bad input from a person: one line that says what is wrong and what would be right.
+class CommandFailed(Exception):
+    """Ends a command: `keras_resnet.cli` prints the message in one line and exits with `status`."""
 
-    The command-line programs print it and exit with status 2 (see `keras_resnet.cli`).
-    """
+    status = 1
+    prefix = "error: "
+
+
+class InputError(CommandFailed, ValueError):
+    """Invalid input from the user: the message says what is wrong and what would be right."""
+
+    status = 2
+
+
+def require(condition: bool, sentence: str, value: object) -> None:
+    """Raises `InputError("SENTENCE; got VALUE")` unless the condition holds."""
+    if not condition:
+        raise InputError(f"{sentence}; got {value!r}")
 
 
 def one_line(text: object, limit: int = 200) -> str:

@@ -1,22 +1,23 @@
-"""TensorFlow and its converters talk a lot; what they say is shown only when they fail."""
+"""Holds back what TensorFlow and its converters write to standard error."""
 
 import contextlib
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import BinaryIO
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Holds back what Python and C++ write to standard error; after an exception, shows it."""
+    """Captures what Python and C++ write to standard error; shows it only if the body raises."""
     sys.stderr.flush()
     try:
         saved = os.dup(2)
     except OSError:  # standard error is closed: nothing to hold back
         yield
         return
-    with tempfile.TemporaryFile() as held:
+    with _buffer() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
@@ -27,6 +28,12 @@ def quiet() -> Iterator[None]:
             raise
         else:
             _restore(saved)
+
+
+def _buffer() -> BinaryIO:
+    if hasattr(os, "memfd_create"):  # Linux; needs no writable folder
+        return open(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _restore(saved: int) -> None:

@@ -21,11 +21,11 @@ from keras_resnet.classification.protocols import (
     mean_over_places,
 )
 from keras_resnet.data import BadImages, Dataset
-from keras_resnet.errors import InputError
+from keras_resnet.errors import CommandFailed, InputError
 from keras_resnet.training.distribution import Distribution
 
 
-class EvaluationFailed(Exception):
+class EvaluationFailed(CommandFailed):
     """The evaluation cannot go on by itself; the message is one line."""
 
 

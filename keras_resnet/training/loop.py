@@ -24,7 +24,7 @@ from keras_resnet.data import (
     steps_per_epoch,
     training_batches,
 )
-from keras_resnet.errors import InputError
+from keras_resnet.errors import CommandFailed, InputError
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.models.config import get_config
 from keras_resnet.models.resnet import freeze
@@ -41,12 +41,15 @@ from keras_resnet.weights import ModelSpec, load_pretrained, save_weights
 _NORMALIZATION = ("mean", "std")  # fields of a `Normalization`, as checkpoints keep them
 
 
-class TrainingFailed(Exception):
+class TrainingFailed(CommandFailed):
     """The run cannot go on by itself; the message is one line."""
 
 
-class Preempted(Exception):
+class Preempted(CommandFailed):
     """The run was asked to stop, and has left a checkpoint to go on from."""
+
+    status = 143  # as after SIGTERM
+    prefix = ""
 
 
 def train(recipe: Recipe, workdir: str | Path, options: RunOptions | None = None) -> dict:

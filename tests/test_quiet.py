@@ -1,0 +1,37 @@
+"""Standard error is held back, and shown after an exception; no folder needs to be writable."""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from keras_resnet.quiet import quiet
+
+
+def test_shown_only_after_an_exception(capfd):
+    with quiet():
+        os.write(2, b"chatter\n")
+        print("more", file=sys.stderr)
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ValueError, match="broken"), quiet():
+        os.write(2, b"reason\n")
+        raise ValueError("broken")
+    assert capfd.readouterr().err == "reason\n"
+
+
+def test_without_a_writable_folder(monkeypatch, capfd):
+    def refuse(*args, **kwargs):
+        raise OSError("Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with quiet():
+        os.write(2, b"chatter\n")
+    assert capfd.readouterr().err == ""
+
+
+def test_without_standard_error():
+    code = "from keras_resnet.quiet import quiet\nwith quiet(): print('done')"
+    done = subprocess.run(f'{sys.executable} -c "{code}" 2>&-', shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done\n")
