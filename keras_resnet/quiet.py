@@ -11,12 +11,11 @@ from typing import BinaryIO
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Captures what Python and C++ write to standard error; shows it only if the body raises."""
-    sys.stderr.flush()
-    try:
-        saved = os.dup(2)
-    except OSError:  # standard error is closed: nothing to hold back
+    if sys.stderr is None:  # standard error is closed: nothing to hold back
         yield
         return
+    sys.stderr.flush()
+    saved = os.dup(2)
     with _buffer() as held:
         os.dup2(held.fileno(), 2)
         try:
