@@ -128,7 +128,7 @@ def _ours(folder: Path) -> Callable[[], float]:
     from keras_resnet.images.preprocessing import Normalization
 
     split = open_dataset(f"folder:{folder}").split("train")
-    transform = Transform(_SIZE, normalization=Normalization.imagenet(), augmentation="inception")
+    transform = Transform.create(_SIZE, Normalization.imagenet(), "inception")
     epochs = iter(range(1_000_000))
 
     def measure() -> float:
@@ -255,7 +255,7 @@ from keras_resnet.data import BadImages, Transform, open_dataset, training_batch
 from keras_resnet.images.preprocessing import Normalization
 folder, batch, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 split = open_dataset(f"folder:{folder}").split("train")
-transform = Transform(size, normalization=Normalization.imagenet(), augmentation="inception")
+transform = Transform.create(size, Normalization.imagenet(), "inception")
 peaks, steps = [], len(split) // batch
 batches = training_batches(split, transform, global_batch=batch, seed=0, epoch=0, bad=BadImages())
 for step, _ in enumerate(batches):
@@ -282,7 +282,7 @@ def _seconds_to_skip(split) -> float:
     from keras_resnet.data import BadImages, Transform, training_batches
     from keras_resnet.images.preprocessing import Normalization
 
-    transform = Transform(32, normalization=Normalization.imagenet(), augmentation="inception")
+    transform = Transform.create(32, Normalization.imagenet(), "inception")
     begun = time.perf_counter()
     batches = training_batches(
         split,

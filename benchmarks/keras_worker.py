@@ -137,11 +137,8 @@ def _loop(spec, folder: Path):
     )
     options = RunOptions(strategy="one_device", data_dir=str(folder / "data"))
     split = open_dataset("synthetic", options.data_dir).split("train")
-    transform = Transform(
-        recipe.image_size,
-        normalization=dataset_statistics(split, recipe.image_size),
-        augmentation=recipe.augmentation,
-    )
+    normalization = dataset_statistics(split, recipe.image_size)
+    transform = Transform.create(recipe.image_size, normalization, recipe.augmentation)
     batches = training_batches(split, transform, global_batch=recipe.batch_size, seed=0, epoch=0).cache()
     for _ in batches:
         pass  # fills the cache

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from experiments.settings import Setting
-from keras_resnet.data import Dataset, Transform, evaluation_batches, open_dataset, steps_per_epoch
+from keras_resnet.data import Dataset, evaluation_batches, open_dataset, steps_per_epoch
 from keras_resnet.errors import CommandFailed, InputError
 from keras_resnet.models.config import get_config
 from keras_resnet.run_folder import RunFolder
@@ -176,9 +176,8 @@ def network_images(
     Returns:
         float32 (images, height, width, channels) and int32 (images,).
     """
-    spec, recipe = read_spec(outcome.workdir.weights), outcome.run.recipe
-    transform = Transform(recipe.image_size, channels=recipe.channels, normalization=spec.normalization)
-    batches = evaluation_batches(dataset.split(split), transform, global_batch=count)
+    spec = read_spec(outcome.workdir.weights)
+    batches = evaluation_batches(dataset.split(split), spec.preprocessing, global_batch=count)
     batch = next(iter(batches))
     real = batch["weights"].numpy() > 0
     return batch["images"].numpy()[real], batch["labels"].numpy()[real]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from keras_resnet import lazy
 
 if TYPE_CHECKING:
-    from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation, progressive_size
+    from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation, get_augmentation, progressive_size
     from keras_resnet.data.decoding import BadImages
     from keras_resnet.data.pipeline import (
         Transform,
@@ -28,6 +28,7 @@ __all__ = [
     "Transform",
     "dataset_statistics",
     "evaluation_batches",
+    "get_augmentation",
     "open_dataset",
     "progressive_size",
     "raw_images",
@@ -38,7 +39,7 @@ __all__ = [
 __getattr__ = lazy.attach(
     __name__,
     {
-        "augmentation": ["AUGMENTATIONS", "Augmentation", "progressive_size"],
+        "augmentation": ["AUGMENTATIONS", "Augmentation", "get_augmentation", "progressive_size"],
         "decoding": ["BadImages"],
         "pipeline": [
             "Transform",

@@ -5,7 +5,6 @@ Exit status: 0; 1 if `check` finds an unusable image; 2 for bad input, with one 
 
 # argparse as in `python -m keras_resnet.weights`, which has commands, too.
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,17 +66,20 @@ def preview(
     dataset = chosen.dataset if dataset is None else dataset
     augmentation = chosen.augmentation if augmentation is None else augmentation
     normalization = Normalization.imagenet().for_channels(chosen.channels)
-    transform = Transform(
-        chosen.image_size, channels=chosen.channels, normalization=normalization, augmentation=augmentation
-    )
+    transform = Transform.create(chosen.image_size, normalization, augmentation)
     opened = open_dataset(dataset, data_dir)
     split = opened.split(chosen.train_split)
     few, titles = few_examples(split, opened.class_names, images, transform)
     if chosen.normalization in ("per_channel", "per_pixel"):
         # Of these images alone: it is undone for the sheet and only colours what is filled with zeros.
-        per_pixel = chosen.normalization == "per_pixel"
-        normalization = dataset_statistics(few, chosen.image_size, chosen.channels, per_pixel, augmentation)
-        transform = dataclasses.replace(transform, normalization=normalization)
+        normalization = dataset_statistics(
+            few,
+            chosen.image_size,
+            chosen.channels,
+            resize=transform.preprocessing.resize,
+            per_pixel=chosen.normalization == "per_pixel",
+        )
+        transform = Transform.create(chosen.image_size, normalization, augmentation)
     sheet = draw_views(few, transform, seed, range(epoch, epoch + draws))
     heading = f"{dataset}, recipe {recipe}, augmentation {augmentation}, seed {seed}"
     with atomic_path(output, suffix=".png") as temporary:

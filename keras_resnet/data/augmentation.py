@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import color as colour
-from keras_resnet.errors import InputError
-from keras_resnet.images.preprocessing import REFERENCE_SIZE
+from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.images.preprocessing import REFERENCE_SIZE, usual_resize
 
 _TOP, _LEFT, _FLIP, _SCALE = range(4)  # of the first stream's four numbers
 # The other streams.
@@ -63,6 +63,10 @@ class Augmentation:
         """Whether the input is a part of the image: see `window`."""
         return self.shorter_side is not None or self.area is not None
 
+    def evaluation_resize(self, size: int) -> int | None:
+        """The evaluation's `Preprocessing.resize`: a center crop only if training crops, too."""
+        return usual_resize(size) if self.cuts else None
+
 
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": Augmentation(),
@@ -81,6 +85,13 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     # Erasing (Zhong et al. 2020) as often as torchvision's later weights (V2) were trained with it.
     "randaugment_erasing": Augmentation(area=(0.08, 1.0), flip=True, randaugment=(2, 9), erasing=0.1),
 }
+
+
+def get_augmentation(name: str) -> Augmentation:
+    """Returns a policy of `AUGMENTATIONS`; raises `InputError` for an unknown name."""
+    if name not in AUGMENTATIONS:
+        raise unknown_name("augmentation", name, AUGMENTATIONS)
+    return AUGMENTATIONS[name]
 
 
 def _stream(seeds: tf.Tensor, purpose: int) -> tf.Tensor:

@@ -9,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import augmentation
-from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation
+from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation, get_augmentation
 from keras_resnet.data.decoding import BadImages, attempt_each, cut_window, decode_window
 from keras_resnet.data.sources import IndexedSplit, Split
-from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.errors import InputError
 from keras_resnet.images import ops as geometry
 from keras_resnet.images.ops import decode_image, with_channels
-from keras_resnet.images.preprocessing import Normalization, usual_resize
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
 
 _RAW_BATCH = 64
 _AT_A_TIME = 8  # examples that one thread prepares in turn
@@ -25,51 +25,39 @@ _ORDER, _DRAWS = range(2)  # what a key is for
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How a stored image becomes a network's input.
+    """How a stored image becomes a network's input in training.
 
     Attributes:
-        image_size: height and width of the input, pixels.
-        channels: 3, or 1; gray images are repeated, coloured ones are turned gray.
-        normalization: applied to pixels 0-255.
-        augmentation: a name of `AUGMENTATIONS`, used in training only.
+        preprocessing: what is done in evaluation; training replaces its resizing and center crop if
+            the augmentation crops.
+        augmentation: a name of `AUGMENTATIONS`.
 
     Raises:
-        InputError: for an unknown augmentation, channels or size.
+        InputError: for an unknown augmentation, or a number of channels other than 1 and 3.
     """
 
-    image_size: int
-    _: dataclasses.KW_ONLY
-    channels: int = 3
-    normalization: Normalization
+    preprocessing: Preprocessing
     augmentation: str = "none"
 
     def __post_init__(self):
-        if self.augmentation not in AUGMENTATIONS:
-            raise unknown_name("augmentation", self.augmentation, AUGMENTATIONS)
-        if self.channels not in (1, 3):
-            raise InputError(f"channels must be 1 or 3, not {self.channels}")
-        if self.image_size < 1:
-            raise InputError(f"image_size must be at least 1, not {self.image_size}")
+        get_augmentation(self.augmentation)
+        if self.preprocessing.channels not in (1, 3):
+            raise InputError(f"channels must be 1 or 3, not {self.preprocessing.channels}")
+
+    @classmethod
+    def create(cls, size: int, normalization: Normalization, augmentation: str = "none") -> "Transform":
+        """Creates a transform whose evaluation resizes images as is usual for the augmentation."""
+        resize = get_augmentation(augmentation).evaluation_resize(size)
+        return cls(Preprocessing(size, resize, "bilinear", normalization), augmentation)
 
     @property
     def policy(self) -> Augmentation:
         """The augmentation itself."""
         return AUGMENTATIONS[self.augmentation]
 
-    @property
-    def evaluation_side(self) -> int | None:
-        """The geometry outside training.
-
-        The shorter side, in pixels, to which an image is resized before its centre is cut out, or
-        None where the whole image is resized to the input's size.
-        """
-        if not self.policy.cuts:
-            return None
-        return usual_resize(self.image_size)
-
-    def evaluation_view(self, images: tf.Tensor) -> tf.Tensor:
-        """What the evaluation shows a network of decoded images, before the normalization."""
-        return geometry.evaluation_view(images, self.evaluation_side, self.image_size, self.channels)
+    def for_size(self, size: int) -> "Transform":
+        """Returns the same transform for another input size."""
+        return Transform(self.preprocessing.for_size(size), self.augmentation)
 
 
 def steps_per_epoch(split: Split, global_batch: int) -> int:
@@ -141,7 +129,7 @@ def training_batches(
 
 def evaluation_batches(
     split: Split,
-    transform: Transform,
+    preprocessing: Preprocessing,
     *,
     global_batch: int,
     workers: int = 1,
@@ -156,7 +144,7 @@ def evaluation_batches(
 
     Args:
         split: the examples.
-        transform: what to make of them.
+        preprocessing: from their pixels to the network's input.
         global_batch: examples a step, over all workers and replicas.
         workers: processes that share a step.
         worker: this process's number, from 0.
@@ -178,17 +166,17 @@ def evaluation_batches(
     else:
         padding = tf.data.Dataset.from_tensors((np.int64(_PADDING), b"")).repeat(missing)
         examples = split.records().concatenate(padding)
-    return _batches(split, transform, examples, part, 0, None, bad)
+    return _batches(split, Transform(preprocessing), examples, part, 0, None, bad)
 
 
 def raw_images(
-    split: Split, transform: Transform, limit: int | None = None, bad: BadImages | None = None
+    split: Split, preprocessing: Preprocessing, limit: int | None = None, bad: BadImages | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The images of `evaluation_batches` before their normalization.
 
     Args:
         split: the examples.
-        transform: what to make of them.
+        preprocessing: from their pixels to the network's input.
         limit: the most examples to yield, spread evenly where examples are found by their number
             (a folder's are sorted by class), else the first; None for all.
         bad: told of images that cannot be decoded; they are left out, with None, too.
@@ -203,7 +191,7 @@ def raw_images(
         examples = tf.data.Dataset.from_tensor_slices((indices, indices))
     else:
         examples = split.records().take(count)
-    see = _viewer(split, transform, lambda image, index: transform.evaluation_view(_pixels(image)))
+    see = _viewer(split, preprocessing, lambda image, index: _evaluation_view(image, preprocessing))
     report = reporter(split, BadImages() if bad is None else bad)
     views = _parallel(examples.batch(_AT_A_TIME), lambda *some: tuple(attempt_each(see, some, report)))
     views = views.unbatch().filter(lambda image, label, weight: weight > 0)
@@ -213,21 +201,22 @@ def raw_images(
 
 def dataset_statistics(
     split: Split,
-    image_size: int,
+    size: int,
     channels: int = 3,
+    *,
+    resize: int | None = None,
     per_pixel: bool = False,
-    augmentation: str = "none",
     bad: BadImages | None = None,
 ) -> Normalization:
     """The normalization of a split's own pixels, after the evaluation's geometry.
 
     Args:
         split: usually the training split.
-        image_size: pixels.
+        size: height and width of the network's input, pixels.
         channels: 3 or 1.
+        resize: see `Preprocessing`.
         per_pixel: the mean of every pixel, and ones for std (section 4.2); otherwise mean and
             standard deviation of each channel.
-        augmentation: the transform's, which decides about the geometry.
         bad: told of images that cannot be decoded; they are left out.
 
     Returns:
@@ -236,11 +225,10 @@ def dataset_statistics(
     Raises:
         InputError: no image can be decoded.
     """
-    identity = Normalization((0.0,) * channels, (1.0,) * channels)
-    transform = Transform(image_size, channels=channels, normalization=identity, augmentation=augmentation)
-    total = np.zeros((image_size, image_size, channels), "float64")
+    preprocessing = Preprocessing(size, resize, "bilinear", Normalization.identity(channels))
+    total = np.zeros((size, size, channels), "float64")
     squares, count = np.zeros_like(total), 0
-    for images, _ in raw_images(split, transform, bad=bad):
+    for images, _ in raw_images(split, preprocessing, bad=bad):
         images = images.astype("float64")
         total += images.sum(0)
         squares += np.square(images).sum(0)
@@ -309,7 +297,8 @@ def _batches(split, transform, examples, part, first_step, draws, bad) -> tf.dat
         draws: the epoch's key, or None for no augmentation.
         bad: told of images that cannot be decoded, or None.
     """
-    batch, policy, size = part.replica_batch, transform.policy, transform.image_size
+    batch, policy, preprocessing = part.replica_batch, transform.policy, transform.preprocessing
+    size = preprocessing.size
 
     def seeds(indices):
         # A pair of (epoch, example): no two examples share a draw, nor do two epochs of one.
@@ -318,7 +307,7 @@ def _batches(split, transform, examples, part, first_step, draws, bad) -> tf.dat
     def view(image, index):
         """The unnormalized input from pixels or encoded ones."""
         if draws is None or not policy.cuts:
-            return transform.evaluation_view(_pixels(image))
+            return _evaluation_view(image, preprocessing)
         cut = functools.partial(decode_window if image.dtype == tf.string else cut_window, image)
         chosen = cut(
             lambda shape: augmentation.window(shape, seeds(index), policy, size),
@@ -333,13 +322,13 @@ def _batches(split, transform, examples, part, first_step, draws, bad) -> tf.dat
                 lambda: tf.reverse(chosen, [1]),
                 lambda: chosen,
             )
-        return with_channels(chosen, transform.channels)
+        return with_channels(chosen, preprocessing.channels)
 
     def finish(images, labels, weights, indices):
         if draws is not None:
             adjusted = dataclasses.replace(policy, flip=policy.flip and not policy.cuts)
             images = augmentation.adjust(images, seeds(indices), adjusted)
-        images = _normalized(images, transform.normalization)
+        images = _normalized(images, preprocessing.normalization)
         if draws is not None:
             images = augmentation.pad_crop_erase(images, seeds(indices), policy)
         images = tf.cond(
@@ -357,7 +346,7 @@ def _batches(split, transform, examples, part, first_step, draws, bad) -> tf.dat
     if isinstance(split, IndexedSplit):
         examples = examples.astype("int64").reshape(-1, part.global_batch)
         examples = examples[first_step:, part.start : part.start + part.size].reshape(-1)
-        if split.decoded and not policy.cuts:
+        if split.decoded and not policy.cuts and preprocessing.resize is None:
 
             def prepare_batch(indices):
                 images, labels = split.gather(tf.maximum(indices, 0))
@@ -375,7 +364,7 @@ def _batches(split, transform, examples, part, first_step, draws, bad) -> tf.dat
                 lambda turn, record: (turn % part.global_batch) // part.size == part.worker
             )
             records = turns.map(lambda turn, record: record)
-    see = _viewer(split, transform, view)
+    see = _viewer(split, preprocessing, view)
     report = None if bad is None or split.decoded else reporter(split, bad)
     count = max(number for number in range(1, _AT_A_TIME + 1) if batch % number == 0)
 
@@ -395,9 +384,12 @@ def _parallel(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
     return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def _pixels(image: tf.Tensor) -> tf.Tensor:
-    """Decodes what is still encoded."""
-    return decode_image(image) if image.dtype == tf.string else image
+def _evaluation_view(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """The unnormalized input of pixels or of an encoded image."""
+    pixels = decode_image(image) if image.dtype == tf.string else image
+    return geometry.evaluation_view(
+        pixels, preprocessing.resize, preprocessing.size, preprocessing.channels, preprocessing.interpolation
+    )
 
 
 def _normalized(images: tf.Tensor, normalization: Normalization) -> tf.Tensor:
@@ -412,15 +404,15 @@ def _normalized(images: tf.Tensor, normalization: Normalization) -> tf.Tensor:
     return tf.reshape(row(tf.reshape(images, [batch, height, width * channels])), images.shape)
 
 
-def _viewer(split: Split, transform: Transform, view: Callable) -> Callable:
+def _viewer(split: Split, preprocessing: Preprocessing, view: Callable) -> Callable:
     """From (index, record) to the unnormalized input, its label and its weight.
 
     Args:
         split: of which `record` is an example; the index again where the split is indexed.
-        transform: says the input's shape.
+        preprocessing: has the input's shape.
         view: from (pixels or encoded image, index) to the input.
     """
-    shape = (transform.image_size, transform.image_size, transform.channels)
+    shape = (preprocessing.size, preprocessing.size, preprocessing.channels)
 
     def see(index, record):
         def real():

@@ -42,7 +42,7 @@ def few_examples(
         labels, files = np.array([int(label) for _, label in fetched]), False
         names = [f"record {index}" for index in range(count)]
     few = IndexedSplit(split.name, images, np.arange(count, dtype="int32"), files)
-    good = [label for _, labels_seen in raw_images(few, transform) for label in labels_seen]
+    good = [label for _, labels_seen in raw_images(few, transform.preprocessing) for label in labels_seen]
     if not good:
         raise InputError(f"not one of {count} images of the split {split.name!r} can be decoded")
     titles = [f"{class_names[labels[i]]}, {names[i]}" for i in good]
@@ -86,8 +86,7 @@ def draw_views(few: IndexedSplit, transform: Transform, seed: int, epochs: range
         seed: of the run.
         epochs: which.
     """
-    as_is = Normalization((0.0,), (1.0,))
-    evaluation = np.concatenate([images for images, _ in raw_images(few, transform)])
+    evaluation = np.concatenate([images for images, _ in raw_images(few, transform.preprocessing)])
     columns = []
     for epoch in epochs:
         batches = training_batches(few, transform, global_batch=len(few), seed=seed, epoch=epoch)
@@ -96,8 +95,8 @@ def draw_views(few: IndexedSplit, transform: Transform, seed: int, epochs: range
         if keras.config.image_data_format() == "channels_first":
             images = images.transpose(0, 2, 3, 1)
         # An epoch is shuffled; the labels say which image is which.
-        columns.append(to_pixels(images, transform.normalization)[np.argsort(batch["labels"])])
-    return Sheet(to_pixels(evaluation, as_is), np.stack(columns, 1), epochs)
+        columns.append(to_pixels(images, transform.preprocessing.normalization)[np.argsort(batch["labels"])])
+    return Sheet(to_pixels(evaluation, Normalization.identity(1)), np.stack(columns, 1), epochs)
 
 
 def save_sheet(sheet: Sheet, titles: list[str], heading: str, path: str | os.PathLike) -> None:

@@ -23,7 +23,6 @@ from keras_resnet.export.predictions import draw_predictions
 from keras_resnet.export.report import Origin, model_card
 from keras_resnet.export.serving import is_own_file, network_for_export, serving_model
 from keras_resnet.export.verification import parity_table, verify
-from keras_resnet.images.ops import evaluation_view
 from keras_resnet.models.complexity import complexity
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.weights import ModelSpec, read_spec, spec_of
@@ -364,14 +363,7 @@ def _command(artifacts, options: Options | None, calibration_images: int, **give
 
 def _dataset_images(spec: ModelSpec, dataset: str, data_dir: str | None, calibration_images: int) -> Images:
     """The test split of a dataset as raw pixels at the network's input size."""
-    from keras_resnet.data import Transform, open_dataset, raw_images
-
-    class AsEvaluated(Transform):
-        """Shows images as the evaluation of these weights did, whatever its training's augmentation."""
-
-        def evaluation_view(self, images):
-            resize, interpolation = spec.preprocessing.resize, spec.preprocessing.interpolation
-            return evaluation_view(images, resize, self.image_size, self.channels, interpolation)
+    from keras_resnet.data import open_dataset, raw_images
 
     height, width, channels = spec.input_shape
     if height != width:
@@ -380,14 +372,14 @@ def _dataset_images(spec: ModelSpec, dataset: str, data_dir: str | None, calibra
     if opened.classes != spec.classes:
         raise InputError(f"the network has {spec.classes} classes, dataset {dataset} has {opened.classes}")
     split = opened.test_split
-    transform = AsEvaluated(height, channels=channels, normalization=spec.normalization)
+    preprocessing = spec.preprocessing.for_channels(channels)
 
     def calibration():
         train = opened.split("train" if "train" in opened.split_names else split)
-        return [batch for batch, _ in raw_images(train, transform, limit=calibration_images)]
+        return [batch for batch, _ in raw_images(train, preprocessing, limit=calibration_images)]
 
     return Images(
-        _Again(lambda: raw_images(opened.split(split), transform)),
+        _Again(lambda: raw_images(opened.split(split), preprocessing)),
         f"the {split} split of {dataset}",
         calibration,
     )

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from keras_resnet.errors import InputError
+
 MAX_PIXELS = 89_478_485
 """An image of more pixels is not decoded: a file of a few kilobytes can claim billions. Pillow's bound."""
 
@@ -164,6 +166,8 @@ def evaluation_view(
 
 def with_channels(images: tf.Tensor, channels: int) -> tf.Tensor:
     """Repeats gray, or turns colours gray; after the resizing, where fewer pixels are left."""
+    if channels not in (1, 3):
+        raise InputError(f"channels must be 1 or 3, not {channels}")
     if images.shape[-1] == channels:
         return images
     return tf.image.grayscale_to_rgb(images) if channels == 3 else tf.image.rgb_to_grayscale(images)

@@ -119,6 +119,11 @@ class Normalization:
         )
 
     @classmethod
+    def identity(cls, channels: int) -> "Normalization":
+        """Mean 0 and standard deviation 1 for each channel."""
+        return cls((0.0,) * channels, (1.0,) * channels)
+
+    @classmethod
     def imagenet(cls) -> "Normalization":
         """ImageNet's published per-channel statistics."""
         return cls(IMAGENET_MEAN, IMAGENET_STD)
@@ -210,6 +215,11 @@ class Preprocessing:
             images = [np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image for image in images]
         prepared = self.normalization(np.stack(images))
         return prepared if several else prepared[0]
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the network's input."""
+        return self.normalization.shape[-1]
 
     def for_channels(self, channels: int) -> "Preprocessing":
         """The same for images of another number of channels: see `Normalization.for_channels`."""

@@ -19,6 +19,7 @@ from keras_resnet.data import (
     Transform,
     dataset_statistics,
     evaluation_batches,
+    get_augmentation,
     open_dataset,
     progressive_size,
     steps_per_epoch,
@@ -102,14 +103,7 @@ class _Run:
             self.bad_images.read(self.bad_file)
 
         # The pixels' normalization is known last: the weights may say it.
-        normalization = Normalization((0.0,) * recipe.channels, (1.0,) * recipe.channels)
-        self.transform = Transform(
-            recipe.image_size,
-            channels=recipe.channels,
-            normalization=normalization,
-            augmentation=recipe.augmentation,
-        )
-        self.spec = _model_spec(recipe, dataset, self.transform)
+        self.spec = _model_spec(recipe, dataset)
         model, preprocessing = self._build(None if checkpoint else recipe.weights)
         normalization = _held_normalization(checkpoint) if checkpoint else None
         if normalization is None:
@@ -117,9 +111,9 @@ class _Run:
                 self.spec, recipe, self.train_split, preprocessing, self.bad_images
             )
             self.bad_images.check(options.max_bad_images)
-        self.transform = dataclasses.replace(self.transform, normalization=normalization)
         preprocessing = dataclasses.replace(self.spec.preprocessing, normalization=normalization)
         self.spec = dataclasses.replace(self.spec, preprocessing=preprocessing)
+        self.transform = Transform(preprocessing, recipe.augmentation)
         self.trainer = Trainer(
             model,
             recipe,
@@ -236,7 +230,7 @@ class _Run:
         size = progressive_size(recipe.progressive, epoch, epochs, recipe.image_size)
         return training_batches(
             self.train_split,
-            dataclasses.replace(self.transform, image_size=size),
+            self.transform.for_size(size),
             global_batch=self.recipe.batch_size,
             seed=self.options.seed,
             epoch=epoch,
@@ -326,7 +320,7 @@ class _Run:
         """Loss and top-1 over the validation split, with the weights as they are."""
         dataset = evaluation_batches(
             self.val_split,
-            self.transform,
+            self.transform.preprocessing,
             global_batch=self.recipe.batch_size,
             workers=self.distribution.workers,
             worker=self.distribution.worker,
@@ -469,7 +463,7 @@ class _on_sigterm:
             signal.signal(signal.SIGTERM, self._before)
 
 
-def _model_spec(recipe: Recipe, dataset: Dataset, transform: Transform) -> ModelSpec:
+def _model_spec(recipe: Recipe, dataset: Dataset) -> ModelSpec:
     """The network and its input; `InputError` where they do not fit the dataset or each other."""
     config = get_config(recipe.model, **recipe.model_overrides)
     if recipe.model_overrides.get("classes", dataset.classes) != dataset.classes:
@@ -485,7 +479,10 @@ def _model_spec(recipe: Recipe, dataset: Dataset, transform: Transform) -> Model
         classes=dataset.classes,
         input_shape=(recipe.image_size, recipe.image_size, recipe.channels),
         preprocessing=Preprocessing(
-            recipe.image_size, transform.evaluation_side, "bilinear", transform.normalization
+            recipe.image_size,
+            get_augmentation(recipe.augmentation).evaluation_resize(recipe.image_size),
+            "bilinear",
+            Normalization.identity(recipe.channels),
         ),
         labels=tuple(dataset.class_names),
     )
@@ -511,7 +508,7 @@ def _normalization(
             recipe.image_size,
             recipe.channels,
             per_pixel=recipe.normalization == "per_pixel",
-            augmentation=recipe.augmentation,
+            resize=spec.preprocessing.resize,
             bad=bad,
         )
     if preprocessing is None:

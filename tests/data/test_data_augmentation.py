@@ -236,7 +236,7 @@ def test_draws_follow_from_the_seed_pair_alone(photos, name, channels):
 @pytest.mark.parametrize("name", ["scale_crop_flip_pca", "inception_jitter", "randaugment_erasing"])
 def test_the_division_of_a_batch_does_not_change_a_bit_of_it(photos, name):
     split = IndexedSplit("train", photos.astype("uint8"), np.arange(8, dtype="int32"))
-    transform = Transform(16, normalization=Normalization.imagenet(), augmentation=name)
+    transform = Transform.create(16, Normalization.imagenet(), name)
 
     def batches(**division):
         epoch = training_batches(split, transform, global_batch=8, seed=1, epoch=2, **division)

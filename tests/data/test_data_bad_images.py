@@ -75,7 +75,7 @@ def dirty(tmp_path_factory):
 def test_an_epoch_lists_exactly_the_bad_ones(dirty, augmentation):
     root, bad_train, bad_val = dirty
     dataset = open_dataset(f"folder:{root}")
-    transform = Transform(16, normalization=SOME, augmentation=augmentation)
+    transform = Transform.create(16, SOME, augmentation)
     split, bad = dataset.split("train"), BadImages()
     outside = sum(reason.startswith("a link") for reason in bad_train.values())
     for epoch in range(2):
@@ -91,7 +91,7 @@ def test_an_epoch_lists_exactly_the_bad_ones(dirty, augmentation):
     # An epoch leaves out what fills no batch.
     assert {path for path, _, _ in bad.rows()} <= set(bad_train)
     val = BadImages()
-    batches = evaluation_batches(dataset.split("val"), transform, global_batch=5, bad=val)
+    batches = evaluation_batches(dataset.split("val"), transform.preprocessing, global_batch=5, bad=val)
     weights = np.concatenate([batch["weights"] for batch in batches.as_numpy_iterator()])
     assert weights.sum() == len(dataset.split("val")) - len(bad_val) + outside
     assert_lists(val.rows(), bad_val)
@@ -101,7 +101,7 @@ def test_bad_images_change_no_other_example(dirty, tmp_path):
     """Each good image has the same draws and pixels as in a run without a collector."""
     fill(tmp_path, 20)
     for augmentation in ("inception", "scale_crop_flip", "pad_crop_flip"):
-        transform = Transform(16, normalization=SOME, augmentation=augmentation)
+        transform = Transform.create(16, SOME, augmentation)
         (tmp_path / "a" / "good 00004.jpg").write_bytes(encoded("JPEG", photo(40, 36)))
         split = open_dataset(f"folder:{tmp_path}").split("train")
         arguments = {"global_batch": 8, "seed": 1, "epoch": 2}
@@ -126,7 +126,7 @@ def test_bad_images_change_no_other_example(dirty, tmp_path):
 def test_workers_see_the_same_batches_and_each_its_own_bad_images(dirty, workers, replicas):
     root, _, _ = dirty
     split = open_dataset(f"folder:{root}").split("train")
-    transform = Transform(16, normalization=SOME, augmentation="inception")
+    transform = Transform.create(16, SOME, "inception")
     arguments = {"global_batch": 4, "seed": 1, "epoch": 0}
     whole, bad = BadImages(), [BadImages() for _ in range(workers)]
     expected = list(training_batches(split, transform, **arguments, bad=whole).as_numpy_iterator())
@@ -148,12 +148,12 @@ def test_workers_see_the_same_batches_and_each_its_own_bad_images(dirty, workers
 def test_what_is_converted_is_what_pillow_makes_of_it(dirty):
     root, _, _ = dirty
     split = open_dataset(f"folder:{root}").split("val")
-    transform = Transform(75, normalization=PLAIN)
+    transform = Transform.create(75, PLAIN)
     for index, path in enumerate(split.images):
         path = path.decode()
         if "convertible jpeg turned" in path:
             one = type(split)("one", split.images[index : index + 1], split.classes[:1], files=True)
-            ((image,),) = [images for images, _ in raw_images(one, transform)]
+            ((image,),) = [images for images, _ in raw_images(one, transform.preprocessing)]
             pixels = by_pillow(Path(path).read_bytes()).astype("uint8")
             expected = tf.image.resize(pixels, (75, 75), antialias=True)
             np.testing.assert_allclose(image, expected, atol=1e-2)
@@ -162,8 +162,8 @@ def test_what_is_converted_is_what_pillow_makes_of_it(dirty):
 def test_statistics_and_raw_images_leave_the_bad_ones_out(dirty, tmp_path):
     root, _, bad_val = dirty
     split, bad = open_dataset(f"folder:{root}").split("val"), BadImages()
-    transform = Transform(16, normalization=PLAIN)
-    images = np.concatenate([images for images, _ in raw_images(split, transform)])
+    transform = Transform.create(16, PLAIN)
+    images = np.concatenate([images for images, _ in raw_images(split, transform.preprocessing)])
     assert len(images) == len(split) - len(bad_val) + 1
     found = dataset_statistics(split, 16, bad=bad)
     np.testing.assert_allclose(found.mean, images.mean((0, 1, 2), dtype="float64"), rtol=1e-6)
@@ -188,7 +188,7 @@ def test_records_are_named_by_their_number(imagenet_dir, monkeypatch):
         return tf.where(label % 10 == 7, tf.strings.substr(image, 0, 150), image), label
 
     broken = type(streamed)("train", streamed.shards, parse)
-    transform = Transform(16, normalization=SOME, augmentation="inception")
+    transform = Transform.create(16, SOME, "inception")
     for split, names in (
         (encoded_split, ["record 3", "record 40"]),
         (broken, [f"record {index}" for index, y in enumerate(whole.classes) if y % 10 == 7]),
@@ -236,7 +236,7 @@ def test_every_kind_among_two_thousand_good_images(tmp_path):
     everything = type(split)("train", split.images, split.classes, files=True, faults=split.faults)
     test = open_dataset(f"folder:{tmp_path}").split("test")
     collected = BadImages()
-    transform = Transform(32, normalization=SOME, augmentation="inception")
+    transform = Transform.create(32, SOME, "inception")
     counted = 0
     for part in (everything, test):
         batches = training_batches(part, transform, global_batch=1, seed=0, epoch=0, bad=collected)

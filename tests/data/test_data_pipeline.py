@@ -37,12 +37,12 @@ def source(request):
     """`(split, transform)` of each kind; labels tell the examples apart except in the folder."""
     if request.param == "indexed":
         split = request.getfixturevalue("pixels")
-        return split, Transform(12, normalization=SOME, augmentation="pad_crop_flip")
+        return split, Transform.create(12, SOME, "pad_crop_flip")
     if request.param == "folder":
         split = open_dataset(f"folder:{request.getfixturevalue('image_folder')}").split("train")
-        return split, Transform(8, normalization=SOME, augmentation="pad_crop_flip")
+        return split, Transform.create(8, SOME, "pad_crop_flip")
     split = request.getfixturevalue("streamed").split("train")
-    return split, Transform(16, normalization=SOME, augmentation="scale_crop_flip")
+    return split, Transform.create(16, SOME, "scale_crop_flip")
 
 
 def test_an_epoch_is_a_function_of_seed_and_epoch(source):
@@ -77,6 +77,7 @@ def test_the_division_does_not_change_a_global_batch(source, workers, replicas, 
     if training:
         arguments |= {"seed": 5, "epoch": 1}
     make = training_batches if training else evaluation_batches
+    transform = transform if training else transform.preprocessing
     whole = listed(make(split, transform, **arguments))
     parts = [
         listed(make(split, transform, **arguments, workers=workers, worker=worker, replicas=replicas))
@@ -91,7 +92,7 @@ def test_the_division_does_not_change_a_global_batch(source, workers, replicas, 
 
 def test_training_takes_each_example_once(pixels, streamed):
     for split, size in ((pixels, 12), (streamed.split("train"), 16)):
-        transform = Transform(size, normalization=SOME)
+        transform = Transform.create(size, SOME)
         orders = []
         for epoch in range(2):
             batches = listed(training_batches(split, transform, global_batch=5, seed=0, epoch=epoch))
@@ -104,7 +105,7 @@ def test_training_takes_each_example_once(pixels, streamed):
 def test_draws_belong_to_the_example_not_to_its_place(pixels):
     # The first 40 of the same images are shuffled otherwise, but each is cropped as before.
     part = IndexedSplit("train", pixels.images[:40], pixels.classes[:40])
-    transform = Transform(12, normalization=SOME, augmentation="pad_crop_flip")
+    transform = Transform.create(12, SOME, "pad_crop_flip")
     by_label = []
     for split in (pixels, part):
         batches = listed(training_batches(split, transform, global_batch=10, seed=4, epoch=4))
@@ -135,7 +136,7 @@ def test_evaluation_counts_each_example_once(request, kind, count, workers, repl
     for worker in range(workers):
         batches = evaluation_batches(
             split,
-            Transform(12, normalization=SOME),
+            Transform.create(12, SOME).preprocessing,
             global_batch=batch,
             workers=workers,
             worker=worker,
@@ -153,43 +154,49 @@ def test_evaluation_counts_each_example_once(request, kind, count, workers, repl
             assert not item["images"][~real].any()
             assert not item["labels"][~real].any()
     assert set(lengths) == {-(-count // batch) * replicas}
-    expected = [int(y) for _, labels in raw_images(split, Transform(12, normalization=SOME)) for y in labels]
+    expected = [
+        int(y) for _, labels in raw_images(split, Transform.create(12, SOME).preprocessing) for y in labels
+    ]
     assert sorted(seen) == sorted(expected)
     assert len(seen) == len(set(seen)) == count
 
 
 def test_normalized_raw_images_are_the_evaluations(source):
     split, transform = source
-    evaluated = [batch for batch in listed(evaluation_batches(split, transform, global_batch=5))]
+    evaluated = [
+        batch for batch in listed(evaluation_batches(split, transform.preprocessing, global_batch=5))
+    ]
     images = np.concatenate([batch["images"] for batch in evaluated])[: len(split)]
     labels = np.concatenate([batch["labels"] for batch in evaluated])[: len(split)]
-    raw = list(raw_images(split, transform))
+    raw = list(raw_images(split, transform.preprocessing))
     assert raw[0][0].dtype == np.float32
     assert raw[0][1].dtype == np.int32
-    np.testing.assert_array_equal(transform.normalization(np.concatenate([x for x, _ in raw])), images)
+    np.testing.assert_array_equal(
+        transform.preprocessing.normalization(np.concatenate([x for x, _ in raw])), images
+    )
     np.testing.assert_array_equal(np.concatenate([y for _, y in raw]), labels)
-    assert sum(len(y) for _, y in raw_images(split, transform, limit=6)) == 6
+    assert sum(len(y) for _, y in raw_images(split, transform.preprocessing, limit=6)) == 6
 
 
-def test_evaluation_side():
-    assert Transform(32, normalization=PLAIN, augmentation="pad_crop").evaluation_side is None
-    assert Transform(224, normalization=PLAIN, augmentation="scale_crop_flip").evaluation_side == 256
+def test_the_evaluation_crops_where_training_does():
+    assert Transform.create(32, PLAIN, "pad_crop").preprocessing.resize is None
+    assert Transform.create(224, PLAIN, "scale_crop_flip").preprocessing.resize == 256
 
 
 def test_gray_is_repeated_and_colour_turned_gray(digits, pixels):
     split = digits.split("test[:3]")
-    batch = next(iter(evaluation_batches(split, Transform(8, normalization=PLAIN), global_batch=3)))
+    batch = next(iter(evaluation_batches(split, Transform.create(8, PLAIN).preprocessing, global_batch=3)))
     np.testing.assert_array_equal(batch["images"], np.repeat(split.images, 3, -1).astype("float32"))
     one = Normalization((0.0,), (1.0,))
-    batch = next(iter(evaluation_batches(split, Transform(8, channels=1, normalization=one), global_batch=3)))
+    batch = next(iter(evaluation_batches(split, Transform.create(8, one).preprocessing, global_batch=3)))
     np.testing.assert_array_equal(batch["images"], split.images.astype("float32"))
-    gray = next(raw_images(pixels, Transform(12, channels=1, normalization=one)))[0]
+    gray = next(raw_images(pixels, Transform.create(12, one).preprocessing))[0]
     expected = pixels.images @ np.array([0.2989, 0.587, 0.114])
     np.testing.assert_allclose(gray[..., 0], expected, atol=1e-3)
 
 
 def test_padding_is_zero_after_normalization(pixels):
-    transform = Transform(12, normalization=Normalization((300.0,) * 3, (1.0,) * 3), augmentation="pad_crop")
+    transform = Transform.create(12, Normalization((300.0,) * 3, (1.0,) * 3), "pad_crop")
     batch = next(iter(training_batches(pixels, transform, global_batch=50, seed=0, epoch=0)))[
         "images"
     ].numpy()
@@ -200,7 +207,7 @@ def test_padding_is_zero_after_normalization(pixels):
 
 
 def test_channels_first(pixels, monkeypatch):
-    transform = Transform(12, normalization=SOME, augmentation="pad_crop_flip")
+    transform = Transform.create(12, SOME, "pad_crop_flip")
     arguments = {"global_batch": 10, "seed": 0, "epoch": 0}
     last = listed(training_batches(pixels, transform, **arguments))
     monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
@@ -218,8 +225,8 @@ def test_statistics(pixels, digits):
     pixel = dataset_statistics(pixels, 12, 3, per_pixel=True)
     np.testing.assert_allclose(pixel.mean, images.mean(0), rtol=1e-12)
     assert tuple(pixel.std) == (1.0, 1.0, 1.0)
-    transform = Transform(12, normalization=pixel, augmentation="pad_crop_flip")
-    batch = next(iter(evaluation_batches(pixels, transform, global_batch=50)))["images"]
+    transform = Transform.create(12, pixel, "pad_crop_flip")
+    batch = next(iter(evaluation_batches(pixels, transform.preprocessing, global_batch=50)))["images"]
     assert np.abs(np.mean(batch, 0)).max() < 1e-3
     gray = dataset_statistics(digits.split("train"), 8, 1, per_pixel=False)
     np.testing.assert_allclose(gray.mean, [digits.split("train").images.mean(dtype="float64")], rtol=1e-12)
@@ -228,7 +235,7 @@ def test_statistics(pixels, digits):
 
 
 def test_bad_input_is_one_line(pixels):
-    transform = Transform(12, normalization=SOME)
+    transform = Transform.create(12, SOME)
 
     def train(**arguments):
         return training_batches(pixels, transform, **{"global_batch": 10, "seed": 0, "epoch": 0} | arguments)
@@ -236,15 +243,17 @@ def test_bad_input_is_one_line(pixels):
     for pattern, call in {
         "51 is larger than the split 'train', 50 examples": lambda: train(global_batch=51),
         "at least 1, not 0": lambda: train(global_batch=0),
-        "must be at least 1, not -2": lambda: evaluation_batches(pixels, transform, global_batch=-2),
+        "must be at least 1, not -2": lambda: evaluation_batches(
+            pixels, transform.preprocessing, global_batch=-2
+        ),
         "10 cannot be divided among 6 replicas \\(2 workers x 3\\)": lambda: train(workers=2, replicas=3),
         "there is no worker 2 of 2": lambda: train(workers=2, worker=2),
         "must not be negative: -1, 0": lambda: train(seed=-1),
-        "unknown augmentation 'pad_crop_flop'; did you mean pad_crop_flip": lambda: Transform(
-            8, normalization=SOME, augmentation="pad_crop_flop"
+        "unknown augmentation 'pad_crop_flop'; did you mean pad_crop_flip": lambda: Transform.create(
+            8, SOME, "pad_crop_flop"
         ),
-        "channels must be 1 or 3, not 4": lambda: Transform(8, channels=4, normalization=SOME),
-        "image_size must be at least 1": lambda: Transform(0, normalization=SOME),
+        "channels must be 1 or 3, not 4": lambda: Transform.create(8, SOME.for_channels(4)),
+        "the size must be a positive integer of pixels, not 0": lambda: Transform.create(0, SOME),
     }.items():
         with pytest.raises(InputError, match=pattern) as caught:
             call()

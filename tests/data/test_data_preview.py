@@ -11,7 +11,7 @@ from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization
 
 SOME = Normalization((120.0, 110.0, 100.0), (60.0, 61.0, 62.0))
-PLAIN = Transform(16, normalization=SOME)
+PLAIN = Transform.create(16, SOME)
 
 
 def test_examples_of_a_folder_are_spread_over_its_classes_and_named_by_their_files(image_folder):
@@ -78,10 +78,10 @@ def test_each_row_shows_one_image_in_every_epoch(image_folder, data_format, monk
     monkeypatch.setattr(keras.config, "image_data_format", lambda: data_format)
     dataset = open_dataset(f"folder:{image_folder}")
     few, _ = few_examples(dataset.split("train"), dataset.class_names, 6, PLAIN)
-    transform = Transform(16, normalization=SOME, augmentation="none")
+    transform = Transform.create(16, SOME, "none")
     sheet = draw_views(few, transform, seed=3, epochs=range(2, 5))
     assert sheet.training.shape == (6, 3, 16, 16, 3)
-    seen = next(raw_images(few, transform))[0].round()
+    seen = next(raw_images(few, transform.preprocessing))[0].round()
     np.testing.assert_array_equal(sheet.evaluation, seen)
     for column in range(3):
         # Half a level may be rounded either way on its way through the normalization.
@@ -91,7 +91,7 @@ def test_each_row_shows_one_image_in_every_epoch(image_folder, data_format, monk
 def test_draws_follow_from_seed_and_epoch(image_folder):
     dataset = open_dataset(f"folder:{image_folder}")
     few, _ = few_examples(dataset.split("train"), dataset.class_names, 3, PLAIN)
-    transform = Transform(16, normalization=SOME, augmentation="inception_jitter")
+    transform = Transform.create(16, SOME, "inception_jitter")
     sheet = draw_views(few, transform, 1, range(2))
     np.testing.assert_array_equal(draw_views(few, transform, 1, range(1, 2)).training, sheet.training[:, 1:])
     assert (draw_views(few, transform, 2, range(1)).training != sheet.training[:, :1]).mean() > 0.5
@@ -106,14 +106,14 @@ def test_a_sheet_is_drawn_whatever_the_files_are_called(tmp_path):
     few, titles = few_examples(dataset.split("train"), dataset.class_names, 99, PLAIN)
     assert "a, line\ufffdbreak.png" in titles
     assert all("\n" not in title for title in titles)
-    sheet = draw_views(few, Transform(8, normalization=SOME), 0, range(1))
+    sheet = draw_views(few, Transform.create(8, SOME), 0, range(1))
     save_sheet(sheet, titles, "heading $", tmp_path / "sheet.png")
     assert Image.open(tmp_path / "sheet.png").size[0] > 200
 
 
 def test_gray_inputs_are_drawn(digits, tmp_path):
     few, titles = few_examples(digits.split("train"), digits.class_names, 2, PLAIN)
-    transform = Transform(8, channels=1, normalization=SOME.for_channels(1), augmentation="pad_crop")
+    transform = Transform.create(8, SOME.for_channels(1), "pad_crop")
     save_sheet(draw_views(few, transform, 0, range(2)), titles, "gray", tmp_path / "sheet.png")
     drawn = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
     assert (drawn.max(-1) == drawn.min(-1)).all()
@@ -123,7 +123,7 @@ def test_gray_inputs_are_drawn(digits, tmp_path):
 def test_every_augmentation_can_be_drawn(name):
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
     few = IndexedSplit("train", images, np.arange(3, dtype="int32"))
-    sheet = draw_views(few, Transform(32, normalization=SOME, augmentation=name), 0, range(1))
+    sheet = draw_views(few, Transform.create(32, SOME, name), 0, range(1))
     assert sheet.training.shape == (3, 1, 32, 32, 3)
     assert sheet.training.std() > 20
 

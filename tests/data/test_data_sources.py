@@ -253,7 +253,7 @@ def test_a_million_examples_are_skipped_without_a_look_at_them(tmp_path):
     """No file is there: the one example that is read is the first failure."""
     paths = np.array([f"{tmp_path}/{index}.jpg".encode() for index in range(1_000_000)], dtype=object)
     split = IndexedSplit("train", paths, np.zeros(len(paths), "int32"), files=True)
-    transform = Transform(8, normalization=Normalization((0.0,), (1.0,)), channels=1)
+    transform = Transform.create(8, Normalization.identity(1))
     bad = BadImages()
     batches = training_batches(split, transform, global_batch=10, seed=0, epoch=0, first_step=99_999, bad=bad)
     (batch,) = batches.as_numpy_iterator()
@@ -275,7 +275,7 @@ def test_records_are_skipped_without_a_look_at_them(tmp_path):
     split = StreamedSplit(
         "train", tuple((f"{tmp_path}/{shard}", 0, count // shards) for shard in range(shards)), parse
     )
-    transform = Transform(8, normalization=Normalization((0.0,), (1.0,)), channels=1)
+    transform = Transform.create(8, Normalization.identity(1))
     bad = BadImages()
     first = count // 10 - 2
     batches = training_batches(split, transform, global_batch=10, seed=0, epoch=0, first_step=first, bad=bad)

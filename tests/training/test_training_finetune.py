@@ -8,7 +8,7 @@ from conftest import TINY
 from helpers.data_helpers import write_image
 
 from keras_resnet import InputError, build_model
-from keras_resnet.data import Transform, evaluation_batches, open_dataset
+from keras_resnet.data import evaluation_batches, open_dataset
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.training import get_recipe, train
 from keras_resnet.weights import ModelSpec, PretrainedWeights, read_spec, save_weights
@@ -213,8 +213,7 @@ def test_the_saved_files_model_prepares_images_as_the_evaluation_did(
     )
     model = build_model("cifar_resnet20", input_shape=(28, 28, 3), classes=10, weights=str(file), **TINY)
     split = open_dataset("digits", data_dir).split("test")
-    transform = Transform(28, normalization=spec.normalization, augmentation=augmentation)
-    images = next(iter(evaluation_batches(split, transform, global_batch=64)))["images"].numpy()
+    images = next(iter(evaluation_batches(split, spec.preprocessing, global_batch=64)))["images"].numpy()
     prepared = model.preprocess(split.images[:64])
     assert prepared.shape == images.shape
     # Pillow's passes end in whole levels; the evaluation's resizing does not round.

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet import InputError, build_model
-from keras_resnet.data import Transform, evaluation_batches, open_dataset
+from keras_resnet.data import evaluation_batches, open_dataset
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import Preempted, RunOptions, TrainingFailed, get_recipe, loop, train
 from keras_resnet.training.checkpoints import list_checkpoints, load, save
@@ -86,10 +86,9 @@ def test_the_weights_file_gives_the_last_rows_accuracy(tmp_path, tiny, run_optio
     spec = read_spec(tmp_path / "model.weights.h5")
     assert (spec.model, spec.classes, spec.labels[3]) == ("cifar_resnet20", 10, "3")
     model = spec.build(weights=tmp_path / "model.weights.h5")
-    transform = Transform(16, normalization=spec.normalization)
     split = open_dataset("digits", data_dir).split("test")
     right = count = 0
-    for batch in evaluation_batches(split, transform, global_batch=64):
+    for batch in evaluation_batches(split, spec.preprocessing, global_batch=64):
         hits = np.argmax(model(batch["images"], training=False), -1) == batch["labels"]
         right += float(np.sum(hits * batch["weights"].numpy()))
         count += float(np.sum(batch["weights"]))

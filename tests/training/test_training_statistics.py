@@ -23,9 +23,7 @@ def test_statistics_are_means_over_batches_of_their_own_epoch(
     model = spec.build(weights=path)
     first = keras.Model(model.input, model.get_layer("conv1_conv").output)
     split = open_dataset("digits", data_dir).split(recipe.train_split)
-    transform = Transform(
-        recipe.image_size, normalization=spec.normalization, augmentation=recipe.augmentation
-    )
+    transform = Transform(spec.preprocessing, recipe.augmentation)
     replicas = 2 if strategy == "mirrored" else 1
     assert steps_per_epoch(split, recipe.batch_size) > BATCHES
     # The first epoch that was not trained on.
