@@ -1,46 +1,51 @@
-"""What the experiments' pictures have in common."""
+"""Figures of the experiments."""
 
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.runs import Outcome
 
-def new(height: float = 4):
-    """An empty figure, 9 inches wide, with a white ground and letters that can be read.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-    Args:
-        height: inches.
-    """
+
+def new(height: float = 4) -> "Figure":
+    """An empty figure on a white background, 9 inches wide and `height` inches high."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(9, height), dpi=120, facecolor="white", layout="constrained")
 
 
-def png(figure) -> bytes:
+def png(figure: "Figure") -> bytes:
     """The figure as a PNG file; equal figures give equal bytes."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
     return content.getvalue()
 
 
-def colours(count: int) -> list:
-    """Colours from light to dark, for a row of rising depths or moments."""
+def colors(count: int) -> list[tuple[float, ...]]:
+    """Colors from light to dark, for rising depths or epochs."""
     from matplotlib import colormaps
 
-    return [tuple(map(float, colour)) for colour in colormaps["viridis_r"](np.linspace(0.15, 1, count))]
+    return [tuple(map(float, color)) for color in colormaps["viridis_r"](np.linspace(0.15, 1, count))]
 
 
-def band(axes, x: Sequence[float], series: Sequence[Sequence[float]], style: str, colour, label: str | None):
-    """Draws the mean of several series, and one sample deviation around it where there are two or more.
+def band(
+    axes: "Axes", x: Sequence[float], series: Sequence[Any], style: str, color: Any, label: str | None
+) -> None:
+    """Draws the mean of several series, with a band of one standard deviation if there are two or more.
 
     Args:
-        axes: to draw on.
-        x: of the longest series; the mean at each place is over the series that come so far.
-        series: one a seed, none longer than `x`; none at all draws nothing, and NaN leaves a gap.
-        style: of the line, as matplotlib spells it.
-        colour: of the line.
-        label: in the legend, or None.
+        axes: where to draw.
+        x: x values of the longest series; each mean is over the series that reach that far.
+        series: sequences of numbers, one per seed, none longer than `x`; NaN leaves a gap.
+        style: line style of matplotlib.
+        color: line color.
+        label: label in the legend.
     """
     if not series:
         return
@@ -48,7 +53,18 @@ def band(axes, x: Sequence[float], series: Sequence[Sequence[float]], style: str
     for row, one in zip(values, series, strict=True):
         row[: len(one)] = np.ma.masked_invalid(one)
     mean = values.mean(0)
-    axes.plot(x, mean, style, color=colour, label=label)
+    axes.plot(x, mean, style, color=color, label=label)
     if len(series) > 1:
         spread = values.std(0, ddof=1)
-        axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
+
+
+def error_curves(
+    axes: "Axes", runs: Sequence[Outcome], split: str, style: str, color: Any, label: str | None
+) -> None:
+    """Draws the error of several seeds over the epochs, as `band` does.
+
+    A run that stopped early is drawn as far as it came.
+    """
+    epochs = max(([row["epoch"] for row in run.history] for run in runs), key=len, default=[])
+    band(axes, epochs, [run.errors(split) for run in runs if run.history], style, color, label)

@@ -1,28 +1,27 @@
-"""What an experiment trains for a dataset within a budget: one table."""
+"""What the experiments train for each dataset and budget."""
 
 import dataclasses
 
 from keras_resnet.errors import unknown_name
-from keras_resnet.training import Recipe, get_recipe
+from keras_resnet.training.recipe import Recipe, get_recipe
 
 BUDGETS = ("minutes", "hours", "paper")
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A dataset's recipe and how much of everything the budget allows.
+    """What is trained for a dataset within a budget.
 
     Attributes:
         dataset: name of the dataset.
         budget: one of `BUDGETS`.
-        recipe: of every run; its model is replaced.
+        recipe: recipe of every run; its model is replaced.
         depths: weighted layers of the ladder's networks, rising.
-        seeds: runs of each network.
-        shortcut_depth: weighted layers where the shortcut options are compared.
+        seeds: runs per network.
+        shortcut_depth: weighted layers of the networks that compare shortcut options.
         warmup_epochs: length of ResNet-110's training with and without warm-up.
-        deepest_epochs: length of ResNet-1202's training; 0 leaves it out.
-        deepest_batch: images of 32x32 pixels a step where ResNet-1202's memory is measured; 0 leaves it
-            out.
+        deepest_epochs: length of ResNet-1202's training; 0 omits it.
+        deepest_batch: batch size for measuring ResNet-1202's memory on 32x32 images; 0 omits it.
         data_dir: where TFDS keeps its datasets.
     """
 
@@ -33,59 +32,92 @@ class Setting:
     seeds: int
     shortcut_depth: int
     warmup_epochs: float
-    deepest_epochs: float
-    deepest_batch: int
+    deepest_epochs: float = 0
+    deepest_batch: int = 0
     data_dir: str | None = None
 
 
-# The paper divides the rate at one half and three quarters of the training (section 4.2).
-_STEPS = {"schedule": "steps", "boundaries": (0.5, 0.75)}
+_LADDER = (20, 32, 44, 56, 110)
 
-# Images as they are, 8x8: a rate of 0.02 is what the deep residual networks train at from the first
-# step; the paper's 0.1 is for images and batches many times as large.
-_DIGITS = Recipe(
+# The paper divides the rate by ten after one half and three quarters of the training (section 4.2). A rate
+# of 0.02 trains even the deep residual networks from the first step; the paper's 0.1 is for images and
+# batches many times as large.
+_SMALL = Recipe(
     model="cifar_resnet20",
     dataset="digits",
-    image_size=8,
     batch_size=64,
-    epochs=30,
     learning_rate=0.02,
-    **_STEPS,
+    schedule="steps",
+    boundaries=(0.5, 0.75),
 )
-_FASHION_MNIST = Recipe(
-    model="cifar_resnet20",
-    dataset="fashion_mnist",
-    image_size=14,
-    batch_size=64,
-    epochs=15,
-    learning_rate=0.02,
-    **_STEPS,
-)
+_DIGITS = _SMALL.replace(image_size=8, epochs=30)
+_FASHION_MNIST = _SMALL.replace(dataset="fashion_mnist", image_size=14, epochs=15)
 # Section 4.2, trained on all training images and tested on the test images, as Table 6.
 _CIFAR10 = get_recipe("cifar10_paper").replace(train_split="train", val_split=None)
 
-_LADDER = (20, 32, 44, 56, 110)
-
-# dataset, budget, recipe, depths, seeds, shortcut_depth, warmup_epochs, deepest_epochs, deepest_batch
 _ROWS = (
-    Setting("digits", "minutes", _DIGITS, (20, 32, 56), 3, 56, 20, 3, 0),
-    Setting("digits", "hours", _DIGITS.replace(image_size=16, epochs=80), _LADDER, 5, 56, 80, 20, 128),
-    Setting("digits", "paper", _DIGITS.replace(image_size=32, epochs=200), _LADDER, 5, 56, 200, 200, 128),
     Setting(
-        *("fashion_mnist", "minutes", _FASHION_MNIST.replace(train_split="train[:2000]")),
-        *((20, 56), 3, 20, 5, 0, 0),
+        "digits",
+        "minutes",
+        _DIGITS,
+        depths=(20, 32, 56),
+        seeds=3,
+        shortcut_depth=56,
+        warmup_epochs=20,
+        deepest_epochs=3,
     ),
     Setting(
-        *("fashion_mnist", "hours", _FASHION_MNIST.replace(train_split="train[:20000]")),
-        *(_LADDER, 3, 56, 10, 1, 128),
+        "digits",
+        "hours",
+        _DIGITS.replace(image_size=16, epochs=80),
+        depths=_LADDER,
+        seeds=5,
+        shortcut_depth=56,
+        warmup_epochs=80,
+        deepest_epochs=20,
+        deepest_batch=128,
     ),
     Setting(
-        *(
-            "fashion_mnist",
-            "paper",
-            _FASHION_MNIST.replace(image_size=28, batch_size=128, learning_rate=0.1, epochs=100),
-        ),
-        *(_LADDER, 5, 56, 100, 100, 128),
+        "digits",
+        "paper",
+        _DIGITS.replace(image_size=32, epochs=200),
+        depths=_LADDER,
+        seeds=5,
+        shortcut_depth=56,
+        warmup_epochs=200,
+        deepest_epochs=200,
+        deepest_batch=128,
+    ),
+    Setting(
+        "fashion_mnist",
+        "minutes",
+        _FASHION_MNIST.replace(train_split="train[:2000]"),
+        depths=(20, 56),
+        seeds=3,
+        shortcut_depth=20,
+        warmup_epochs=5,
+    ),
+    Setting(
+        "fashion_mnist",
+        "hours",
+        _FASHION_MNIST.replace(train_split="train[:20000]"),
+        depths=_LADDER,
+        seeds=3,
+        shortcut_depth=56,
+        warmup_epochs=10,
+        deepest_epochs=1,
+        deepest_batch=128,
+    ),
+    Setting(
+        "fashion_mnist",
+        "paper",
+        _FASHION_MNIST.replace(image_size=28, batch_size=128, learning_rate=0.1, epochs=100),
+        depths=_LADDER,
+        seeds=5,
+        shortcut_depth=56,
+        warmup_epochs=100,
+        deepest_epochs=100,
+        deepest_batch=128,
     ),
     Setting(
         "cifar10",
@@ -99,20 +131,39 @@ _ROWS = (
             epochs=12,
             learning_rate=0.05,
         ),
-        *((20, 56), 3, 20, 5, 0, 0),
+        depths=(20, 56),
+        seeds=3,
+        shortcut_depth=20,
+        warmup_epochs=5,
     ),
     Setting(
-        *("cifar10", "hours", _CIFAR10.replace(train_split="train[:10000]", steps=None, epochs=20)),
-        *((20, 32, 56), 3, 56, 5, 0, 128),
+        "cifar10",
+        "hours",
+        _CIFAR10.replace(train_split="train[:10000]", steps=None, epochs=20),
+        depths=(20, 32, 56),
+        seeds=3,
+        shortcut_depth=56,
+        warmup_epochs=5,
+        deepest_batch=128,
     ),
-    Setting("cifar10", "paper", _CIFAR10, _LADDER, 5, 110, 164, 164, 128),
+    Setting(
+        "cifar10",
+        "paper",
+        _CIFAR10,
+        depths=_LADDER,
+        seeds=5,
+        shortcut_depth=110,
+        warmup_epochs=164,
+        deepest_epochs=164,
+        deepest_batch=128,
+    ),
 )
 SETTINGS = {(row.dataset, row.budget): row for row in _ROWS}
 DATASETS = tuple(dict.fromkeys(row.dataset for row in _ROWS))
 
 
 def get_setting(dataset: str, budget: str) -> Setting:
-    """The row of the table.
+    """The setting of a dataset and budget.
 
     Raises:
         InputError: there is no such dataset or budget.

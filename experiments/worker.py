@@ -1,34 +1,24 @@
-"""One run in a process of its own: reads its order from standard input, and ends when that does."""
+"""Trains one run in a process of its own; stops with a checkpoint when the parent process ends."""
 
-import contextlib
 import fcntl
-import json
-import os
-import signal
 import sys
-import threading
 from pathlib import Path
 
 from keras_resnet.files import write_text
+from keras_resnet.processes import read_spec, stop_with_parent
 from keras_resnet.training import Preempted, Recipe, RunOptions, TrainingFailed, train
 
 
-def main(path: Path) -> int:
-    """Trains in the folder `path`; the exit status."""
-    order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_stop_with_the_parent, daemon=True).start()
-    options = RunOptions(
-        strategy="one_device",
-        seed=order["seed"],
-        data_dir=order["data_dir"],
-        checkpoint_every=order["checkpoint_every"],
-        keep=order["keep"],
-    )
+def main() -> int:
+    """Trains what the specification says; returns the exit status."""
+    spec = read_spec()
+    stop_with_parent()
+    path = Path(spec["folder"])
+    # Waits for the worker of a killed command, which may still be saving its checkpoint here.
     with open(path / "lock", "w") as lock:
-        # A worker whose parent was killed is about to leave a checkpoint here.
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            train(Recipe.from_dict(order["recipe"]), path, options)
+            train(Recipe.from_dict(spec["recipe"]), path, RunOptions(**spec["options"]))
         except TrainingFailed as failure:
             write_text(path / "failure.txt", f"{failure}\n")
         except Preempted as stop:
@@ -37,11 +27,5 @@ def main(path: Path) -> int:
     return 0
 
 
-def _stop_with_the_parent() -> None:
-    with contextlib.suppress(OSError):
-        sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

@@ -12,7 +12,7 @@ from helpers import browser
 from matplotlib.figure import Figure
 
 from experiments.claims import FAILS, HOLDS, OPEN, Claim
-from experiments.page import Code, Picture, Section, Table, write_page
+from experiments.page import Picture, Section, Table, write_page
 
 ROOT = Path(__file__).parents[2]
 MADE_UP = "made up"
@@ -41,7 +41,7 @@ def sections():
         return Table(header, rows, caption)
 
     return [
-        Section(text, claims(text), [text, picture, table(text, text), Code(f"{text}\n{text * 3}")], anchor)
+        Section(text, claims(text), [text, picture, table(text, text), f"{text}\n{text * 3}"], anchor)
         for text, picture, anchor in (
             (HOSTILE, Picture("small", drawn(1, 50), HOSTILE, HOSTILE), ""),
             (LONG, Picture("wide", drawn(2, 300), LONG, LONG), HOSTILE),

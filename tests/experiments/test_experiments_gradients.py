@@ -10,18 +10,17 @@ from helpers.made_up import outcome
 
 from experiments import page
 from experiments.claims import FAILS, HOLDS, OPEN
-from experiments.gradients import (
+from experiments.networks import initial_network
+from experiments.runs import RunFailed
+from experiments.settings import SETTINGS, get_setting
+from experiments.studies.gradients import (
+    EXPERIMENT,
     NETWORKS,
     Moment,
     claims,
     decay,
-    initial_network,
     layer_norms,
-    plan,
-    report,
 )
-from experiments.runs import RunFailed
-from experiments.settings import SETTINGS, get_setting
 from keras_resnet import build_model
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import Recipe, RunOptions, checkpoints, train
@@ -143,7 +142,7 @@ def test_decay(norms, expected):
 
 def test_the_plan_is_short_at_one_rate_and_keeps_every_epoch():
     setting = get_setting("digits", "minutes")
-    runs = plan(setting)
+    runs = EXPERIMENT.plan(setting)
     assert len(set(runs)) == len(runs) == 4 * setting.seeds
     for run in runs:
         assert run.recipe.epochs <= run.keep
@@ -156,7 +155,7 @@ def test_the_plan_is_short_at_one_rate_and_keeps_every_epoch():
 
 @pytest.mark.parametrize("key", SETTINGS)
 def test_no_run_is_longer_than_ten_epochs(key):
-    for run in plan(SETTINGS[key]):
+    for run in EXPERIMENT.plan(SETTINGS[key]):
         assert run.recipe.steps is None
         assert 1 < run.recipe.epochs <= run.keep
 
@@ -223,7 +222,7 @@ def untrained(tmp_path):
     recipe = setting.recipe.replace(model_overrides=SMALL)
     setting = dataclasses.replace(setting, recipe=recipe, seeds=2)
     outcomes = {}
-    for run in plan(setting):
+    for run in EXPERIMENT.plan(setting):
         found = outcome(run, tmp_path, [90.0, 80.0, 70.0])
         if "resnet" in run.name and "no_bn" in run.name:
             found = outcome(
@@ -235,17 +234,17 @@ def untrained(tmp_path):
             for row in found.history:
                 arrays = {name: row["epoch"] * value for name, value in weights.items()}
                 checkpoint = checkpoints.Checkpoint(int(row["step"]), arrays, {})
-                checkpoints.save(found.workdir.checkpoints, checkpoint, run.keep)
+                checkpoints.save(found.folder.checkpoints, checkpoint, run.keep)
             spec = ModelSpec.default(
                 run.recipe.model, overrides=run.recipe.model_overrides, input_shape=(8, 8, 3)
             )
-            save_weights(model, found.workdir.weights, spec)
+            save_weights(model, found.folder.weights, spec)
         outcomes[run] = found
     return setting, outcomes
 
 
 def test_a_report_of_untrained_networks(untrained, tmp_path):
-    section = report(*untrained, tmp_path)
+    section = EXPERIMENT.section(*untrained)
     table = next(part for part in section.body if isinstance(part, page.Table))
     rows = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
     assert list(rows) == list(NETWORKS.values())
@@ -259,17 +258,17 @@ def test_a_report_of_untrained_networks(untrained, tmp_path):
 def test_a_damaged_checkpoint_ends_in_one_line(untrained, tmp_path):
     setting, outcomes = untrained
     run = next(run for run in outcomes if run.name == "gradients-cifar_plain56-seed1")
-    checkpoints.list_checkpoints(outcomes[run].workdir.checkpoints)[1].write_bytes(b"")
+    checkpoints.list_checkpoints(outcomes[run].folder.checkpoints)[1].write_bytes(b"")
     with pytest.raises(
-        RunFailed, match=r"gradients-cifar_plain56-seed1: .*delete its folder to train it anew"
+        RunFailed, match=r"gradients-cifar_plain56-seed1: .*delete its folder to train it again"
     ):
-        report(setting, outcomes, tmp_path)
+        EXPERIMENT.section(setting, outcomes)
 
 
 def test_where_every_run_diverged_nothing_is_decided(untrained, tmp_path):
     setting, outcomes = untrained
     lost = {run: outcome(run, tmp_path / "lost", [], failure="loss is not finite") for run in outcomes}
-    section = report(setting, lost, tmp_path)
+    section = EXPERIMENT.section(setting, lost)
     assert section.claims[0].verdict == OPEN
     assert not any(isinstance(part, page.Picture) for part in section.body)
     page.write_page(tmp_path / "report.html", "Title", "Lead", [section], {})

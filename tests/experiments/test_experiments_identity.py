@@ -8,8 +8,8 @@ from helpers.made_up import outcome
 
 from experiments import page
 from experiments.claims import FAILS, HOLDS, OPEN
-from experiments.identity import CASES, Measurement, claims, deepen, measure, plan, report
 from experiments.settings import get_setting
+from experiments.studies.identity import CASES, EXPERIMENT, Measurement, claims, deepen, measure
 from keras_resnet import InputError, build_resnet
 from keras_resnet.models.config import ResNetConfig
 from keras_resnet.weights import ModelSpec, save_weights
@@ -175,16 +175,16 @@ def test_a_report_of_untrained_networks(tmp_path):
     recipe = setting.recipe.replace(model_overrides=small)
     setting = dataclasses.replace(setting, recipe=recipe, depths=(20, 32), seeds=2)
     outcomes = {}
-    for run in plan(setting):
+    for run in EXPERIMENT.plan(setting):
         found = outcome(run, tmp_path, [50.0])
         if run.name == "cifar_plain20-seed1":
             found = outcome(run, tmp_path, [], failure="loss or gradient is not finite at step 3")
         else:
             spec = ModelSpec.default(run.recipe.model, overrides=small, input_shape=(8, 8, 3))
-            found.workdir.path.mkdir()
-            save_weights(spec.build(), found.workdir.weights, spec)
+            found.folder.path.mkdir()
+            save_weights(spec.build(), found.folder.weights, spec)
         outcomes[run] = found
-    section = report(setting, outcomes, tmp_path)
+    section = EXPERIMENT.section(setting, outcomes)
     assert section.claims[0].verdict == HOLDS
     assert "equal to the last bit in 2 of 2" in section.claims[0].ours
     assert section.claims[1].verdict in (OPEN, FAILS)  # one plain network decides nothing

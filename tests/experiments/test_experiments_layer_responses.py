@@ -9,8 +9,8 @@ from helpers.made_up import outcome
 
 from experiments import page
 from experiments.claims import FAILS, HOLDS, OPEN
-from experiments.layer_responses import claims, plan, report, responses
 from experiments.settings import get_setting
+from experiments.studies.layer_responses import EXPERIMENT, claims, responses
 from keras_resnet import InputError, build_model, build_resnet
 from keras_resnet.models.config import ResNetConfig
 from keras_resnet.weights import ModelSpec, save_weights
@@ -142,16 +142,16 @@ def test_a_report_of_untrained_networks(tmp_path):
     recipe = setting.recipe.replace(model_overrides=small)
     setting = dataclasses.replace(setting, recipe=recipe, depths=(20, 32), seeds=2)
     outcomes = {}
-    for run in plan(setting):
+    for run in EXPERIMENT.plan(setting):
         found = outcome(run, tmp_path, [50.0])
         if run.name == "cifar_plain32-seed1":
             found = outcome(run, tmp_path, [], failure="loss or gradient is not finite at step 3")
         else:
             spec = ModelSpec.default(run.recipe.model, overrides=small, input_shape=(8, 8, 3))
-            found.workdir.path.mkdir()
-            save_weights(spec.build(), found.workdir.weights, spec)
+            found.folder.path.mkdir()
+            save_weights(spec.build(), found.folder.weights, spec)
         outcomes[run] = found
-    section = report(setting, outcomes, tmp_path)
+    section = EXPERIMENT.section(setting, outcomes)
     picture = next(part for part in section.body if isinstance(part, page.Picture))
     table = next(part for part in section.body if isinstance(part, page.Table))
     assert [row[0] for row in table.rows] == ["plain-20", "plain-32", "ResNet-20", "ResNet-32"]

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import page
 from experiments.claims import FAILS, HOLDS, OPEN, Claim
-from experiments.page import Code, Picture, Section, Table, summary_markdown, write_page
+from experiments.page import Picture, Section, Table, summary_markdown, write_page
 from keras_resnet.errors import InputError
 
 HOSTILE = "<script>alert(1)</script><b>\"'&amp;</p>--> ü 深"
@@ -63,8 +63,8 @@ class Parsed(html.parser.HTMLParser):
         return [attributes for name, attributes, _ in self.elements if name == tag]
 
 
-def written(folder, *sections, title="Title", lead="Lead", facts=None, **options):
-    path = write_page(folder / "page.html", title, lead, sections, facts or {}, **options)
+def written(folder, *sections, title="Title", intro="Lead", environment=None, **options):
+    path = write_page(folder / "page.html", title, intro, sections, environment or {}, **options)
     return Parsed(path.read_text(encoding="utf-8"))
 
 
@@ -82,17 +82,16 @@ def test_text_of_every_field_is_shown_as_it_is(tmp_path):
         [Claim(text(2), text(3), text(4), HOLDS)],
         [
             text(5),
-            Code(text(6)),
             Table([text(7), text(8)], [[text(9), text(10)]], text(11)),
             Picture("a", png(), text(12), text(13)),
         ],
         text(14),
     )
-    around = {"title": text(15), "lead": text(16), "facts": {text(17): text(18)}}
+    around = {"title": text(15), "intro": text(16), "environment": {text(17): text(18)}}
     parsed = written(tmp_path, hostile, section("Other"), **around)
     assert not {"script", "b"} & {tag for tag, _, _ in parsed.elements}
     found = {
-        "h1": [15], "title": [15], "h2": [1], "a": [1], "p": [5, 16], "code": [6], "figcaption": [11, 13],
+        "h1": [15], "title": [15], "h2": [1], "a": [1], "p": [5, 16], "figcaption": [11, 13],
         "th": [2, 7, 8, 9], "td": [3, 4, 10], "dt": [17], "dd": [18],
     }  # fmt: skip
     for tag, numbers in found.items():
@@ -148,7 +147,9 @@ def test_a_single_section_needs_no_summary(tmp_path):
     ],
 )
 def test_the_summary_leads_to_the_sections(tmp_path, parts, anchors):
-    parsed = written(tmp_path, *(section(title, anchor=anchor) for title, anchor in parts), facts={"a": "b"})
+    parsed = written(
+        tmp_path, *(section(title, anchor=anchor) for title, anchor in parts), environment={"a": "b"}
+    )
     assert [link["href"] for link in parsed.attributes("a")] == [f"#{anchor}" for anchor in anchors]
     assert [heading["id"] for heading in parsed.attributes("h2")] == ["summary", *anchors, "facts"]
 

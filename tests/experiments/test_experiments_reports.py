@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from helpers.made_up import outcome
 
-from experiments import cost, degradation, page, shortcuts, very_deep
+from experiments import cost, page
 from experiments.claims import FAILS, HOLDS, OPEN
 from experiments.settings import BUDGETS, DATASETS, get_setting
+from experiments.studies import degradation, shortcuts, very_deep
 from keras_resnet import InputError
 from keras_resnet.data import open_dataset
 
@@ -28,7 +29,7 @@ def ladder(folder, plain, resnet):
     last = {"plain": dict(zip(SETTING.depths, plain, strict=True))}
     last["resnet"] = dict(zip(SETTING.depths, resnet, strict=True))
     found = {}
-    for run in degradation.plan(SETTING):
+    for run in degradation.EXPERIMENT.plan(SETTING):
         kind, depth = re.match(r"cifar_(plain|resnet)(\d+)", run.name).groups()
         found[run] = outcome(run, folder, falling(last[kind][int(depth)], run.seed))
     return found
@@ -39,18 +40,18 @@ def verdicts(section):
 
 
 def test_degradation_as_in_the_paper(tmp_path):
-    section = degradation.report(SETTING, ladder(tmp_path, plain=(3, 12), resnet=(2, 1)), tmp_path)
+    section = degradation.EXPERIMENT.section(SETTING, ladder(tmp_path, plain=(3, 12), resnet=(2, 1)))
     assert verdicts(section) == [HOLDS] * 5
     assert section.claims[0].ours == "12.10 ± 0.10 % against 3.10 ± 0.10 %"
 
 
 def test_no_degradation_is_told_as_well(tmp_path):
-    section = degradation.report(SETTING, ladder(tmp_path, plain=(12, 3), resnet=(2, 13)), tmp_path)
+    section = degradation.EXPERIMENT.section(SETTING, ladder(tmp_path, plain=(12, 3), resnet=(2, 13)))
     assert verdicts(section) == [FAILS] * 5
 
 
 def test_differences_within_the_spread_are_not_decided(tmp_path):
-    section = degradation.report(SETTING, ladder(tmp_path, plain=(3, 3.05), resnet=(2, 1.95)), tmp_path)
+    section = degradation.EXPERIMENT.section(SETTING, ladder(tmp_path, plain=(3, 3.05), resnet=(2, 1.95)))
     assert section.claims[0].verdict == OPEN
     assert section.claims[4].verdict == OPEN
 
@@ -59,14 +60,14 @@ def test_a_run_that_gave_up_counts_as_guessing(tmp_path):
     outcomes = ladder(tmp_path, plain=(3, 12), resnet=(2, 1))
     run = next(run for run in outcomes if run.name == "cifar_plain56-seed1")
     outcomes[run] = outcome(run, tmp_path, [], failure="loss or gradient is not finite at step 3")
-    section = degradation.report(SETTING, outcomes, tmp_path)
+    section = degradation.EXPERIMENT.section(SETTING, outcomes)
     assert section.claims[0].ours.startswith("38.07 ± 44.98 %")  # of 12, 90 and 12.2
     assert section.claims[0].verdict == OPEN
     assert any("cifar_plain56-seed1" in part for part in section.body if isinstance(part, str))
 
 
 def test_the_table_has_the_papers_numbers_and_equal_parameters(tmp_path):
-    section = degradation.report(SETTING, ladder(tmp_path, (3, 12), (2, 1)), tmp_path)
+    section = degradation.EXPERIMENT.section(SETTING, ladder(tmp_path, (3, 12), (2, 1)))
     table = next(part for part in section.body if isinstance(part, page.Table))
     rows = {row[0]: row for row in table.rows}
     assert rows["plain-56"][1] == rows["ResNet-56"][1] == "853,018"  # counted from section 4.2
@@ -75,7 +76,7 @@ def test_the_table_has_the_papers_numbers_and_equal_parameters(tmp_path):
 
 
 def test_twins_share_seed_data_and_schedule():
-    plans = {run.name: run for run in degradation.plan(SETTING)}
+    plans = {run.name: run for run in degradation.EXPERIMENT.plan(SETTING)}
     for name, run in plans.items():
         twin = plans[name.replace("plain", "resnet")]
         assert twin.seed == run.seed
@@ -97,28 +98,28 @@ def test_shortcuts_the_other_way_round():
 def test_shortcuts_page_from_histories(tmp_path):
     last = {"cifar_plain": 9, "shortcutB": 2, "shortcutC": 1, "cifar_resnet": 3}
     outcomes = {}
-    for run in shortcuts.plan(SETTING):
+    for run in shortcuts.EXPERIMENT.plan(SETTING):
         error = next(value for key, value in last.items() if key in run.name)
         outcomes[run] = outcome(run, tmp_path, falling(error, run.seed))
     assert len({run.name for run in outcomes}) == 12
-    section = shortcuts.report(SETTING, outcomes, tmp_path)
+    section = shortcuts.EXPERIMENT.section(SETTING, outcomes)
     assert verdicts(section) == [HOLDS] * 3
     recipes = {run.name: run.recipe.model_overrides for run in outcomes}
     assert recipes["cifar_resnet56-shortcutC-seed0"] == {"shortcut": "C"}
 
 
 def test_warm_up_is_judged_by_the_start_and_by_the_end(tmp_path):
-    run = very_deep.plan(SETTING)[0]
+    run = very_deep.EXPERIMENT.plan(SETTING)[0]
     late, early = [95.0, 85.0, 79.0, 5.0], [79.9, 60.0, 30.0, 5.2]
     starts = [very_deep.epochs_to_start(outcome(run, tmp_path, errors)) for errors in (late, early, [90, 90])]
     assert starts == [3, 1, math.inf]
     similar = {True: [5.0, 5.2, 5.1], False: [5.1, 5.3, 5.0]}
-    told = very_deep.warmup_claims({True: [1, 1, 1], False: [3, 3, math.inf]}, similar, 4)
-    assert "3.67 ± 1.15 (never in 1, counted as 5) epochs without" in told[0].ours
-    assert [claim.verdict for claim in told] == [HOLDS, HOLDS]
+    found = very_deep.warmup_claims({True: [1, 1, 1], False: [3, 3, math.inf]}, similar, 4)
+    assert "3.67 ± 1.15 (never in 1, counted as 5) epochs without" in found[0].ours
+    assert [claim.verdict for claim in found] == [HOLDS, HOLDS]
     errors = {True: [5, 5, 5], False: [9, 9, 9]}
-    told = very_deep.warmup_claims({True: [3, 3, 3], False: [1, 1, 1]}, errors, 4)
-    assert [claim.verdict for claim in told] == [FAILS, FAILS]
+    found = very_deep.warmup_claims({True: [3, 3, 3], False: [1, 1, 1]}, errors, 4)
+    assert [claim.verdict for claim in found] == [FAILS, FAILS]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_cifar10_is_the_papers():
     assert (recipe.steps, recipe.batch_size, recipe.learning_rate) == (64_000, 128, 0.1)
     assert recipe.boundaries == (0.5, 0.75)  # 32k and 48k
     assert (recipe.momentum, recipe.weight_decay, recipe.augmentation) == (0.9, 1e-4, "pad_crop_flip")
-    runs = {run.name: run.recipe for run in degradation.plan(setting)}
+    runs = {run.name: run.recipe for run in degradation.EXPERIMENT.plan(setting)}
     assert runs["cifar_resnet110-seed0"].error_warmup_rate == pytest.approx(0.01)
     assert runs["cifar_plain56-seed0"].error_warmup_rate == 0
 
@@ -175,7 +176,7 @@ def test_cifar10_is_the_papers():
 def test_cost_follows_depth_pixels_and_steps():
     """Against ResNet-20's 40.6 million multiply-adds, as `keras_resnet.complexity` counts them."""
     dataset = open_dataset("digits")
-    run = degradation.plan(SETTING)[0]
+    run = degradation.EXPERIMENT.plan(SETTING)[0]
     run = dataclasses.replace(run, recipe=run.recipe.replace(model="cifar_resnet20", image_size=32, epochs=1))
     images = 22 * 64  # of 1442
     assert cost.multiply_adds(run, dataset) == pytest.approx(3 * 40.6e6 * images, rel=0.06)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers.data_helpers import write_tfds
 
-from experiments.command import make_setting
+from experiments.program import make_setting
 from experiments.runs import Run, RunFailed, ladder_run, read_outcome, run_all
 from experiments.settings import get_setting
 from keras_resnet import InputError
@@ -224,7 +224,7 @@ def test_the_papers_budget_on_other_datasets(dataset, shape, changes, tmp_path):
     assert "ResNet-32's training error is not higher than ResNet-20's" in out
     text = (tmp_path / "out" / "degradation" / "report.html").read_text()
     assert f"{dataset}, paper: mean" in text
-    assert "a sharper picture" not in text  # there is no larger budget
+    assert "next budget" not in text  # there is no larger budget
 
 
 @pytest.mark.slow

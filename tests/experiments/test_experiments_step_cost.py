@@ -1,6 +1,7 @@
 """What a step costs, measured in a process of its own."""
 
 import math
+import subprocess
 
 import pytest
 
@@ -43,10 +44,10 @@ def test_what_is_wrong_is_said_in_one_line(arguments, message):
 
 
 def test_a_process_that_is_killed_is_said_so(monkeypatch):
-    monkeypatch.setattr(step_cost.subprocess, "run", killed(step_cost.subprocess.run))
-    with pytest.raises(InputError, match="ended by SIGKILL; a smaller batch_size"):
+    popen = subprocess.Popen
+    killed = ["/bin/sh", "-c", "kill -9 $$"]
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: popen(killed, **options))
+    with pytest.raises(
+        InputError, match="ended by SIGKILL, probably out of memory; try a smaller batch_size"
+    ):
         step_cost.measure("cifar_resnet20", 2)
-
-
-def killed(run):
-    return lambda command, **options: run(["/bin/sh", "-c", "kill -9 $$"], **options)

@@ -1,0 +1,70 @@
+"""The networks of finished runs, and the images that they are measured on."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from experiments.runs import CLASSES, Outcome
+from experiments.settings import Setting
+from keras_resnet.data import Dataset, evaluation_batches, open_dataset
+from keras_resnet.training import Recipe
+from keras_resnet.weights import ModelSpec, load_weights, read_spec
+
+
+def load_network(outcome: Outcome) -> keras.Model:
+    """The trained network, which outputs logits."""
+    model = read_spec(outcome.folder.weights).build()
+    load_weights(model, outcome.folder.weights)
+    return model
+
+
+def initial_network(recipe: Recipe, seed: int) -> keras.Model:
+    """The network with the weights that a run of the recipe with this seed starts from.
+
+    Args:
+        recipe: a recipe without pretrained weights.
+        seed: seed of the run.
+    """
+    keras.utils.set_random_seed(seed)
+    shape = (recipe.image_size, recipe.image_size, recipe.channels)
+    return ModelSpec.default(recipe.model, CLASSES, recipe.model_overrides, shape).build()
+
+
+def open_data(setting: Setting) -> Dataset:
+    """The setting's dataset."""
+    return open_dataset(setting.dataset, setting.data_dir)
+
+
+def network_images(
+    outcome: Outcome, dataset: Dataset, split: str, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first images of a split, preprocessed as for evaluating the outcome's network, and their classes.
+
+    Args:
+        outcome: a finished run.
+        dataset: the dataset to read.
+        split: name of a split, e.g. "test".
+        count: maximum number of images.
+
+    Returns:
+        float32 (images, height, width, channels) and int32 (images,).
+    """
+    preprocessing = read_spec(outcome.folder.weights).preprocessing
+    batch = next(iter(evaluation_batches(dataset.split(split), preprocessing, global_batch=count)))
+    real = batch["weights"].numpy() > 0
+    return batch["images"].numpy()[real], batch["labels"].numpy()[real]
+
+
+def training_loss(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> tf.Tensor:
+    """The mean cross-entropy with the batch's statistics, as in training; the moving ones are restored.
+
+    Args:
+        model: a network that outputs logits.
+        images: float32 (images, height, width, channels).
+        labels: int (images,).
+    """
+    kept = [(variable, variable.numpy()) for variable in model.non_trainable_variables]
+    logits = model(images, training=True)
+    for variable, value in kept:
+        variable.assign(value)
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))

@@ -1,0 +1,214 @@
+"""What the experiments' command does: trains what is missing, then writes the page."""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import importlib.metadata
+import platform
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cost, page
+from experiments.experiment import Experiment
+from experiments.runs import Outcomes, Run, RunFailed, is_done, places, run_all
+from experiments.settings import BUDGETS, Setting, get_setting
+from keras_resnet.data import Dataset, open_dataset
+from keras_resnet.errors import InputError
+from keras_resnet.files import write_text
+from keras_resnet.models.config import MODELS
+from keras_resnet.processes import cores
+from keras_resnet.training.recipe import Recipe
+from keras_resnet.version import __version__
+
+
+def make_setting(
+    dataset: str,
+    budget: str,
+    depths: Sequence[str] | None = None,
+    seeds: int | None = None,
+    assignments: Sequence[str] = (),
+    data_dir: str | None = None,
+) -> Setting:
+    """The budget's setting with the changes of the flags.
+
+    Args:
+        dataset: one of `DATASETS`.
+        budget: one of `BUDGETS`.
+        depths: depths of the ladder, as strings.
+        seeds: runs per network.
+        assignments: "key=value" strings that change the recipe.
+        data_dir: where TFDS keeps its datasets.
+
+    Raises:
+        InputError: an argument is wrong.
+    """
+    setting = get_setting(dataset, budget)
+    setting = dataclasses.replace(setting, data_dir=data_dir, recipe=_changed(setting.recipe, assignments))
+    if depths is not None:
+        setting = dataclasses.replace(setting, depths=_depths(depths))
+    if seeds is not None:
+        if seeds < 1:
+            raise InputError(f"--seeds must be at least 1; got {seeds}")
+        setting = dataclasses.replace(setting, seeds=seeds)
+    return setting
+
+
+def _changed(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """The changed recipe; refuses changes of what the experiments compare."""
+    changed = recipe.set(assignments)
+    if changed.dataset != recipe.dataset:
+        raise InputError("--set does not change the dataset; --dataset does")
+    fixed = [
+        name for name in ("model", "weights", "val_split") if getattr(changed, name) != getattr(recipe, name)
+    ]
+    fixed += [f"model.{name}" for name in ("shortcut", "batch_norm") if name in changed.model_overrides]
+    if fixed:
+        raise InputError(f"--set cannot change {fixed[0]}: it is what the experiments compare")
+    return changed
+
+
+def _depths(texts: Sequence[str]) -> tuple[int, ...]:
+    known = sorted(int(name.removeprefix("cifar_plain")) for name in MODELS if name.startswith("cifar_plain"))
+    depths = [int(text) for text in texts if text.strip().isdigit()]
+    if not 2 <= len(depths) == len(texts) or depths != sorted(set(depths) & set(known)):
+        raise InputError(
+            f"--depths takes two or more of {', '.join(map(str, known))}, rising; got {','.join(texts)}"
+        )
+    return tuple(depths)
+
+
+def main(
+    options: flags.FlagValues | argparse.Namespace,
+    name: str,
+    experiments: Sequence[str],
+    title: str,
+    intro: str,
+) -> int:
+    """Trains, reports and writes a page.
+
+    Args:
+        options: the flags that `experiments.command` defines.
+        name: name of the page's folder.
+        experiments: modules of `experiments.studies`.
+        title: heading of the page; "" for that of the only experiment.
+        intro: first paragraph; likewise.
+
+    Returns:
+        The exit status.
+    """
+    setting = make_setting(
+        dataset=options.dataset,
+        budget=options.budget,
+        depths=options.depths,
+        seeds=options.seeds,
+        assignments=options.set,
+        data_dir=options.data_dir,
+    )
+    if options.jobs is not None and options.jobs < 1:
+        raise InputError(f"--jobs must be at least 1; got {options.jobs}")
+    dataset = open_dataset(setting.dataset, setting.data_dir)  # fails before anything is written
+    folder = Path(options.output_dir or f"runs/experiments/{setting.dataset}-{setting.budget}")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output_dir {folder} is a file")
+    chosen = [importlib.import_module(f"experiments.studies.{study}").EXPERIMENT for study in experiments]
+    title, intro = title or chosen[0].title, intro or chosen[0].intro
+    try:
+        with _interrupted_by_sigterm():
+            sections, environment = _carry_out(chosen, setting, dataset, folder, options.jobs)
+        path = page.write_page(folder / name / "report.html", title, intro, sections, environment)
+        write_text(path.with_name("README.md"), page.summary_markdown(title, intro, sections, environment))
+    except RunFailed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the runs saved checkpoints, and the same command resumes them", file=sys.stderr)
+        return 143
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from None
+    _print_claims(sections)
+    print(f"\n{path}")
+    return 0
+
+
+def _carry_out(
+    experiments: Sequence[Experiment], setting: Setting, dataset: Dataset, folder: Path, jobs: int | None
+) -> tuple[list[page.Section], dict[str, str]]:
+    """The sections of the page, and what it says about how it was made."""
+    begun = time.perf_counter()
+    runs = _plan(experiments, setting)
+    done = sum(is_done(run, folder / "runs") for run in runs)
+    outcomes = run_all(runs, folder / "runs", data_dir=setting.data_dir, jobs=jobs)
+    sections = [experiment.section(setting, outcomes) for experiment in experiments]
+    environment = _environment(setting, outcomes, time.perf_counter() - begun, done)
+    following = BUDGETS[BUDGETS.index(setting.budget) + 1 :]
+    if following:
+        larger = get_setting(setting.dataset, following[0])
+        speed = cost.measured_speed(outcomes, dataset)
+        hours = cost.hours(_plan(experiments, larger), dataset, speed, places(jobs))
+        networks = f"depths {', '.join(map(str, larger.depths))}, {larger.seeds} seeds"
+        environment["next budget"] = (
+            f"--budget={following[0]} ({networks}): at most about {hours:.1f} h at this speed"
+        )
+    return sections, environment
+
+
+def _plan(experiments: Sequence[Experiment], setting: Setting) -> list[Run]:
+    return list(dict.fromkeys(run for experiment in experiments for run in experiment.plan(setting)))
+
+
+def _print_claims(sections: Sequence[page.Section]) -> None:
+    for section in sections:
+        print(f"\n{section.title}")
+        for claim in section.claims:
+            print(f"  {claim.verdict:>13}: {claim.statement}")
+            print(f"{'':>17}here: {claim.ours}; paper: {claim.paper}")
+
+
+def _environment(setting: Setting, outcomes: Outcomes, seconds: float, done: int) -> dict[str, str]:
+    recipe = setting.recipe.to_dict().items()
+    versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "numpy")}
+    versions = {"keras_resnet": __version__, "Python": platform.python_version(), **versions}
+    training = sum(outcome.seconds for outcome in outcomes.values())
+    return {
+        "command": _command(),
+        "recipe, unless a section names another": ", ".join(
+            f"{key} {value}" for key, value in recipe if not key.startswith("model")
+        ),
+        "runs": f"{len(outcomes)}, {_duration(training)} of training steps in total",
+        "this command took": _duration(seconds)
+        + f"; {done} of the {len(outcomes)} runs were finished before" * bool(done),
+        "machine": f"{platform.system()} {platform.machine()}, {len(cores())} cores",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+
+
+def _command() -> str:
+    spec = sys.modules["__main__"].__spec__
+    return shlex.join(["python", "-m", spec.name.removesuffix(".__main__") if spec else "", *sys.argv[1:]])
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Raises KeyboardInterrupt on SIGTERM, so that the runs stop with checkpoints."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,1 @@
+"""One module for each experiment: its runs, measurements, claims and figures."""

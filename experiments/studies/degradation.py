@@ -1,0 +1,186 @@
+"""Deeper plain networks get worse, residual networks do not: figures 1, 4 and 6, tables 2 and 6."""
+
+import itertools
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments import figures
+from experiments.claims import Claim, Sample, above, all_of, not_above
+from experiments.experiment import KINDS, Experiment, Groups, diverged, ladder
+from experiments.page import Part, Picture, Table
+from experiments.paper_results import FIGURE_6_PLAIN_110, TABLE_2, TABLE_6, TABLE_6_110
+from experiments.runs import WARMED_DEPTH
+from experiments.settings import Setting
+from keras_resnet import build_model
+
+_TITLES = {"plain": "plain", "resnet": "residual"}
+
+Errors = dict[tuple[str, int], Sample]
+
+
+def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
+    """The claims, the curves and the table."""
+    errors = {
+        split: {key: Sample.of(run.error(split) for run in found) for key, found in runs.items()}
+        for split in ("train", "val")
+    }
+    seeds = "one seed" if setting.seeds == 1 else f"{setting.seeds} seeds"
+    body: list[Part] = [
+        "A plain net and its residual twin (shortcut option A) have the same parameters. With the same seed "
+        "they start from the same weights and see the same images in the same order at the same rates.",
+        Picture(
+            "degradation-curves",
+            _curves(runs),
+            "Training and test error over epochs, plain nets on the left, residual nets on the right",
+            f"Error over training, mean of {seeds} (the band is one standard deviation). Dashed: training "
+            "error, solid: test error. Compare with figures 4 and 6 of the paper.",
+        ),
+        Picture(
+            "degradation-depth",
+            _by_depth(setting.depths, errors),
+            "Last training and test error against depth, for plain and residual nets",
+            "The last epoch's error against depth.",
+        ),
+        _table(setting, runs, errors),
+        *_remarks(setting, runs),
+    ]
+    return claims(setting.depths, errors["train"], errors["val"]), body
+
+
+def claims(depths: Sequence[int], train: Errors, test: Errors) -> list[Claim]:
+    """The paper's claims about plain and residual networks, judged by measured errors in %.
+
+    Args:
+        depths: depths of the ladder, rising.
+        train: training errors by kind ("plain", "resnet") and depth.
+        test: test errors by kind and depth.
+    """
+    first, last = depths[0], depths[-1]
+    plain, deep_plain = train["plain", first], train["plain", last]
+    resnet, deep_resnet = train["resnet", first], train["resnet", last]
+    return [
+        Claim(
+            f"plain-{last}'s training error is higher than plain-{first}'s: depth alone makes training fail",
+            "ImageNet: plain-34 above plain-18 throughout (Fig. 4; top-1 error on validation "
+            f"{TABLE_2['plain', 34]} % against {TABLE_2['plain', 18]} %, Table 2); CIFAR-10: Fig. 6, left",
+            f"{deep_plain} % against {plain} %",
+            above(deep_plain, plain),
+        ),
+        Claim(
+            f"ResNet-{last}'s training error is not higher than ResNet-{first}'s",
+            f"ImageNet: ResNet-34 below ResNet-18 (Fig. 4; {TABLE_2['resnet', 34]} % against "
+            f"{TABLE_2['resnet', 18]} %, Table 2); CIFAR-10: Fig. 6, middle",
+            f"{deep_resnet} % against {resnet} %",
+            not_above(deep_resnet, resnet),
+        ),
+        Claim(
+            f"at {last} layers the residual net's training error is lower than its plain twin's, with not "
+            "one parameter more",
+            "Fig. 4; Fig. 6, left and middle",
+            f"{deep_resnet} % against {deep_plain} %",
+            above(deep_plain, deep_resnet),
+        ),
+        Claim(
+            f"the gain carries over to test images: ResNet-{last}'s test error is lower than plain-{last}'s",
+            f"ImageNet, 34 layers: {TABLE_2['resnet', 34]} % against {TABLE_2['plain', 34]} % (Table 2); "
+            f"CIFAR-10: plain-110 above {FIGURE_6_PLAIN_110} %, ResNet-110 {TABLE_6[110]} % (Fig. 6)",
+            f"{test['resnet', last]} % against {test['plain', last]} %",
+            above(test["plain", last], test["resnet", last]),
+        ),
+        Claim(
+            "the deeper the residual net, the lower its test error",
+            "CIFAR-10: "
+            + ", ".join(f"{depth}: {TABLE_6[depth]} %" for depth in (20, 32, 44, 56, 110))
+            + " (Table 6)",
+            ", ".join(f"{depth}: {test['resnet', depth]} %" for depth in depths),
+            all_of(above(test["resnet", a], test["resnet", b]) for a, b in itertools.pairwise(depths)),
+        ),
+    ]
+
+
+def _table(setting: Setting, runs: Groups, errors: dict[str, Errors]) -> Table:
+    rows = []
+    for kind, name in KINDS.items():
+        for depth in setting.depths:
+            model = build_model(f"cifar_{kind}{depth}", input_shape=(32, 32, 3))
+            weights = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+            paper = f"{TABLE_6[depth]:.2f}" if kind == "resnet" and depth in TABLE_6 else "Fig. 6"
+            if (kind, depth) == ("resnet", 110):
+                paper += f" ({TABLE_6_110})"
+            if (kind, depth) == ("plain", 110):
+                paper = f"> {FIGURE_6_PLAIN_110}"
+            speed = statistics.fmean(run.seconds for run in runs[kind, depth])
+            samples = [str(errors[split][kind, depth]) for split in ("train", "val")]
+            rows.append([f"{name}-{depth}", f"{weights:,}", *samples, paper, f"{speed:,.0f}"])
+    header = [
+        "network",
+        "parameters",
+        "training error, %",
+        "test error, %",
+        "paper: CIFAR-10 test, %",
+        "training, s per run",
+    ]
+    return Table(header, rows, f"{setting.dataset}, {setting.budget}: mean ± standard deviation over seeds.")
+
+
+def _remarks(setting: Setting, runs: Groups) -> list[str]:
+    remarks = diverged(runs, "count as guessing")
+    if max(setting.depths) >= WARMED_DEPTH:
+        remarks.append(
+            f"Networks of {WARMED_DEPTH} layers begin at a tenth of the rate until the training error is "
+            "below 80 %, as in section 4.2."
+        )
+    if setting.dataset != "cifar10":
+        remarks.append(
+            "The paper's numbers are for CIFAR-10 and ImageNet: compare the order of the networks, not their "
+            "errors."
+        )
+    return remarks
+
+
+def _curves(runs: Groups) -> bytes:
+    figure = figures.new()
+    panels = figure.subplots(1, 2, sharey=True)
+    colors = figures.colors(len({depth for _, depth in runs}))
+    for axes, (kind, name) in zip(panels, KINDS.items(), strict=True):
+        depths = [depth for found, depth in runs if found == kind]
+        for depth, color in zip(depths, colors, strict=True):
+            figures.error_curves(axes, runs[kind, depth], "train", "--", color, None)
+            figures.error_curves(axes, runs[kind, depth], "val", "-", color, f"{name}-{depth}")
+        axes.set_title(f"{_TITLES[kind]} nets")
+        axes.set_xlabel("epoch")
+        axes.legend(loc="upper right")
+    panels[0].set_ylabel("error, %")
+    panels[0].set_ylim(0, 100)
+    return figures.png(figure)
+
+
+def _by_depth(depths: Sequence[int], errors: dict[str, Errors]) -> bytes:
+    figure = figures.new(height=3.5)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (split, title) in zip(
+        panels, {"train": "training error", "val": "test error"}.items(), strict=True
+    ):
+        for (kind, name), marker in zip(KINDS.items(), "so", strict=True):
+            samples = [errors[split][kind, depth] for depth in depths]
+            means, spreads = [s.mean for s in samples], np.nan_to_num([s.std for s in samples])
+            axes.errorbar(depths, means, spreads, marker=marker, capsize=4, label=name)
+        axes.set_title(title)
+        axes.set_xlabel("weighted layers")
+        axes.set_xticks(depths)
+        axes.legend()
+    panels[0].set_ylabel("error, %")
+    panels[0].set_ylim(bottom=0)
+    return figures.png(figure)
+
+
+EXPERIMENT = Experiment(
+    name="degradation",
+    title="Deeper plain nets get worse; residual nets do not",
+    intro="He et al., 2015: stacking more layers makes a plain network train worse, and it is not "
+    "overfitting, for the training error rises. With shortcuts the same stacks train.",
+    runs=ladder,
+    report=report,
+)
