@@ -1,7 +1,6 @@
 """The command line that all experiments share; light, so that --help is quick."""
 
 import importlib
-import os
 from collections.abc import Sequence
 
 from absl import flags
@@ -39,7 +38,6 @@ def run(name: str, experiments: Sequence[str] = (), title: str = "", intro: str 
     _define_flags()
 
     def main() -> int:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         with quiet():  # loads TensorFlow, so only after the flags are parsed
             program = importlib.import_module("experiments.program")
         return program.main(flags.FLAGS, name, experiments or (name,), title, intro)
