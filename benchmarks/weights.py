@@ -21,8 +21,8 @@ from absl import flags
 from benchmarks import harness
 from keras_resnet import build_model, cli, get_entry
 from keras_resnet.models.config import get_config
-from keras_resnet.weights import load_foreign, load_weights, save_weights
-from keras_resnet.weights.converters import torch_names
+from keras_resnet.weights import load_weights, open_weights, save_weights
+from keras_resnet.weights.torch_files import torch_names
 
 _KINDS = ("weights.h5", "safetensors", "keras_applications.h5")
 _CONVERT = "convert"
@@ -51,7 +51,7 @@ def _files(folder: Path, subjects: list[str]) -> dict[str, tuple[keras.Model, Pa
     config = get_config("resnet152_v1_5")
     files = {
         "weights.h5": (network, own, lambda: load_weights(network, own)),
-        "safetensors": (network, torch, lambda: load_foreign(network, torch, config)),
+        "safetensors": (network, torch, lambda: open_weights(torch, config).load(network)),
     }
     if "keras_applications.h5" in subjects:
         # Their file's name, and so their old layout.
@@ -59,7 +59,11 @@ def _files(folder: Path, subjects: list[str]) -> dict[str, tuple[keras.Model, Pa
         keras.applications.ResNet152(weights=None).save(theirs)
         first = build_model("resnet152")
         config_of_first = get_config("resnet152")
-        files["keras_applications.h5"] = first, theirs, lambda: load_foreign(first, theirs, config_of_first)
+        files["keras_applications.h5"] = (
+            first,
+            theirs,
+            lambda: open_weights(theirs, config_of_first).load(first),
+        )
     return files
 
 

@@ -112,21 +112,13 @@ KNOWN_INNER: set[str] = {
     "keras_resnet.data.__main__ -> keras_resnet.files",
     "keras_resnet.data.__main__ -> keras_resnet.training",
     "keras_resnet.export.pipeline -> keras_resnet.data",
-    "keras_resnet.export.serving -> keras_resnet.weights",
-    "keras_resnet.export.serving -> keras_resnet.weights.converters",
     "train_main -> export",
 }
-KNOWN_PRIVATE: set[str] = {
-    "keras_resnet.weights.converters <- keras_resnet.weights.native._hard",
-    "keras_resnet.weights.converters <- keras_resnet.weights.native._is_weight",
-    "keras_resnet.weights.converters <- keras_resnet.weights.native._layer_groups",
-    "keras_resnet.weights.converters <- keras_resnet.weights.native._read",
-}
+KNOWN_PRIVATE: set[str] = set()
 KNOWN_CIRCLES: list[set[str]] = [
     {
         "keras_resnet.models.resnet",
         "keras_resnet.weights",
-        "keras_resnet.weights.converters",
         "keras_resnet.weights.native",
         "keras_resnet.weights.spec",
         "keras_resnet.weights.weight_file",
@@ -199,10 +191,6 @@ KNOWN_UNUSED: set[str] = {
     "keras_resnet.training.distribution.WORKER_TIMEOUT",
     "keras_resnet.weights.__main__.entry_rows",
     "keras_resnet.weights.compare.IMAGES",
-    "keras_resnet.weights.converters.Source",
-    "keras_resnet.weights.converters.TORCH",
-    "keras_resnet.weights.converters.applications_names",
-    "keras_resnet.weights.weight_file.check_kind",
 }
 KNOWN_TASK_WORDS: set[str] = {
     "__main__.py: label",

@@ -29,8 +29,8 @@ from keras_resnet.models import resnet
 from keras_resnet.models.config import MODELS, get_config
 from keras_resnet.weights import __main__ as weights_program
 from keras_resnet.weights import weight_file as pretrained
-from keras_resnet.weights.converters import torch_names
 from keras_resnet.weights.registry import ENTRIES
+from keras_resnet.weights.torch_files import torch_names
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

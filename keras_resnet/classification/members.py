@@ -3,17 +3,15 @@
 import dataclasses
 import functools
 import hashlib
-from pathlib import Path
 
 import keras
 
 from keras_resnet.data import Dataset
 from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Preprocessing
-from keras_resnet.weights import ModelSpec, load_foreign, load_weights, read_spec, spec_of
-from keras_resnet.weights.converters import HDF5, is_applications
+from keras_resnet.weights import ModelSpec, WeightFile, open_weights
 from keras_resnet.weights.labels import labels
-from keras_resnet.weights.weight_file import locate
+from keras_resnet.weights.weight_file import HDF5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +20,12 @@ class Member:
 
     Attributes:
         weights: the file's path or the entry's name, as it was given.
-        path: of the file.
+        file: with its weights.
         spec: the network, its classes and its preprocessing.
     """
 
     weights: str
-    path: Path
+    file: WeightFile
     spec: ModelSpec
 
     @property
@@ -38,7 +36,7 @@ class Member:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the file, hexadecimal."""
-        with open(self.path, "rb") as file:
+        with open(self.file.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def network(self, any_size: bool = False) -> keras.Model:
@@ -56,11 +54,7 @@ class Member:
             first = keras.config.image_data_format() == "channels_first"
             changes["input_shape"] = (channels, None, None) if first else (None, None, channels)
         network = self.spec.build(weights=None, **changes)
-        # Not `load_pretrained`, which would leave a classifier of other classes as it was drawn.
-        if _is_own(self.path, self.spec):
-            load_weights(network, self.path)
-        else:
-            load_foreign(network, self.path, self.spec.config)
+        self.file.load(network)
         return network
 
 
@@ -74,19 +68,16 @@ def find_member(weights: str, model: str | None = None) -> Member:
     Raises:
         InputError: there are no such weights, they do not say enough, or are of another network.
     """
-    if model is None:
-        if not weights.endswith(HDF5) or read_spec(weights) is None:
-            raise InputError(f"{weights} does not say of which network it is; give --model=NAME")
-        model = read_spec(weights).model
-    default = ModelSpec.default(model)  # refuses an unknown name
-    path, entry = locate(weights, default.config)
-    spec = spec_of(entry or path, model)
-    if spec.model != model:
+    file = open_weights(weights, model) if model or weights.endswith(HDF5) else None
+    if file is None or (model is None and file.described is None):
+        raise InputError(f"{weights} does not say of which network it is; give --model=NAME")
+    spec = file.spec
+    if model not in (None, spec.model):
         raise InputError(f"--model={model}, but {weights} has weights of {spec.model}")
     height, width, _ = spec.input_shape
     if height != width:
         raise InputError(f"images are cut square; the network of {weights} takes {height}x{width}")
-    return Member(weights, path, spec)
+    return Member(weights, file, spec)
 
 
 def check_classes(member: Member, dataset: Dataset) -> None:
@@ -109,7 +100,3 @@ def check_classes(member: Member, dataset: Dataset) -> None:
             raise InputError(
                 f"{member.weights} takes class {index} for {their!r}, in dataset {dataset.name} it is {our!r}"
             )
-
-
-def _is_own(path: Path, spec: ModelSpec) -> bool:
-    return path.suffix in HDF5 and not is_applications(path, spec.config)

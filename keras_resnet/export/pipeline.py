@@ -21,12 +21,11 @@ from keras_resnet.export.artifacts import FORMATS, PRECISIONS, TABLE, Options, c
 from keras_resnet.export.calibration import calibration_batches
 from keras_resnet.export.predictions import draw_predictions
 from keras_resnet.export.report import Origin, model_card
-from keras_resnet.export.serving import is_own_file, network_for_export, serving_model
+from keras_resnet.export.serving import network_for_export, serving_model
 from keras_resnet.export.verification import parity_table, verify
 from keras_resnet.models.complexity import complexity
 from keras_resnet.run_folder import RunFolder
-from keras_resnet.weights import ModelSpec, read_spec, spec_of
-from keras_resnet.weights.weight_file import locate
+from keras_resnet.weights import ModelSpec, open_weights
 
 PARITY = "parity.json"
 CARD = "MODEL_CARD.md"
@@ -234,7 +233,8 @@ def export_workdir(
     if not weights.is_file():
         raise InputError(f"{workdir} holds no {weights.name}; train first, or give another --workdir")
     recipe = RunFolder(workdir).read_recipe()
-    spec = read_spec(weights)
+    file = open_weights(weights)
+    spec = file.described
     if spec is None:
         raise InputError(f"{weights} does not say what it belongs to; use --model=NAME --weights={weights}")
     if recipe["model"] != spec.model:
@@ -243,7 +243,7 @@ def export_workdir(
     given = {"workdir": workdir, "dataset": dataset, "data_dir": data_dir, "output_dir": output_dir}
     command = _command(artifacts, options, calibration_images, **given)
     output_dir = Path(output_dir or workdir / "export")
-    model = serving_model(network_for_export(spec, str(weights)), spec.normalization)
+    model = serving_model(network_for_export(spec, file), spec.normalization)
     report = export_and_verify(spec, model, output_dir, artifacts, images, options, recipe, command)
     return report["equal"]
 
@@ -307,15 +307,14 @@ def _network(
     default = ModelSpec.default(model, classes)  # also refuses an unknown name, before any file is read
     if str(weights) == "none":
         return default, functools.partial(network_with_random_weights, default), None
-    path, entry = locate(weights, default.config)
-    spec = spec_of(entry or path, model)
-    if spec == ModelSpec.default(model):
-        spec = default  # the file says nothing about itself, `classes` does
+    file = open_weights(weights, model)
+    # A native file without a description does not say its classes.
+    spec = default if file.kind == "native" and file.described is None else file.spec
     for option, given, found in (("model", model, spec.model), ("classes", classes, spec.classes)):
         if given is not None and given != found:
             raise InputError(f"--{option}={given}, but {weights} has weights of {option} {found}")
-    origin = None if is_own_file(path, spec.config) else Origin.of(path, entry)
-    return spec, functools.partial(network_for_export, spec, path), origin
+    origin = None if file.kind == "native" else Origin.of(file.path, file.entry)
+    return spec, functools.partial(network_for_export, spec, file), origin
 
 
 def network_with_random_weights(spec: ModelSpec) -> keras.Model:

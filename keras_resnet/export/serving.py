@@ -3,8 +3,6 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -12,10 +10,7 @@ import numpy as np
 from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization
 from keras_resnet.models.graph import recursion_limit
-
-if TYPE_CHECKING:
-    from keras_resnet.models.config import ResNetConfig
-    from keras_resnet.weights import ModelSpec
+from keras_resnet.weights import ModelSpec, WeightFile, open_weights
 
 INPUT = "images"
 LOGITS = "logits"
@@ -26,7 +21,7 @@ UINT8_SIGNATURE = "serving_uint8"
 BATCH = "batch"  # name of the batch axis, where a format can name axes
 
 
-def network_for_export(spec: "ModelSpec", weights: str | os.PathLike | None = None) -> keras.Model:
+def network_for_export(spec: ModelSpec, weights: str | os.PathLike | WeightFile | None = None) -> keras.Model:
     """Builds the network that artifacts are made from: channels last, float32, logits out.
 
     Variables have the same shapes under every image data format and dtype policy, so weights that
@@ -34,7 +29,7 @@ def network_for_export(spec: "ModelSpec", weights: str | os.PathLike | None = No
 
     Args:
         spec: what to build.
-        weights: path of a weight file, our own or another zoo's; None keeps the initial values.
+        weights: a weight file or the path of one; None keeps the initial values.
 
     Raises:
         InputError: the file is missing, broken, or of another network.
@@ -42,24 +37,9 @@ def network_for_export(spec: "ModelSpec", weights: str | os.PathLike | None = No
     with _channels_last_float32():
         network = spec.build(weights=None)
     if weights is not None:
-        from keras_resnet.weights import load_foreign, load_weights
-
-        if is_own_file(weights, spec.config):
-            load_weights(network, weights)
-        else:
-            load_foreign(network, weights, spec.config)
+        file = weights if isinstance(weights, WeightFile) else open_weights(weights, spec.config)
+        file.load(network)
     return network
-
-
-def is_own_file(path: str | os.PathLike, config: "ResNetConfig") -> bool:
-    """Whether a weight file is Keras' `.weights.h5` of a network of ours, not another zoo's.
-
-    Raises:
-        InputError: an HDF5 file that is missing or damaged.
-    """
-    from keras_resnet.weights.converters import HDF5, is_applications
-
-    return Path(path).suffix in HDF5 and not is_applications(path, config)
 
 
 def serving_model(model: keras.Model, normalization: Normalization) -> keras.Model:

@@ -69,12 +69,13 @@ def build_resnet(
     Raises:
         InputError: an argument is out of its range, or `weights` does not fit the network.
     """
-    if classes is None:
-        classes = config.classes
-        if include_top and isinstance(weights, str | os.PathLike):
-            from keras_resnet.weights import classes_of
+    file = None
+    if weights is not None:
+        from keras_resnet.weights import open_weights
 
-            classes = classes_of(weights, config) or classes
+        file = open_weights(weights, config)
+    if classes is None:
+        classes = (file.classes if file and include_top else None) or config.classes
     if include_top and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
         raise InputError(f"classes must be a positive integer; got {classes!r}")
     if pooling not in (None, "avg", "max"):
@@ -109,10 +110,9 @@ def build_resnet(
         model = keras.Model(inputs, x, name=name)
 
         preprocess = None
-        if weights is not None:
-            from keras_resnet.weights import load_pretrained
-
-            preprocess = load_pretrained(model, config, weights)
+        if file is not None:
+            file.load(model, transfer=True)
+            preprocess = file.preprocessing_for(model)
         if features_only:
             # After the loading, which wants to see a use for every tensor of a file.
             model = keras.Model(inputs, _select(_all_maps(model), out_indices), name=name)

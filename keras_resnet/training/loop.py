@@ -37,7 +37,7 @@ from keras_resnet.training.progress import HISTORY, Reports, draw_curves
 from keras_resnet.training.recipe import Recipe, check_run_folder, run_identity
 from keras_resnet.training.schedules import Schedule
 from keras_resnet.training.step import METRICS, Trainer
-from keras_resnet.weights import ModelSpec, load_pretrained, save_weights
+from keras_resnet.weights import ModelSpec, open_weights, save_weights
 
 _NORMALIZATION = ("mean", "std")  # fields of a `Normalization`, as checkpoints keep them
 
@@ -151,7 +151,9 @@ class _Run:
             with self.distribution.scope():
                 model = freeze(self.spec.build(**self._any_size()), self.recipe.freeze)
                 if weights is not None:
-                    preprocessing = load_pretrained(model, self.spec.config, weights)
+                    with open_weights(weights, self.spec.config) as file:
+                        file.load(model, transfer=True)
+                    preprocessing = file.preprocessing_for(model)
         finally:
             keras.config.set_dtype_policy(policy)
         for layer in model.layers:

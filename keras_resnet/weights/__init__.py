@@ -5,45 +5,39 @@ from typing import TYPE_CHECKING
 from keras_resnet import lazy
 
 if TYPE_CHECKING:
-    from keras_resnet.weights.converters import load_foreign, read_tensors
     from keras_resnet.weights.labels import decode_predictions
     from keras_resnet.weights.native import load_weights, read_spec, save_weights
     from keras_resnet.weights.registry import PretrainedWeights, get_entry, list_weights
     from keras_resnet.weights.spec import ModelSpec
     from keras_resnet.weights.weight_file import (
-        classes_of,
-        load_pretrained,
+        WeightFile,
+        open_weights,
         preprocess_input,
         preprocessing_of,
-        spec_of,
     )
 
 __all__ = [
     "ModelSpec",
     "PretrainedWeights",
-    "classes_of",
+    "WeightFile",
     "decode_predictions",
     "get_entry",
     "list_weights",
-    "load_foreign",
-    "load_pretrained",
     "load_weights",
+    "open_weights",
     "preprocess_input",
     "preprocessing_of",
     "read_spec",
-    "read_tensors",
     "save_weights",
-    "spec_of",
 ]
 
 __getattr__ = lazy.attach(
     __name__,
     {
-        "converters": ["load_foreign", "read_tensors"],
         "labels": ["decode_predictions"],
         "native": ["load_weights", "read_spec", "save_weights"],
         "registry": ["PretrainedWeights", "get_entry", "list_weights"],
         "spec": ["ModelSpec"],
-        "weight_file": ["classes_of", "load_pretrained", "preprocess_input", "preprocessing_of", "spec_of"],
+        "weight_file": ["WeightFile", "open_weights", "preprocess_input", "preprocessing_of"],
     },
 )

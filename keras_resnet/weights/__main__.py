@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_resnet.errors import InputError
-from keras_resnet.models.config import get_config
 from keras_resnet.tables import markdown_table
 from keras_resnet.weights.compare import TOLERANCE, compare
-from keras_resnet.weights.converters import assign_tensors, count_classes, read_tensors
 from keras_resnet.weights.native import save_weights
 from keras_resnet.weights.registry import get_entry, list_weights
 from keras_resnet.weights.spec import ModelSpec
-from keras_resnet.weights.weight_file import foreign_spec, locate
+from keras_resnet.weights.weight_file import open_weights
 
 
 def convert(source: str, model: str, output: str) -> ModelSpec:
@@ -27,7 +25,7 @@ def convert(source: str, model: str, output: str) -> ModelSpec:
     The converted network takes red, green, blue, also where its source takes the opposite.
 
     Args:
-        source: a file that `read_tensors` reads, or the name of an entry of the model.
+        source: a file to convert, or the name of published weights of the model.
         model: a name of `list_models()`.
         output: ends with `.weights.h5`.
 
@@ -38,16 +36,14 @@ def convert(source: str, model: str, output: str) -> ModelSpec:
         InputError: the source cannot be fetched or read, or does not fit the model.
         OSError: the output cannot be written.
     """
-    config = get_config(model)
     if not str(output).endswith(".weights.h5"):
         raise InputError(f"--output must end with .weights.h5; got {output}")
-    path, entry = locate(source, config)
-    kind, tensors = read_tensors(path)
-    spec = foreign_spec(model, kind, count_classes(tensors), entry)
-    network = spec.build()
-    assign_tensors(network, kind, tensors, config, source)
-    save_weights(network, output, spec)
-    return spec
+    with open_weights(source, model) as file:
+        file.tensors()  # refuses a native file
+        network = file.spec.build()
+        file.load(network)
+    save_weights(network, output, file.spec)
+    return file.spec
 
 
 class _Parser(argparse.ArgumentParser):

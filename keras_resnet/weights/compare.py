@@ -1,16 +1,14 @@
 """Weights in the framework that they come from, against the same weights in ours."""
 
 import importlib
-import os
+from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_resnet.errors import InputError
-from keras_resnet.models.config import get_config
-from keras_resnet.weights.converters import assign_tensors, count_classes, read_tensors
-from keras_resnet.weights.registry import PretrainedWeights
-from keras_resnet.weights.weight_file import foreign_spec, locate
+from keras_resnet.weights.spec import ModelSpec
+from keras_resnet.weights.weight_file import Weights, open_weights
 
 TOLERANCE = 1e-4
 """Largest difference of two networks that count as equal, relative to the largest logit."""
@@ -18,11 +16,11 @@ TOLERANCE = 1e-4
 IMAGES = 4
 
 
-def compare(source: str | os.PathLike | PretrainedWeights, model: str) -> tuple[str, float]:
+def compare(source: Weights, model: str) -> tuple[str, float]:
     """Runs another zoo's weights in its own framework and in ours, on the same images.
 
     Args:
-        source: a file that `read_tensors` reads, or an entry of the model.
+        source: a file to convert, or published weights of the model.
         model: a name of `list_models()`.
 
     Returns:
@@ -32,15 +30,13 @@ def compare(source: str | os.PathLike | PretrainedWeights, model: str) -> tuple[
     Raises:
         InputError: the source does not fit the model, or its framework is not installed.
     """
-    config = get_config(model)
-    path, entry = locate(source, config)
-    kind, tensors = read_tensors(path)
-    spec = foreign_spec(model, kind, count_classes(tensors), entry)
-    ours = spec.build()
-    assign_tensors(ours, kind, dict(tensors), config, path)
+    with open_weights(source, model) as file:
+        tensors, spec = dict(file.tensors()), file.spec
+        ours = spec.build()
+        file.load(ours)
     images = _smooth_noise(spec.input_shape)
-    run = _on_torch if kind == "torch" else _on_keras_applications
-    framework, expected = run(model, path, tensors, spec.classes, spec.normalization, images)
+    run = _on_torch if file.kind == "torch" else _on_keras_applications
+    framework, expected = run(spec, file.path, tensors, images)
     got = keras.ops.convert_to_numpy(ours(spec.normalization(images)))
     return framework, float(np.abs(got - expected).max() / np.abs(expected).max())
 
@@ -56,12 +52,14 @@ def _smooth_noise(shape: tuple[int, int, int]) -> np.ndarray:
     return pixels
 
 
-def _on_torch(model, path, tensors, classes, normalization, images) -> tuple[str, np.ndarray]:
+def _on_torch(
+    spec: ModelSpec, path: Path, tensors: dict[str, np.ndarray], images: np.ndarray
+) -> tuple[str, np.ndarray]:
     try:
         import torch
     except ImportError:
         raise InputError(f"to compare {path}, install torch, and torchvision or timm") from None
-    name = model.removesuffix("_v1_5")
+    name = spec.model.removesuffix("_v1_5")
     # resnet50d and its like are timm's alone.
     for package, builders in (("torchvision", "torchvision.models"), ("timm", "timm.models")):
         try:
@@ -72,21 +70,23 @@ def _on_torch(model, path, tensors, classes, normalization, images) -> tuple[str
             continue
     else:
         raise InputError(f"to compare {path}, install torchvision or timm: neither gives {name} here")
-    network = build(num_classes=classes).eval()
+    network = build(num_classes=spec.classes).eval()
     network.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()})
-    batch = np.ascontiguousarray(np.moveaxis(normalization(images), -1, 1))
+    batch = np.ascontiguousarray(np.moveaxis(spec.normalization(images), -1, 1))
     with torch.no_grad():
         logits = network(torch.from_numpy(batch)).numpy()
     return f"{package} {module.__version__}", logits
 
 
-def _on_keras_applications(model, path, tensors, classes, normalization, images) -> tuple[str, np.ndarray]:
-    name = model.replace("resnet", "ResNet").replace("_v2", "V2")
+def _on_keras_applications(
+    spec: ModelSpec, path: Path, tensors: dict[str, np.ndarray], images: np.ndarray
+) -> tuple[str, np.ndarray]:
+    name = spec.model.replace("resnet", "ResNet").replace("_v2", "V2")
     network = getattr(keras.applications, name)(
-        weights=None, classes=classes, classifier_activation=None, input_shape=images.shape[1:]
+        weights=None, classes=spec.classes, classifier_activation=None, input_shape=images.shape[1:]
     )
     network.load_weights(path)
-    batch = normalization(images)
-    # The networks that are not pre-activated take blue, green, red.
+    batch = spec.normalization(images)
+    # Networks without pre-activation take blue, green, red.
     batch = batch if name.endswith("V2") else batch[..., ::-1]
     return f"keras.applications {keras.__version__}", keras.ops.convert_to_numpy(network(batch))

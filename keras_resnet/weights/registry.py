@@ -14,8 +14,8 @@ from keras_resnet.models.config import MODELS, get_config
 
 _IMAGENET = Normalization.imagenet()
 # keras.applications' "caffe" without its blue, green, red: our networks take red, green, blue.
-_CAFFE = Normalization((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
-_MINUS_ONE_TO_ONE = Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+CAFFE = Normalization((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
+MINUS_ONE_TO_ONE = Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +93,10 @@ def _applications(model, md5, top1, top5) -> PretrainedWeights:
     if model.endswith("_v2"):
         # Measured at 299, as these were trained; at 224 they are some six points worse. For the
         # shorter side nothing is published: 299 is to 341 as 224 to 256.
-        license, preprocessing = "BSD-3-Clause", Preprocessing(299, 341, "bicubic", _MINUS_ONE_TO_ONE)
+        license, preprocessing = "BSD-3-Clause", Preprocessing(299, 341, "bicubic", MINUS_ONE_TO_ONE)
     else:
         # The shorter side and the interpolation: their author, in issue 88 of keras-applications.
-        license, preprocessing = "MIT", Preprocessing(224, 256, "bicubic", _CAFFE)
+        license, preprocessing = "MIT", Preprocessing(224, 256, "bicubic", CAFFE)
     file = f"{model.replace('_', '')}_weights_tf_dim_ordering_tf_kernels.h5"
     return PretrainedWeights(
         name="keras_applications",

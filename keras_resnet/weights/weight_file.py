@@ -1,176 +1,273 @@
-"""Weights for users' code: an entry's name or a file, into a network, with its preprocessing."""
+"""Weights of any origin for a network of the zoo: published ones by name, and files by path."""
 
+import functools
 import os
 from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
 
+import h5py
 import keras
 import numpy as np
 
 from keras_resnet.errors import InputError
-from keras_resnet.images.preprocessing import Preprocessing
+from keras_resnet.images.preprocessing import Normalization, Preprocessing, usual_resize
 from keras_resnet.models.config import MODELS, ResNetConfig, get_config
-from keras_resnet.weights.converters import (
-    HDF5,
-    SUFFIXES,
-    count_classes,
-    is_applications,
-    load_foreign,
-    read_tensors,
-    usual_preprocessing,
-)
+from keras_resnet.weights import torch_files
+from keras_resnet.weights.conversion import assign_tensors, count_classes
 from keras_resnet.weights.download import fetch
+from keras_resnet.weights.hdf5 import check_is_file, open_hdf5, refuse_damage
+from keras_resnet.weights.keras_applications import (
+    applications_names,
+    is_applications,
+    read_applications,
+    usual_normalization,
+)
 from keras_resnet.weights.labels import labels
-from keras_resnet.weights.native import load_weights, read_spec
+from keras_resnet.weights.native import assign_layers, described
 from keras_resnet.weights.registry import PretrainedWeights, find_entries, get_entry, list_weights
 from keras_resnet.weights.spec import ModelSpec, check_architecture
 from keras_resnet.weights.transfer import own_layers
 
+HDF5 = (".h5", ".hdf5")
+SUFFIXES = torch_files.SUFFIXES + HDF5
 
-def load_pretrained(
-    model: keras.Model, config: ResNetConfig, weights: str | os.PathLike | PretrainedWeights
-) -> Preprocessing | None:
-    """Loads published or own weights into a network that was built here.
+Weights = str | os.PathLike | PretrainedWeights
+"""Published weights, by name or as an entry of the registry, or the path of a file."""
 
-    A file with another number of classes or input channels fits, too: see `load_weights`' `transfer`.
+
+class WeightFile:
+    """An open weight file; `open_weights` makes it.
+
+    The file is opened once, and its tensors are read once, by the first `load`, which closes it. Loading
+    again opens it again.
+
+    Attributes:
+        path: of the file.
+        kind: "native" for the package's own files, "torch" for torchvision's and timm's, "applications"
+            for keras.applications'.
+        described: the description inside a native file, if it has one.
+        entry: of the registry, for published weights.
+    """
+
+    def __init__(
+        self, path: Path, entry: PretrainedWeights | None, model: str | None, config: ResNetConfig | None
+    ):
+        self.path, self.entry = check_is_file(path), entry
+        self.kind: Literal["native", "torch", "applications"] = "torch"
+        self.described: ModelSpec | None = None
+        self._model = model
+        self._config = get_config(model) if config is None and model is not None else config
+        self._file: h5py.File | None = None
+        self._tensors: dict[str, np.ndarray] | None = None
+        if path.suffix in HDF5:
+            try:
+                self._identify(self._open(), config)
+            except BaseException:
+                self.close()
+                raise
+        elif path.suffix not in torch_files.SUFFIXES:
+            raise InputError(f"{path} is no .safetensors, .pth, .pt or .h5 file")
+
+    def _identify(self, file: h5py.File, config: ResNetConfig | None) -> None:
+        with refuse_damage(self.path):
+            self.described = described(file)
+            is_native = self.described is not None or not is_applications(file, self.path, self._config)
+        self.kind = "native" if is_native else "applications"
+        if self.described is not None:
+            if config is not None:
+                check_architecture(self.path, self.described.model, self.described.config, config)
+            self._model, self._config = self.described.model, self.described.config
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file and drops what was read from it."""
+        if self._file is not None:
+            self._file.close()
+        self._file = self._tensors = None
+
+    @functools.cached_property
+    def classes(self) -> int | None:
+        """The number of classes; None without a classifier, or where a native file has no description."""
+        if self.kind == "native":
+            return None if self.described is None else self.described.classes
+        return count_classes(self.tensors())
+
+    @functools.cached_property
+    def spec(self) -> ModelSpec:
+        """The network, with its classes, labels and preprocessing: as described, else the usual ones.
+
+        Raises:
+            InputError: neither the file nor the caller of `open_weights` named the network.
+        """
+        if self.described is not None:
+            return self.described
+        if self._model is None:
+            raise InputError(f"{self.path} does not say of which network it is")
+        default = ModelSpec.default(self._model)
+        if self.preprocessing is None:
+            return default
+        size, classes = self.preprocessing.size, self.classes or default.classes
+        names = tuple(name for _, name in labels(self.entry.labels)) if self.entry else ()
+        names = names if len(names) == classes else ()
+        return ModelSpec(self._model, {}, classes, (size, size, 3), self.preprocessing, names)
+
+    @functools.cached_property
+    def preprocessing(self) -> Preprocessing | None:
+        """How images are prepared: as described or published, else as usual for a converted file."""
+        if self.described is not None:
+            return self.described.preprocessing
+        if self.entry is not None:
+            return self.entry.preprocessing
+        if self.kind == "native" or self._config is None:
+            return None
+        size = self._config.input_size
+        is_torch = self.kind == "torch"
+        normalization = Normalization.imagenet() if is_torch else usual_normalization(self._config)
+        return Preprocessing(size, usual_resize(size), "bilinear", normalization)
+
+    def preprocessing_for(self, model: keras.Model) -> Preprocessing | None:
+        """`preprocessing` for a model's input size and channels; None if unknown or if it is not square."""
+        shape = tuple(own_layers(model)[0].input.shape[1:])
+        if keras.config.image_data_format() == "channels_first":
+            shape = (*shape[1:], shape[0])
+        height, width, channels = shape
+        preprocessing = self.preprocessing
+        if preprocessing is None or height != width:
+            return None
+        if len(preprocessing.normalization.shape) == 3:
+            return preprocessing
+        if height not in (None, preprocessing.size):
+            preprocessing = preprocessing.for_size(height)
+        return preprocessing.for_channels(channels)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All tensors of a converted file by their names there, read once; `load` empties it.
+
+        Raises:
+            InputError: the file is native, damaged or too large, or the package that reads it is missing.
+        """
+        if self.kind == "native":
+            raise InputError(f"{self.path} is a native file already, which needs no conversion")
+        if self._tensors is None:
+            if self.kind == "torch":
+                self._tensors = torch_files.read_torch_file(self.path)
+            else:
+                with refuse_damage(self.path):
+                    self._tensors = read_applications(self._open(), self.path)
+        return self._tensors
+
+    def load(self, model: keras.Model, transfer: bool = False) -> None:
+        """Loads the weights into a network built by this package, completely or not at all.
+
+        Args:
+            model: of `build_resnet`. Images go in as red, green, blue, whatever the file's own network takes.
+            transfer: as `load_weights` has it.
+
+        Raises:
+            InputError: the file cannot be read or does not fit the model, which is unchanged.
+        """
+        with self:
+            if self.kind == "native":
+                with refuse_damage(self.path):
+                    assign_layers(model, self._open(), self.path, transfer=transfer)
+                return
+            tensors = self.tensors()
+            if self._config is None:
+                raise InputError(f"{self.path} does not say of which network it is")
+            names = torch_files.torch_names if self.kind == "torch" else applications_names
+            assign_tensors(model, names(self._config), tensors, self.path, transfer=transfer)
+
+    def build(self, **kwargs: object) -> keras.Model:
+        """Builds `spec`'s network with its weights, and with `preprocess` as `build_model` sets it.
+
+        Args:
+            kwargs: of `ModelSpec.build`.
+        """
+        model = self.spec.build(**kwargs)
+        self.load(model)
+        if preprocessing := self.preprocessing_for(model):
+            model.preprocess = preprocessing
+        return model
+
+    def _open(self) -> h5py.File:
+        if self._file is None:
+            self._file = open_hdf5(self.path)
+        return self._file
+
+
+def open_weights(weights: Weights, network: str | ResNetConfig | None = None) -> WeightFile:
+    """Opens weights, after fetching published ones; use it in a `with` statement.
 
     Args:
-        model: of `build_resnet`, not cut to its features.
-        config: of the model.
-        weights: an `PretrainedWeights`, the name of one, or a file's path.
-
-    Returns:
-        How images are prepared for these weights and this model's input, or None where nobody says.
+        weights: a `PretrainedWeights`, the name of one, or a file's path.
+        network: what the weights are for. A zoo's name says of which network a file without a
+            description is. A config must be of the same architecture as the weights.
 
     Raises:
-        InputError: there is no such entry or file, it cannot be fetched, or it does not fit.
+        InputError: there are no such weights, they cannot be fetched or opened, or they are of another
+            network.
     """
-    check_kind(weights)
-    path, entry = locate(weights, config)
-    if path.suffix in HDF5 and not is_applications(path, config):
-        spec = read_spec(path)
-        if spec is not None:
-            check_architecture(path, spec.model, spec.config, config)
-        load_weights(model, path, transfer=True)
-        preprocessing = None if spec is None else spec.preprocessing
-    else:
-        kind = load_foreign(model, path, config, transfer=True)
-        preprocessing = entry.preprocessing if entry else usual_preprocessing(kind, config)
-    return None if preprocessing is None else _for_input(preprocessing, model)
+    model, config = (network, None) if isinstance(network, str) else (None, network)
+    path, entry = _locate(weights, config if model is None else get_config(model))
+    return WeightFile(path, entry, entry.model if entry else model, config)
 
 
-def locate(
-    weights: str | os.PathLike | PretrainedWeights, config: ResNetConfig
-) -> tuple[Path, PretrainedWeights | None]:
-    """The file of weights, fetched if it must be, and the entry that it belongs to, if any.
-
-    Args:
-        weights: an `PretrainedWeights`, the name of one, or a file's path.
-        config: of the network that is to take them.
-
-    Raises:
-        InputError: there is no such entry, it is of another network, or it cannot be fetched.
-    """
+def _locate(weights: Weights, config: ResNetConfig | None) -> tuple[Path, PretrainedWeights | None]:
+    """The file of weights, and their entry of the registry, if any."""
+    _check_kind(weights)
     if isinstance(weights, PretrainedWeights):
         entry = weights
     elif weights in list_weights():
-        entry = _entry_of_full_name(weights)
+        entry = _entry_of_full_name(str(weights))
     elif _is_name(weights):
-        entry = get_entry(weights, _zoo_name(config, weights))
+        entry = get_entry(str(weights), _zoo_name(config, weights))
     else:
         return Path(weights), None
-    check_architecture(f"{entry.name!r}", entry.model, get_config(entry.model), config)
+    if config is not None:
+        check_architecture(f"{entry.name!r}", entry.model, get_config(entry.model), config)
     return fetch(entry.url, entry.digest), entry
 
 
-def classes_of(weights: str | os.PathLike, config: ResNetConfig) -> int | None:
-    """The number of classes of a file; None if there is no such file, or it does not say."""
-    path = Path(weights)
-    if not path.is_file():
-        return None
-    if path.suffix in HDF5 and not is_applications(path, config):
-        spec = read_spec(path)
-        return None if spec is None else spec.classes
-    return count_classes(read_tensors(path)[1])
-
-
-def spec_of(weights: str | os.PathLike | PretrainedWeights, model: str) -> ModelSpec:
-    """What weights say about themselves: their network, classes, labels and preprocessing.
+def preprocessing_of(weights: Weights, model: str | None = None) -> Preprocessing:
+    """How images are prepared for weights; published ones are not fetched.
 
     Args:
-        weights: an `PretrainedWeights`, the name of one, or a file's path.
-        model: the zoo's name of their network; a file of our own may say another.
+        weights: a `PretrainedWeights`, the name of one, or a file of our own.
+        model: a name of `list_models()`, for a name of weights that several networks have.
 
     Raises:
-        InputError: there is no such network, entry or file, or it cannot be fetched or read.
-    """
-    config = get_config(model)
-    path, entry = locate(weights, config)
-    if path.suffix in HDF5 and not is_applications(path, config):
-        return read_spec(path) or ModelSpec.default(model)
-    kind, tensors = read_tensors(path)
-    return foreign_spec(model, kind, count_classes(tensors), entry)
-
-
-def foreign_spec(
-    model: str, kind: str, classes: int | None, entry: PretrainedWeights | None = None
-) -> ModelSpec:
-    """The description of another zoo's weights, whose file has none.
-
-    Args:
-        model: the zoo's name of the network.
-        kind: of the file, as `read_tensors` gives it.
-        classes: of the file.
-        entry: that the file belongs to.
-    """
-    config = get_config(model)
-    preprocessing = entry.preprocessing if entry else usual_preprocessing(kind, config)
-    names = [name for _, name in labels(entry.labels)] if entry else []
-    return ModelSpec(
-        model=model,
-        overrides={},
-        classes=classes or config.classes,
-        input_shape=(preprocessing.size, preprocessing.size, 3),
-        preprocessing=preprocessing,
-        labels=tuple(names) if len(names) == classes else (),
-    )
-
-
-def preprocessing_of(
-    weights: str | os.PathLike | PretrainedWeights, model: str | None = None
-) -> Preprocessing:
-    """How images are prepared for weights.
-
-    Args:
-        weights: an `PretrainedWeights`, the name of one, or a file of our own.
-        model: a name of `list_models()`, for an entry's name that several networks have.
-
-    Raises:
-        InputError: there is no such entry or file, the file does not say it, or networks differ in it.
+        InputError: there are no such weights, they do not say it, or networks differ in it.
     """
     if isinstance(weights, PretrainedWeights):
         return weights.preprocessing
-    check_kind(weights)
+    _check_kind(weights)
     if weights in list_weights():
-        return _entry_of_full_name(weights).preprocessing
+        return _entry_of_full_name(str(weights)).preprocessing
     if not _is_name(weights):
-        if Path(weights).suffix not in HDF5:
-            raise InputError(f"{weights} does not say how images are prepared; use the model's `preprocess`")
-        spec = read_spec(weights)
-        if spec is None:
-            raise InputError(f"{weights} does not say how images are prepared")
-        return spec.preprocessing
+        with open_weights(weights) as file:
+            if file.preprocessing is None:
+                raise InputError(
+                    f"{weights} does not say how images are prepared; use the model's `preprocess`"
+                )
+            return file.preprocessing
     if model is not None:
-        return get_entry(weights, model).preprocessing
-    entries = find_entries(weights)
+        return get_entry(str(weights), model).preprocessing
+    entries = find_entries(str(weights))
     if len({entry.preprocessing for entry in entries}) > 1:
         names = ", ".join(entry.model for entry in entries[:3])
         raise InputError(f"the networks that have weights {weights!r} ({names}, ...) differ; give model=")
     return entries[0].preprocessing
 
 
-def preprocess_input(
-    x, weights: str | os.PathLike | PretrainedWeights, model: str | None = None, crop: bool = True
-) -> np.ndarray:
+def preprocess_input(x, weights: Weights, model: str | None = None, crop: bool = True) -> np.ndarray:
     """Prepares images as the evaluation of published weights did.
 
     Args:
@@ -190,22 +287,21 @@ def preprocess_input(
     return preprocessing_of(weights, model)(x, crop=crop)
 
 
-def check_kind(weights: object) -> None:
-    """Raises `InputError` for what can be neither an entry, nor a name, nor a path."""
+def _check_kind(weights: object) -> None:
     if not isinstance(weights, str | os.PathLike | PretrainedWeights):
         raise InputError(
-            f"weights is a name of list_weights(), a path or an PretrainedWeights; got {weights!r}"
+            f"weights is a name of list_weights(), a path or a PretrainedWeights; got {weights!r}"
         )
 
 
 def _entry_of_full_name(name: str) -> PretrainedWeights:
-    """Of "resnet50_v1_5/torchvision_v2", as `list_weights()` has it."""
+    """The entry of "resnet50_v1_5/torchvision_v2", as `list_weights()` has it."""
     model, name = name.split("/")
     return get_entry(name, model)
 
 
 def _is_name(weights: object) -> bool:
-    """Whether it can only be an entry's name: a word without a file's ending, and no file."""
+    """Whether it can only be a name of the registry: a word without a file's suffix, and not a file."""
     return (
         isinstance(weights, str)
         and not os.path.isfile(weights)  # a folder of images may well be called imagenet
@@ -214,23 +310,10 @@ def _is_name(weights: object) -> bool:
     )
 
 
-def _zoo_name(config: ResNetConfig, weights: str) -> str:
+def _zoo_name(config: ResNetConfig | None, weights: object) -> str:
+    if config is None:
+        raise InputError(f"weights {weights!r} are of several networks; say of which")
     for name, row in MODELS.items():
         if row.architecture == config.architecture:
             return name
-    raise InputError(f"no zoo's network has these options, so there are no weights {weights!r} for it")
-
-
-def _for_input(preprocessing: Preprocessing, model: keras.Model) -> Preprocessing | None:
-    """The same for the network's own input: another size, other channels. None if it is not square."""
-    shape = tuple(own_layers(model)[0].input.shape[1:])
-    if keras.config.image_data_format() == "channels_first":
-        shape = (*shape[1:], shape[0])
-    height, width, channels = shape
-    if height != width:
-        return None
-    if len(preprocessing.normalization.shape) == 3:
-        return preprocessing
-    if height not in (None, preprocessing.size):
-        preprocessing = preprocessing.for_size(height)
-    return preprocessing.for_channels(channels)
+    raise InputError(f"no network of the zoo has these options, so it has no weights {weights!r}")

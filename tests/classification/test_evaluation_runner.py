@@ -16,7 +16,7 @@ from keras_resnet.classification.members import check_classes
 from keras_resnet.data import BadImages, IndexedSplit, open_dataset, sources
 from keras_resnet.data.sources import Dataset
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
-from keras_resnet.weights import read_tensors
+from keras_resnet.weights import open_weights
 
 SPLIT = "test[:37]"  # no batch size but 1 and 37 divides it
 
@@ -258,10 +258,10 @@ def test_published_weights_are_seen_as_their_entry_says(tmp_path, monkeypatch):
     save_file(state_dict("basic", (2, 2, 2, 2), (64, 128, 256, 512), classes=10), path)
     monkeypatch.setattr("keras_resnet.weights.weight_file.fetch", lambda url, digest: path)
     member = find_member("torchvision_v1", "resnet18")
-    assert (member.spec.classes, member.path) == (10, path)
+    assert (member.spec.classes, member.file.path) == (10, path)
     assert member.preprocessing == Preprocessing(224, 256, "bilinear", Normalization.imagenet())
     network = member.network(any_size=True)
-    expected = read_tensors(path)[1]["fc.bias"]
+    expected = open_weights(path).tensors()["fc.bias"]
     np.testing.assert_array_equal(network.get_layer("predictions").bias, expected)
 
 

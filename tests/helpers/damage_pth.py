@@ -18,7 +18,7 @@ from helpers.zoo_networks import images, relative_difference
 
 from keras_resnet import InputError, build_resnet
 from keras_resnet.models.config import get_config
-from keras_resnet.weights import load_foreign
+from keras_resnet.weights import open_weights
 
 ONES = (1, 1, 1, 1)  # blocks, and filters, of each stage
 HANG = 60  # seconds for one file
@@ -122,7 +122,7 @@ def main(folder, count):
     path, batch = folder / "damaged.pth", images(1, 32, 32, 3)
     for data in whole:
         path.write_bytes(data)
-        load_foreign(model, path, config)
+        open_weights(path, config).load(model)
         assert relative_difference(model(batch), run(network, batch)) <= 1e-4
     # These are only for splicing: the class of a network, and code.
     others = [saved(content, legacy) for legacy in (False, True) for content in (network, Trap(sprung))]
@@ -135,7 +135,7 @@ def main(folder, count):
         before = values(model)
         faulthandler.dump_traceback_later(HANG, exit=True)
         try:
-            load_foreign(model, path, config)
+            open_weights(path, config).load(model)
             loaded[damage.__name__] += 1
         except InputError as error:
             refused[damage.__name__] += 1

@@ -12,7 +12,7 @@ from helpers.zoo_networks import relative_difference, zeros_for_weights
 
 from keras_resnet import InputError, build_model
 from keras_resnet.models.config import get_config
-from keras_resnet.weights import load_foreign
+from keras_resnet.weights import open_weights
 
 pytestmark = pytest.mark.torch
 
@@ -32,11 +32,11 @@ class Pair:
     def load(self, path):
         for weight in self.ours.weights:
             weight.assign(weight * 0)
-        load_foreign(self.ours, path, self.config)
+        open_weights(path, self.config).load(self.ours)
 
     def refusal(self, path):
         with pytest.raises(InputError) as error:
-            load_foreign(self.ours, path, self.config)
+            open_weights(path, self.config).load(self.ours)
         sentence = str(error.value)
         assert "\n" not in sentence
         return sentence

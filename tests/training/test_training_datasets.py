@@ -10,7 +10,7 @@ from keras_resnet.models.resnet import build_model
 from keras_resnet.training import RunOptions, get_recipe, train
 from keras_resnet.weights import get_entry, read_spec
 from keras_resnet.weights import weight_file as pretrained
-from keras_resnet.weights.converters import torch_names
+from keras_resnet.weights.torch_files import torch_names
 
 
 def picture(random, height, width):

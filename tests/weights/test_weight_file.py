@@ -3,7 +3,9 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from sklearn.datasets import load_sample_images
 
 import keras_resnet
 from keras_resnet import InputError, Normalization, Preprocessing, build_model, get_entry, preprocess_input
-from keras_resnet.weights import ModelSpec, compare, read_spec, save_weights, spec_of
+from keras_resnet.classification import find_member
+from keras_resnet.weights import ModelSpec, compare, hdf5, open_weights, read_spec, save_weights, torch_files
 from keras_resnet.weights import weight_file as pretrained
 from keras_resnet.weights.__main__ import convert, main
 
@@ -76,7 +79,7 @@ def test_another_head_and_other_channels(fetched, tensors):
         ("resnet50", {"weights": "torchvision_v1"}, "they are of resnet50_v1_5"),
         ("resnet18", {"weights": "imagnet"}, "did you mean imagenet"),
         ("plain18", {"weights": "imagenet"}, "plain18 has no pretrained weights"),
-        ("resnet18", {"weights": "imagenet", "shortcut": "C"}, "no zoo's network has these options"),
+        ("resnet18", {"weights": "imagenet", "shortcut": "C"}, "no network of the zoo has these options"),
         (
             "resnet34",
             {"weights": get_entry("imagenet", "resnet18")},
@@ -184,7 +187,7 @@ def test_every_network_of_keras_applications_on_photos(depth, version, tmp_path)
     assert relative_difference(got, expected) < 1e-4
 
 
-def test_preprocess_input(tmp_path):
+def test_preprocess_input(downloaded, tmp_path):
     photo = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype("uint8")
     entry = get_entry("torchvision_v2", "resnet50_v1_5")
     for weights, model in [(entry, None), ("torchvision_v2", None), ("imagenet", "resnet50_v1_5")]:
@@ -196,6 +199,8 @@ def test_preprocess_input(tmp_path):
     spec = ModelSpec.default("resnet18", overrides=SMALL)
     own = save_weights(spec.build(), tmp_path / "m.weights.h5", spec)
     np.testing.assert_array_equal(preprocess_input(photo, own), spec.preprocessing(photo))
+    with pytest.raises(InputError, match="use the model's `preprocess`"):
+        preprocess_input(photo, downloaded)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +211,7 @@ def test_preprocess_input(tmp_path):
         ("torchvision_v1", None, "differ; give model="),
         ("torchvision_v3", None, "did you mean torchvision_v2, torchvision_v1"),
         ("torchvision_v1", "resnet50", "they are of resnet50_v1_5"),
-        ("m.safetensors", None, "use the model's `preprocess`"),
+        ("m.safetensors", None, "does not exist"),
         ("m.weights.h5", None, "does not exist"),
     ],
 )
@@ -220,17 +225,17 @@ def test_whose_preprocessing(weights, model, told):
     assert told in str(refusal.value)
 
 
-def test_spec_of(fetched, downloaded, tmp_path):
-    published = spec_of("imagenet", "resnet18")
+def test_the_spec_of_weights(fetched, downloaded, tmp_path):
+    published = open_weights("imagenet", "resnet18").spec
     entry = get_entry("imagenet", "resnet18")
     assert published.preprocessing == entry.preprocessing
     assert (published.classes, published.labels[207]) == (1000, "golden retriever")
-    file = spec_of(downloaded, "resnet18")
+    file = open_weights(downloaded, "resnet18").spec
     assert (file.classes, file.labels) == (1000, ())
     preprocessing = dataclasses.replace(ModelSpec.default("resnet18").preprocessing, resize=300)
     spec = ModelSpec("resnet18", SMALL, 5, (224, 224, 3), preprocessing)
     own = save_weights(spec.build(), tmp_path / "m.weights.h5", spec)
-    assert spec_of(own, "resnet18") == spec
+    assert open_weights(own, "resnet18").spec == spec
 
 
 # The command
@@ -239,7 +244,7 @@ def test_spec_of(fetched, downloaded, tmp_path):
 def test_convert_a_published_entry(fetched, tmp_path):
     output = tmp_path / "m.weights.h5"
     convert("torchvision_v1", "resnet18", str(output))
-    assert read_spec(output) == spec_of("torchvision_v1", "resnet18")
+    assert read_spec(output) == open_weights("torchvision_v1", "resnet18").spec
     assert len(read_spec(output).labels) == 1000
 
 
@@ -285,3 +290,68 @@ def test_compare_without_the_framework(downloaded, monkeypatch, capsys):
         main(["compare", str(downloaded), "--model=resnet18"])
     assert status.value.code == 2
     assert "install torch, and torchvision or timm" in capsys.readouterr().err
+
+
+# Files are opened once
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The names of all files that h5py and the reader of .safetensors open."""
+    names = []
+
+    def counting(function):
+        def wrapper(path, *arguments, **options):
+            names.append(Path(path).name)
+            return function(path, *arguments, **options)
+
+        return wrapper
+
+    class File(h5py.File):
+        def __init__(self, path, *arguments, **options):
+            names.append(Path(path).name)
+            super().__init__(path, *arguments, **options)
+
+    monkeypatch.setattr(h5py, "File", File)
+    monkeypatch.setattr(hdf5, "_check_heaps", counting(hdf5._check_heaps))
+    monkeypatch.setattr(torch_files, "read_torch_file", counting(torch_files.read_torch_file))
+    return names
+
+
+def test_a_native_file_is_opened_and_searched_once(opened, tmp_path):
+    spec = ModelSpec.default("resnet18", 5, SMALL)
+    path = save_weights(spec.build(), tmp_path / "m.weights.h5", spec)
+    opened.clear()
+    model = build_model("resnet18", weights=path, **SMALL)
+    assert model.output_shape == (None, 5)
+    assert opened == ["m.weights.h5"] * 2  # the search of the heaps, and the opening
+    opened.clear()
+    assert np.shape(find_member(str(path)).network()(images(1, 224, 224, 3))) == (1, 5)
+    assert opened == ["m.weights.h5"] * 2
+    opened.clear()
+    with open_weights(path) as file:
+        again = file.build()
+        assert again.preprocess == spec.preprocessing
+        file.load(again)  # closed by the first loading
+    assert opened == ["m.weights.h5"] * 4
+    path.unlink()
+    with pytest.raises(InputError, match="does not exist"):
+        file.load(again)
+
+
+def test_a_converted_file_is_read_once(opened, downloaded, tmp_path):
+    model = keras_resnet.ResNet18(weights=downloaded, input_shape=(64, 64, 3))
+    assert model.output_shape == (None, 1000)
+    assert opened == [downloaded.name]
+    theirs = keras.applications.ResNet50(weights=None, classes=3, input_shape=(64, 64, 3))
+    theirs.save_weights(tmp_path / "m.weights.h5")
+    opened.clear()
+    assert keras_resnet.ResNet50(weights=tmp_path / "m.weights.h5").output_shape == (None, 3)
+    assert opened == ["m.weights.h5"] * 2
+
+
+def test_a_file_that_does_not_say_of_which_network_it_is(downloaded):
+    with open_weights(downloaded) as file, pytest.raises(InputError, match="of which network it is"):
+        file.spec.build()
+    with pytest.raises(InputError, match="'imagenet' are of several networks"):
+        open_weights("imagenet")

@@ -15,10 +15,10 @@ from safetensors.numpy import save_file
 
 from keras_resnet import InputError, build_model, build_resnet
 from keras_resnet.models.config import get_config
-from keras_resnet.weights import ModelSpec, read_spec, save_weights
-from keras_resnet.weights import converters as foreign
+from keras_resnet.weights import ModelSpec, conversion, open_weights, read_spec, save_weights
 from keras_resnet.weights.__main__ import convert, main
-from keras_resnet.weights.converters import load_foreign, read_tensors, torch_names
+from keras_resnet.weights.keras_applications import applications_names
+from keras_resnet.weights.torch_files import torch_names
 
 CLASSES = 7
 # Small networks with torchvision's features: a stage without a projection (18), one in every stage (50).
@@ -50,7 +50,7 @@ def refusal(model, path, config):
     """The sentence with which a file is refused, after which the model must be as it was."""
     before = model.get_weights()
     with pytest.raises(InputError) as error:
-        load_foreign(model, path, config)
+        open_weights(path, config).load(model)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
     sentence = str(error.value)
     assert "\n" not in sentence
@@ -68,7 +68,7 @@ def test_torch_state_dict(name, prefix, size, networks, tmp_path):
     tensors = small_state_dict(name)
     path = tmp_path / "m.safetensors"
     save_file({prefix + key: value for key, value in tensors.items()}, path)
-    load_foreign(model, path, config)
+    open_weights(path, config).load(model)
     batch = images(2, *size, 3)
     assert relative_difference(model(batch), torch_forward(tensors, batch)) < 1e-5
 
@@ -78,7 +78,7 @@ def test_half_precision_file(networks, tmp_path):
     tensors = small_state_dict("resnet18")
     halves = {n: v.astype("float16") if v.dtype == "float32" else v for n, v in tensors.items()}
     save_file(halves, tmp_path / "m.safetensors")
-    load_foreign(model, tmp_path / "m.safetensors", config)
+    open_weights(tmp_path / "m.safetensors", config).load(model)
     batch = images(2, 32, 32, 3)
     assert relative_difference(model(batch), torch_forward(halves, batch)) < 1e-4
 
@@ -88,7 +88,7 @@ def test_without_counters(networks, tmp_path):
     model, config = networks["resnet18"]
     tensors = {n: v for n, v in small_state_dict("resnet18").items() if "num_batches" not in n}
     save_file(tensors, tmp_path / "m.safetensors")
-    load_foreign(model, tmp_path / "m.safetensors", config)
+    open_weights(tmp_path / "m.safetensors", config).load(model)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50_v1_5", "resnet101_v1_5"])
@@ -166,9 +166,9 @@ def test_networks_that_torch_zoos_lack(networks, tmp_path):
 @pytest.mark.parametrize("suffix", [".safetensors", ".h5", ".pth", ".bin", ""])
 def test_no_file(suffix, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
-        read_tensors(tmp_path / f"none{suffix}")
+        open_weights(tmp_path / f"none{suffix}").tensors()
     with pytest.raises(InputError, match="is a folder"):
-        read_tensors(tmp_path)
+        open_weights(tmp_path).tensors()
 
 
 @pytest.mark.parametrize("length", [0, 4, 8, 100, 5000, -1])
@@ -177,7 +177,7 @@ def test_truncated_safetensors(length, tmp_path):
     save_file(small_state_dict("resnet18"), path)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(InputError, match="truncated or damaged") as error:
-        read_tensors(path)
+        open_weights(path).tensors()
     assert "\n" not in str(error.value)
 
 
@@ -188,7 +188,7 @@ def test_missing_packages(monkeypatch, tmp_path):
         monkeypatch.setitem(sys.modules, "safetensors", None)
         monkeypatch.setitem(sys.modules, "torch", None)
         with pytest.raises(InputError, match=told):
-            read_tensors(path)
+            open_weights(path).tensors()
 
 
 class FakeTensor:
@@ -233,7 +233,7 @@ def test_pth(wrap, monkeypatch, networks, tmp_path):
     path = tmp_path / "m.pth"
     path.touch()
     model, config = networks["resnet18"]
-    load_foreign(model, path, config)
+    open_weights(path, config).load(model)
     batch = images(1, 32, 32, 3)
     assert relative_difference(model(batch), torch_forward(tensors, batch)) < 1e-5
 
@@ -256,7 +256,7 @@ def test_pth_of_something_else(content, told, monkeypatch, tmp_path):
     path = tmp_path / "m.pt"
     path.touch()
     with pytest.raises(InputError, match=told) as error:
-        read_tensors(path)
+        open_weights(path).tensors()
     assert "\n" not in str(error.value)
 
 
@@ -264,7 +264,7 @@ def test_torch_whose_safe_reader_is_not(monkeypatch, tmp_path):
     fake_torch(monkeypatch, {}, version="2.5.1")
     (tmp_path / "m.pt").touch()
     with pytest.raises(InputError, match=r"needs torch 2\.6"):
-        read_tensors(tmp_path / "m.pt")
+        open_weights(tmp_path / "m.pt").tensors()
 
 
 def test_sizes_are_bounded(monkeypatch, tmp_path):
@@ -272,17 +272,17 @@ def test_sizes_are_bounded(monkeypatch, tmp_path):
     fake_torch(monkeypatch, {"a": huge})
     (tmp_path / "m.pt").touch()
     with pytest.raises(InputError, match="too large"):
-        read_tensors(tmp_path / "m.pt")
+        open_weights(tmp_path / "m.pt").tensors()
     with h5py.File(tmp_path / "m.h5", "w") as file:
         group = file.create_group("conv1_conv")
         group.attrs["weight_names"] = [b"kernel:0"]
         group.create_dataset("kernel:0", (2**16, 2**16), "f4", chunks=(64, 64))  # a few bytes of file
     with pytest.raises(InputError, match="too large"):
-        read_tensors(tmp_path / "m.h5")
-    monkeypatch.setattr(foreign, "MAX_ELEMENTS", 100)
+        open_weights(tmp_path / "m.h5").tensors()
+    monkeypatch.setattr(conversion, "MAX_ELEMENTS", 100)
     save_file({"a": np.ones(99, "f4"), "b": np.ones(2, "f4")}, tmp_path / "m.safetensors")
     with pytest.raises(InputError, match="too large"):
-        read_tensors(tmp_path / "m.safetensors")
+        open_weights(tmp_path / "m.safetensors").tensors()
 
 
 # keras.applications
@@ -327,7 +327,7 @@ def test_keras_applications(layout, theirs, ours, tmp_path):
     LAYOUTS[layout](theirs, path)
     model, config = ours
     model.set_weights([np.zeros(w.shape, "f4") for w in model.weights])
-    load_foreign(model, path, config)
+    open_weights(path, config).load(model)
     batch = 50 * images(2, 64, 64, 3)
     # Red, green, blue for ours; keras.applications' own networks take the opposite order.
     assert relative_difference(model(batch), theirs(batch[..., ::-1])) < 1e-4
@@ -335,11 +335,12 @@ def test_keras_applications(layout, theirs, ours, tmp_path):
 
 def test_epsilon_is_folded(theirs, ours, their_file):
     """It shows where a variance is small, as in real networks with dead channels."""
-    kind, tensors = read_tensors(their_file)
-    assert kind == "applications"
+    file = open_weights(their_file)
+    assert file.kind == "applications"
+    tensors = file.tensors()
     tensors["conv1_bn/moving_variance"] = np.full(64, 1e-6, "f4")
     model, config = ours
-    foreign.assign_tensors(model, kind, dict(tensors), config, "memory")
+    conversion.assign_tensors(model, applications_names(config), dict(tensors), "memory")
     variance = model.get_layer("conv1_bn").moving_variance.numpy().astype("float64")
     np.testing.assert_allclose(variance + 1e-5, 1e-6 + 1.001e-5, rtol=1e-7)
     mean = tensors["conv1_bn/moving_mean"] - tensors["conv1_conv/bias"]
@@ -444,7 +445,7 @@ def test_a_file_of_our_own_is_not_converted(tmp_path):
     overrides = {"stage_depths": (1, 1), "stage_filters": (8, 8)}
     spec = ModelSpec.default("resnet50_v2", 5, overrides, (64, 64, 3))
     path = save_weights(spec.build(), tmp_path / "ours.weights.h5", spec)
-    with pytest.raises(InputError, match="is a file of ours already"):
+    with pytest.raises(InputError, match="is a native file already"):
         convert(str(path), "resnet50_v2", str(tmp_path / "again.weights.h5"))
 
 
@@ -452,8 +453,8 @@ def test_a_bare_file_of_a_network_without_normalization_is_our_own(tmp_path):
     config = get_config("resnet50", **SMALL["resnet50_v1_5"], batch_norm=False)
     model = build_resnet(config, input_shape=(64, 64, 3), classifier_activation=None)
     model.save_weights(tmp_path / "m.weights.h5")
-    assert not foreign.is_applications(tmp_path / "m.weights.h5", config)
-    assert foreign.is_applications(tmp_path / "m.weights.h5", get_config("resnet50"))
+    assert open_weights(tmp_path / "m.weights.h5", config).kind == "native"
+    assert open_weights(tmp_path / "m.weights.h5", "resnet50").kind == "applications"
 
 
 @pytest.mark.slow
@@ -475,7 +476,7 @@ def test_any_damage_is_refused_or_read(kind, tmp_path):
             damaged[position] = random.choice([0, 255, random.integers(256)])
         path.write_bytes(damaged)
         try:
-            read_tensors(path)
+            open_weights(path).tensors()
         except InputError as error:
             sentences.append(str(error))
     assert len(sentences) > 50

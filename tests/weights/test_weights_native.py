@@ -14,7 +14,7 @@ from helpers.zoo_networks import images, randomize
 
 from keras_resnet import InputError, build_model
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
-from keras_resnet.weights import ModelSpec, load_pretrained, load_weights, read_spec, save_weights
+from keras_resnet.weights import ModelSpec, load_weights, open_weights, read_spec, save_weights
 
 SMALL = {"stage_depths": (1, 1), "stage_filters": (8, 12), "stem": "cifar", "shortcut": "B"}
 
@@ -262,7 +262,7 @@ def test_any_flipped_byte_is_refused_or_read(written):
         before = model.get_weights()
         sentence = None
         try:
-            load_pretrained(model, spec_of().config, path)
+            open_weights(path, spec_of().config).load(model, transfer=True)
         except InputError as error:
             sentence = str(error)
         if sentence is not None:

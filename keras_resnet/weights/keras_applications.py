@@ -1,0 +1,159 @@
+"""HDF5 files of keras.applications' ResNets, in the layouts of Keras 1 to 3."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from keras_resnet.errors import InputError, one_line
+from keras_resnet.images.preprocessing import Normalization
+from keras_resnet.models.config import ResNetConfig
+from keras_resnet.weights.conversion import BN_ATTRIBUTES, Budget, Source, Variable, convolutions
+from keras_resnet.weights.hdf5 import check_weight, hard_member, layer_groups, read_dataset
+from keras_resnet.weights.registry import CAFFE, MINUS_ONE_TO_ONE
+from keras_resnet.weights.transfer import HEAD
+
+_TOP_ALIASES = ("probs", "fc1000")  # the classifier in older files
+_EPSILON_EXCESS = 1e-8  # their epsilon, 1.001e-5, minus ours, 1e-5
+
+
+def applications_names(config: ResNetConfig) -> dict[Variable, Source]:
+    """Where the variables of a network come from in keras.applications' ResNet50 ... ResNet152V2.
+
+    Their normalized convolutions have biases and their batch normalization has another epsilon; both
+    move into the moving statistics without changing the network. Networks that are not pre-activated
+    take blue, green, red there: the first kernel is reversed, for red, green, blue.
+
+    Args:
+        config: the network.
+
+    Returns:
+        From (layer's name, variable's name) of ours to the source; theirs are "layer/variable".
+
+    Raises:
+        InputError: keras.applications has no such network.
+    """
+    preactivated = config.block == "preactivation"
+    wanted = {
+        "block": "preactivation" if preactivated else "bottleneck",
+        "stem": "imagenet",
+        "shortcut": "B",
+        "bottleneck_stride": "3x3" if preactivated else "1x1",
+        "groups": 1,
+        "width_per_group": 64,
+    }
+    for field, theirs in wanted.items():
+        if (ours := getattr(config, field)) != theirs:
+            raise InputError(
+                "keras.applications' ResNets are resnet50, resnet101, resnet152 and their _v2: "
+                f"{field} is {theirs!r} there, {ours!r} here"
+            )
+    table = {}
+
+    def normalization(bn: str, bias: str | None = None) -> None:
+        for attribute in BN_ATTRIBUTES:
+            table[bn, attribute] = Source((f"{bn}/{attribute}",))
+        if bias is not None:
+            table[bn, "moving_mean"] = Source((f"{bn}/moving_mean", bias), signs=(1, -1))
+        table[bn, "moving_variance"] = Source((f"{bn}/moving_variance",), offset=_EPSILON_EXCESS)
+
+    for layer, stage, _, number in convolutions(config):
+        conv = f"{layer}_conv"
+        reverse = 2 if stage is None and not preactivated else None
+        table[conv, "kernel"] = Source((f"{conv}/kernel",), (0, 1, 2, 3), reversed_axis=reverse)
+        if not preactivated:
+            normalization(f"{layer}_bn", f"{conv}/bias")
+        elif stage is None or number in (0, 3):
+            table[conv, "bias"] = Source((f"{conv}/bias",))
+        else:
+            normalization(f"{layer}_bn")
+        if preactivated and number == 1:
+            normalization(f"{layer.removesuffix('_1')}_preact_bn")
+    if preactivated:
+        normalization("post_bn")
+    table[HEAD, "kernel"] = Source((f"{HEAD}/kernel",), (0, 1))
+    table[HEAD, "bias"] = Source((f"{HEAD}/bias",))
+    return table
+
+
+def usual_normalization(config: ResNetConfig) -> Normalization:
+    """keras.applications' `preprocess_input` of a network, for red, green, blue."""
+    return MINUS_ONE_TO_ONE if config.block == "preactivation" else CAFFE
+
+
+def is_applications(file: h5py.File, path: Path, config: ResNetConfig | None) -> bool:
+    """Whether an open HDF5 file without a description is keras.applications' rather than ours.
+
+    Files of pre-activation networks in Keras 3's layout are ambiguous; they are treated as ours, which
+    differs by 1e-8 in the variances.
+    """
+    if "layers" not in file:
+        return True
+    # Theirs have batch normalization throughout, and biases before it.
+    if config is None or config.block == "preactivation" or not config.batch_norm:
+        return False
+    return len(layer_groups(file, path).get("conv1_conv", ())) == 2
+
+
+def read_applications(file: h5py.File, path: Path) -> dict[str, np.ndarray]:
+    """Reads all tensors of an open file, by "layer/variable"; the classifier is "predictions".
+
+    Raises:
+        InputError: the file holds no weights, too many, or something else.
+    """
+    tensors, budget = {}, Budget(path)
+    pairs = _new_layout(file, path) if "layers" in file else _old_layout(file, path)
+    for name, dataset in pairs:
+        if name in tensors:
+            raise InputError(f"{path} has {one_line(name)} twice")
+        budget.take(name, dataset.shape)
+        tensors[name] = read_dataset(dataset)
+    if not tensors:
+        raise InputError(f"{path} holds no weights of a Keras model")
+    _rename_top(tensors)
+    return tensors
+
+
+def _new_layout(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Keras 3's: numbered variables, in the order in which the layers make them."""
+    for layer, datasets in layer_groups(file, path).items():
+        attributes = BN_ATTRIBUTES if len(datasets) == 4 else ("kernel", "bias")
+        for index, dataset in enumerate(datasets):
+            attribute = attributes[index] if index < len(attributes) else str(index)
+            yield f"{layer}/{attribute}", dataset
+
+
+def _old_layout(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Keras 1's and 2's: a group a layer, with its variables' names as an attribute."""
+    root = hard_member(file, "model_weights", path) if "model_weights" in file else file
+    for layer in root if isinstance(root, h5py.Group) else ():
+        group = hard_member(root, layer, path)
+        if not isinstance(group, h5py.Group):
+            continue
+        for name in _names(group):
+            dataset = group
+            # Step by step: only the last link of a path can be asked for.
+            for part in filter(None, name.split("/")):
+                dataset = hard_member(dataset, part, path) if isinstance(dataset, h5py.Group) else None
+            yield f"{layer}/{name.split('/')[-1].removesuffix(':0')}", check_weight(dataset, layer, path)
+
+
+def _names(group: h5py.Group) -> list[str]:
+    """The attribute `weight_names`, which Keras splits where it exceeds HDF5's 64 KiB."""
+    keys = ["weight_names"]
+    if keys[0] not in group.attrs:
+        keys = [key for key in group.attrs if key.startswith("weight_names") and key[12:].isdigit()]
+        keys.sort(key=lambda key: int(key[12:]))
+    values = [value for key in keys for value in group.attrs[key]]
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+
+
+def _rename_top(tensors: dict[str, np.ndarray]) -> None:
+    if f"{HEAD}/kernel" in tensors or f"{HEAD}/bias" in tensors:
+        return
+    # One alias only: a second classifier must be left over.
+    alias = next((layer for layer in _TOP_ALIASES if f"{layer}/kernel" in tensors), None)
+    for attribute in ("kernel", "bias"):
+        if f"{alias}/{attribute}" in tensors:
+            tensors[f"{HEAD}/{attribute}"] = tensors.pop(f"{alias}/{attribute}")

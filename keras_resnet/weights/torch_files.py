@@ -1,0 +1,124 @@
+"""State dicts of torchvision and timm, in `.safetensors`, `.pth` and `.pt` files; nothing is unpickled."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from keras_resnet.errors import InputError, one_line
+from keras_resnet.models.config import ResNetConfig
+from keras_resnet.weights.conversion import BN_ATTRIBUTES, Budget, Source, Variable, convolutions
+from keras_resnet.weights.transfer import HEAD
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def torch_names(config: ResNetConfig) -> dict[Variable, Source]:
+    """The table from a network's variables to the tensors of a torchvision or timm state dict.
+
+    Raises:
+        InputError: neither zoo has such a network.
+    """
+    if config.block == "preactivation":
+        raise InputError(
+            "torchvision's and timm's ResNets normalize after their convolutions; "
+            "block is 'preactivation' here"
+        )
+    if config.shortcut not in ("B", "C", "D"):
+        raise InputError(
+            "torchvision's and timm's networks have projection shortcuts; "
+            f"shortcut is {config.shortcut!r} here"
+        )
+    if config.block == "bottleneck" and config.bottleneck_stride != "3x3":
+        raise InputError(
+            "torchvision's and timm's bottlenecks have their stride on the 3x3 convolution: "
+            "load them into a network named ..._v1_5"
+        )
+    table = {}
+    for layer, stage, index, number in convolutions(config):
+        if stage is None:
+            # A deep stem is a sequence of convolution, normalization and ReLU, but for its end.
+            conv = "conv1" if number == 0 else f"conv1.{3 * (number - 1)}"
+            bn = f"conv1.{3 * number - 2}" if number in (1, 2) else "bn1"
+        elif number == 0:
+            first = 1 if config.shortcut == "D" else 0  # behind the pooling
+            conv, bn = (f"layer{stage}.{index}.downsample.{part}" for part in (first, first + 1))
+        else:
+            conv, bn = (f"layer{stage}.{index}.{part}{number}" for part in ("conv", "bn"))
+        table[f"{layer}_conv", "kernel"] = Source((f"{conv}.weight",), (2, 3, 1, 0))  # OIHW
+        theirs = ("weight", "bias", "running_mean", "running_var")
+        for ours, name in zip(BN_ATTRIBUTES, theirs, strict=True):
+            table[f"{layer}_bn", ours] = Source((f"{bn}.{name}",))
+    table[HEAD, "kernel"] = Source(("fc.weight",), (1, 0))
+    table[HEAD, "bias"] = Source(("fc.bias",))
+    return table
+
+
+def read_torch_file(path: Path) -> dict[str, np.ndarray]:
+    """Reads all tensors of a state dict, without the `module.` that DataParallel adds to the names.
+
+    Raises:
+        InputError: the file is damaged, too large, or holds more than tensors; or the package that reads
+            it is not installed.
+    """
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
+    stripped = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    if len(stripped) != len(tensors):
+        raise InputError(f"{path} has tensors twice, with and without the prefix 'module.'")
+    return stripped
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import safetensors
+    except ImportError:
+        raise InputError(f"{path} needs the package safetensors: pip install safetensors") from None
+    tensors, budget = {}, Budget(path)
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                budget.take(name, file.get_slice(name).get_shape())
+                tensors[name] = file.get_tensor(name)
+    except InputError:
+        raise
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is truncated or damaged ({one_line(error)})") from None
+    return tensors
+
+
+def _read_pth(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            f"{path} needs PyTorch: install torch, or convert the file to .safetensors"
+        ) from None
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        # CVE-2025-32434: its `weights_only` can be made to run code.
+        raise InputError(f"{path} needs torch 2.6 or newer to be read safely; this is {torch.__version__}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch promises nothing about what a damaged file raises
+        # Its advice is to switch the safe reader off; what it names is what somebody has to leave out.
+        named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = named[1] if named else str(error).split("\n")[0].split(". ")[0] or type(error).__name__
+        reason = one_line(reason)
+        raise InputError(f"{path} is damaged, or holds more than tensors ({reason})") from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a state dict")
+    tensors, budget = {}, Budget(path)
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise InputError(f"{path} holds something that is no weight at {one_line(name)}")
+        budget.take(name, tensor.shape)
+        try:
+            if tensor.dtype == torch.bfloat16:
+                tensor = tensor.float()  # NumPy knows no such type
+            tensors[name] = tensor.detach().numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantized, without storage, ...
+            raise InputError(f"{path}: {one_line(name)} is no plain tensor ({one_line(error)})") from None
+    return tensors
