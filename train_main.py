@@ -15,7 +15,8 @@ from keras_resnet.quiet import quiet
 
 with quiet():
     from keras_resnet import InputError, cli
-    from keras_resnet.training import Preempted, RunOptions, TrainingFailed, get_recipe, train
+    from keras_resnet.classification import get_recipe, train
+    from keras_resnet.training import Preempted, RunOptions, TrainingFailed
 
 flags.DEFINE_string("recipe", "digits", "What to learn; `python -m keras_resnet.training` lists the recipes.")
 flags.DEFINE_string("model", None, "A network of `python -m keras_resnet`, instead of the recipe's.")

@@ -32,22 +32,22 @@ def _ours(spec, batches=None):
     import tensorflow as tf
 
     from keras_resnet import build_model
+    from keras_resnet.classification import ClassificationRecipe, ClassificationTask
     from keras_resnet.models.config import get_config
     from keras_resnet.training.distribution import create
-    from keras_resnet.training.recipe import Recipe
-    from keras_resnet.training.step import METRICS, Trainer
+    from keras_resnet.training.step import Trainer
 
     distribution = create("one_device")
     with distribution.scope():
         model = build_model(spec["model"], input_shape=_shape(spec), classifier_activation=None)
-    recipe = Recipe(
+    recipe = ClassificationRecipe(
         spec["model"],
         "synthetic",
         image_size=spec["image_size"],
         batch_size=spec["batch_size"],
         momentum=MOMENTUM,
     )
-    trainer = Trainer(model, recipe, distribution, seed=0)
+    trainer = Trainer(model, ClassificationTask(recipe), distribution, seed=0)
     if batches is None:
         images, labels = _random_batch(spec, get_config(spec["model"]).classes)
         batch = {"images": images, "labels": labels, "weights": np.ones(len(labels), "float32")}
@@ -59,7 +59,7 @@ def _ours(spec, batches=None):
         begun = time.perf_counter()
         for step in range(steps):
             results = trainer.train(iterator, rates, tf.constant(step), go_on)
-        last = dict(zip(METRICS, results.numpy()[-1].tolist(), strict=True))
+        last = dict(zip(trainer.columns, results.numpy()[-1].tolist(), strict=True))
         seconds = time.perf_counter() - begun
         if not last["finite"]:
             raise FloatingPointError("the loss or the gradient is not finite")
@@ -121,11 +121,12 @@ CONTENDERS = {"ours": _ours, "applications": _applications, "keras_layers": _wit
 def _loop(spec, folder: Path):
     """Measures of a whole training run's epoch and of the bare step on the same batches."""
     from benchmarks import synthetic
+    from keras_resnet.classification import ClassificationRecipe, train
     from keras_resnet.data import Transform, dataset_statistics, open_dataset, training_batches
-    from keras_resnet.training import Recipe, RunOptions, train
+    from keras_resnet.training import RunOptions
 
     synthetic.write(folder / "data", spec["steps"] * spec["batch_size"], spec["image_size"])
-    recipe = Recipe(
+    recipe = ClassificationRecipe(
         spec["model"],
         "synthetic",
         image_size=spec["image_size"],

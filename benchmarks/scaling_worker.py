@@ -31,9 +31,9 @@ def main() -> None:
     import tensorflow as tf
 
     from keras_resnet import build_model
+    from keras_resnet.classification import ClassificationRecipe, ClassificationTask
     from keras_resnet.models.config import get_config
     from keras_resnet.training.distribution import create
-    from keras_resnet.training.recipe import Recipe
     from keras_resnet.training.step import Trainer
 
     distribution = create("multi_worker")
@@ -42,8 +42,8 @@ def main() -> None:
     size = config.input_size
     with distribution.scope():
         model = build_model(spec["model"], classifier_activation=None)
-    recipe = Recipe(spec["model"], "synthetic", image_size=size, batch_size=spec["batch_size"])
-    trainer = Trainer(model, recipe, distribution, seed=0)
+    recipe = ClassificationRecipe(spec["model"], "synthetic", image_size=size, batch_size=spec["batch_size"])
+    trainer = Trainer(model, ClassificationTask(recipe), distribution, seed=0)
 
     mine = spec["batch_size"] // distribution.total_replicas
     random = np.random.default_rng(distribution.worker)

@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from experiments.runs import CLASSES, Outcome
 from experiments.settings import Setting
+from keras_resnet.classification.recipe import ClassificationRecipe
 from keras_resnet.data import Dataset, evaluation_batches, open_dataset
-from keras_resnet.training import Recipe
 from keras_resnet.weights import ModelSpec, load_weights, read_spec
 
 
@@ -18,7 +18,7 @@ def load_network(outcome: Outcome) -> keras.Model:
     return model
 
 
-def initial_network(recipe: Recipe, seed: int) -> keras.Model:
+def initial_network(recipe: ClassificationRecipe, seed: int) -> keras.Model:
     """The network with the weights that a run of the recipe with this seed starts from.
 
     Args:

@@ -19,12 +19,12 @@ from experiments import cost, page
 from experiments.experiment import Experiment
 from experiments.runs import Outcomes, Run, RunFailed, is_done, places, run_all
 from experiments.settings import BUDGETS, Setting, get_setting
+from keras_resnet.classification.recipe import ClassificationRecipe
 from keras_resnet.data import Dataset, open_dataset
 from keras_resnet.errors import InputError
 from keras_resnet.files import write_text
 from keras_resnet.models.config import MODELS
 from keras_resnet.processes import cores
-from keras_resnet.training.recipe import Recipe
 from keras_resnet.version import __version__
 
 
@@ -60,7 +60,7 @@ def make_setting(
     return setting
 
 
-def _changed(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+def _changed(recipe: ClassificationRecipe, assignments: Sequence[str]) -> ClassificationRecipe:
     """The changed recipe; refuses changes of what the experiments compare."""
     changed = recipe.set(assignments)
     if changed.dataset != recipe.dataset:

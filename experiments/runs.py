@@ -12,12 +12,13 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from experiments.settings import Setting
+from keras_resnet.classification.recipe import ClassificationRecipe
 from keras_resnet.data import open_dataset, steps_per_epoch
 from keras_resnet.errors import CommandFailed, InputError
 from keras_resnet.models.config import get_config
 from keras_resnet.processes import Worker, cores
 from keras_resnet.run_folder import RunFolder
-from keras_resnet.training.recipe import Recipe, check_run_folder
+from keras_resnet.training.recipe import check_run_folder
 
 WARMED_DEPTH = 110
 """The depth from which the ladder's networks warm up as the paper's ResNet-110 (section 4.2)."""
@@ -45,7 +46,7 @@ class Run:
     """
 
     name: str
-    recipe: Recipe
+    recipe: ClassificationRecipe
     seed: int
     checkpoint_every: int = 0
     keep: int = 1

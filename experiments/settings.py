@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from keras_resnet.classification.recipe import ClassificationRecipe, get_recipe
 from keras_resnet.errors import unknown_name
-from keras_resnet.training.recipe import Recipe, get_recipe
 
 BUDGETS = ("minutes", "hours", "paper")
 
@@ -27,7 +27,7 @@ class Setting:
 
     dataset: str
     budget: str
-    recipe: Recipe
+    recipe: ClassificationRecipe
     depths: tuple[int, ...]
     seeds: int
     shortcut_depth: int
@@ -42,7 +42,7 @@ _LADDER = (20, 32, 44, 56, 110)
 # The paper divides the rate by ten after one half and three quarters of the training (section 4.2). A rate
 # of 0.02 trains even the deep residual networks from the first step; the paper's 0.1 is for images and
 # batches many times as large.
-_SMALL = Recipe(
+_SMALL = ClassificationRecipe(
     model="cifar_resnet20",
     dataset="digits",
     batch_size=64,

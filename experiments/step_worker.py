@@ -8,10 +8,10 @@ import keras
 import tensorflow as tf
 
 from keras_resnet import build_model
+from keras_resnet.classification import ClassificationRecipe, ClassificationTask
 from keras_resnet.processes import resident_memory, serve
 from keras_resnet.training.distribution import create
-from keras_resnet.training.recipe import Recipe
-from keras_resnet.training.step import METRICS, Trainer
+from keras_resnet.training.step import Trainer
 
 _RATE = 0.01  # small enough that no network diverges within a few steps
 
@@ -27,8 +27,12 @@ def _take_steps(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     shape = (spec["image_size"], spec["image_size"], 3)
     with distribution.scope():
         network = build_model(spec["model"], input_shape=shape, classifier_activation=None)
-    recipe = Recipe(spec["model"], "random", image_size=spec["image_size"], batch_size=spec["batch_size"])
-    trainer = Trainer(network, recipe, distribution, seed=0, jit=spec["jit"], remat=spec["remat"])
+    recipe = ClassificationRecipe(
+        spec["model"], "random", image_size=spec["image_size"], batch_size=spec["batch_size"]
+    )
+    trainer = Trainer(
+        network, ClassificationTask(recipe), distribution, seed=0, jit=spec["jit"], remat=spec["remat"]
+    )
     built = time.perf_counter() - begun
 
     batch = {
@@ -42,8 +46,8 @@ def _take_steps(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         begun = time.perf_counter()
         row = trainer.train(iterator, tf.constant([_RATE]), tf.constant(step), tf.constant(0.0)).numpy()[0]
         seconds.append(time.perf_counter() - begun)
-        result = dict(zip(METRICS, row.tolist(), strict=True))
-        losses.append(result["loss_sum"] / result["count"])
+        result = dict(zip(trainer.columns, row.tolist(), strict=True))
+        losses.append(result["loss"] / result["count"])
 
     gpu = bool(tf.config.list_physical_devices("GPU"))
     peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpu else resident_memory(peak=True)

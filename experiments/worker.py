@@ -4,9 +4,10 @@ import fcntl
 import sys
 from pathlib import Path
 
+from keras_resnet.classification import ClassificationRecipe, train
 from keras_resnet.files import write_text
 from keras_resnet.processes import read_spec, stop_with_parent
-from keras_resnet.training import Preempted, Recipe, RunOptions, TrainingFailed, train
+from keras_resnet.training import Preempted, RunOptions, TrainingFailed
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
     with open(path / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            train(Recipe.from_dict(spec["recipe"]), path, RunOptions(**spec["options"]))
+            train(ClassificationRecipe.from_dict(spec["recipe"]), path, RunOptions(**spec["options"]))
         except TrainingFailed as failure:
             write_text(path / "failure.txt", f"{failure}\n")
         except Preempted as stop:

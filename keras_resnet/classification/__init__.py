@@ -1,4 +1,4 @@
-"""Evaluation: the paper's test protocols, ensembles, figures, and what is written about them."""
+"""Classification: recipes, training, and evaluation with the paper's test protocols."""
 
 from typing import TYPE_CHECKING
 
@@ -9,10 +9,15 @@ if TYPE_CHECKING:
     from keras_resnet.classification.members import Member, find_member
     from keras_resnet.classification.metrics import Metrics
     from keras_resnet.classification.protocols import PROTOCOLS, Protocol, fully_convolutional
+    from keras_resnet.classification.recipe import RECIPES, ClassificationRecipe, get_recipe
     from keras_resnet.classification.report import table, write_report
+    from keras_resnet.classification.task import ClassificationTask, train
 
 __all__ = [
     "PROTOCOLS",
+    "RECIPES",
+    "ClassificationRecipe",
+    "ClassificationTask",
     "Evaluation",
     "EvaluationFailed",
     "Member",
@@ -21,7 +26,9 @@ __all__ = [
     "evaluate",
     "find_member",
     "fully_convolutional",
+    "get_recipe",
     "table",
+    "train",
     "write_report",
 ]
 
@@ -32,6 +39,8 @@ __getattr__ = lazy.attach(
         "members": ["Member", "find_member"],
         "metrics": ["Metrics"],
         "protocols": ["PROTOCOLS", "Protocol", "fully_convolutional"],
+        "recipe": ["RECIPES", "ClassificationRecipe", "get_recipe"],
         "report": ["table", "write_report"],
+        "task": ["ClassificationTask", "train"],
     },
 )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from keras_resnet import lazy
 
 if TYPE_CHECKING:
-    from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation, get_augmentation, progressive_size
+    from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation, get_augmentation
     from keras_resnet.data.decoding import BadImages
     from keras_resnet.data.pipeline import (
         Transform,
@@ -30,7 +30,6 @@ __all__ = [
     "evaluation_batches",
     "get_augmentation",
     "open_dataset",
-    "progressive_size",
     "raw_images",
     "steps_per_epoch",
     "training_batches",
@@ -39,7 +38,7 @@ __all__ = [
 __getattr__ = lazy.attach(
     __name__,
     {
-        "augmentation": ["AUGMENTATIONS", "Augmentation", "get_augmentation", "progressive_size"],
+        "augmentation": ["AUGMENTATIONS", "Augmentation", "get_augmentation"],
         "decoding": ["BadImages"],
         "pipeline": [
             "Transform",

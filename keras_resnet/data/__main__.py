@@ -54,8 +54,8 @@ def preview(
         OSError: the output cannot be written.
     """
     # The one door from the data to the recipes, open only here.
+    from keras_resnet.classification.recipe import get_recipe
     from keras_resnet.files import atomic_path
-    from keras_resnet.training import get_recipe
 
     if not output.endswith(".png"):
         raise InputError(f"--output must end with .png; got {output}")

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import color as colour
-from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.errors import unknown_name
 from keras_resnet.images.preprocessing import REFERENCE_SIZE, usual_resize
 
 _TOP, _LEFT, _FLIP, _SCALE = range(4)  # of the first stream's four numbers
@@ -24,8 +24,6 @@ _BOX, _OPERATIONS, _JITTER, _PCA, _ERASED, _ERASED_BOX = range(1, 7)
 _TRIES = 10
 _ERASED_AREA = (0.02, 0.33)
 _ERASED_ASPECT = (1 / 3.3, 1 / 0.3)
-
-_SIZE_UNIT = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,30 +334,3 @@ def _erase(images: tf.Tensor, seeds: tf.Tensor, probability: float) -> tf.Tensor
     columns = tf.repeat(inside[1], images.shape[3], axis=1)
     rows = tf.where(inside[0][:, :, None] & columns[:, None], 0.0, _as_rows(images))
     return tf.reshape(rows, images.shape)
-
-
-def progressive_size(schedule: Sequence[float], epoch: int, epochs: float, size: int) -> int:
-    """The input's size in an epoch of a run that begins with smaller images.
-
-    The run is divided into as many equal parts as the schedule has shares. Sizes are rounded to
-    multiples of 32, the stride of the networks' last stage, and are never below that; the share 1 is
-    `size` itself.
-
-    Args:
-        schedule: rising shares of `size`, the last 1, e.g. (0.5, 0.75, 1.0); none for always `size`.
-        epoch: counted from 0.
-        epochs: of the whole run.
-        size: height and width of the input at the end, pixels.
-
-    Raises:
-        InputError: the shares do not rise from above 0 to 1.
-    """
-    if not schedule:
-        return size
-    rises = all(a < b for a, b in zip((0.0, *schedule), schedule, strict=False))
-    if not rises or schedule[-1] != 1:
-        raise InputError(f"progressive sizes must rise from above 0 to 1; got {tuple(schedule)}")
-    share = schedule[min(int(epoch * len(schedule) / epochs), len(schedule) - 1)]
-    if share == 1:
-        return size
-    return min(max(round(share * size / _SIZE_UNIT) * _SIZE_UNIT, _SIZE_UNIT), size)

@@ -1,4 +1,4 @@
-"""Training: recipes, schedules, distribution, the step, the loop, checkpoints and reports."""
+"""Training without a task: schedules, distribution, the step, the loop and checkpoints."""
 
 from typing import TYPE_CHECKING
 
@@ -7,16 +7,17 @@ from keras_resnet import lazy
 if TYPE_CHECKING:
     from keras_resnet.training.loop import Preempted, TrainingFailed, train
     from keras_resnet.training.options import PRECISIONS, RunOptions
-    from keras_resnet.training.recipe import RECIPES, Recipe, get_recipe
+    from keras_resnet.training.recipe import Recipe
+    from keras_resnet.training.task import Curve, Task
 
 __all__ = [
     "PRECISIONS",
-    "RECIPES",
+    "Curve",
     "Preempted",
     "Recipe",
     "RunOptions",
+    "Task",
     "TrainingFailed",
-    "get_recipe",
     "train",
 ]
 
@@ -25,6 +26,7 @@ __getattr__ = lazy.attach(
     {
         "loop": ["Preempted", "TrainingFailed", "train"],
         "options": ["PRECISIONS", "RunOptions"],
-        "recipe": ["RECIPES", "Recipe", "get_recipe"],
+        "recipe": ["Recipe"],
+        "task": ["Curve", "Task"],
     },
 )

@@ -1,10 +1,10 @@
 """`python -m keras_resnet.training`: the recipes as a table."""
 
+from keras_resnet.classification.recipe import RECIPES, ClassificationRecipe
 from keras_resnet.tables import markdown_table
-from keras_resnet.training.recipe import RECIPES, Recipe
 
 
-def _row(name: str, recipe: Recipe) -> tuple[str, ...]:
+def _row(name: str, recipe: ClassificationRecipe) -> tuple[str, ...]:
     length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs:g} epochs"
     extras = {
         "weights": recipe.weights or "",

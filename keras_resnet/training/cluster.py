@@ -1,4 +1,4 @@
-"""The workers of a cluster: who they are, and waiting until all are there. Plain sockets."""
+"""The workers of a cluster: their addresses, and a barrier until all are there."""
 
 import json
 import os
@@ -7,15 +7,15 @@ import time
 
 from keras_resnet.errors import InputError
 
-# Seconds between two attempts to reach a worker, and for one attempt.
-_PAUSE, _PATIENCE = 0.2, 2.0
+_RETRY_SECONDS = 0.2
+_CONNECT_SECONDS = 2.0
 
 
 def read_tf_config(text: str) -> tuple[list[str], int]:
-    """The workers' addresses and this process' index.
+    """Returns the workers' addresses and this process' index.
 
     Raises:
-        InputError: it is not what `tf.distribute` can use; says what is missing.
+        InputError: `tf.distribute` cannot use it; the message says what is missing.
     """
     try:
         config = json.loads(text)
@@ -53,7 +53,7 @@ def check_addresses(addresses: list[str]) -> None:
 
 
 def is_open(address: str) -> bool:
-    """Whether somebody listens at host:port."""
+    """Whether a process listens at host:port."""
     try:
         _connect(address).close()
     except OSError:
@@ -63,22 +63,21 @@ def is_open(address: str) -> bool:
 
 def _connect(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=_PATIENCE)
+    return socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS)
 
 
 def rendezvous(addresses: list[str], index: int, timeout: float) -> None:
-    """Returns once every worker has reached every other one.
+    """Returns once every worker has connected to every other one.
 
-    TensorFlow itself would wait for a missing worker without a word. Each worker listens at its own
-    port and calls at all others'; it leaves when it has been everywhere and all have been here.
+    TensorFlow itself would wait for a missing worker without a message.
 
     Args:
         addresses: host:port of each worker.
-        index: this worker's.
+        index: of this worker.
         timeout: seconds to wait.
 
     Raises:
-        InputError: this worker's port is taken, or some did not come; it names them.
+        InputError: this worker's port is taken, or some workers did not come; the message names them.
     """
     others = set(range(len(addresses))) - {index}
     not_reached, not_seen = set(others), set(others)
@@ -89,25 +88,33 @@ def rendezvous(addresses: list[str], index: int, timeout: float) -> None:
         raise InputError(f"cannot listen at {addresses[index]}: {os.strerror(error.errno)}") from None
     deadline = time.monotonic() + timeout
     with server:
-        server.settimeout(_PAUSE)
+        server.settimeout(_RETRY_SECONDS)
         while not_reached or not_seen:
             if time.monotonic() > deadline:
                 missing = sorted(not_reached or not_seen)
                 names = ", ".join(f"worker {i} at {addresses[i]}" for i in missing)
                 raise InputError(f"{names} did not come within {timeout:g} seconds")
-            for other in sorted(not_reached):
-                try:
-                    with _connect(addresses[other]) as call:
-                        call.sendall(b"%d\n" % index)
-                    not_reached.discard(other)
-                except OSError:
-                    pass
-            try:
-                caller, _ = server.accept()
-                with caller:
-                    caller.settimeout(_PATIENCE)
-                    said = caller.recv(16)
-                if said.strip().isdigit():  # a probe of the machine's says something else, or nothing
-                    not_seen.discard(int(said))
-            except OSError:
-                pass
+            not_reached -= {other for other in sorted(not_reached) if _announce(addresses[other], index)}
+            not_seen.discard(_next_caller(server))
+
+
+def _announce(address: str, index: int) -> bool:
+    """Sends this worker's index to another one; returns whether it was reached."""
+    try:
+        with _connect(address) as connection:
+            connection.sendall(b"%d\n" % index)
+    except OSError:
+        return False
+    return True
+
+
+def _next_caller(server: socket.socket) -> int | None:
+    """The index of the next worker that connects; None if none does soon."""
+    try:
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(_CONNECT_SECONDS)
+            text = connection.recv(16).strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None  # a port scan sends something else, or nothing

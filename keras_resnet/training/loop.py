@@ -1,533 +1,278 @@
-"""The training run: steps, evaluation after each epoch, checkpoints, reports, and going on."""
+"""The training loop: steps, evaluation after each epoch, checkpoints and the result."""
 
 import contextlib
 import dataclasses
-import math
+import os
 import signal
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data import (
-    BadImages,
-    Dataset,
-    Split,
-    Transform,
-    dataset_statistics,
-    evaluation_batches,
-    get_augmentation,
-    open_dataset,
-    progressive_size,
-    steps_per_epoch,
-    training_batches,
-)
-from keras_resnet.errors import CommandFailed, InputError
-from keras_resnet.images.preprocessing import Normalization, Preprocessing
-from keras_resnet.models.config import get_config
-from keras_resnet.models.resnet import freeze
+from keras_resnet.errors import CommandFailed
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
-from keras_resnet.training.distribution import Distribution, create
-from keras_resnet.training.options import PRECISIONS, RunOptions
-from keras_resnet.training.progress import HISTORY, Reports, draw_curves
-from keras_resnet.training.recipe import Recipe, check_run_folder, run_identity
-from keras_resnet.training.schedules import Schedule
-from keras_resnet.training.step import METRICS, Trainer
-from keras_resnet.weights import ModelSpec, open_weights, save_weights
+from keras_resnet.training.options import RunOptions
+from keras_resnet.training.progress import draw_curves
+from keras_resnet.training.state import EpochSums, Position, Run, save_checkpoint, set_up
+from keras_resnet.training.step import Trainer
+from keras_resnet.training.task import Task
 
-_NORMALIZATION = ("mean", "std")  # fields of a `Normalization`, as checkpoints keep them
+# Called with the trainer, the first step of a call and its results (see `Trainer.train`), once read.
+Observer = Callable[[Trainer, int, np.ndarray], None]
 
 
 class TrainingFailed(CommandFailed):
-    """The run cannot go on by itself; the message is one line."""
+    """The run cannot continue by itself; the message is one line."""
 
 
 class Preempted(CommandFailed):
-    """The run was asked to stop, and has left a checkpoint to go on from."""
+    """The run was asked to stop, and has written a checkpoint to resume from."""
 
     status = 143  # as after SIGTERM
     prefix = ""
 
 
-def train(recipe: Recipe, workdir: str | Path, options: RunOptions | None = None) -> dict:
-    """Trains a recipe in a folder, from its start or from the last checkpoint that is there.
-
-    A checkpoint has everything: the weights that the recipe starts from are not read again then.
+def train(
+    task: Task,
+    folder: str | os.PathLike,
+    options: RunOptions | None = None,
+    observer: Observer | None = None,
+) -> dict:
+    """Trains a task in a folder, from its start or from the newest checkpoint in the folder.
 
     Args:
-        recipe: what to learn.
-        workdir: the run's folder; see `workdir.RunFolder`.
-        options: how.
+        task: what to learn.
+        folder: the run's folder; see `RunFolder`.
+        options: devices, seed, checkpoints and so on.
+        observer: sees the results of every call of the compiled graph.
 
     Returns:
         The last row of history.csv.
 
     Raises:
         InputError: something in the arguments is wrong; nothing was written then.
-        TrainingFailed: the loss or the gradient is not finite, or another worker is gone.
+        TrainingFailed: the loss or the gradient is not finite, or another worker is lost.
         Preempted: SIGTERM came; a checkpoint was written.
-        OSError: the workdir cannot be written.
+        OSError: the folder cannot be written.
     """
-    options = options or RunOptions()
-    distribution = create(options.strategy, options.worker_timeout)
-    run = _Run(recipe, RunFolder(workdir), options, distribution)
-    return run.run()
-
-
-class _Run:
-    def __init__(self, recipe, workdir, options, distribution):
-        self.recipe: Recipe = recipe
-        self.workdir: RunFolder = workdir
-        self.options: RunOptions = options
-        self.distribution: Distribution = distribution
-        check_run_folder(self.workdir, recipe, options.seed, options.precision)
-
-        dataset = open_dataset(recipe.dataset, options.data_dir)
-        self.train_split = dataset.split(recipe.train_split)
-        self.val_split = dataset.split(recipe.val_split or dataset.test_split)
-        self.epoch_steps = steps_per_epoch(self.train_split, recipe.batch_size)
-        self.total_steps = recipe.steps or max(1, round(recipe.epochs * self.epoch_steps))
-        self._check_divisible()
-        self.schedule = Schedule(recipe, self.total_steps, self.epoch_steps)
-        self.reports = Reports(
-            self.workdir, self.total_steps, recipe.batch_size, visible=distribution.is_chief
-        )
-        checkpoint = self._load_checkpoint()
-        self.bad_images = BadImages()
-        self.bad_file = self.workdir.bad_images(distribution.worker)
-        if checkpoint:
-            self.bad_images.read(self.bad_file)
-
-        # The pixels' normalization is known last: the weights may say it.
-        self.spec = _model_spec(recipe, dataset)
-        model, preprocessing = self._build(None if checkpoint else recipe.weights)
-        normalization = _held_normalization(checkpoint) if checkpoint else None
-        if normalization is None:
-            normalization = _normalization(
-                self.spec, recipe, self.train_split, preprocessing, self.bad_images
-            )
-            self.bad_images.check(options.max_bad_images)
-        preprocessing = dataclasses.replace(self.spec.preprocessing, normalization=normalization)
-        self.spec = dataclasses.replace(self.spec, preprocessing=preprocessing)
-        self.transform = Transform(preprocessing, recipe.augmentation)
-        self.trainer = Trainer(
-            model,
-            recipe,
-            distribution,
-            seed=options.seed,
-            accumulate=options.accumulate,
-            jit=options.jit,
-            remat=options.remat,
-        )
-        self.step = 0
-        self.sums = [0.0, 0.0, 0.0]  # loss, correct, count since the epoch began
-        self.history: list[dict] = []
-        self.best = 0.0
-        self.stopping = threading.Event()
-        if distribution.is_chief and not self.workdir.recipe.exists():
-            self.workdir.write_recipe(run_identity(recipe, options.seed, options.precision))
-        if checkpoint:
-            self._restore(checkpoint)
-
-    def _check_divisible(self) -> None:
-        parts = self.distribution.total_replicas * self.options.accumulate
-        if self.recipe.batch_size % parts:
-            raise InputError(
-                f"the global batch of {self.recipe.batch_size} is not divisible by {parts} "
-                f"({self.distribution.total_replicas} replicas x {self.options.accumulate} parts)"
-            )
-
-    def _build(self, weights: str | None) -> tuple[keras.Model, Preprocessing | None]:
-        """The network, and how images are prepared for the weights that it starts from, if known."""
-        preprocessing = None
-        keras.utils.set_random_seed(self.options.seed)
-        policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(PRECISIONS[self.options.precision])
+    run, position = set_up(task, RunFolder(folder), options or RunOptions())
+    if position.step < run.total_steps:
+        run.progress.begin(position.step)
         try:
-            with self.distribution.scope():
-                model = freeze(self.spec.build(**self._any_size()), self.recipe.freeze)
-                if weights is not None:
-                    with open_weights(weights, self.spec.config) as file:
-                        file.load(model, transfer=True)
-                    preprocessing = file.preprocessing_for(model)
+            with _lost_workers_named(run, position), _sigterm_noted() as stopping:
+                while position.step < run.total_steps:
+                    _train_epoch(run, position, stopping, observer)
         finally:
-            keras.config.set_dtype_policy(policy)
-        for layer in model.layers:
-            if self.options.sync_batch_norm and isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized = True
-        return model, preprocessing
+            run.progress.end()
+    _save_result(run)
+    return position.history[-1]
 
-    def _any_size(self) -> dict:
-        """What lets the network take images of several sizes, where the recipe asks for it."""
-        if not self.recipe.progressive:
-            return {}
-        shape = (None, None, self.recipe.channels)
-        first = keras.config.image_data_format() == "channels_first"
-        return {"input_shape": shape[::-1] if first else shape}
 
-    def run(self) -> dict:
-        """From wherever the workdir stands to the end."""
-        if self.step < self.total_steps:
-            self.reports.begin(self.step)
-            try:
-                with _on_sigterm(self.stopping.set):
-                    while self.step < self.total_steps:
-                        self._train_epoch()
-            except tf.errors.OpError as error:
-                lost = self.distribution.lost_workers(error)
-                if not lost:
-                    raise
-                raise TrainingFailed(
-                    f"lost {' and '.join(lost)} at step {self.step}; "
-                    "start all workers again to go on from the last checkpoint"
-                ) from error
-            finally:
-                self.reports.end()
-        self._save_result()
-        return self.history[-1]
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """A call of the compiled steps, whose results may not be there yet."""
 
-    # -- one epoch ------------------------------------------------------------------------------
+    first: int
+    rates: list[float]
+    results: tf.Tensor
 
-    def _train_epoch(self) -> None:
-        epoch = self.step // self.epoch_steps
-        end = min((epoch + 1) * self.epoch_steps, self.total_steps)
-        iterator = self.distribution.iterate(self._batches(epoch, self.step % self.epoch_steps))
-        pending, stop = None, False
-        while self.step < end and not stop:
-            first, count = self.step, self._steps_until(end)
-            rates = [self.schedule.rate(step) for step in range(first, first + count)]
-            results = self.trainer.train(
-                iterator,
-                tf.constant(rates, tf.float32),
-                tf.constant(first, tf.int32),
-                tf.constant(float(self.stopping.is_set())),
-            )
-            # While the device works on this call, the last one's results are read.
-            stop = pending is not None and self._take(*pending)
-            # Several workers learn from the results that one of them was asked to stop.
-            stop = stop or (self.distribution.workers == 1 and self.stopping.is_set())
-            pending = (first, rates, results)
-            self.step = first + count
-            must_save = stop or self._multiple(self.options.checkpoint_every)
-            if must_save or self._multiple(self.schedule.window) or self.step == end:
-                self._take(*pending)
-                pending = None
-            if must_save and self.step < end:
-                self._checkpoint()
-        if self.step == end:
-            self._finish_epoch()
-        if stop and self.step < self.total_steps:
-            raise Preempted(
-                f"stopped by SIGTERM after step {self.step} of {self.total_steps}, with a checkpoint; "
-                "the same command goes on"
-            )
 
-    def _batches(self, epoch: int, first_step: int) -> tf.data.Dataset:
-        """This worker's training batches of an epoch."""
-        recipe, epochs = self.recipe, self.total_steps / self.epoch_steps
-        size = progressive_size(recipe.progressive, epoch, epochs, recipe.image_size)
-        return training_batches(
-            self.train_split,
-            self.transform.for_size(size),
-            global_batch=self.recipe.batch_size,
-            seed=self.options.seed,
-            epoch=epoch,
-            first_step=first_step,
-            workers=self.distribution.workers,
-            worker=self.distribution.worker,
-            replicas=self.distribution.replicas,
-            bad=self.bad_images,
+def _train_epoch(run: Run, position: Position, stopping: threading.Event, observer: Observer | None) -> None:
+    epoch = position.step // run.epoch_steps
+    end = min((epoch + 1) * run.epoch_steps, run.total_steps)
+    iterator = _training_iterator(run, epoch, position.step % run.epoch_steps)
+    pending, stop = None, False
+    while position.step < end and not stop:
+        call = _start_call(run, iterator, position.step, end, stopping)
+        # While the devices work on this call, the results of the last one are read.
+        if pending is not None:
+            stop = _take(run, position, pending, observer)
+        # Several workers learn from the results that one of them was asked to stop.
+        stop = stop or (run.distribution.workers == 1 and stopping.is_set())
+        pending = call
+        position.step += len(call.rates)
+        save = _is_multiple(position.step, run.options.checkpoint_every)
+        if save or stop or position.step == end or _is_multiple(position.step, run.schedule.window):
+            stop = _take(run, position, pending, observer) or stop
+            pending = None
+        if (save or stop) and position.step < end:
+            save_checkpoint(run, position)
+    if position.step == end:
+        _finish_epoch(run, position)
+    if stop and position.step < run.total_steps:
+        raise Preempted(
+            f"stopped by SIGTERM after step {position.step} of {run.total_steps}, with a checkpoint; "
+            "the same command resumes the run"
         )
 
-    def _multiple(self, interval: int | None) -> bool:
-        return bool(interval) and self.step % interval == 0
 
-    def _steps_until(self, end: int) -> int:
-        """The length of the next call: to the next step after which something must be looked at."""
-        stops = [end, self.step + self.options.steps_per_call]
-        for interval in (self.options.checkpoint_every, self.schedule.window):
-            if interval:
-                stops.append((self.step // interval + 1) * interval)
-        return min(stops) - self.step
-
-    def _take(self, first: int, rates: list[float], results: tf.Tensor) -> bool:
-        """Reads a call's results; True if some worker wants to stop."""
-        stop = False
-        self._check_bad_images()
-        for offset, row in enumerate(results.numpy().astype("float64").tolist()):
-            result = dict(zip(METRICS, row, strict=True))
-            if not result["finite"] and result["loss_scale"] <= 1:
-                raise TrainingFailed(self._not_finite(first + offset, rates[offset]))
-            if result["finite"]:
-                for i, name in enumerate(METRICS[:3]):
-                    self.sums[i] += result[name]
-                wrong = result["count"] - result["correct"]
-                self.schedule.observe_errors(first + offset, wrong, result["count"])
-            stop = stop or result["stopping"] > 0
-        loss, correct, count = self.sums
-        self.reports.advance(first + len(rates), loss / max(count, 1), correct / max(count, 1))
-        return stop
-
-    def _check_bad_images(self) -> None:
-        """Stops the run where too many images cannot be decoded, and leaves their list."""
-        try:
-            self.bad_images.check(self.options.max_bad_images)
-        except InputError:
-            self.bad_images.write(self.bad_file)
-            raise
-
-    def _not_finite(self, step: int, rate: float) -> str:
-        kept = checkpoints.list_checkpoints(self.workdir.checkpoints)
-        good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        return f"loss or gradient is not finite at step {step + 1}, learning rate {rate:g}; {good}"
-
-    def _finish_epoch(self) -> None:
-        speed = self.reports.images_per_second()
-        val_loss, val_top1 = self._evaluate()
-        rate = self.schedule.rate(self.step - 1)
-        self.schedule.observe_epoch(1 - val_top1)
-        loss, correct, count = self.sums
-        row = {
-            "epoch": round(self.step / self.epoch_steps, 6),
-            "step": self.step,
-            "learning_rate": rate,
-            "train_loss": loss / max(count, 1),
-            "train_top1": correct / max(count, 1),
-            "val_loss": val_loss,
-            "val_top1": val_top1,
-            "images_per_second": round(speed, 1),
-        }
-        self.history.append(row)
-        self.best = max(self.best, val_top1)
-        self.sums = [0.0, 0.0, 0.0]
-        if self.distribution.is_chief:
-            self.workdir.write_history(HISTORY, self.history)
-        if self.bad_images.count:
-            self.bad_images.write(self.bad_file)
-            self.reports.say(f"{self.bad_images.count} images cannot be used: see {self.bad_file}")
-        self._check_bad_images()
-        self._checkpoint()
-        self.reports.epoch(row, math.ceil(self.total_steps / self.epoch_steps))
-
-    def _evaluate(self) -> tuple[float, float]:
-        """Loss and top-1 over the validation split, with the averaged weights where there are such."""
-        with self._averaged():
-            return self._measure()
-
-    def _measure(self) -> tuple[float, float]:
-        """Loss and top-1 over the validation split, with the weights as they are."""
-        dataset = evaluation_batches(
-            self.val_split,
-            self.transform.preprocessing,
-            global_batch=self.recipe.batch_size,
-            workers=self.distribution.workers,
-            worker=self.distribution.worker,
-            replicas=self.distribution.replicas,
-            bad=self.bad_images,
-        )
-        iterator = self.distribution.iterate(dataset)
-        total = np.zeros(3)
-        for _ in range(-(-len(self.val_split) // self.recipe.batch_size)):
-            total += self.trainer.evaluate(iterator).numpy()
-        loss, correct, count = total.tolist()
-        return loss / count, correct / count
-
-    # -- what is kept ---------------------------------------------------------------------------
-
-    @property
-    def _identity(self) -> dict:
-        """What a checkpoint must agree with."""
-        return {
-            "recipe": self.recipe.to_dict(),
-            "seed": self.options.seed,
-            "precision": self.options.precision,
-        }
-
-    def _checkpoint(self) -> None:
-        if not self.distribution.is_chief:
-            return
-        arrays = {name: variable.numpy() for name, variable in self.trainer.named_variables().items()}
-        for field in _NORMALIZATION:
-            arrays[f"normalization/{field}"] = np.asarray(getattr(self.spec.normalization, field), "float64")
-        numbers = {
-            **self._identity,
-            "sums": self.sums,
-            "history": self.history,
-            "best_val_top1": self.best,
-            "schedule": self.schedule.state,
-        }
-        checkpoint = checkpoints.Checkpoint(self.step, arrays, numbers)
-        checkpoints.save(self.workdir.checkpoints, checkpoint, self.options.keep)
-
-    def _load_checkpoint(self) -> checkpoints.Checkpoint | None:
-        """The newest one, if there is any; it is of this recipe, seed and precision."""
-        checkpoint = checkpoints.load_newest(self.workdir.checkpoints, self.reports.say)
-        if checkpoint is None:
-            return None
-        held = {key: checkpoint.numbers.get(key) for key in self._identity}
-        # Older checkpoints lack what recipes have got since; it was as the default is.
-        with contextlib.suppress(InputError, TypeError):
-            held["recipe"] = Recipe.from_dict(held["recipe"]).to_dict()
-        if held != self._identity:
-            raise self._other_checkpoint()
-        return checkpoint
-
-    def _other_checkpoint(self) -> InputError:
-        return InputError(f"the checkpoints in {self.workdir.checkpoints} are of another model or recipe")
-
-    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
-        numbers, variables = checkpoint.numbers, self.trainer.named_variables()
-        arrays = {
-            name: array for name, array in checkpoint.arrays.items() if not name.startswith("normalization/")
-        }
-        shapes = {name: tuple(value.shape) for name, value in variables.items()}
-        if {name: array.shape for name, array in arrays.items()} != shapes:
-            raise self._other_checkpoint()
-        for name, variable in variables.items():
-            variable.assign(arrays[name])
-        self.step = checkpoint.step
-        self.sums = numbers["sums"]
-        self.history = numbers["history"]
-        self.best = numbers["best_val_top1"]
-        self.schedule.state = numbers["schedule"]
-        if self.distribution.is_chief:
-            self.workdir.write_history(HISTORY, self.history)
-        self.reports.say(f"going on after step {self.step} of {self.total_steps}")
-
-    def _save_result(self) -> None:
-        """Writes what was learned; all workers take part in estimating statistics, the chief writes."""
-        with self._averaged():
-            if self.recipe.reestimate_batches:
-                self._reestimate()
-            if self.distribution.is_chief:
-                save_weights(self.trainer.model, self.workdir.weights, self.spec)
-        if not self.distribution.is_chief:
-            return
-        draw_curves(self.workdir, f"{self.recipe.model} on {self.recipe.dataset}")
-
-    def _reestimate(self) -> None:
-        """Averages batch normalization's statistics anew, over batches of an epoch of its own."""
-        before = self._measure()[1]
-        count = min(self.recipe.reestimate_batches, self.epoch_steps)
-        iterator = self.distribution.iterate(self._batches(-(-self.total_steps // self.epoch_steps), 0))
-        sums = self.trainer.batch_statistics(iterator)
-        for _ in range(count - 1):
-            sums = [a + b for a, b in zip(sums, self.trainer.batch_statistics(iterator), strict=True)]
-        self.trainer.assign_statistics([total / count for total in sums])
-        after = self._measure()[1]
-        self.reports.say(
-            f"statistics of batch normalization averaged over {count} batches: "
-            f"val top-1 {after:.2%}, {before:.2%} with the moving averages"
-        )
-
-    def _averaged(self):
-        return _Averaged(self.trainer)
+def _training_iterator(run: Run, epoch: int, first_step: int) -> Iterator:
+    dataset = run.task.training_batches(
+        run.distribution,
+        seed=run.options.seed,
+        epoch=epoch,
+        epochs=run.total_steps / run.epoch_steps,
+        first_step=first_step,
+        bad=run.bad_images,
+    )
+    return run.distribution.iterate(dataset)
 
 
-class _Averaged:
-    """While it lasts, the model has its averaged weights."""
-
-    def __init__(self, trainer: Trainer):
-        self._variables = trainer.model.variables
-        self._averages = trainer.averaged_weights()
-
-    def __enter__(self):
-        if self._averages:
-            self._kept = [variable.numpy() for variable in self._variables]
-            self._assign(self._averages)
-
-    def __exit__(self, *error):
-        if self._averages:
-            self._assign(self._kept)
-
-    def _assign(self, values):
-        for variable, value in zip(self._variables, values, strict=True):
-            variable.assign(value)
+def _start_call(run: Run, iterator: Iterator, first: int, end: int, stopping: threading.Event) -> _Call:
+    """Starts steps up to the next one after which something must be looked at."""
+    stops = [end, first + run.options.steps_per_call]
+    for interval in (run.options.checkpoint_every, run.schedule.window):
+        if interval:
+            stops.append((first // interval + 1) * interval)
+    rates = [run.schedule.rate(step) for step in range(first, min(stops))]
+    results = run.trainer.train(
+        iterator,
+        tf.constant(rates, tf.float32),
+        tf.constant(first, tf.int32),
+        tf.constant(float(stopping.is_set())),
+    )
+    return _Call(first, rates, results)
 
 
-class _on_sigterm:
-    """Calls a function instead of dying, while it lasts, if this is the main thread."""
-
-    def __init__(self, function: Callable[[], None]):
-        self._function = function
-        self._main = threading.current_thread() is threading.main_thread()
-
-    def __enter__(self):
-        if self._main:
-            self._before = signal.signal(signal.SIGTERM, lambda number, frame: self._function())
-
-    def __exit__(self, *error):
-        if self._main:
-            signal.signal(signal.SIGTERM, self._before)
+def _is_multiple(step: int, interval: int | None) -> bool:
+    return bool(interval) and step % interval == 0
 
 
-def _model_spec(recipe: Recipe, dataset: Dataset) -> ModelSpec:
-    """The network and its input; `InputError` where they do not fit the dataset or each other."""
-    config = get_config(recipe.model, **recipe.model_overrides)
-    if recipe.model_overrides.get("classes", dataset.classes) != dataset.classes:
-        raise InputError(f"classes is {config.classes}, but {dataset.name} has {dataset.classes}")
-    if recipe.image_size < config.total_stride:
-        raise InputError(
-            f"{recipe.model} needs images of at least {config.total_stride} pixels; "
-            f"image_size is {recipe.image_size}"
-        )
-    return ModelSpec(
-        model=recipe.model,
-        overrides={key: value for key, value in recipe.model_overrides.items() if key != "classes"},
-        classes=dataset.classes,
-        input_shape=(recipe.image_size, recipe.image_size, recipe.channels),
-        preprocessing=Preprocessing(
-            recipe.image_size,
-            get_augmentation(recipe.augmentation).evaluation_resize(recipe.image_size),
-            "bilinear",
-            Normalization.identity(recipe.channels),
-        ),
-        labels=tuple(dataset.class_names),
+def _take(run: Run, position: Position, call: _Call, observer: Observer | None) -> bool:
+    """Reads a call's results; returns whether some worker was asked to stop."""
+    run.check_bad_images()
+    rows = call.results.numpy().astype("float64")
+    if observer is not None:
+        observer(run.trainer, call.first, rows)
+    stop = False
+    for offset, row in enumerate(rows.tolist()):
+        result = dict(zip(run.trainer.columns, row, strict=True))
+        if not result["finite"] and result["loss_scale"] <= 1:
+            raise TrainingFailed(_not_finite(run, call.first + offset, call.rates[offset]))
+        if result["finite"]:
+            position.sums.add(result)
+            run.schedule.observe_errors(call.first + offset, run.task.error_sum(result), result["count"])
+        stop = stop or result["stopping"] > 0
+    run.progress.advance(call.first + len(rows), position.sums.means())
+    return stop
+
+
+def _not_finite(run: Run, step: int, rate: float) -> str:
+    kept = checkpoints.list_checkpoints(run.folder.checkpoints)
+    good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+    return f"loss or gradient is not finite at step {step + 1}, learning rate {rate:g}; {good}"
+
+
+def _finish_epoch(run: Run, position: Position) -> None:
+    speed = run.progress.images_per_second()
+    train = position.sums.means()
+    with _averaged_weights(run.trainer):
+        val = _evaluate(run)
+    rate = run.schedule.rate(position.step - 1)
+    run.schedule.observe_epoch(run.task.error(val))
+    row = {
+        "epoch": round(position.step / run.epoch_steps, 6),
+        "step": position.step,
+        "learning_rate": rate,
+        **{f"train_{name}": train[name] for name in run.task.train_metrics},
+        **{f"val_{name}": val[name] for name in run.task.val_metrics},
+        "images_per_second": round(speed, 1),
+    }
+    position.history.append(row)
+    position.sums = EpochSums.zero(run.task.train_metrics)
+    run.write_history(position.history)
+    if run.bad_images.count:
+        path = run.write_bad_images()
+        run.progress.say(f"{run.bad_images.count} images cannot be used: see {path}")
+    run.check_bad_images()
+    save_checkpoint(run, position)
+    run.progress.epoch(row, run.epochs, train, val)
+
+
+def _evaluate(run: Run) -> dict[str, float]:
+    """The metrics of the validation split, with the weights as they are."""
+    iterator = run.distribution.iterate(run.task.evaluation_batches(run.distribution, run.bad_images))
+    total, collected = 0.0, []
+    for _ in range(run.task.evaluation_steps):
+        sums, more = run.trainer.evaluate(iterator)
+        total = total + sums.numpy().astype("float64")
+        collected.append({name: value.numpy() for name, value in more.items()})
+    joined = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
+    return run.task.evaluation_metrics(total, joined)
+
+
+def _save_result(run: Run) -> None:
+    """Writes what was learned; all workers take part in estimating statistics, the chief writes."""
+    with _averaged_weights(run.trainer):
+        if run.task.recipe.reestimate_batches:
+            _reestimate(run)
+        if run.distribution.is_chief:
+            run.task.save(run.trainer.model, run.folder.weights)
+    if run.distribution.is_chief:
+        recipe = run.task.recipe
+        draw_curves(run.folder, f"{recipe.model} on {recipe.dataset}", run.task.curves)
+
+
+def _reestimate(run: Run) -> None:
+    """Averages batch normalization's statistics anew, over batches of an epoch of its own."""
+    before = run.task.describe(_evaluate(run))
+    count = min(run.task.recipe.reestimate_batches, run.epoch_steps)
+    iterator = _training_iterator(run, run.epochs, 0)
+    sums = run.trainer.batch_statistics(iterator)
+    for _ in range(count - 1):
+        sums = [a + b for a, b in zip(sums, run.trainer.batch_statistics(iterator), strict=True)]
+    run.trainer.assign_statistics([total / count for total in sums])
+    after = run.task.describe(_evaluate(run))
+    run.progress.say(
+        f"batch normalization's statistics averaged over {count} batches: "
+        f"val {after}; with the moving averages {before}"
     )
 
 
-def _normalization(
-    spec: ModelSpec, recipe: Recipe, split: Split, preprocessing: Preprocessing | None, bad: BadImages
-) -> Normalization:
-    """What the recipe asks for.
-
-    Args:
-        spec: of the network.
-        recipe: the run's.
-        split: that is learned.
-        preprocessing: of the weights that the network starts from, if they say it.
-        bad: told of images that cannot be decoded.
-    """
-    if recipe.normalization == "imagenet":
-        return Normalization.imagenet().for_channels(recipe.channels)
-    if recipe.normalization != "weights":
-        return dataset_statistics(
-            split,
-            recipe.image_size,
-            recipe.channels,
-            per_pixel=recipe.normalization == "per_pixel",
-            resize=spec.preprocessing.resize,
-            bad=bad,
-        )
-    if preprocessing is None:
-        raise InputError(
-            f"{recipe.weights} does not say how its images are prepared; set another normalization"
-        )
-    shape = preprocessing.normalization.shape
-    if shape not in (spec.input_shape[2:], spec.input_shape):
-        theirs, ours = ("x".join(map(str, sizes)) for sizes in (shape, spec.input_shape))
-        raise InputError(
-            f"{recipe.weights} has a mean image of {theirs}, the network an input of {ours}; "
-            "set another normalization"
-        )
-    return preprocessing.normalization
+@contextlib.contextmanager
+def _averaged_weights(trainer: Trainer) -> Iterator[None]:
+    """Gives the model its averaged weights, where the recipe has such, inside the block."""
+    averages = trainer.averaged_weights()
+    if not averages:
+        yield
+        return
+    variables = trainer.model.variables
+    kept = [variable.numpy() for variable in variables]
+    try:
+        for variable, value in zip(variables, averages, strict=True):
+            variable.assign(value)
+        yield
+    finally:
+        for variable, value in zip(variables, kept, strict=True):
+            variable.assign(value)
 
 
-def _held_normalization(checkpoint: checkpoints.Checkpoint) -> Normalization | None:
-    """That of the run, unless the checkpoint is older than its being kept."""
-    arrays = [checkpoint.arrays.get(f"normalization/{field}") for field in _NORMALIZATION]
-    return None if any(array is None for array in arrays) else Normalization(*(a.tolist() for a in arrays))
+@contextlib.contextmanager
+def _sigterm_noted() -> Iterator[threading.Event]:
+    """Yields an event that SIGTERM sets, instead of ending the process, in the main thread."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _lost_workers_named(run: Run, position: Position) -> Iterator[None]:
+    """Turns TensorFlow's error about other workers into a `TrainingFailed` that names them."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        lost = run.distribution.lost_workers(error)
+        if not lost:
+            raise
+        raise TrainingFailed(
+            f"lost {' and '.join(lost)} at step {position.step}; "
+            "start all workers again to resume from the last checkpoint"
+        ) from error

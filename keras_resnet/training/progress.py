@@ -1,7 +1,8 @@
-"""What a person sees of a run: a progress bar, a line an epoch, TensorBoard."""
+"""Progress of a run: progress bar, console lines, TensorBoard and curves."""
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 from matplotlib.figure import Figure
@@ -9,42 +10,40 @@ from tqdm import tqdm
 
 from keras_resnet.files import atomic_path
 from keras_resnet.run_folder import RunFolder
-
-HISTORY = (
-    "epoch",
-    "step",
-    "learning_rate",
-    "train_loss",
-    "train_top1",
-    "val_loss",
-    "val_top1",
-    "images_per_second",
-)
+from keras_resnet.training.task import Curve
 
 
-class Reports:
-    """Tells one process' person how the run goes; silent where `visible` is False."""
+class Progress:
+    """Progress bar, console lines and TensorBoard; silent where `visible` is False."""
 
-    def __init__(self, workdir: RunFolder, total_steps: int, batch_size: int, visible: bool):
-        self._workdir = workdir
+    def __init__(
+        self,
+        folder: RunFolder,
+        total_steps: int,
+        batch_size: int,
+        describe: Callable[[dict[str, float]], str],
+        visible: bool,
+    ):
+        self._folder = folder
         self._total_steps = total_steps
         self._batch_size = batch_size
+        self._describe = describe
         self._visible = visible
         self._bar = None
         self._writer = None
 
     def say(self, line: str) -> None:
-        """One line, beside the progress bar."""
+        """Prints a line above the progress bar."""
         if self._visible:
             tqdm.write(line, file=sys.stderr)
 
     def begin(self, step: int) -> None:
-        """The first step is about to be taken."""
+        """Starts the clock, before the first step."""
         self._begun = self._epoch_begun = time.perf_counter()
         self._begun_step = self._epoch_step = self._step = step
         if not self._visible:
             return
-        self._writer = tf.summary.create_file_writer(str(self._workdir.tensorboard))
+        self._writer = tf.summary.create_file_writer(str(self._folder.tensorboard))
         self._bar = tqdm(
             total=self._total_steps * self._batch_size,
             initial=step * self._batch_size,
@@ -54,26 +53,31 @@ class Reports:
             disable=None,  # no bar where standard error is no terminal
         )
 
-    def advance(self, step: int, loss: float, top1: float) -> None:
-        """`step` steps are done; loss and top-1 since the epoch began."""
+    def advance(self, step: int, means: dict[str, float]) -> None:
+        """Shows that `step` steps are done, with the metrics since the epoch began."""
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.3f}, top-1 {top1:.1%}", refresh=False)
+            self._bar.set_postfix_str(self._describe(means), refresh=False)
             self._bar.update((step - self._step) * self._batch_size)
         self._step = step
 
     def images_per_second(self) -> float:
-        """The training speed since the epoch began, or since the run was taken up."""
+        """The training speed since the epoch began, or since the run was resumed."""
         seconds = time.perf_counter() - self._epoch_begun
         return (self._step - self._epoch_step) * self._batch_size / seconds
 
-    def epoch(self, row: dict, epochs: int) -> None:
-        """An epoch ended, with this row of history.csv."""
+    def epoch(self, row: dict, epochs: int, train: dict[str, float], val: dict[str, float]) -> None:
+        """Reports the end of an epoch.
+
+        Args:
+            row: of history.csv.
+            epochs: of the run.
+            train: metrics.
+            val: metrics.
+        """
         now = time.perf_counter()
         left = (now - self._begun) / max(1, self._step - self._begun_step) * (self._total_steps - self._step)
         self.say(
-            f"epoch {row['epoch']:g}/{epochs}: "
-            f"train loss {row['train_loss']:.4f}, top-1 {row['train_top1']:.2%}; "
-            f"val loss {row['val_loss']:.4f}, top-1 {row['val_top1']:.2%}; "
+            f"epoch {row['epoch']:g}/{epochs}: train {self._describe(train)}; val {self._describe(val)}; "
             f"{row['images_per_second']:,.0f} images/s, {_duration(left)} left"
         )
         if self._writer is not None:
@@ -85,7 +89,7 @@ class Reports:
         self._epoch_begun, self._epoch_step = time.perf_counter(), self._step
 
     def end(self) -> None:
-        """The run is over."""
+        """Closes the progress bar and TensorBoard's log."""
         if self._bar is not None:
             self._bar.close()
         if self._writer is not None:
@@ -98,25 +102,26 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def draw_curves(folder: RunFolder, title: str) -> None:
-    """Draws curves.png from history.csv: error in % and loss, over epochs."""
+def draw_curves(folder: RunFolder, title: str, curves: Sequence[Curve]) -> None:
+    """Draws curves.png from history.csv, over epochs."""
     rows = folder.read_history()
-    if not rows:
+    if not rows or not curves:
         return
     epochs = [float(row["epoch"]) for row in rows]
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(5 * len(curves), 4), layout="constrained")
     figure.suptitle(title)
-    error, loss = figure.subplots(1, 2)
-    for split, style in (("train", "--"), ("val", "-")):
-        error.plot(epochs, [100 - 100 * float(row[f"{split}_top1"]) for row in rows], style, label=split)
-        loss.plot(epochs, [float(row[f"{split}_loss"]) for row in rows], style, label=split)
-    error.set_ylabel("top-1 error (%)")
-    loss.set_ylabel("loss")
-    loss.set_yscale("log")
-    for axes in (error, loss):
+    for curve, axes in zip(curves, figure.subplots(1, len(curves), squeeze=False)[0], strict=True):
+        for split, style in (("train", "--"), ("val", "-")):
+            if f"{split}_{curve.metric}" in rows[0]:
+                values = [curve.value(float(row[f"{split}_{curve.metric}"])) for row in rows]
+                axes.plot(epochs, values, style, label=split)
+        axes.set_ylabel(curve.axis)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.legend()
-    error.set_ylim(bottom=0)
+        if curve.log:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
     with atomic_path(folder.curves, suffix=".png") as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})

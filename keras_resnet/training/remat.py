@@ -47,7 +47,7 @@ class Rematerialized:
         self._jit = jit
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the logits of `images`, in training."""
+        """Returns the outputs for `images`, in training."""
         x, in_trained = images, False  # whether x depends on a trained variable
         for segment in self.segments[:-1]:
             if in_trained or segment.trainable_variables:

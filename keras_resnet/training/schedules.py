@@ -1,20 +1,23 @@
-"""Learning rates by step. Everything a schedule remembers is in `state`, for checkpoints."""
+"""Learning rates by step, and image sizes by epoch."""
 
 import math
+from collections.abc import Sequence
 
 from keras_resnet.training.recipe import Recipe
 
 # Steps whose mean training error decides the end of an error-triggered warm-up.
 ERROR_WINDOW = 100
+# The stride of the networks' last stage: image sizes are multiples of it.
+_SIZE_UNIT = 32
 
 
 class Schedule:
     """The learning rate of every step of a run.
 
     Attributes:
-        state: what the schedule has learned from the run, plain numbers.
-        window: the loop hands `observe_errors` every step's result before it asks for a rate past a
-            multiple of this many steps; None: it need not.
+        state: what the schedule has observed of the run, as plain numbers for checkpoints.
+        window: `observe_errors` must have every step's result before a rate beyond a multiple of this
+            many steps is requested; None: no such limit.
     """
 
     def __init__(self, recipe: Recipe, total_steps: int, steps_per_epoch: int):
@@ -31,7 +34,7 @@ class Schedule:
         return None if self.state["warm"] else ERROR_WINDOW
 
     def rate(self, step: int) -> float:
-        """The learning rate of step `step`, the first step being 0."""
+        """The learning rate of step `step`, counted from 0."""
         recipe = self._recipe
         if not self.state["warm"]:
             return recipe.error_warmup_rate
@@ -46,11 +49,11 @@ class Schedule:
             decays = self.state["decays"]  # stays 0 for a constant rate
         return recipe.learning_rate * recipe.decay_factor**decays
 
-    def observe_errors(self, step: int, wrong: float, count: float) -> None:
-        """Takes the training error of step `step`: `wrong` of `count` examples."""
+    def observe_errors(self, step: int, error_sum: float, count: float) -> None:
+        """Records the training error of step `step`: its sum over `count` examples."""
         if self.state["warm"]:
             return
-        self.state["window_wrong"] += wrong
+        self.state["window_wrong"] += error_sum
         self.state["window_count"] += count
         if (step + 1) % ERROR_WINDOW == 0:
             error = self.state["window_wrong"] / self.state["window_count"]
@@ -58,7 +61,7 @@ class Schedule:
             self.state["warm"] = error < self._recipe.error_warmup_threshold
 
     def observe_epoch(self, val_error: float) -> None:
-        """Takes the validation error at the end of an epoch."""
+        """Records the validation error at the end of an epoch."""
         if self._recipe.schedule != "plateau":
             return
         if val_error < self.state["best_error"]:
@@ -67,3 +70,21 @@ class Schedule:
         self.state["stale_epochs"] += 1
         if self.state["stale_epochs"] >= self._recipe.patience:
             self.state |= {"decays": self.state["decays"] + 1, "stale_epochs": 0}
+
+
+def progressive_size(shares: Sequence[float], epoch: int, epochs: float, size: int) -> int:
+    """The input size in an epoch of a run that starts with smaller images.
+
+    Args:
+        shares: rising shares of `size`, the last 1, one for each of equal parts of the run; empty for
+            always `size`. Other sizes are rounded to multiples of 32, and at least 32.
+        epoch: counted from 0.
+        epochs: of the whole run.
+        size: height and width of the input at the end, pixels.
+    """
+    if not shares:
+        return size
+    share = shares[min(int(epoch * len(shares) / epochs), len(shares) - 1)]
+    if share == 1:
+        return size
+    return min(max(round(share * size / _SIZE_UNIT) * _SIZE_UNIT, _SIZE_UNIT), size)

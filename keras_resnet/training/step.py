@@ -7,13 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.classification import mixing
 from keras_resnet.training.distribution import Distribution
-from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.remat import Rematerialized
-
-# What a training step reports, in this order: sums over the global batch.
-METRICS = ("loss_sum", "correct", "count", "finite", "stopping", "loss_scale")
+from keras_resnet.training.task import Batch, Task
 
 _INITIAL_LOSS_SCALE = 2.0**15
 _LOSS_SCALE_GROWTH_STEPS = 2000
@@ -26,13 +22,15 @@ class Trainer:
     normalization's moving statistics travel in one all-reduce.
 
     Attributes:
-        model: outputs logits; float32 variables.
+        model: has float32 variables.
+        columns: names of what a training step returns: sums over the global batch of the task's
+            metrics, its number of examples, and the state of the step.
     """
 
     def __init__(
         self,
         model: keras.Model,
-        recipe: Recipe,
+        task: Task,
         distribution: Distribution,
         *,
         seed: int,
@@ -40,20 +38,22 @@ class Trainer:
         jit: bool = False,
         remat: bool = False,
     ):
-        """Makes the optimizer's variables.
+        """Creates the optimizer's variables.
 
         Args:
             model: built within `distribution.scope()`.
-            recipe: the science.
-            distribution: the machine.
-            seed: of mixup and cutmix.
-            accumulate: parts that each replica's batch is worked off in.
+            task: gives the loss and the metrics; its recipe, the optimizer.
+            distribution: the devices.
+            seed: of the task's randomness.
+            accumulate: parts into which each replica's batch is split.
             jit: whether XLA compiles the steps.
-            remat: whether activations are computed again for the gradient, instead of kept.
+            remat: whether activations are recomputed for the gradient instead of kept.
         """
         self.model = model
         self._call = Rematerialized(model, jit) if remat else functools.partial(model, training=True)
-        self._recipe = recipe
+        self._task = task
+        self._recipe = recipe = task.recipe
+        self.columns = (*task.train_metrics, "count", "finite", "stopping", "loss_scale")
         self._distribution = distribution
         self._seed = seed
         self._accumulate = accumulate
@@ -90,7 +90,7 @@ class Trainer:
             tf.function(self._evaluate_on_replica, jit_compile=True) if jit else self._evaluate_on_replica
         )
         self._compiled: dict[str, Callable] = {}  # by what the batches are like
-        self.evaluate = tf.function(self._evaluate)
+        self._evaluate = tf.function(self._evaluate_batch)
         self._observe = tf.function(self._observe_batch)
 
     def named_variables(self) -> dict[str, tf.Variable]:
@@ -158,7 +158,7 @@ class Trainer:
             stopping: float32, positive if this worker wants to stop.
 
         Returns:
-            float32 (steps, len(METRICS)).
+            float32 (steps, len(columns)).
         """
         # A graph for each size of images, with static shapes; one for any number of steps.
         kind = repr(iterator.element_spec)
@@ -168,7 +168,7 @@ class Trainer:
 
     def _train(self, iterator: Iterator, rates: tf.Tensor, first_step: tf.Tensor, stopping: tf.Tensor):
         count = tf.shape(rates)[0]
-        results = tf.TensorArray(tf.float32, size=count, element_shape=(len(METRICS),))
+        results = tf.TensorArray(tf.float32, size=count, element_shape=(len(self.columns),))
         for i in tf.range(count):
             batch = next(iterator)
             result = self._distribution.run(self._train_replica, (batch, rates[i], first_step + i, stopping))
@@ -189,14 +189,14 @@ class Trainer:
             local = _sum_over_replicas(context, local)
         gradients = local[: len(gradients)]
         statistics = [total / replicas for total in local[len(gradients) : -1]]
-        loss_sum, correct, count, stop = tf.unstack(local[-1])
+        *sums, count, stop = tf.unstack(local[-1])
 
         # Each replica differentiated its sum of losses, scaled; the step wants the mean's gradient.
         # A batch of images that cannot be decoded counts none.
         unscale = 1.0 / (tf.maximum(count, 1.0) * self._loss_scale)
         gradients = [gradient * tf.cast(unscale, gradient.dtype) for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss_sum)
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(sums[0])
         scale = tf.convert_to_tensor(self._loss_scale)
 
         def update():
@@ -212,49 +212,32 @@ class Trainer:
         tf.cond(finite, update, keep)
         if self._scaled:
             self._adjust_loss_scale(finite)
-        return tf.stack([loss_sum, correct, count, tf.cast(finite, tf.float32), stop, scale])
+        return tf.stack([*sums, count, tf.cast(finite, tf.float32), stop, scale])
 
-    def _gradients(self, batch, step, replica):
-        """Sums over this replica's batch: `[loss, correct, count]`, and the gradient of the loss."""
+    def _gradients(self, batch: Batch, step, replica):
+        """The task's sums over this replica's batch, and the gradient of the scaled loss."""
         if self._accumulate == 1:
-            return self._differentiate(batch, step, replica)
-        sums = [tf.zeros(())] * 3
+            return self._differentiate(batch, (self._seed, step, replica))
+        sums = [tf.zeros(())] * (len(self._task.train_metrics) + 1)
         gradients = [tf.zeros_like(weight) for weight in self._weights]
-        parts = {
-            key: tf.reshape(value, (self._accumulate, -1, *value.shape[1:])) for key, value in batch.items()
-        }
+        parts = tf.nest.map_structure(
+            lambda value: tf.reshape(value, (self._accumulate, -1, *value.shape[1:])), batch
+        )
         for i in tf.range(self._accumulate):
-            part = {key: value[i] for key, value in parts.items()}
-            more_sums, more = self._differentiate(part, step, replica * self._accumulate + i)
+            part = tf.nest.map_structure(lambda value, i=i: value[i], parts)
+            key = (self._seed, step, replica * self._accumulate + i)
+            more_sums, more = self._differentiate(part, key)
             sums = [a + b for a, b in zip(sums, more_sums, strict=True)]
             gradients = [a + b for a, b in zip(gradients, more, strict=True)]
         return sums, gradients
 
-    def _differentiate(self, batch, step, part):
-        recipe = self._recipe
-        labels, weights = batch["labels"], batch["weights"]
-        targets = tf.one_hot(labels, self.model.output.shape[-1])
-        images, targets = mixing.mix(
-            batch["images"], targets, recipe.mixup, recipe.cutmix, (self._seed, step, part)
-        )
-        if recipe.label_smoothing:
-            smoothing = recipe.label_smoothing
-            targets = targets * (1 - smoothing) + smoothing / targets.shape[-1]
+    def _differentiate(self, batch: Batch, key: tuple):
         # Nothing is recorded, or kept in memory, for the layers below the first that is trained.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._weights)
-            logits = self._call(images)
-            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-            loss_sum = tf.reduce_sum(losses * weights)
-            scaled = loss_sum * self._loss_scale
-        gradients = tape.gradient(scaled, self._weights)
-        # With mixed images the larger share decides what is right.
-        right = tf.equal(tf.argmax(logits, -1), tf.argmax(targets, -1))
-        return [
-            loss_sum,
-            tf.reduce_sum(tf.cast(right, tf.float32) * weights),
-            tf.reduce_sum(weights),
-        ], gradients
+            sums = list(self._task.training_sums(self.model, self._call, batch, key))
+            scaled = sums[0] * self._loss_scale
+        return sums, tape.gradient(scaled, self._weights)
 
     def _apply(self, gradients, norm, rate):
         """SGD with momentum as Caffe and Keras have it: `v = m v - rate g; w += v`."""
@@ -286,19 +269,25 @@ class Trainer:
         self._loss_scale.assign(tf.where(grow, scale * 2.0, scale))
         self._good_steps.assign(tf.where(grow, 0, grown))
 
-    def _evaluate(self, iterator: Iterator):
-        """One global batch: float32 `(loss_sum, correct, count)`."""
-        return self._distribution.local(self._distribution.run(self._evaluate_replica, (next(iterator),)))
+    def evaluate(self, iterator: Iterator) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """One global batch of the evaluation.
 
-    def _evaluate_on_replica(self, batch):
-        labels, weights = batch["labels"], batch["weights"]
-        logits = self.model(batch["images"], training=False)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        right = tf.cast(tf.equal(tf.argmax(logits, -1, output_type=tf.int32), labels), tf.float32)
-        sums = tf.stack(
-            [tf.reduce_sum(losses * weights), tf.reduce_sum(right * weights), tf.reduce_sum(weights)]
-        )
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        Returns:
+            The task's sums, a float32 vector, and what it collects, by name; over all replicas.
+        """
+        return self._evaluate(iterator)
+
+    def _evaluate_batch(self, iterator: Iterator):
+        results = self._distribution.run(self._evaluate_replica, (next(iterator),))
+        return tf.nest.map_structure(self._distribution.local, results)
+
+    def _evaluate_on_replica(self, batch: Batch):
+        context = tf.distribute.get_replica_context()
+        sums, collected = self._task.evaluation_sums(self.model, batch)
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(sums))
+        if context.num_replicas_in_sync > 1:
+            collected = {name: context.all_gather(value, axis=0) for name, value in collected.items()}
+        return sums, collected
 
 
 def _sum_over_replicas(context, tensors: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from helpers.evaluation_networks import tiny_spec, write_weights
 
 import keras_resnet
-from keras_resnet.training import get_recipe
+from keras_resnet.classification import get_recipe
 from keras_resnet.weights import save_weights
 
 ROOT = Path(keras_resnet.__file__).parents[1]

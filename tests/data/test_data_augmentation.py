@@ -17,8 +17,7 @@ from keras_resnet.data import (
     color,
     training_batches,
 )
-from keras_resnet.data.augmentation import adjust, pad_crop_erase, progressive_size, scaled_sides, window
-from keras_resnet.errors import InputError
+from keras_resnet.data.augmentation import adjust, pad_crop_erase, scaled_sides, window
 from keras_resnet.images.ops import center_crop, resize_whole
 from keras_resnet.images.preprocessing import Normalization
 
@@ -407,26 +406,6 @@ def test_erasing_is_torchvisions():
     # Whether an image is erased says nothing about whether it is mirrored.
     mirrored = GRAPHS[augmentation._uniforms](seeds(KEY, count)).numpy()[:, 2] >= 0.5
     assert abs(np.corrcoef(mirrored, hit)[0, 1]) < 0.04
-
-
-def test_progressive_sizes_rise_in_equal_parts_of_the_run():
-    schedule = (0.57, 0.71, 0.86, 1.0)
-    sizes = [progressive_size(schedule, epoch, 8, 224) for epoch in range(8)]
-    assert sizes == [128, 128, 160, 160, 192, 192, 224, 224]
-    assert [progressive_size((0.5, 1.0), epoch, 5, 192) for epoch in range(5)] == [96, 96, 96, 192, 192]
-    assert progressive_size((0.5, 1.0), 0, 0.5, 224) == 128
-    assert progressive_size((0.5, 1.0), 9, 4.5, 300) == 300
-    assert progressive_size((0.1, 1.0), 0, 2, 64) == 32
-    assert progressive_size((0.1, 1.0), 0, 2, 28) == 28
-    assert progressive_size((), 3, 9, 224) == 224
-
-
-@pytest.mark.parametrize(
-    "schedule", [(0.5,), (0.5, 0.5, 1.0), (0.0, 1.0), (-0.5, 1.0), (0.5, 1.5), (1.0, 0.5)]
-)
-def test_progressive_sizes_must_rise_to_one(schedule):
-    with pytest.raises(InputError, match="must rise from above 0 to 1; got"):
-        progressive_size(schedule, 0, 10, 224)
 
 
 def test_resize_whole_agrees_with_keras_bilinear():

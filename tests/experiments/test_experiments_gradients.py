@@ -22,12 +22,13 @@ from experiments.studies.gradients import (
     layer_norms,
 )
 from keras_resnet import build_model
+from keras_resnet.classification import ClassificationRecipe, train
 from keras_resnet.run_folder import RunFolder
-from keras_resnet.training import Recipe, RunOptions, checkpoints, train
+from keras_resnet.training import RunOptions, checkpoints
 from keras_resnet.weights import ModelSpec, save_weights
 
 SMALL = {"stage_depths": (1, 1, 1), "stage_filters": (2, 3, 4)}
-DIGITS = Recipe(
+DIGITS = ClassificationRecipe(
     "cifar_resnet20", "digits", {**SMALL}, image_size=8, batch_size=64, steps=1, learning_rate=1e-30
 )
 

@@ -8,21 +8,20 @@ import json
 import os
 import sys
 
-from keras_resnet.training import RunOptions, get_recipe, loop
+from keras_resnet.classification import get_recipe, train
+from keras_resnet.training import RunOptions
 
 
 def main():
     folder, data_dir, mode = sys.argv[1:4]
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     seen = {"losses": []}
-    take = loop._Run._take
+    trainers = []
 
-    def taking(self, first, rates, results):
-        seen["losses"] += [float(row[0] / row[2]) for row in results.numpy()]
-        seen["run"] = self
-        return take(self, first, rates, results)
+    def observe(trainer, first, results):
+        seen["losses"] += [float(row[0] / row[2]) for row in results]
+        trainers.append(trainer)
 
-    loop._Run._take = taking
     recipe = get_recipe("digits").set(
         [
             "model.stage_depths=(1,1,1)",
@@ -35,8 +34,8 @@ def main():
     if mode == "sync":  # a rate at which rounding does not grow
         recipe = recipe.replace(learning_rate=1e-3, warmup_epochs=0, schedule="constant")
     options = RunOptions(strategy="multi_worker", data_dir=data_dir, sync_batch_norm=mode == "sync")
-    last = loop.train(recipe, f"{folder}/run", options)
-    variables = seen.pop("run").trainer.named_variables()
+    last = train(recipe, f"{folder}/run", options, observer=observe)
+    variables = trainers[-1].named_variables()
     digests = {name: hashlib.sha256(v.numpy().tobytes()).hexdigest() for name, v in variables.items()}
     with open(f"{folder}/worker{index}.json", "w") as file:
         json.dump({**seen, "digests": digests, "last": last}, file)

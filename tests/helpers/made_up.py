@@ -2,7 +2,17 @@
 
 from experiments.runs import Outcome, Run
 from keras_resnet.run_folder import RunFolder
-from keras_resnet.training.progress import HISTORY
+
+HISTORY = (
+    "epoch",
+    "step",
+    "learning_rate",
+    "train_loss",
+    "train_top1",
+    "val_loss",
+    "val_top1",
+    "images_per_second",
+)
 
 
 def history(train_errors, val_errors=None, batch_size=64):

@@ -5,9 +5,10 @@ import pytest
 from helpers.data_helpers import write_tfds
 from safetensors.numpy import save_file
 
+from keras_resnet.classification import get_recipe, train
 from keras_resnet.models.config import get_config
 from keras_resnet.models.resnet import build_model
-from keras_resnet.training import RunOptions, get_recipe, train
+from keras_resnet.training import RunOptions
 from keras_resnet.weights import get_entry, read_spec
 from keras_resnet.weights import weight_file as pretrained
 from keras_resnet.weights.torch_files import torch_names

@@ -8,9 +8,9 @@ from conftest import TINY
 from helpers.data_helpers import write_image
 
 from keras_resnet import InputError, build_model
+from keras_resnet.classification import get_recipe, train
 from keras_resnet.data import evaluation_batches, open_dataset
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
-from keras_resnet.training import get_recipe, train
 from keras_resnet.weights import ModelSpec, PretrainedWeights, read_spec, save_weights
 from keras_resnet.weights import weight_file as pretrained
 

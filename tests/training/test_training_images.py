@@ -7,7 +7,7 @@ import pytest
 from helpers.data_helpers import write_image
 
 from keras_resnet import InputError
-from keras_resnet.training import step, train
+from keras_resnet.classification import ClassificationTask, train
 from keras_resnet.weights import read_spec
 
 SPOILT = {"train/cat/empty.png": b"", "train/dog/text.jpg": b"no image", "val/cat/cut.png": None}
@@ -77,13 +77,13 @@ def test_the_list_is_kept_over_an_interruption(tmp_path, recipe, run_options, sp
 @pytest.mark.parametrize("options", [{}, {"cutmix": 1.0, "augmentation": "inception"}])
 def test_images_grow_with_the_epochs(tmp_path, recipe, run_options, photos, monkeypatch, options):
     sizes = []
-    differentiate = step.Trainer._differentiate
+    training_sums = ClassificationTask.training_sums
 
-    def watch(self, batch, *arguments):
+    def watch(self, model, call, batch, key):
         sizes.append(batch["images"].shape[1])  # while the graph is traced
-        return differentiate(self, batch, *arguments)
+        return training_sums(self, model, call, batch, key)
 
-    monkeypatch.setattr(step.Trainer, "_differentiate", watch)
+    monkeypatch.setattr(ClassificationTask, "training_sums", watch)
     recipe = recipe.replace(
         dataset=f"folder:{photos}", image_size=96, progressive=(0.5, 1), epochs=4, **options
     )
@@ -92,7 +92,10 @@ def test_images_grow_with_the_epochs(tmp_path, recipe, run_options, photos, monk
     assert read_spec(tmp_path / "run" / "model.weights.h5").input_shape == (96, 96, 3)
 
 
-@pytest.mark.parametrize("shares", [(0.5,), (1.0, 0.5, 1.0), (0.0, 1.0)])
+@pytest.mark.parametrize(
+    "shares",
+    [(0.5,), (0.5, 0.5, 1.0), (0.0, 1.0), (-0.5, 1.0), (0.5, 1.5), (1.0, 0.5), (1.0, 0.5, 1.0)],
+)
 def test_shares_that_do_not_rise_to_one(recipe, shares):
     with pytest.raises(InputError, match="must rise from above 0 to 1"):
         recipe.replace(progressive=shares)

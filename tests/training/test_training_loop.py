@@ -13,11 +13,11 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet import InputError, build_model
+from keras_resnet.classification import get_recipe, train
 from keras_resnet.data import evaluation_batches, open_dataset
 from keras_resnet.run_folder import RunFolder
-from keras_resnet.training import Preempted, RunOptions, TrainingFailed, get_recipe, loop, train
+from keras_resnet.training import Preempted, RunOptions, TrainingFailed
 from keras_resnet.training.checkpoints import list_checkpoints, load, save
-from keras_resnet.training.progress import HISTORY
 from keras_resnet.weights import load_weights, read_spec, save_weights
 
 
@@ -60,7 +60,8 @@ def test_a_run_leaves_what_is_promised(tmp_path, tiny, run_options):
     last = train(tiny, tmp_path / "run", run_options())
     workdir = RunFolder(tmp_path / "run")
     rows = rows_of(workdir.path)
-    assert tuple(rows[0]) == HISTORY
+    columns = "epoch step learning_rate train_loss train_top1 val_loss val_top1 images_per_second"
+    assert list(rows[0]) == columns.split()
     assert [(row["epoch"], row["step"]) for row in rows] == [
         ("1.0", "5"),
         ("2.0", "10"),
@@ -115,7 +116,7 @@ def test_a_run_that_breaks_off_anywhere_ends_with_the_same_bytes(
     assert without_speed(rows_of(tmp_path)) == without_speed(rows_of(uninterrupted))
 
 
-def test_a_run_of_an_older_version_goes_on(tmp_path, run_options, break_off, uninterrupted, capsys):
+def test_a_run_of_an_older_version_is_resumed(tmp_path, run_options, break_off, uninterrupted, capsys):
     """Its recipe has neither weights nor freeze, its checkpoint no normalization either."""
     with break_off(7):
         train(demanding(), tmp_path, run_options(checkpoint_every=2))
@@ -127,7 +128,7 @@ def test_a_run_of_an_older_version_goes_on(tmp_path, run_options, break_off, uni
     del newest.arrays["normalization/mean"], newest.arrays["normalization/std"]
     save(tmp_path / "checkpoints", newest, keep=1)
     train(demanding(), tmp_path, run_options(checkpoint_every=2))
-    assert "going on after step 6 of 15" in capsys.readouterr().err
+    assert "resuming after step 6 of 15" in capsys.readouterr().err
     assert (tmp_path / "model.weights.h5").read_bytes() == (uninterrupted / "model.weights.h5").read_bytes()
 
 
@@ -136,11 +137,11 @@ def test_checkpoints_and_calls_of_several_steps_change_nothing(tmp_path, run_opt
     assert (tmp_path / "model.weights.h5").read_bytes() == (uninterrupted / "model.weights.h5").read_bytes()
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path, tiny, run_options, monkeypatch):
+def test_a_finished_run_is_not_trained_again(tmp_path, tiny, run_options):
     first = train(tiny, tmp_path, run_options())
     before = (tmp_path / "model.weights.h5").read_bytes()
-    monkeypatch.setattr(loop._Run, "_train_epoch", lambda self: pytest.fail("trained again"))
-    assert train(tiny, tmp_path, run_options()) == first
+    again = train(tiny, tmp_path, run_options(), observer=lambda *call: pytest.fail("trained again"))
+    assert again == first
     assert (tmp_path / "model.weights.h5").read_bytes() == before
 
 
@@ -156,20 +157,13 @@ def test_a_broken_newest_checkpoint_costs_some_steps_and_no_bytes(
 
 
 @pytest.mark.parametrize(("at", "after"), [(6, "8"), (8, "10")])
-def test_sigterm_finishes_the_step_and_leaves_a_checkpoint(
-    tmp_path, run_options, monkeypatch, uninterrupted, at, after
-):
-    take = loop._Run._take
-
-    def taking(self, first, *args):
+def test_sigterm_finishes_the_step_and_leaves_a_checkpoint(tmp_path, run_options, uninterrupted, at, after):
+    def stop(trainer, first, results):
         if first == at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return take(self, first, *args)
 
-    monkeypatch.setattr(loop._Run, "_take", taking)
     with pytest.raises(Preempted, match=f"stopped by SIGTERM after step {after} of 15"):
-        train(demanding(), tmp_path, run_options())
-    monkeypatch.undo()
+        train(demanding(), tmp_path, run_options(), observer=stop)
     assert list_checkpoints(tmp_path / "checkpoints")
     train(demanding(), tmp_path, run_options())
     assert (tmp_path / "model.weights.h5").read_bytes() == (uninterrupted / "model.weights.h5").read_bytes()

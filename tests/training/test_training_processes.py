@@ -23,7 +23,8 @@ from helpers.processes import (
     wait_for,
 )
 
-from keras_resnet.training import RunOptions, get_recipe, launch_local, loop
+from keras_resnet.classification import get_recipe, train
+from keras_resnet.training import RunOptions, launch_local
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +72,7 @@ def test_two_workers_killed_twice_end_with_the_same_bytes(tmp_path, data_dir):
 
 
 @pytest.mark.parametrize("mode", ["plain", "sync"])
-def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode, monkeypatch):
+def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode):
     program = processes.ROOT / "tests" / "helpers" / "dump_workers.py"
     launcher = ["-m", "keras_resnet.training.launch_local", "--workers=2", f"--program={program}"]
     command = [*launcher, "--", str(tmp_path), data_dir, mode]
@@ -86,13 +87,10 @@ def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode, monkeypatch):
     if mode == "plain":
         return
     losses = []
-    take = loop._Run._take
 
-    def taking(self, first, rates, results):
-        losses.extend(float(row[0] / row[2]) for row in results.numpy())
-        return take(self, first, rates, results)
+    def observe(trainer, first, results):
+        losses.extend(float(row[0] / row[2]) for row in results)
 
-    monkeypatch.setattr(loop._Run, "_take", taking)
     recipe = get_recipe("digits").set(
         [
             "model.stage_depths=(1,1,1)",
@@ -103,7 +101,9 @@ def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode, monkeypatch):
         ]
     )
     recipe = recipe.replace(learning_rate=1e-3, warmup_epochs=0, schedule="constant")
-    last = loop.train(recipe, tmp_path / "one", RunOptions(strategy="one_device", data_dir=data_dir))
+    last = train(
+        recipe, tmp_path / "one", RunOptions(strategy="one_device", data_dir=data_dir), observer=observe
+    )
     assert workers[0]["losses"][:20] == pytest.approx(losses[:20], rel=1e-4)
     # One image of 355 may stand on the border between two classes.
     assert workers[0]["last"]["val_top1"] == pytest.approx(last["val_top1"], abs=1.5 / 355)

@@ -4,9 +4,9 @@ import json
 import pytest
 
 from keras_resnet import InputError
+from keras_resnet.classification import RECIPES, ClassificationRecipe, get_recipe
 from keras_resnet.data import AUGMENTATIONS
 from keras_resnet.models.config import MODELS
-from keras_resnet.training import RECIPES, Recipe, get_recipe
 from keras_resnet.training.__main__ import main as print_recipes
 from keras_resnet.weights import get_entry
 
@@ -16,7 +16,7 @@ def test_recipes_are_frozen_known_and_survive_json(name):
     recipe = RECIPES[name]
     assert recipe.model in MODELS
     assert recipe.augmentation in AUGMENTATIONS
-    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert ClassificationRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.batch_size = 1
 
@@ -108,7 +108,7 @@ def test_set_refuses(assignment, message):
 )
 def test_from_dict_refuses(values, message):
     with pytest.raises(InputError, match=message):
-        Recipe.from_dict(values)
+        ClassificationRecipe.from_dict(values)
 
 
 def test_unknown_recipe_names_the_near_ones():

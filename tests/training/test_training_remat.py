@@ -7,12 +7,11 @@ import tensorflow as tf
 from helpers.zoo_networks import ALL_SMALL, randomize
 
 from experiments.step_cost import measure
+from keras_resnet.classification import ClassificationRecipe, ClassificationTask, train
 from keras_resnet.models.resnet import build_model, build_resnet, freeze
 from keras_resnet.training import distribution as distributions
-from keras_resnet.training import train
-from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.remat import Rematerialized
-from keras_resnet.training.step import METRICS, Trainer
+from keras_resnet.training.step import Trainer
 
 CLASSES = 5
 DEEP = ALL_SMALL["basic 1x1 B cifar"].replace(stage_depths=(3, 2), stage_filters=(4, 6))
@@ -44,8 +43,10 @@ def take_steps(
     for layer in model.layers:
         if synchronized and isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
-    recipe = Recipe(model="cifar_resnet20", dataset="digits", ema_decay=0.9)
-    trainer = Trainer(model, recipe, distribution, seed=0, accumulate=accumulate, jit=jit, remat=remat)
+    recipe = ClassificationRecipe(model="cifar_resnet20", dataset="digits", ema_decay=0.9)
+    trainer = Trainer(
+        model, ClassificationTask(recipe), distribution, seed=0, accumulate=accumulate, jit=jit, remat=remat
+    )
     rows = []
     for step, size in enumerate(sizes):
         random = np.random.default_rng(step)
@@ -62,7 +63,7 @@ def take_steps(
                 distribution.iterate(parts), tf.constant([0.05]), tf.constant(step), tf.constant(0.0)
             ).numpy()[0]
         )
-    assert rows[-1][METRICS.index("finite")] == 1
+    assert rows[-1][trainer.columns.index("finite")] == 1
     return rows, {name: variable.numpy() for name, variable in trainer.named_variables().items()}
 
 

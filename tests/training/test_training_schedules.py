@@ -1,7 +1,7 @@
 import pytest
 
-from keras_resnet.training import get_recipe
-from keras_resnet.training.schedules import ERROR_WINDOW, Schedule
+from keras_resnet.classification import get_recipe
+from keras_resnet.training.schedules import ERROR_WINDOW, Schedule, progressive_size
 
 
 def schedule(total=100, epoch=10, **changes):
@@ -85,3 +85,15 @@ def test_state_goes_on_in_another_schedule():
     second.state = dict(first.state)
     observe(second, 60, 0.9, 40)
     assert second.rate(100) == 0.1  # (60 x 0.5 + 40 x 0.9) / 100 < 0.8
+
+
+def test_progressive_sizes_rise_in_equal_parts_of_the_run():
+    schedule = (0.57, 0.71, 0.86, 1.0)
+    sizes = [progressive_size(schedule, epoch, 8, 224) for epoch in range(8)]
+    assert sizes == [128, 128, 160, 160, 192, 192, 224, 224]
+    assert [progressive_size((0.5, 1.0), epoch, 5, 192) for epoch in range(5)] == [96, 96, 96, 192, 192]
+    assert progressive_size((0.5, 1.0), 0, 0.5, 224) == 128
+    assert progressive_size((0.5, 1.0), 9, 4.5, 300) == 300
+    assert progressive_size((0.1, 1.0), 0, 2, 64) == 32
+    assert progressive_size((0.1, 1.0), 0, 2, 28) == 28
+    assert progressive_size((), 3, 9, 224) == 224

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_resnet.classification import train
 from keras_resnet.data import Transform, open_dataset, steps_per_epoch, training_batches
-from keras_resnet.training import train
 from keras_resnet.weights import read_spec
 
 BATCHES = 3

@@ -5,18 +5,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet.classification import mixing
+from keras_resnet.classification import ClassificationRecipe, ClassificationTask, mixing
 from keras_resnet.models.resnet import build_model, freeze
 from keras_resnet.training import distribution as distributions
-from keras_resnet.training.recipe import Recipe
-from keras_resnet.training.step import METRICS, Trainer
+from keras_resnet.training.step import Trainer
 
 CLASSES = 5
 
 
 def recipe(**changes):
     plain = {"model": "cifar_resnet20", "dataset": "digits", "weight_decay": 0, "momentum": 0.9}
-    return Recipe(**{**plain, **changes})
+    return ClassificationRecipe(**{**plain, **changes})
 
 
 def tiny_model():
@@ -46,7 +45,7 @@ def make(
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
     return Trainer(
-        model, recipe(**changes), distribution, seed=0, accumulate=accumulate, jit=jit
+        model, ClassificationTask(recipe(**changes)), distribution, seed=0, accumulate=accumulate, jit=jit
     ), distribution
 
 
@@ -73,7 +72,7 @@ def train(trainer, distribution, elements, rate=0.1, first=0):
     iterator = distribution.iterate(dataset(elements, distribution.replicas))
     rates = tf.constant([rate] * len(elements), tf.float32)
     rows = trainer.train(iterator, rates, tf.constant(first), tf.constant(0.0)).numpy()
-    return [dict(zip(METRICS, row.tolist(), strict=True)) for row in rows]
+    return [dict(zip(trainer.columns, row.tolist(), strict=True)) for row in rows]
 
 
 def values(model):
@@ -112,7 +111,7 @@ def test_two_steps_equal_keras_sgd(nesterov):
         )
         losses.append(loss)
     rows = train(trainer, distribution, elements)
-    assert [row["loss_sum"] / row["count"] for row in rows] == pytest.approx(losses, rel=1e-5)
+    assert [row["loss"] / row["count"] for row in rows] == pytest.approx(losses, rel=1e-5)
     close(values(reference), values(trainer.model))
 
 
@@ -151,7 +150,7 @@ def test_label_smoothing_is_keras_own():
         tf.one_hot(batch["labels"], CLASSES), logits
     )
     row = train(trainer, distribution, [batch])[0]
-    assert row["loss_sum"] / row["count"] == pytest.approx(float(expected), rel=1e-5)
+    assert row["loss"] / row["count"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_ema_by_hand():
@@ -215,8 +214,8 @@ def test_reduced_precision_keeps_float32_weights_and_comes_near(policy):
     assert {v.dtype for v in reduced.model.variables} == {"float32"}
     elements = batches(2)
     a, b = train(exact, distribution, elements), train(reduced, distribution, elements)
-    assert b[0]["loss_sum"] == pytest.approx(a[0]["loss_sum"], rel=0.02)
-    assert b[0]["loss_sum"] != a[0]["loss_sum"]
+    assert b[0]["loss"] == pytest.approx(a[0]["loss"], rel=0.02)
+    assert b[0]["loss"] != a[0]["loss"]
 
 
 def test_the_loss_scale_halves_on_overflow_changes_nothing_and_grows_again(monkeypatch):
@@ -281,10 +280,10 @@ def test_what_is_frozen_keeps_its_bits_and_all_else_is_trained(upto, options):
 def test_frozen_batch_normalization_is_in_inference_mode():
     trainer, distribution = make(upto="C3")
     batch = batches()[0]
-    loss = trainer.evaluate(distribution.iterate(dataset([batch]))).numpy()[0]
-    assert train(trainer, distribution, [batch])[0]["loss_sum"] == pytest.approx(loss, rel=1e-6)
+    loss = trainer.evaluate(distribution.iterate(dataset([batch])))[0].numpy()[0]
+    assert train(trainer, distribution, [batch])[0]["loss"] == pytest.approx(loss, rel=1e-6)
     whole, _ = make()
-    assert train(whole, distribution, [batch])[0]["loss_sum"] != pytest.approx(loss, rel=1e-3)
+    assert train(whole, distribution, [batch])[0]["loss"] != pytest.approx(loss, rel=1e-3)
 
 
 @pytest.mark.parametrize(("upto", "convolutions"), [(None, 5), ("C2", 2), ("C3", 0)])
@@ -324,7 +323,8 @@ def test_evaluation_leaves_padding_out():
     trainer, distribution = make("mirrored")
     batch = batches()[0]
     weights = np.where(np.arange(16) < 5, 1, 0).astype("float32")  # the second replica has nothing
-    sums = trainer.evaluate(distribution.iterate(dataset([{**batch, "weights": weights}], 2))).numpy()
+    iterator = distribution.iterate(dataset([{**batch, "weights": weights}], 2))
+    sums = trainer.evaluate(iterator)[0].numpy()
     logits = trainer.model(batch["images"][:5], training=False).numpy()
     log_likelihood = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     loss = -log_likelihood[np.arange(5), batch["labels"][:5]].sum()
@@ -336,9 +336,9 @@ def test_overfits_32_images():
     trainer, distribution = make(momentum=0.9)
     elements = batches(1, size=32) * 60
     rows = train(trainer, distribution, elements, rate=0.1)
-    assert rows[0]["correct"] < 20
-    assert rows[-1]["correct"] == 32
-    assert rows[-1]["loss_sum"] / 32 < 0.05
+    assert rows[0]["top1"] < 20
+    assert rows[-1]["top1"] == 32
+    assert rows[-1]["loss"] / 32 < 0.05
 
 
 def one_hot(count=8):

@@ -1,0 +1,269 @@
+"""Classification as a task of the training loop: softmax, label smoothing, mixing and top-1."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.classification import mixing
+from keras_resnet.classification.recipe import ClassificationRecipe
+from keras_resnet.data import (
+    BadImages,
+    Dataset,
+    Transform,
+    dataset_statistics,
+    evaluation_batches,
+    get_augmentation,
+    open_dataset,
+    steps_per_epoch,
+    training_batches,
+)
+from keras_resnet.errors import InputError
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
+from keras_resnet.models.config import get_config
+from keras_resnet.models.resnet import build_model, freeze
+from keras_resnet.training import loop
+from keras_resnet.training.distribution import Distribution
+from keras_resnet.training.options import RunOptions
+from keras_resnet.training.schedules import progressive_size
+from keras_resnet.training.task import Batch, Curve, Task
+from keras_resnet.weights import ModelSpec, open_weights, save_weights
+
+_NORMALIZATION = ("mean", "std")  # fields of a `Normalization`, as checkpoints keep them
+
+
+def train(
+    recipe: ClassificationRecipe,
+    folder: str | os.PathLike,
+    options: RunOptions | None = None,
+    observer: loop.Observer | None = None,
+) -> dict:
+    """Trains a classification recipe; see `keras_resnet.training.train`."""
+    return loop.train(ClassificationTask(recipe), folder, options, observer)
+
+
+class ClassificationTask(Task):
+    """Classification of images with softmax and top-1 accuracy."""
+
+    train_metrics = val_metrics = ("loss", "top1")
+    curves = (
+        Curve("top1", "top-1 error (%)", lambda top1: 100 - 100 * top1),
+        Curve("loss", "loss", log=True),
+    )
+
+    def __init__(self, recipe: ClassificationRecipe):
+        self.recipe: ClassificationRecipe = recipe
+
+    def open(self, data_dir: str | None) -> None:
+        """See `Task`."""
+        recipe = self.recipe
+        self._dataset = open_dataset(recipe.dataset, data_dir)
+        self._train_split = self._dataset.split(recipe.train_split)
+        self._val_split = self._dataset.split(recipe.val_split or self._dataset.test_split)
+        self.epoch_steps = steps_per_epoch(self._train_split, recipe.batch_size)
+        self.evaluation_steps = -(-len(self._val_split) // recipe.batch_size)
+        _check_network(recipe, self._dataset)
+
+    def build(self, pretrained: bool) -> keras.Model:
+        """See `Task`."""
+        recipe = self.recipe
+        model = freeze(_network(recipe, self._dataset.classes), recipe.freeze)
+        self._preprocessing: Preprocessing | None = None
+        if pretrained and recipe.weights is not None:
+            config = get_config(recipe.model, **_overrides(recipe))
+            with open_weights(recipe.weights, config) as file:
+                file.load(model, transfer=True)
+            self._preprocessing = file.preprocessing_for(model)
+        return model
+
+    def prepare(self, held: dict[str, np.ndarray] | None, bad: BadImages) -> None:
+        """See `Task`."""
+        normalization = None if held is None else _held_normalization(held)
+        if normalization is None:
+            normalization = self._choose_normalization(bad)
+        preprocessing = Preprocessing(self.recipe.image_size, self._resize, "bilinear", normalization)
+        self._transform = Transform(preprocessing, self.recipe.augmentation)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """See `Task`."""
+        normalization = self._transform.preprocessing.normalization
+        return {
+            f"normalization/{field}": np.asarray(getattr(normalization, field), "float64")
+            for field in _NORMALIZATION
+        }
+
+    def training_batches(
+        self,
+        distribution: Distribution,
+        *,
+        seed: int,
+        epoch: int,
+        epochs: float,
+        first_step: int,
+        bad: BadImages,
+    ) -> tf.data.Dataset:
+        """See `Task`."""
+        recipe = self.recipe
+        size = progressive_size(recipe.progressive, epoch, epochs, recipe.image_size)
+        return training_batches(
+            self._train_split,
+            self._transform.for_size(size),
+            global_batch=recipe.batch_size,
+            seed=seed,
+            epoch=epoch,
+            first_step=first_step,
+            workers=distribution.workers,
+            worker=distribution.worker,
+            replicas=distribution.replicas,
+            bad=bad,
+        )
+
+    def evaluation_batches(self, distribution: Distribution, bad: BadImages) -> tf.data.Dataset:
+        """See `Task`."""
+        return evaluation_batches(
+            self._val_split,
+            self._transform.preprocessing,
+            global_batch=self.recipe.batch_size,
+            workers=distribution.workers,
+            worker=distribution.worker,
+            replicas=distribution.replicas,
+            bad=bad,
+        )
+
+    def training_sums(
+        self,
+        model: keras.Model,
+        call: Callable[[tf.Tensor], tf.Tensor],
+        batch: Batch,
+        key: tuple[int, tf.Tensor, tf.Tensor],
+    ) -> list[tf.Tensor]:
+        """See `Task`."""
+        recipe, weights = self.recipe, batch["weights"]
+        targets = tf.one_hot(batch["labels"], model.output.shape[-1])
+        images, targets = mixing.mix(batch["images"], targets, recipe.mixup, recipe.cutmix, key)
+        if recipe.label_smoothing:
+            smoothing = recipe.label_smoothing
+            targets = targets * (1 - smoothing) + smoothing / targets.shape[-1]
+        logits = call(images)
+        losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+        # With mixed images the larger share decides what is correct.
+        correct = tf.cast(tf.equal(tf.argmax(logits, -1), tf.argmax(targets, -1)), tf.float32)
+        return [tf.reduce_sum(losses * weights), tf.reduce_sum(correct * weights), tf.reduce_sum(weights)]
+
+    def evaluation_sums(self, model: keras.Model, batch: Batch) -> tuple[list[tf.Tensor], dict]:
+        """See `Task`."""
+        labels, weights = batch["labels"], batch["weights"]
+        logits = model(batch["images"], training=False)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        correct = tf.cast(tf.equal(tf.argmax(logits, -1, output_type=tf.int32), labels), tf.float32)
+        sums = [tf.reduce_sum(losses * weights), tf.reduce_sum(correct * weights), tf.reduce_sum(weights)]
+        return sums, {}
+
+    def evaluation_metrics(self, sums: np.ndarray, collected: dict[str, np.ndarray]) -> dict[str, float]:
+        """See `Task`."""
+        loss, correct, count = sums.tolist()
+        return {"loss": loss / count, "top1": correct / count}
+
+    def error_sum(self, sums: dict[str, float]) -> float:
+        """See `Task`."""
+        return sums["count"] - sums["top1"]
+
+    def error(self, metrics: dict[str, float]) -> float:
+        """See `Task`."""
+        return 1 - metrics["top1"]
+
+    def describe(self, metrics: dict[str, float]) -> str:
+        """See `Task`."""
+        return f"loss {metrics['loss']:.4f}, top-1 {metrics['top1']:.2%}"
+
+    def save(self, model: keras.Model, path: Path) -> None:
+        """See `Task`."""
+        save_weights(model, path, _model_spec(self.recipe, self._dataset, self._transform.preprocessing))
+
+    @property
+    def _resize(self) -> int | None:
+        """The shorter side of an image before the evaluation's center crop."""
+        return get_augmentation(self.recipe.augmentation).evaluation_resize(self.recipe.image_size)
+
+    def _choose_normalization(self, bad: BadImages) -> Normalization:
+        recipe = self.recipe
+        if recipe.normalization == "imagenet":
+            return Normalization.imagenet().for_channels(recipe.channels)
+        if recipe.normalization == "weights":
+            return _normalization_of_weights(recipe, self._preprocessing)
+        return dataset_statistics(
+            self._train_split,
+            recipe.image_size,
+            recipe.channels,
+            per_pixel=recipe.normalization == "per_pixel",
+            resize=self._resize,
+            bad=bad,
+        )
+
+
+def _overrides(recipe: ClassificationRecipe) -> dict:
+    """The fields of the network's config that the recipe sets, without the width of its last layer."""
+    return {key: value for key, value in recipe.model_overrides.items() if key != "classes"}
+
+
+def _check_network(recipe: ClassificationRecipe, dataset: Dataset) -> None:
+    """Raises `InputError` where the network fits neither the dataset nor the size of its images."""
+    config = get_config(recipe.model, **recipe.model_overrides)
+    if recipe.model_overrides.get("classes", dataset.classes) != dataset.classes:
+        raise InputError(f"classes is {config.classes}, but {dataset.name} has {dataset.classes}")
+    if recipe.image_size < config.total_stride:
+        raise InputError(
+            f"{recipe.model} needs images of at least {config.total_stride} pixels; "
+            f"image_size is {recipe.image_size}"
+        )
+
+
+def _network(recipe: ClassificationRecipe, classes: int) -> keras.Model:
+    """The network with logits as its output; for images of any size where the recipe varies it."""
+    side = None if recipe.progressive else recipe.image_size
+    shape = (side, side, recipe.channels)
+    if keras.config.image_data_format() == "channels_first":
+        shape = shape[::-1]
+    return build_model(
+        recipe.model, input_shape=shape, classes=classes, classifier_activation=None, **_overrides(recipe)
+    )
+
+
+def _model_spec(recipe: ClassificationRecipe, dataset: Dataset, preprocessing: Preprocessing) -> ModelSpec:
+    """What the weight file says about the network and its input."""
+    return ModelSpec(
+        model=recipe.model,
+        overrides=_overrides(recipe),
+        classes=dataset.classes,
+        input_shape=(recipe.image_size, recipe.image_size, recipe.channels),
+        preprocessing=preprocessing,
+        labels=tuple(dataset.class_names),
+    )
+
+
+def _normalization_of_weights(
+    recipe: ClassificationRecipe, preprocessing: Preprocessing | None
+) -> Normalization:
+    """The normalization of the pretrained weights; `InputError` where it is unknown or does not fit."""
+    if preprocessing is None:
+        raise InputError(
+            f"{recipe.weights} does not say how its images are prepared; set another normalization"
+        )
+    shape = preprocessing.normalization.shape
+    input_shape = (recipe.image_size, recipe.image_size, recipe.channels)
+    if shape not in (input_shape[2:], input_shape):
+        theirs, ours = ("x".join(map(str, sizes)) for sizes in (shape, input_shape))
+        raise InputError(
+            f"{recipe.weights} has a mean image of {theirs}, the network an input of {ours}; "
+            "set another normalization"
+        )
+    return preprocessing.normalization
+
+
+def _held_normalization(arrays: dict[str, np.ndarray]) -> Normalization | None:
+    """The normalization in a checkpoint; None in one of an older version, which has none."""
+    held = [arrays.get(f"normalization/{field}") for field in _NORMALIZATION]
+    return None if any(array is None for array in held) else Normalization(*(a.tolist() for a in held))
