@@ -4,9 +4,9 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
+from keras_resnet.applications import build_model
 from keras_resnet.models.complexity import complexity
 from keras_resnet.models.config import MODELS
-from keras_resnet.models.resnet import build_model
 from keras_resnet.tables import markdown_table
 
 HEADER = ("network", "layers", "block", "shortcut", "stride on", "input", "parameters", "multiply-adds")

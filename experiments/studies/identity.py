@@ -12,10 +12,10 @@ from experiments.networks import load_network, network_images, open_data, traini
 from experiments.page import Part, Table
 from experiments.runs import Outcome, Run, ladder_run
 from experiments.settings import Setting
+from keras_resnet.applications import build_resnet
 from keras_resnet.data import Dataset
 from keras_resnet.errors import InputError
 from keras_resnet.models.config import ResNetConfig, get_config
-from keras_resnet.models.resnet import build_resnet
 
 # By (kind, initialization of the new blocks): the name on the page.
 CASES = {

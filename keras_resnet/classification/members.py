@@ -53,7 +53,7 @@ class Member:
             channels = self.spec.input_shape[2]
             first = keras.config.image_data_format() == "channels_first"
             changes["input_shape"] = (channels, None, None) if first else (None, None, channels)
-        network = self.spec.build(weights=None, **changes)
+        network = self.spec.build(**changes)
         self.file.load(network)
         return network
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.applications import build_model
 from keras_resnet.classification import mixing
 from keras_resnet.classification.recipe import ClassificationRecipe
 from keras_resnet.data import (
@@ -24,7 +25,7 @@ from keras_resnet.data import (
 from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.models.config import get_config
-from keras_resnet.models.resnet import build_model, freeze
+from keras_resnet.models.features import freeze
 from keras_resnet.training import loop
 from keras_resnet.training.distribution import Distribution
 from keras_resnet.training.options import RunOptions

@@ -35,7 +35,7 @@ def network_for_export(spec: ModelSpec, weights: str | os.PathLike | WeightFile 
         InputError: the file is missing, broken, or of another network.
     """
     with _channels_last_float32():
-        network = spec.build(weights=None)
+        network = spec.build()
     if weights is not None:
         file = weights if isinstance(weights, WeightFile) else open_weights(weights, spec.config)
         file.load(network)

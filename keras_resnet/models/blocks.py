@@ -1,9 +1,10 @@
 """The paper's building blocks (Fig. 2 and 5, section 3.3) as functions on Keras tensors."""
 
 import dataclasses
+from typing import Any
 
 import keras
-from keras import layers
+from keras import KerasTensor, layers
 
 from keras_resnet.errors import InputError
 from keras_resnet.models.config import ResNetConfig
@@ -11,32 +12,32 @@ from keras_resnet.models.layers import BatchNormalization
 
 
 def channel_axis() -> int:
-    """The axis of the channels under `keras.config.image_data_format()`."""
+    """Returns the axis of the channels under `keras.config.image_data_format()`."""
     return 1 if keras.config.image_data_format() == "channels_first" else -1
 
 
-def he_normal() -> keras.initializers.Initializer:
-    """He et al.'s initialization [13]: Gaussian, standard deviation sqrt(2 / fan_in).
+def he_normal() -> Any:
+    """Returns He et al.'s initializer [13]: Gaussian, standard deviation sqrt(2 / fan_in).
 
-    Keras' "he_normal" cuts the Gaussian off at two deviations, and takes almost twice as long.
+    Keras' "he_normal" truncates the Gaussian at two deviations, and takes almost twice as long.
     """
     return keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")
 
 
-def conv(x, filters: int, kernel_size: int, strides: int, name: str, *, dilation=1, groups=1, bias=False):
-    """A convolution, He-initialized.
+def conv(
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int,
+    strides: int,
+    name: str,
+    *,
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = False,
+) -> KerasTensor:
+    """Adds a He-initialized convolution, called `{name}_conv`.
 
     Padding is symmetric, `dilation * (kernel_size // 2)` on every side, at any stride.
-
-    Args:
-        x: tensor (batch, height, width, channels), or channels first.
-        filters: output channels.
-        kernel_size: height and width of the kernel.
-        strides: of the convolution, in both directions; 1 where it is dilated.
-        name: prefix of the layers' names, as in keras.applications.
-        dilation: pixels from one tap of the kernel to the next.
-        groups: of the channels, each convolved by itself.
-        bias: whether a bias is added.
     """
     padding = "same"
     if strides > 1 and kernel_size > 1:
@@ -56,24 +57,38 @@ def conv(x, filters: int, kernel_size: int, strides: int, name: str, *, dilation
     )(x)
 
 
-def bn_relu(x, config: ResNetConfig, name: str, relu: bool = True):
-    """Batch normalization and, by default, ReLU; the layers are called `{name}_bn` and `{name}_relu`."""
+def bn_relu(x: KerasTensor, config: ResNetConfig, name: str, relu: bool = True) -> KerasTensor:
+    """Adds batch normalization and, by default, ReLU, called `{name}_bn` and `{name}_relu`."""
     if config.batch_norm:
         x = BatchNormalization(channel_axis(), momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
     return layers.Activation("relu", name=f"{name}_relu")(x) if relu else x
 
 
-def conv_bn(x, filters, kernel_size, strides, config: ResNetConfig, name: str, relu: bool = True, **kwargs):
-    """Convolution, batch normalization and, by default, ReLU (section 3.4); see `conv`.
+def conv_bn(
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int,
+    strides: int,
+    config: ResNetConfig,
+    name: str,
+    relu: bool = True,
+    dilation: int = 1,
+    groups: int = 1,
+) -> KerasTensor:
+    """Adds a convolution, batch normalization and, by default, ReLU (section 3.4); see `conv`.
 
-    The normalization shifts its output anyway; only a network without it has a bias here.
+    Only a network without batch normalization has biases here: normalization shifts its output anyway.
     """
-    x = conv(x, filters, kernel_size, strides, name, bias=not config.batch_norm, **kwargs)
+    x = conv(
+        x, filters, kernel_size, strides, name, dilation=dilation, groups=groups, bias=not config.batch_norm
+    )
     return bn_relu(x, config, name, relu)
 
 
-def shortcut(x, filters: int, strides: int, config: ResNetConfig, name: str, dilated: bool = False):
-    """The shortcut past a block: option A, B or C of section 3.3, or D of "Bag of Tricks".
+def shortcut(
+    x: KerasTensor, filters: int, strides: int, config: ResNetConfig, name: str, dilated: bool = False
+) -> KerasTensor:
+    """Adds the shortcut of a block: option A, B or C of section 3.3, or D of "Bag of Tricks".
 
     Args:
         x: the block's input.
@@ -81,20 +96,20 @@ def shortcut(x, filters: int, strides: int, config: ResNetConfig, name: str, dil
         strides: of the block.
         config: of the network; it has a shortcut.
         name: the block's name.
-        dilated: whether the block would have a stride, but dilates instead. Option D then averages
-            the same neighbours without skipping any, as timm does.
+        dilated: whether the block dilates instead of striding. Option D then averages the same
+            neighbors without skipping any, as timm does.
 
     Raises:
-        InputError: option A in a block that has fewer channels than its input.
+        InputError: option A in a block with fewer channels than its input.
     """
     option, widening = config.shortcut, filters - x.shape[channel_axis()]
     if option == "D" and (strides > 1 or widening):
         if dilated:
-            # timm's pooling without a stride takes the zeros behind the edge into the mean.
+            # timm's pooling without a stride includes the zeros behind the edge in the mean.
             x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_0_pad")(x)
             x = layers.AveragePooling2D(2, 1, name=f"{name}_0_pool")(x)
         elif strides > 1:
-            # "same" at an odd edge takes the mean of what is there.
+            # At an odd edge, "same" averages only the pixels that exist.
             x = layers.AveragePooling2D(2, strides, padding="same", name=f"{name}_0_pool")(x)
         return conv_bn(x, filters, 1, 1, config, f"{name}_0", relu=False)
     if option == "C" or (option == "B" and (strides > 1 or widening)):
@@ -102,8 +117,8 @@ def shortcut(x, filters: int, strides: int, config: ResNetConfig, name: str, dil
     return identity(x, filters, strides, name)
 
 
-def identity(x, filters: int, strides: int, name: str):
-    """Option A of section 3.3: subsampled, and zeros for the channels that `x` lacks.
+def identity(x: KerasTensor, filters: int, strides: int, name: str) -> KerasTensor:
+    """Adds option A of section 3.3: subsampling, and zeros for the channels that `x` lacks.
 
     Raises:
         InputError: `x` has more channels than `filters`.
@@ -128,13 +143,13 @@ def identity(x, filters: int, strides: int, name: str):
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """How a block moves over its input.
+class BlockStride:
+    """The strides and dilations of a block.
 
     Attributes:
         strides: in both directions.
-        dilation_before: of the 3x3 convolutions up to the place where a block strides, or would.
-        dilation: of those behind it. Twice as large where the block dilates instead of striding.
+        dilation_before: of the 3x3 convolutions up to the one that strides, or would stride.
+        dilation: of those after it; twice as large where the block dilates instead of striding.
     """
 
     strides: int = 1
@@ -143,60 +158,66 @@ class Step:
 
     @property
     def dilated(self) -> bool:
-        """Whether the block would have a stride, but dilates instead."""
+        """Whether the block dilates instead of striding."""
         return self.dilation != self.dilation_before
 
 
-def basic_block(x, filters: int, step: Step, config: ResNetConfig, name: str):
+def _basic_block(
+    x: KerasTensor, filters: int, stride: BlockStride, config: ResNetConfig, name: str
+) -> KerasTensor:
     """Two 3x3 convolutions (Fig. 5, left); the first carries the stride."""
-    y = conv_bn(x, filters, 3, step.strides, config, f"{name}_1", dilation=step.dilation_before)
-    y = conv_bn(y, filters, 3, 1, config, f"{name}_2", relu=False, dilation=step.dilation)
-    return _merge(x, y, filters, step, config, name)
+    y = conv_bn(x, filters, 3, stride.strides, config, f"{name}_1", dilation=stride.dilation_before)
+    y = conv_bn(y, filters, 3, 1, config, f"{name}_2", relu=False, dilation=stride.dilation)
+    return _add_shortcut(x, y, filters, stride, config, name)
 
 
-def bottleneck_block(x, filters: int, step: Step, config: ResNetConfig, name: str):
+def _bottleneck_block(
+    x: KerasTensor, filters: int, stride: BlockStride, config: ResNetConfig, name: str
+) -> KerasTensor:
     """1x1, 3x3 and 1x1 convolutions (Fig. 5, right)."""
     width = filters * config.expansion
-    y = _narrow(x, filters, step, config, name)
+    y = _reduce_and_conv(x, filters, stride, config, name)
     y = conv_bn(y, width, 1, 1, config, f"{name}_3", relu=False)
-    return _merge(x, y, width, step, config, name)
+    return _add_shortcut(x, y, width, stride, config, name)
 
 
-def preactivation_block(x, filters: int, step: Step, config: ResNetConfig, name: str):
+def _preactivation_block(
+    x: KerasTensor, filters: int, stride: BlockStride, config: ResNetConfig, name: str
+) -> KerasTensor:
     """A bottleneck with normalization and ReLU before its convolutions (He et al., 2016, Fig. 4e).
 
-    What changes the width is projected after the first activation; identities are not activated.
+    Projections start after the first activation; identities are not activated.
     """
     width = filters * config.expansion
     active = bn_relu(x, config, f"{name}_preact")
-    y = _narrow(active, filters, step, config, name)
+    y = _reduce_and_conv(active, filters, stride, config, name)
     y = conv(y, width, 1, 1, f"{name}_3", bias=True)
     if config.shortcut is None:
         return y
     if config.shortcut == "C" or (config.shortcut == "B" and x.shape[channel_axis()] != width):
-        past = conv(active, width, 1, step.strides, f"{name}_0", bias=True)
+        around = conv(active, width, 1, stride.strides, f"{name}_0", bias=True)
     else:
-        past = identity(x, width, step.strides, name)
-    return layers.Add(name=f"{name}_out")([past, y])
+        around = identity(x, width, stride.strides, name)
+    return layers.Add(name=f"{name}_out")([around, y])
 
 
-def _narrow(x, filters, step, config, name):
+def _reduce_and_conv(x, filters, stride, config, name):
     """A bottleneck's first 1x1 and its 3x3.
 
     The stride is on the 1x1, as in the paper's released models, or on the 3x3 ("v1.5").
     """
     filters = config.inner_filters(filters)
     on_3x3 = config.bottleneck_stride == "3x3"
-    x = conv_bn(x, filters, 1, 1 if on_3x3 else step.strides, config, f"{name}_1")
-    strides, dilation = (step.strides, step.dilation_before) if on_3x3 else (1, step.dilation)
+    x = conv_bn(x, filters, 1, 1 if on_3x3 else stride.strides, config, f"{name}_1")
+    strides, dilation = (stride.strides, stride.dilation_before) if on_3x3 else (1, stride.dilation)
     return conv_bn(x, filters, 3, strides, config, f"{name}_2", dilation=dilation, groups=config.groups)
 
 
-def _merge(x, y, filters, step, config, name):
+def _add_shortcut(x, y, filters, stride, config, name):
     if config.shortcut is not None:
-        past = shortcut(x, filters, step.strides, config, name, step.dilated)
-        y = layers.Add(name=f"{name}_add")([past, y])
+        around = shortcut(x, filters, stride.strides, config, name, stride.dilated)
+        y = layers.Add(name=f"{name}_add")([around, y])
     return layers.Activation("relu", name=f"{name}_out")(y)
 
 
-BLOCKS = {"basic": basic_block, "bottleneck": bottleneck_block, "preactivation": preactivation_block}
+BLOCKS = {"basic": _basic_block, "bottleneck": _bottleneck_block, "preactivation": _preactivation_block}

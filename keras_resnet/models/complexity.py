@@ -2,25 +2,27 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 from keras import layers
 
 from keras_resnet.errors import InputError
+from keras_resnet.models.config import Shape
 from keras_resnet.models.graph import recursion_limit
 
 
 @dataclasses.dataclass(frozen=True)
 class Complexity:
-    """The cost of one image through a network.
+    """The cost of a network per image.
 
     Attributes:
-        parameters: learned weights, batch normalization's scale and shift among them, its moving
-            statistics not (as PyTorch counts).
+        parameters: trainable weights; batch normalization's moving statistics are not counted, as in
+            PyTorch.
         multiply_adds: of convolutions and fully connected layers (Table 1's "FLOPs"); biases,
             normalization, pooling and additions are not counted.
-        activations: elements that convolutions put out.
-        weighted_layers: convolutions and fully connected layers, projections not counted.
+        activations: output elements of the convolutions.
+        weighted_layers: convolutions and fully connected layers without projections.
     """
 
     parameters: int
@@ -29,12 +31,12 @@ class Complexity:
     weighted_layers: int
 
 
-def complexity(model: keras.Model, input_shape: tuple | None = None) -> Complexity:
-    """Counts what one image costs.
+def complexity(model: keras.Model, input_shape: Shape | None = None) -> Complexity:
+    """Counts the cost of one image.
 
     Args:
         model: any functional model.
-        input_shape: of one image, for a model whose own height and width are None.
+        input_shape: of one image. Default: the model's own, where its height and width are not None.
 
     Raises:
         InputError: neither the model nor `input_shape` fixes the image size.
@@ -42,20 +44,26 @@ def complexity(model: keras.Model, input_shape: tuple | None = None) -> Complexi
     if input_shape is not None:
         with recursion_limit():
             model = keras.models.clone_model(model, input_tensors=keras.Input(input_shape))
-    if any(size is None for size in model.input.shape[1:]):
+    if any(size is None for size in model.inputs[0].shape[1:]):
         raise InputError(f"{model.name} takes images of any size; give complexity() an input_shape")
     multiply_adds = activations = parameters = weighted = 0
     for layer in model.layers:
         parameters += layer.count_params()
         if isinstance(layer, layers.BatchNormalization):
-            parameters -= math.prod(layer.moving_mean.shape) + math.prod(layer.moving_variance.shape)
+            parameters -= _size(layer.moving_mean) + _size(layer.moving_variance)
         if isinstance(layer, layers.Conv2D):
             # Every kernel element is used once at every output pixel.
-            outputs = math.prod(layer.output.shape[1:])
+            outputs = _size(layer.output)
             activations += outputs
-            multiply_adds += outputs // layer.filters * math.prod(layer.kernel.shape)
+            multiply_adds += outputs // layer.filters * _size(layer.kernel)
             weighted += not layer.name.endswith("_0_conv")
         elif isinstance(layer, layers.Dense):
-            multiply_adds += math.prod(layer.kernel.shape)
+            multiply_adds += _size(layer.kernel)
             weighted += 1
     return Complexity(parameters, multiply_adds, activations, weighted)
+
+
+def _size(tensor: Any) -> int:
+    """Elements of a variable, or of a symbolic tensor per image."""
+    shape = tensor.shape[1:] if isinstance(tensor, keras.KerasTensor) else tensor.shape
+    return math.prod(shape)

@@ -1,14 +1,35 @@
-"""The zoo as one table: the networks of "Deep Residual Learning for Image Recognition" and their heirs."""
+"""The zoo as one table: the networks of "Deep Residual Learning for Image Recognition" and later ones."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal, TypedDict, get_args
 
 from keras_resnet.errors import InputError, unknown_name
+
+Block = Literal["basic", "bottleneck", "preactivation"]
+Stem = Literal["imagenet", "deep", "cifar"]
+Shortcut = Literal["A", "B", "C", "D"] | None  # None: a plain network
+BottleneckStride = Literal["1x1", "3x3"]
+Shape = tuple[int | None, ...]  # of one image: (height, width, channels), or channels first
+
+
+class ConfigOverrides(TypedDict, total=False):
+    """The fields of `ResNetConfig` that the functions of the zoo take; `classes` is their own."""
+
+    block: Block
+    stage_depths: tuple[int, ...]
+    stage_filters: tuple[int, ...]
+    stem: Stem
+    shortcut: Shortcut
+    bottleneck_stride: BottleneckStride
+    groups: int
+    width_per_group: int
+    batch_norm: bool
+    input_size: int
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-    """One network, as data.
+    """The architecture of one network.
 
     A plain twin of a residual network is `dataclasses.replace(config, shortcut=None)`.
 
@@ -35,12 +56,12 @@ class ResNetConfig:
         classes: the default width of the last layer.
     """
 
-    block: Literal["basic", "bottleneck", "preactivation"]
+    block: Block
     stage_depths: tuple[int, ...]
     stage_filters: tuple[int, ...]
-    stem: Literal["imagenet", "deep", "cifar"]
-    shortcut: Literal["A", "B", "C", "D"] | None
-    bottleneck_stride: Literal["1x1", "3x3"] = "1x1"
+    stem: Stem
+    shortcut: Shortcut
+    bottleneck_stride: BottleneckStride = "1x1"
     groups: int = 1
     width_per_group: int = 64
     batch_norm: bool = True
@@ -96,21 +117,21 @@ class ResNetConfig:
 
     @property
     def total_stride(self) -> int:
-        """Input pixels a pixel of the last feature map; also the least input size."""
+        """Size of the input over the size of the last feature map; also the least input size."""
         return self.stem_stride * 2 ** (len(self.stage_depths) - 1)
 
     @property
     def stem_stride(self) -> int:
-        """Input pixels a pixel of the first stage's feature map."""
+        """Size of the input over the size of the first stage's feature map."""
         return 1 if self.stem == "cifar" else 4
 
     @property
     def architecture(self) -> dict:
-        """The fields that decide what the network computes, whatever its input and its classes."""
+        """The fields that define the network's function, without its input size and classes."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("input_size", "classes")}
 
-    def replace(self, **overrides) -> "ResNetConfig":
-        """A copy with other fields; `InputError` for a field that does not exist."""
+    def replace(self, **overrides: Any) -> "ResNetConfig":
+        """Returns a copy with other fields; `InputError` for a field that does not exist."""
         fields = {field.name for field in dataclasses.fields(self)}
         for name in overrides:
             if name not in fields:
@@ -119,10 +140,10 @@ class ResNetConfig:
 
 
 _CHOICES = {
-    "block": ("basic", "bottleneck", "preactivation"),
-    "stem": ("imagenet", "deep", "cifar"),
+    "block": get_args(Block),
+    "stem": get_args(Stem),
     "shortcut": ("A", "B", "C", "D", None),
-    "bottleneck_stride": ("1x1", "3x3"),
+    "bottleneck_stride": get_args(BottleneckStride),
 }
 
 _IMAGENET_FILTERS = (64, 128, 256, 512)
@@ -148,7 +169,7 @@ def _v2(depths):
     return ResNetConfig("preactivation", depths, _IMAGENET_FILTERS, "imagenet", "B", "3x3")
 
 
-def _cifar(depth, shortcut="A"):
+def _cifar(depth: int, shortcut: Shortcut = "A") -> ResNetConfig:
     # Section 4.2: 6n + 2 layers, n blocks for each of the feature map sizes 32, 16 and 8.
     blocks = (depth - 2) // 6
     return ResNetConfig("basic", (blocks,) * 3, (16, 32, 64), "cifar", shortcut, input_size=32, classes=10)
@@ -184,15 +205,15 @@ MODELS: dict[str, ResNetConfig] = {
 
 
 def list_models() -> list[str]:
-    """The names that `build_model` knows: the paper's in its order, then the later families."""
+    """Returns the names that `build_model` takes: the paper's in its order, then the later families."""
     return list(MODELS)
 
 
-def get_config(name: str, **overrides) -> ResNetConfig:
-    """The zoo's row `name`, with fields replaced by `overrides`.
+def get_config(name: str, **overrides: Any) -> ResNetConfig:
+    """Returns the zoo's config `name`, with fields replaced by `overrides`.
 
     Raises:
-        InputError: the name, or a field, does not exist; it says which are near.
+        InputError: the name, or a field, does not exist.
     """
     if name not in MODELS:
         raise unknown_name("model", name, MODELS)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
 
@@ -37,13 +38,17 @@ def layer_calls(outputs: Iterable[keras.KerasTensor]) -> list[LayerCall]:
 
 def tensor_key(tensor: keras.KerasTensor) -> tuple[int, int, int]:
     """Returns what identifies a symbolic tensor: the layer, which of its calls, which of the outputs."""
-    layer, call_index, output_index = tensor._keras_history
+    layer, call_index, output_index = _history(tensor)
     return id(layer), call_index, output_index
 
 
-def _node(tensor):
-    layer, call_index, _ = tensor._keras_history
+def _node(tensor: keras.KerasTensor) -> Any:
+    layer, call_index, _ = _history(tensor)
     return layer._inbound_nodes[call_index]
+
+
+def _history(tensor: Any) -> Any:
+    return tensor._keras_history
 
 
 @contextlib.contextmanager

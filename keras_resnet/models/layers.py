@@ -1,19 +1,25 @@
-"""The few layers that Keras lacks or runs slowly."""
+"""Batch normalization on TensorFlow's fused kernel."""
+
+from typing import Any
 
 import keras
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras' batch normalization, with TensorFlow's fused kernel where the two are equal.
+    """Keras' batch normalization, on TensorFlow's fused kernel where both are equal.
 
-    Same variables, configuration, saved weights and results as `keras.layers.BatchNormalization`.
-    The fused kernel serves 4-D inputs (batch, height, width, channels) on the TensorFlow backend
-    without a mask, renormalization or synchronization over replicas; anything else, and every other
-    backend, runs Keras' own code. Outputs have the layer's compute dtype; the arithmetic is float32.
+    Variables, configuration, saved weights and results are those of `keras.layers.BatchNormalization`.
+    The fused kernel is used for 4-D inputs (batch, height, width, channels) on the TensorFlow backend
+    without a mask, renormalization or synchronization over replicas; otherwise Keras' own code runs.
+    Outputs have the layer's compute dtype; the arithmetic is float32.
     """
 
-    def call(self, inputs, training=None, mask=None):
+    # Set when the layer is built; None for Keras' types.
+    moving_mean: keras.Variable
+    moving_variance: keras.Variable
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalizes `inputs` (batch, height, width, channels), as Keras' layer does."""
         if mask is not None or not self._can_fuse(inputs):
             return super().call(inputs, training=training, mask=mask)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from keras_resnet.files import atomic_path
@@ -107,6 +106,8 @@ def draw_curves(folder: RunFolder, title: str, curves: Sequence[Curve]) -> None:
     rows = folder.read_history()
     if not rows or not curves:
         return
+    from matplotlib.figure import Figure
+
     epochs = [float(row["epoch"]) for row in rows]
     figure = Figure(figsize=(5 * len(curves), 4), layout="constrained")
     figure.suptitle(title)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import keras
 
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.images.preprocessing import Normalization, Preprocessing, usual_resize
 from keras_resnet.models.config import ResNetConfig, get_config
-from keras_resnet.models.resnet import build_model
+from keras_resnet.models.resnet import build_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +57,13 @@ class ModelSpec:
         preprocessing = Preprocessing(shape[0], resize, "bilinear", Normalization.imagenet())
         return cls(model, overrides or {}, classes or config.classes, shape, preprocessing)
 
-    def build(self, **kwargs) -> keras.Model:
-        """Builds the network with logits as its output; `kwargs` go to `build_model`."""
+    def build(self, **options: Any) -> keras.Model:
+        """Builds the network with new weights and logits as its output; `options` go to `build_network`."""
         shape = self.input_shape
         if keras.config.image_data_format() == "channels_first":
             shape = (shape[2], shape[0], shape[1])
-        arguments = {"classifier_activation": None, "input_shape": shape, "classes": self.classes}
-        return build_model(self.model, **{**arguments, **self.overrides, **kwargs})
+        defaults = {"classes": self.classes, "classifier_activation": None, "input_shape": shape}
+        return build_network(self.config, **{**defaults, "name": self.model, **options})
 
     @property
     def normalization(self) -> Normalization:

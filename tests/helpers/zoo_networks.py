@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_resnet.models.config import ResNetConfig
+from keras_resnet.weights import load_weights, read_spec
 
 KINDS = [("basic", "1x1"), ("bottleneck", "1x1"), ("bottleneck", "3x3")]
 SHORTCUTS = ["A", "B", "C", None]
@@ -74,3 +75,10 @@ def relative_difference(ours, theirs):
     ours, theirs = np.asarray(ours, "float64"), np.asarray(theirs, "float64")
     assert ours.shape == theirs.shape
     return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+def load_network(path, **options):
+    """The network that a weight file of our own describes, with the file's weights."""
+    model = read_spec(path).build(**options)
+    load_weights(model, path)
+    return model

@@ -17,7 +17,18 @@ from helpers.zoo_networks import (
 )
 
 import keras_resnet
-from keras_resnet import InputError, build_model, build_resnet, complexity, feature_maps, freeze
+from keras_resnet import (
+    InputError,
+    ResNetConfig,
+    build_model,
+    build_resnet,
+    complexity,
+    feature_info,
+    feature_maps,
+    freeze,
+)
+from keras_resnet.models.config import ConfigOverrides
+from keras_resnet.models.resnet import build_stages, build_stem
 from keras_resnet.weights import ModelSpec, save_weights
 
 FUNCTIONS = {
@@ -62,6 +73,13 @@ def test_names():
         assert name in getattr(keras_resnet, function).__doc__
     for public in keras_resnet.__all__:
         assert hasattr(keras_resnet, public)
+    assert set(FUNCTIONS.values()) < set(dir(keras_resnet)) == set(keras_resnet.__all__)
+
+
+def test_config_overrides_are_the_configs_fields():
+    fields = {field.name: field.type for field in dataclasses.fields(ResNetConfig)}
+    assert fields.pop("classes") is int  # an argument of its own
+    assert ConfigOverrides.__annotations__ == fields
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values())
@@ -72,9 +90,7 @@ def test_signature_is_that_of_keras_applications(function):
     for more in ("features_only", "out_indices", "output_stride"):
         assert ours.pop(more).kind is inspect.Parameter.KEYWORD_ONLY
     assert list(ours) == list(theirs)
-    cifar = function.startswith("Cifar")
-    name = next(name for name, other in FUNCTIONS.items() if other == function)
-    expected = {"weights": None, "classes": 10 if cifar else 1000, "name": name}
+    expected = {"weights": None, "classes": None, "name": None}  # those of the config
     for parameter, value in theirs.items():
         assert ours[parameter].kind is value.kind
         assert ours[parameter].default == expected.get(parameter, value.default)
@@ -339,6 +355,34 @@ def test_dilation_of_average_pooling_is_that_of_timm():
     denser = build_model("resnet18d", output_stride=8, **arguments)
     pools = [layer for layer in denser.layers if isinstance(layer, keras.layers.AveragePooling2D)]
     assert [pool.strides for pool in pools] == [(2, 2), (1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50d", "resnet50_v2", "cifar_resnet20"])
+@pytest.mark.parametrize("output_stride", [None, 4])
+def test_feature_info(name, output_stride):
+    """The strides are the sizes' ratios; the channels are the tensors'."""
+    model = build_model(name, input_shape=(64, 64, 3), output_stride=output_stride)
+    maps = feature_info(model)
+    assert list(maps) == (["C1", "C2", "C3", "C4"] if "cifar" in name else ["C1", "C2", "C3", "C4", "C5"])
+    for info in maps.values():
+        assert info.tensor.shape == (None, 64 // info.stride, 64 // info.stride, info.channels)
+    assert next(reversed(maps.values())).stride == (output_stride or keras_resnet.MODELS[name].total_stride)
+
+
+@pytest.mark.parametrize("kind", ALL_SMALL)
+def test_stages_on_any_tensor(kind):
+    """The network is its stem and its stages; the last stage can be built apart, on regions say."""
+    config = ALL_SMALL[kind]
+    whole = randomize(build_resnet(config, include_top=False, input_shape=(32, 40, 3)))
+    images_in = keras.Input((32, 40, 3))
+    shared = build_stages(build_stem(images_in, config), config, last=1)
+    backbone = keras.Model(images_in, shared)
+    regions = keras.Input(shared.shape[1:])
+    last = keras.Model(regions, build_stages(regions, config, first=1))
+    backbone.set_weights(whole.get_weights()[: len(backbone.weights)])
+    last.set_weights(whole.get_weights()[len(backbone.weights) :])
+    batch = images(2, 32, 40, 3)
+    np.testing.assert_array_equal(last(backbone(batch)), whole(batch))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50_v2", "resnet18d"])

@@ -13,8 +13,7 @@ import pytest
 from helpers.zoo_networks import ALL_SMALL, images, randomize, relative_difference
 
 import keras_resnet
-from keras_resnet import build_resnet, complexity
-from keras_resnet.models.resnet import feature_maps
+from keras_resnet import build_resnet, complexity, feature_maps
 from keras_resnet.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.torch

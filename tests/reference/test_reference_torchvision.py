@@ -5,7 +5,7 @@ import pytest
 from helpers.torch_zoo import load, photos, reference, run, torchvision
 from helpers.zoo_networks import relative_difference
 
-from keras_resnet.models.resnet import feature_maps
+from keras_resnet import feature_maps
 
 pytestmark = pytest.mark.torch
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 from helpers.data_helpers import write_tfds
+from helpers.zoo_networks import load_network
 from safetensors.numpy import save_file
 
+from keras_resnet import build_model
 from keras_resnet.classification import get_recipe, train
 from keras_resnet.models.config import get_config
-from keras_resnet.models.resnet import build_model
 from keras_resnet.training import RunOptions
 from keras_resnet.weights import get_entry, read_spec
 from keras_resnet.weights import weight_file as pretrained
@@ -130,7 +131,7 @@ def test_finetune_on_its_own_dataset_from_published_weights(tmp_path, monkeypatc
     spec = read_spec(tmp_path / "run" / "model.weights.h5")
     assert (spec.classes, spec.input_shape, spec.preprocessing.resize) == (10, (64, 64, 3), 73)
     assert spec.normalization == get_entry("imagenet", "resnet18").preprocessing.normalization
-    ours = spec.build(weights=str(tmp_path / "run" / "model.weights.h5"))
+    ours = load_network(tmp_path / "run" / "model.weights.h5")
     for layer in ours.layers:
         if layer.weights and layer.name != "predictions":
             before, after = theirs.get_layer(layer.name).get_weights(), layer.get_weights()

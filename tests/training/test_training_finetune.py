@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import TINY
 from helpers.data_helpers import write_image
+from helpers.zoo_networks import load_network
 
 from keras_resnet import InputError, build_model
 from keras_resnet.classification import get_recipe, train
@@ -34,7 +35,7 @@ def weights(tmp_path):
 
 
 def variables_of(path):
-    model = read_spec(path).build(weights=str(path))
+    model = load_network(path)
     return {variable.path: variable.numpy() for variable in model.variables}
 
 

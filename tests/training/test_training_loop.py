@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.zoo_networks import load_network
 
 from keras_resnet import InputError, build_model
 from keras_resnet.classification import get_recipe, train
@@ -86,7 +87,7 @@ def test_the_weights_file_gives_the_last_rows_accuracy(tmp_path, tiny, run_optio
     last = train(tiny, tmp_path, run_options())
     spec = read_spec(tmp_path / "model.weights.h5")
     assert (spec.model, spec.classes, spec.labels[3]) == ("cifar_resnet20", 10, "3")
-    model = spec.build(weights=tmp_path / "model.weights.h5")
+    model = load_network(tmp_path / "model.weights.h5")
     split = open_dataset("digits", data_dir).split("test")
     right = count = 0
     for batch in evaluation_batches(split, spec.preprocessing, global_batch=64):

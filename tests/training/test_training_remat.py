@@ -7,8 +7,8 @@ import tensorflow as tf
 from helpers.zoo_networks import ALL_SMALL, randomize
 
 from experiments.step_cost import measure
+from keras_resnet import build_model, build_resnet, freeze
 from keras_resnet.classification import ClassificationRecipe, ClassificationTask, train
-from keras_resnet.models.resnet import build_model, build_resnet, freeze
 from keras_resnet.training import distribution as distributions
 from keras_resnet.training.remat import Rematerialized
 from keras_resnet.training.step import Trainer

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers.zoo_networks import load_network
 
 from keras_resnet.classification import train
 from keras_resnet.data import Transform, open_dataset, steps_per_epoch, training_batches
@@ -20,7 +21,7 @@ def test_statistics_are_means_over_batches_of_their_own_epoch(
     train(recipe, tmp_path / "run", run_options(strategy=strategy))
     path = tmp_path / "run" / "model.weights.h5"
     spec = read_spec(path)
-    model = spec.build(weights=path)
+    model = load_network(path)
     first = keras.Model(model.input, model.get_layer("conv1_conv").output)
     split = open_dataset("digits", data_dir).split(recipe.train_split)
     transform = Transform(spec.preprocessing, recipe.augmentation)
@@ -45,7 +46,7 @@ def test_the_weights_are_those_of_a_run_without(tmp_path, tiny, run_options):
     for count in (0, 2):
         train(tiny.replace(reestimate_batches=count, epochs=1), tmp_path / str(count), run_options())
         path = tmp_path / str(count) / "model.weights.h5"
-        model = read_spec(path).build(weights=path)
+        model = load_network(path)
         files[count] = {variable.path: variable.numpy() for variable in model.variables}
     changed = {name for name, value in files[0].items() if not np.array_equal(value, files[2][name])}
     assert changed == {name for name in files[0] if "moving" in name}

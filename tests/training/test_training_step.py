@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_resnet import build_model, freeze
 from keras_resnet.classification import ClassificationRecipe, ClassificationTask, mixing
-from keras_resnet.models.resnet import build_model, freeze
 from keras_resnet.training import distribution as distributions
 from keras_resnet.training.step import Trainer
 

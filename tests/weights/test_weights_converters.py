@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from helpers.torch_files import state_dict, torch_forward, write_old_layout
-from helpers.zoo_networks import images, randomize, relative_difference
+from helpers.zoo_networks import images, load_network, randomize, relative_difference
 from safetensors.numpy import save_file
 
 from keras_resnet import InputError, build_model, build_resnet
@@ -509,7 +509,7 @@ def test_converted_keras_applications_take_rgb(theirs, their_file, tmp_path):
     output = tmp_path / "m.weights.h5"
     convert(str(their_file), "resnet50", str(output))
     spec = read_spec(output)
-    model = spec.build(weights=output, input_shape=(64, 64, 3))
+    model = load_network(output, input_shape=(64, 64, 3))
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
     expected = theirs(keras.applications.resnet.preprocess_input(pixels.copy()))
     assert relative_difference(model(spec.normalization(pixels)), expected) < 1e-4

@@ -10,7 +10,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from helpers.zoo_networks import images, randomize
+from helpers.zoo_networks import images, load_network, randomize
 
 from keras_resnet import InputError, build_model
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
@@ -143,7 +143,7 @@ def test_real_per_pixel_mean_fits_into_a_file(tmp_path):
 
 def test_spec_rebuilds_the_network(written):
     model, path = written
-    logits = read_spec(path).build(weights=path)
+    logits = load_network(path)
     assert logits.get_layer("predictions").activation is keras.activations.linear
     assert logits.input_shape == model.input_shape
     assert equal_weights(model, logits)
@@ -201,7 +201,7 @@ def test_broken_spec_is_refused(kind, written):
     with h5py.File(path, "r+") as file:
         file.attrs["keras_resnet"] = BROKEN_SPECS[kind]
     with pytest.raises(InputError) as error:
-        read_spec(path).build(weights=path)
+        load_network(path)
     assert "\n" not in str(error.value)
 
 
