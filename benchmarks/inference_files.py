@@ -22,9 +22,10 @@ def main() -> None:
     folder, name = Path(sys.argv[1]), sys.argv[2]
     import keras
 
-    from keras_resnet.export.artifacts import TABLE, Options
+    from keras_resnet.export.artifacts import ARTIFACTS, Options
     from keras_resnet.export.images import random_crops
-    from keras_resnet.export.pipeline import network_with_random_weights
+    from keras_resnet.export.pipeline import write_artifact
+    from keras_resnet.export.request import network_with_random_weights
     from keras_resnet.export.serving import serving_model
     from keras_resnet.weights import ModelSpec
 
@@ -34,7 +35,7 @@ def main() -> None:
     files, seconds = {}, {}
     for key in OURS:
         begun = time.perf_counter()
-        files[key] = str(TABLE[key].write(model, folder / TABLE[key].file_name, options))
+        files[key] = str(write_artifact(key, model, folder / ARTIFACTS[key].file_name, options))
         seconds[key] = round(time.perf_counter() - begun, 2)
     answer = {"files": files, "seconds": seconds, "peak_memory_mib": round(peak_memory_mib())}
     peer = {"resnet50": keras.applications.ResNet50}.get(name)

@@ -1,6 +1,5 @@
 """Every network of the zoo as verified artifacts, with an index of their sizes and speeds."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from keras_resnet import files
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import FORMATS, Options, check_formats
 from keras_resnet.export.pipeline import PARITY, export_weights
-from keras_resnet.export.verification import latency_texts
+from keras_resnet.export.report import ExportReport
 from keras_resnet.models.config import list_models
 from keras_resnet.tables import markdown_table
 
@@ -24,18 +23,18 @@ def export_zoo(
     models: Iterable[str] | None = None,
     **more,
 ) -> bool:
-    """Exports one network after the other, and goes on where an earlier call stopped.
+    """Exports one network after the other, and resumes where an earlier call stopped.
 
     Args:
         weights: "none" for random weights, or a folder of files `MODEL.weights.h5`; networks without a
-            file are left out.
-        formats: names of `formats.FORMATS`.
-        output_dir: default `exported`. Each network has a folder of its name in it; `index.json` and
+            file are skipped.
+        formats: names of `FORMATS`.
+        output_dir: default `exported`. Each network gets a folder of its name in it; `index.json` and
             `index.md` list them with parameters, multiply-adds, and size and latency by format.
-        precision: names of `formats.PRECISIONS`.
-        options: of the artifacts.
+        precision: names of `PRECISIONS`.
+        options: for the artifacts.
         models: names, instead of the whole zoo.
-        **more: as `export_weights` takes it.
+        **more: see `export_weights`.
 
     Returns:
         Whether all artifacts equal their models.
@@ -53,9 +52,8 @@ def export_zoo(
     for number, (model, source) in enumerate(sources.items(), 1):
         asked = {
             "weights": "none" if source == "none" else files.sha256(source),
-            "options": dataclasses.asdict(options or Options()) | more,
+            "options": (options or Options()).choices | more,
         }
-        asked = json.loads(json.dumps(asked))  # as it comes back from a file
         report = _finished(output_dir / model, artifacts, asked)
         if report is None:
             print(f"[{number}/{len(sources)}] {model}", flush=True)
@@ -68,13 +66,12 @@ def export_zoo(
                 options=options,
                 **more,
             )
-            report = json.loads((output_dir / model / PARITY).read_text())
-            report["asked"] = asked
+            report = json.loads((output_dir / model / PARITY).read_text()) | {"asked": asked}
             files.write_json(output_dir / model / PARITY, report)
         else:
             print(f"[{number}/{len(sources)}] {model}: done before", flush=True)
         reports[model] = report
-        # After each network, so that a call that was stopped leaves the index of what there is.
+        # After each network, so that a stopped call leaves an index of what exists.
         _write_index(output_dir, reports, artifacts)
     return all(report["equal"] for report in reports.values())
 
@@ -93,39 +90,39 @@ def _sources(weights: str | Path, models: Iterable[str]) -> dict[str, str | Path
 
 
 def _finished(folder: Path, artifacts: tuple[str, ...], asked: dict) -> dict | None:
-    """The report of an earlier call, if it was asked for the same, and all that it wrote is there."""
+    """Returns the report of an earlier call if it was asked for the same, and all its files still exist."""
     try:
         report = json.loads((folder / PARITY).read_text())
-        whole = (tuple(report["formats"]), report["asked"]) == (artifacts, asked) and all(
+        earlier = report["asked"]
+        # The first edition recorded more options than can be chosen.
+        options = {name: earlier["options"].get(name) for name in asked["options"]}
+        is_whole = (tuple(report["formats"]), {**earlier, "options": options}) == (artifacts, asked) and all(
             files.sha256(folder / report["files"][name]) == report["formats"][name]["sha256"]
             for name in artifacts
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return report if whole else None
+    return report if is_whole else None
 
 
 def _write_index(output_dir: Path, reports: dict[str, dict], artifacts: tuple[str, ...]) -> None:
     rows, entries = [], []
-    for model, report in reports.items():
+    for model, values in reports.items():
+        report = ExportReport.from_json(values)
+        keys = ("bytes", "sha256", "latency", "peak_memory", "equal")
         formats = {
-            name: {
-                "file": f"{model}/{report['files'][name]}",
-                **{
-                    key: report["formats"][name].get(key)
-                    for key in ("bytes", "sha256", "latency", "peak_memory", "equal")
-                },
-            }
+            name: {"file": f"{model}/{report.files[name]}"}
+            | {key: values["formats"][name].get(key) for key in keys}
             for name in artifacts
         }
         entries.append(
-            {key: report[key] for key in ("model", "parameters", "multiply_adds", "top1")}
-            | {"weights": report["asked"]["weights"], "formats": formats}
+            {key: values[key] for key in ("model", "parameters", "multiply_adds", "top1")}
+            | {"weights": values["asked"]["weights"], "formats": formats}
         )
-        row = [model, f"{report['parameters']:,}", f"{report['multiply_adds']:,}"]
-        for entry in formats.values():
-            one, many, _ = latency_texts(entry)
-            row += [f"{entry['bytes'] / 1e6:.1f} MB", one, many]
+        row = [model, f"{report.parameters:,}", f"{report.multiply_adds:,}"]
+        for name in artifacts:
+            one, many, _ = report.formats[name].latency_texts
+            row += [f"{report.formats[name].bytes / 1e6:.1f} MB", one, many]
         rows.append(row)
     header = ["network", "parameters", "multiply-adds"]
     for name in artifacts:

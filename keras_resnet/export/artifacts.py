@@ -1,237 +1,184 @@
-"""The artifacts as one table: how each is written, opened, and called on the disk."""
+"""The kinds of artifacts in one table, and what a user may choose about them."""
 
 import dataclasses
-import json
 import types
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
 
-import keras
 import numpy as np
 
 from keras_resnet.errors import InputError, unknown_name
-from keras_resnet.export import runtimes
-from keras_resnet.export.serving import INPUT, OUTPUTS
-from keras_resnet.export.writers.onnx import IO_DTYPES, LAYOUTS, check_opset, to_onnx
-from keras_resnet.export.writers.saved_model import to_saved_model
-from keras_resnet.export.writers.tflite import to_tflite
-from keras_resnet.images.preprocessing import INTERPOLATIONS
+from keras_resnet.images.preprocessing import Preprocessing
 
-Tensors = dict[str, tuple[str, tuple]]
+FLOAT32_TOLERANCE = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class ArtifactKind:
+    """One format in one precision.
+
+    Attributes:
+        format: "saved_model", "tflite" or "onnx".
+        precision: of the weights, and for some of the activations.
+        tolerance: largest allowed logit difference. In float32: of any image, over the largest logit of
+            all (artifacts reach 2e-6). Otherwise: the differences' root mean square over the logits'.
+        probability_tolerance: largest allowed difference from the softmax of the file's own logits.
+    """
+
+    format: str
+    precision: str
+    tolerance: float
+    probability_tolerance: float = 1e-5
+
+    @property
+    def name(self) -> str:
+        """The key in `ARTIFACTS`, such as "onnx" or "onnx_int8"."""
+        return self.format + self._suffix
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file, or of the folder, in the output folder."""
+        ending = "" if self.format == "saved_model" else f".{self.format}"
+        return f"{'model' if ending else 'saved_model'}{self._suffix}{ending}"
+
+    @property
+    def _suffix(self) -> str:
+        return "" if self.precision == "float32" else f"_{self.precision}"
+
+
+_KINDS = (
+    ArtifactKind("saved_model", "float32", FLOAT32_TOLERANCE),
+    ArtifactKind("saved_model", "bfloat16", 0.02),
+    ArtifactKind("tflite", "float32", FLOAT32_TOLERANCE),
+    ArtifactKind("tflite", "float16", 0.002),
+    ArtifactKind("tflite", "dynamic", 0.03),
+    # An int8 TFLite file rounds its probabilities, and the logits that they come from, to 8 bits.
+    ArtifactKind("tflite", "int8", 0.1, probability_tolerance=1 / 64),
+    ArtifactKind("onnx", "float32", FLOAT32_TOLERANCE),
+    ArtifactKind("onnx", "float16", 0.002),
+    ArtifactKind("onnx", "int8", 0.1),
+)
+ARTIFACTS: Mapping[str, ArtifactKind] = types.MappingProxyType({kind.name: kind for kind in _KINDS})
+FORMATS = tuple(dict.fromkeys(kind.format for kind in _KINDS))
+PRECISIONS = ("float32", "float16", "bfloat16", "dynamic", "int8")
+IO_DTYPES = ("float32", "uint8")
+LAYOUTS = ("nhwc", "nchw")
+OPSET = 17
+OLDEST_OPSET = 13  # the first whose quantization knows channels, and whose softmax has one axis
+NEWEST_OPSET = 23  # tested; ONNX Runtime lags behind the newest
+LEAST_CALIBRATION_IMAGES = 32
+
+
+def precisions(format: str) -> tuple[str, ...]:
+    """The precisions of a format."""
+    return tuple(kind.precision for kind in _KINDS if kind.format == format)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a person may choose about artifacts, besides format and precision.
+    """What a user may choose about artifacts, besides format and precision.
 
     Attributes:
-        metadata: strings by name that travel inside an artifact.
-        labels: class names in the order of the logits, or empty.
-        evaluation_side: pixels to which the evaluation resizes an image's shorter side before it cuts
-            out the centre; None where it resizes whole images.
-        interpolation: of that resizing, "bilinear" or "bicubic".
         io_dtype: of the pixels that TFLite and ONNX files take: "float32" or "uint8". An int8 TFLite
             file then also answers in uint8.
-        opset: of ONNX files.
+        opset: ONNX operator set version.
         layout: of the images that ONNX files take: "nhwc" or "nchw".
         dynamic_size: whether ONNX files take images of any height and width.
+        metadata: strings by name to store in an artifact.
+        labels: class names in the order of the logits, or empty.
+        preprocessing: how the SavedModel's `classify_bytes` resizes and crops images; None resizes whole
+            images bilinearly.
         calibration: float32 batches of raw pixels that "int8" files are calibrated with.
     """
 
-    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-    evaluation_side: int | None = None
-    interpolation: str = "bilinear"
     io_dtype: str = "float32"
-    opset: int = 17
+    opset: int = OPSET
     layout: str = "nhwc"
     dynamic_size: bool = False
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
     calibration: Iterable[np.ndarray] | None = None
 
-    def __post_init__(self):
-        for kind, value, known in (
-            ("io_dtype", self.io_dtype, IO_DTYPES),
-            ("layout", self.layout, LAYOUTS),
-            ("interpolation", self.interpolation, INTERPOLATIONS),
-        ):
-            if value not in known:
-                raise unknown_name(kind, value, known)
+    def __post_init__(self) -> None:
+        check_choice("io_dtype", self.io_dtype, IO_DTYPES)
+        check_choice("layout", self.layout, LAYOUTS)
         check_opset(self.opset)
 
+    @property
+    def choices(self) -> dict[str, str | int | bool]:
+        """The values that the command line has flags for."""
+        return {name: getattr(self, name) for name in ("io_dtype", "opset", "layout", "dynamic_size")}
 
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """One format in one precision.
 
-    Attributes:
-        name: of the format, one of `FORMATS`.
-        precision: one of `PRECISIONS`.
-        file_name: of the artifact in its output folder; a trailing slash marks a folder.
-        write: `write(model, path, options) -> Path`, the path of what was written.
-        open: a context manager over the artifact in its own runtime.
-        promise: `promise(model, options) -> (inputs, outputs)`: name to dtype and shape, as
-            `runtimes.Artifact` has them.
-        tolerance: largest allowed logit difference, relative: see `verify`.
-        probability_tolerance: largest allowed difference from the softmax of the file's own logits.
+def check_choice(kind: str, name: str, known: Collection[str]) -> None:
+    """Raises `InputError` unless `name` is one of `known`."""
+    if name not in known:
+        raise unknown_name(kind, name, known)
+
+
+def check_opset(opset: int, newest: int = NEWEST_OPSET) -> None:
+    """Raises `InputError` for an opset that `to_onnx` does not write."""
+    if opset not in range(OLDEST_OPSET, newest + 1):
+        raise InputError(f"ONNX files are written with opset {OLDEST_OPSET} to {newest}; got {opset}")
+
+
+def check_calibration(calibration: Iterable[np.ndarray] | None, shape: tuple) -> list[np.ndarray]:
+    """Returns the calibration batches as a list.
+
+    Args:
+        calibration: batches (n, height, width, channels) of raw pixels 0-255.
+        shape: (height, width, channels) of the network's input, with None for any size.
+
+    Raises:
+        InputError: too few images, or images of another shape.
     """
-
-    name: str
-    precision: str
-    file_name: str
-    write: Callable[[keras.Model, Path, Options], Path]
-    open: Callable[[Path], AbstractContextManager[runtimes.Artifact]]
-    promise: Callable[[keras.Model, Options], tuple[Tensors, Tensors]]
-    tolerance: float
-    probability_tolerance: float = 1e-5
-
-
-def _promise(model, dtype="float32", shape=None, output_dtype="float32") -> tuple[Tensors, Tensors]:
-    outputs = {name: (output_dtype, tuple(model.output[name].shape)) for name in OUTPUTS}
-    return {INPUT: (dtype, tuple(shape or model.input_shape))}, outputs
-
-
-def _saved_model(precision: str) -> Format:
-    def write(model, path, options):
-        return to_saved_model(
-            model,
-            path,
-            options.metadata,
-            precision=precision,
-            labels=options.labels,
-            evaluation_side=options.evaluation_side,
-            interpolation=options.interpolation,
+    batches = [np.asarray(batch) for batch in (() if calibration is None else calibration)]
+    for batch in batches:
+        fits = batch.ndim == 4 and all(
+            wanted in (None, size) for wanted, size in zip(shape, batch.shape[1:], strict=True)
         )
-
-    return Format(
-        "saved_model",
-        precision,
-        f"saved_model{_suffix(precision)}/",
-        write,
-        runtimes.open_saved_model,
-        lambda model, options: _promise(model),
-        TOLERANCES[precision],
-    )
-
-
-def _tflite(precision: str) -> Format:
-    def write(model, path, options):
-        return to_tflite(
-            model,
-            path,
-            options.metadata,
-            precision=precision,
-            io_dtype=options.io_dtype,
-            calibration=options.calibration if precision == "int8" else None,
-            labels=options.labels,
-        )
-
-    def promise(model, options):
-        output_dtype = options.io_dtype if precision == "int8" else "float32"
-        return _promise(model, options.io_dtype, output_dtype=output_dtype)
-
-    name = f"model{_suffix(precision)}.tflite"
-    # An int8 file rounds its probabilities, and the logits that they come from, to 8 bits.
-    of_probabilities = {"probability_tolerance": 1 / 64} if precision == "int8" else {}
-    return Format(
-        "tflite",
-        precision,
-        name,
-        write,
-        runtimes.open_tflite,
-        promise,
-        TOLERANCES[precision],
-        **of_probabilities,
-    )
-
-
-def _onnx(precision: str) -> Format:
-    def write(model, path, options):
-        labels = {"labels": json.dumps(list(options.labels)), "layout": options.layout}
-        return to_onnx(
-            model,
-            path,
-            {**options.metadata, **labels},
-            precision=precision,
-            opset=options.opset,
-            layout=options.layout,
-            dynamic_size=options.dynamic_size,
-            io_dtype=options.io_dtype,
-            calibration=options.calibration if precision == "int8" else None,
-        )
-
-    def promise(model, options):
-        batch, height, width, channels = model.input_shape
-        if options.dynamic_size:
-            height = width = None
-        first = options.layout == "nchw"
-        shape = (batch, channels, height, width) if first else (batch, height, width, channels)
-        return _promise(model, options.io_dtype, shape)
-
-    name = f"model{_suffix(precision)}.onnx"
-    return Format("onnx", precision, name, write, runtimes.open_onnx, promise, TOLERANCES[precision])
-
-
-def _suffix(precision: str) -> str:
-    return "" if precision == "float32" else f"_{precision}"
-
-
-# The largest logit difference of any image over the largest logit of all for float32, whose artifacts
-# reach 2e-6; for the others the root mean square of all differences over that of all logits.
-TOLERANCES = {"float32": 1e-5, "float16": 0.002, "bfloat16": 0.02, "dynamic": 0.03, "int8": 0.1}
-
-_PRECISIONS = {
-    "saved_model": (_saved_model, ("float32", "bfloat16")),
-    "tflite": (_tflite, ("float32", "float16", "dynamic", "int8")),
-    "onnx": (_onnx, ("float32", "float16", "int8")),
-}
-FORMATS = tuple(_PRECISIONS)
-PRECISIONS = tuple(TOLERANCES)
-
-TABLE: types.MappingProxyType[str, Format] = types.MappingProxyType(
-    {
-        f"{name}{_suffix(precision)}": make(precision)
-        for name, (make, precisions) in _PRECISIONS.items()
-        for precision in precisions
-    }
-)
+        if not fits:
+            raise InputError(
+                f"calibration batches must be (n, {', '.join(map(str, shape))}); got {batch.shape}"
+            )
+    count = sum(map(len, batches))
+    if count < LEAST_CALIBRATION_IMAGES:
+        raise InputError(f"int8 needs at least {LEAST_CALIBRATION_IMAGES} calibration images; got {count}")
+    return batches
 
 
 def check_formats(names: str | Iterable[str], precisions: str | Iterable[str] = "float32") -> tuple[str, ...]:
-    """Reads "saved_model,onnx" and "float32,int8", or lists of names.
+    """Returns the artifacts of some formats in some precisions.
+
+    Args:
+        names: formats, as a list or separated by commas.
+        precisions: likewise.
 
     Returns:
-        Keys of `TABLE`, in its order: every pair of a format and a precision that there is.
+        Keys of `ARTIFACTS`, in its order: every pair of a format and a precision that exists.
 
     Raises:
-        InputError: an unknown name, none at all, or one that has no partner.
+        InputError: an unknown name, no name, or one that has no partner.
     """
     formats = _names("format", names, FORMATS)
     wanted = _names("precision", precisions, PRECISIONS)
+    kinds = [kind for kind in _KINDS if kind.format in formats and kind.precision in wanted]
     for name in formats:
-        known = _PRECISIONS[name][1]
-        if not set(known) & set(wanted):
-            raise InputError(f"{name} has no precision {' or '.join(wanted)}; it has {', '.join(known)}")
+        if all(kind.format != name for kind in kinds):
+            known = ", ".join(kind.precision for kind in _KINDS if kind.format == name)
+            raise InputError(f"{name} has no precision {' or '.join(wanted)}; it has {known}")
     for precision in wanted:
-        having = [name for name in FORMATS if precision in _PRECISIONS[name][1]]
-        if not set(having) & set(formats):
-            raise InputError(
-                f"{' or '.join(formats)} in {precision} does not exist; {' and '.join(having)} have it"
-            )
-    return tuple(
-        f"{name}{_suffix(precision)}"
-        for name in formats
-        for precision in _PRECISIONS[name][1]
-        if precision in wanted
-    )
+        if all(kind.precision != precision for kind in kinds):
+            having = " and ".join(kind.format for kind in _KINDS if kind.precision == precision)
+            raise InputError(f"{' or '.join(formats)} in {precision} does not exist; {having} have it")
+    return tuple(kind.name for kind in kinds)
 
 
 def _names(kind: str, names: str | Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
     parts = names.split(",") if isinstance(names, str) else names
     wanted = {part.strip() for part in parts} - {""}
     for name in sorted(wanted):
-        if name not in known:
-            raise unknown_name(kind, name, known)
+        check_choice(kind, name, known)
     if not wanted:
         raise InputError(f"no {kind} given; choose from {', '.join(known)}")
     return tuple(name for name in known if name in wanted)

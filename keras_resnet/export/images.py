@@ -1,24 +1,88 @@
-"""Real images for a network that has no dataset at hand: scikit-learn's two sample photos."""
+"""The images that artifacts are verified on and int8 files are calibrated with."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+import tensorflow as tf
+from sklearn.datasets import load_sample_images
 
-SOURCE = "crops of scikit-learn's two sample photos"
+from keras_resnet import data
+from keras_resnet.errors import InputError
+from keras_resnet.weights.spec import ModelSpec
+
+Batch = tuple[np.ndarray, np.ndarray | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Real images for a network.
+
+    Attributes:
+        batches: images to compare on, float32 (batch, height, width, channels) with raw pixels 0-255, and
+            int labels (batch,) or None.
+        source: where they come from, for the report.
+        calibration: returns float32 batches of other images, for int8.
+    """
+
+    batches: Iterable[Batch]
+    source: str
+    calibration: Callable[[], list[np.ndarray]]
+
+
+def photo_images(spec: ModelSpec, calibration_images: int) -> Images:
+    """Returns crops of scikit-learn's two sample photos, for use without a dataset."""
+    return Images(
+        [(sample_photos(*spec.input_shape), None)],
+        "crops of scikit-learn's two sample photos",
+        lambda: [random_crops(*spec.input_shape, calibration_images)],
+    )
+
+
+def dataset_images(spec: ModelSpec, dataset: str, data_dir: str | None, calibration_images: int) -> Images:
+    """Returns the test split of a dataset, preprocessed but not normalized.
+
+    Raises:
+        InputError: the dataset does not fit the network.
+    """
+    height, width, channels = spec.input_shape
+    if height != width:
+        raise InputError(f"datasets give square images; the network takes {height}x{width}")
+    opened = data.open_dataset(dataset, data_dir)
+    if opened.classes != spec.classes:
+        raise InputError(f"the network has {spec.classes} classes, dataset {dataset} has {opened.classes}")
+    split = opened.test_split
+    preprocessing = spec.preprocessing.for_channels(channels)
+
+    def calibration() -> list[np.ndarray]:
+        train = opened.split("train" if "train" in opened.split_names else split)
+        return [batch for batch, _ in data.raw_images(train, preprocessing, limit=calibration_images)]
+
+    batches = _Repeatable(lambda: data.raw_images(opened.split(split), preprocessing))
+    return Images(batches, f"the {split} split of {dataset}", calibration)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Repeatable:
+    """An iterable that starts again each time."""
+
+    start: Callable[[], Iterator[Batch]]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.start()
 
 
 def sample_photos(height: int, width: int, channels: int = 3) -> np.ndarray:
-    """Eight images: each photo as a whole, its center, and two of its corners.
+    """Returns eight images: each photo as a whole, its center, and two of its corners.
 
     Args:
         height: of the images, in pixels.
-        width: likewise.
-        channels: 1 gives the mean of the colours; more than 3 repeat them.
+        width: of the images, in pixels.
+        channels: 1 averages the colors; more than 3 repeat them.
 
     Returns:
         float32 (8, height, width, channels), pixels 0-255; the same for the same arguments.
     """
-    import tensorflow as tf
-    from sklearn.datasets import load_sample_images
-
     images = []
     for photo in load_sample_images().images:
         rows, columns = photo.shape[:2]
@@ -34,20 +98,17 @@ def sample_photos(height: int, width: int, channels: int = 3) -> np.ndarray:
 
 
 def random_crops(height: int, width: int, channels: int, count: int) -> np.ndarray:
-    """Other views of the two photos than `sample_photos` gives, to calibrate on where nothing else is.
+    """Returns random crops of the two photos, to calibrate on without a dataset.
 
     Args:
         height: of the images, in pixels.
-        width: likewise.
-        channels: as `sample_photos` takes it.
-        count: of images.
+        width: of the images, in pixels.
+        channels: see `sample_photos`.
+        count: number of images.
 
     Returns:
         float32 (count, height, width, channels), pixels 0-255; the same for the same arguments.
     """
-    import tensorflow as tf
-    from sklearn.datasets import load_sample_images
-
     random, photos = np.random.default_rng(0), load_sample_images().images
     images = []
     for index in range(count):

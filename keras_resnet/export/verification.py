@@ -1,4 +1,4 @@
-"""Compares artifacts with the Keras model they came from, each in its own runtime, on real images."""
+"""Compares artifacts with the Keras model that they were made from, each in its own runtime."""
 
 import contextlib
 import dataclasses
@@ -11,10 +11,11 @@ import numpy as np
 
 from keras_resnet import files
 from keras_resnet.errors import InputError
-from keras_resnet.export.artifacts import TABLE, TOLERANCES, Options
-from keras_resnet.export.runtimes import Artifact, RunError
-from keras_resnet.export.saved_model_signatures import broken_signatures
-from keras_resnet.export.serving import LOGITS, OUTPUTS, PROBABILITIES, serving_function
+from keras_resnet.export.artifacts import ARTIFACTS, ArtifactKind, Options
+from keras_resnet.export.check_signatures import broken_signatures
+from keras_resnet.export.report import ArtifactReport, ExportReport
+from keras_resnet.export.runtimes import Artifact, RunError, TensorTypes, open_artifact
+from keras_resnet.export.serving import INPUT, LOGITS, OUTPUTS, PROBABILITIES, serving_function
 
 
 def verify(
@@ -22,29 +23,20 @@ def verify(
     artifacts: Mapping[str, str | Path],
     batches: Iterable[tuple[np.ndarray, np.ndarray | None]],
     options: Options | None = None,
-) -> dict:
+) -> ExportReport:
     """Feeds the same images to the Keras model and to every artifact, and compares the logits.
 
     Memory does not grow with the number of batches.
 
     Args:
-        model: of `serving_model`.
-        artifacts: names of `formats.TABLE` to the artifacts' paths.
-        batches: pairs of images, float32 (batch, height, width, channels) of pixels 0-255, and int
+        model: made by `serving_model`.
+        artifacts: keys of `ARTIFACTS` to the artifacts' paths.
+        batches: pairs of images, float32 (batch, height, width, channels) with pixels 0-255, and int
             labels (batch,), or None for images without labels.
-        options: that the artifacts were written with. With `io_dtype="uint8"` all see whole pixels.
+        options: what the artifacts were written with. With `io_dtype="uint8"`, pixels are rounded.
 
     Returns:
-        What `parity.json` holds:
-        `{"model", "images", "top1", "equal", "versions", "formats": {name: {...}}}`, and per format
-        `max_abs_logit_difference`, `max_relative_difference` (over the largest reference logit),
-        `rms_relative_difference` (root mean squares, of the differences over the logits'),
-        `tolerance` (of the former for float32, of the latter for less precise formats),
-        `max_probability_error` (against the softmax of the artifact's own logits), `top1_agreement`
-        (with the Keras model), `top1` (None without labels), `top1_drop` (the Keras model's minus
-        this one's), `images`, `bytes`, `sha256`, `equal`, and `problems`, the promises that were broken
-        as sentences. Shares are between 0 and 1. A difference that is not a finite number is None, and
-        never equal.
+        What was found, for the model and for each artifact; an export adds more to it.
 
     Raises:
         InputError: an artifact is missing or cannot be opened, or there are no images.
@@ -54,10 +46,11 @@ def verify(
     with contextlib.ExitStack() as stack:
         comparisons = {}
         for name, path in artifacts.items():
-            artifact = stack.enter_context(_opened(name, Path(path)))
-            problems = _broken_promises(artifact, *TABLE[name].promise(model, options), options)
-            entry = TABLE[name]
-            comparisons[name] = _Comparison(artifact, problems, entry.tolerance, entry.probability_tolerance)
+            kind = ARTIFACTS[name]
+            artifact = stack.enter_context(open_artifact(kind.format, path))
+            comparisons[name] = _Comparison(
+                artifact, kind, _signature_problems(artifact, kind, model, options)
+            )
         for images, labels in batches:
             images = np.ascontiguousarray(images, "float32")
             if options.io_dtype == "uint8":
@@ -68,41 +61,45 @@ def verify(
                 for comparison in comparisons.values():
                     comparison.try_other_batch_sizes(images)
                     comparison.problems += broken_signatures(
-                        comparison.artifact, model, reference.serve, images, options, comparison.tolerance
+                        comparison.artifact,
+                        model,
+                        reference.serve,
+                        images,
+                        options,
+                        comparison.kind.tolerance,
                     )
             logits = reference.add(images, labels)
             for comparison in comparisons.values():
                 comparison.add(images, logits, labels)
     if reference.images == 0:
         raise InputError("there are no images to verify on")
-    formats = {}
-    for name, comparison in comparisons.items():
-        path = Path(artifacts[name])
-        formats[name] = {
-            **comparison.summary(reference),
-            "bytes": files.size(path),
-            "sha256": files.sha256(path),
-        }
-    return {
-        "model": model.name,
-        "images": reference.images,
-        "top1": reference.top1,
-        "equal": all(entry["equal"] for entry in formats.values()),
-        "versions": {
-            "keras": f"keras {keras.__version__}",
-            **{name: comparison.artifact.version for name, comparison in comparisons.items()},
-        },
-        "formats": formats,
-    }
+    versions = {name: comparison.artifact.version for name, comparison in comparisons.items()}
+    return ExportReport(
+        model=model.name,
+        images=reference.images,
+        top1=reference.top1,
+        versions={"keras": f"keras {keras.__version__}", **versions},
+        formats={name: c.summary(reference, Path(artifacts[name])) for name, c in comparisons.items()},
+    )
 
 
-@contextlib.contextmanager
-def _opened(name: str, path: Path):
-    try:
-        with TABLE[name].open(path) as artifact:
-            yield artifact
-    except ModuleNotFoundError as error:
-        raise InputError(f"to verify {path}, install the extra 'export': {error}") from error
+def expected_signature(
+    kind: ArtifactKind, model: keras.Model, options: Options
+) -> tuple[TensorTypes, TensorTypes]:
+    """Returns the types of an artifact's inputs and outputs."""
+    batch, height, width, channels = shape = model.input_shape
+    input_dtype = output_dtype = "float32"
+    if kind.format != "saved_model":
+        input_dtype = options.io_dtype
+    if kind.name == "tflite_int8":
+        output_dtype = options.io_dtype
+    if kind.format == "onnx":
+        if options.dynamic_size:
+            height = width = None
+        nchw = options.layout == "nchw"
+        shape = (batch, channels, height, width) if nchw else (batch, height, width, channels)
+    outputs = {name: (output_dtype, tuple(model.output[name].shape)) for name in OUTPUTS}
+    return {INPUT: (input_dtype, tuple(shape))}, outputs
 
 
 class _Reference:
@@ -114,7 +111,7 @@ class _Reference:
         self.largest_logit = 0.0
         self.squares = 0.0
         self._correct = 0
-        self._labelled = True
+        self._labeled = True
 
     def add(self, images, labels):
         import tensorflow as tf
@@ -125,14 +122,14 @@ class _Reference:
         self.largest_logit = _worse(self.largest_logit, logits)
         self.squares += float(np.square(logits, dtype="float64").sum())
         if labels is None:
-            self._labelled = False
+            self._labeled = False
         else:
             self._correct += _hits(logits, labels)
         return logits
 
     @property
     def top1(self):
-        return self._correct / self.images if self._labelled and self.images else None
+        return self._correct / self.images if self._labeled and self.images else None
 
 
 @dataclasses.dataclass
@@ -140,24 +137,18 @@ class _Comparison:
     """One artifact against the reference, batch by batch."""
 
     artifact: Artifact
+    kind: ArtifactKind
     problems: list[str]
-    tolerance: float
-    probability_tolerance: float
     images: int = 0
     agreeing: int = 0
     correct: int = 0
-    labelled: bool = True
+    labeled: bool = True
     difference: float = 0.0
     squares: float = 0.0
     probability_error: float = 0.0
 
-    @property
-    def exact(self) -> bool:
-        """Whether the artifact computes in float32, and every single logit must be equal."""
-        return self.tolerance == TOLERANCES["float32"]
-
     def try_other_batch_sizes(self, images):
-        """One image alone, and two more than the first batch has: their logits must stay the same."""
+        """Runs a batch of one image, and one of two more images: the logits must not change."""
         whole = self._run(images)
         more = self._run(np.concatenate([images, images[:1], images[:1]]))
         alone = self._run(images[:1])
@@ -165,17 +156,17 @@ class _Comparison:
             return
         largest = float(np.abs(whole[LOGITS]).max())
         if not math.isfinite(largest):
-            return  # `add` and `summary` will tell
+            return  # `summary` reports it
         pairs = [(more[LOGITS][: len(images)], whole[LOGITS]), (more[LOGITS][-1:], whole[LOGITS][:1])]
         pairs.append((alone[LOGITS], whole[LOGITS][:1]))
         # Kernels for one image and for many may round differently, in 16 bits visibly.
-        if not all(float(np.abs(a - b).max()) <= self.tolerance * largest for a, b in pairs):
+        if not all(float(np.abs(a - b).max()) <= self.kind.tolerance * largest for a, b in pairs):
             self._problem("an image's logits depend on the other images of its batch")
 
     def add(self, images, reference_logits, labels):
         results = self._run(images)
         self.images += len(images)
-        self.labelled &= labels is not None
+        self.labeled &= labels is not None
         if results is None:
             self.difference = self.squares = self.probability_error = math.nan
             return
@@ -187,29 +178,33 @@ class _Comparison:
         if labels is not None:
             self.correct += _hits(logits, labels)
 
-    def summary(self, reference):
+    def summary(self, reference: _Reference, path: Path) -> ArtifactReport:
         relative = _ratio(self.difference, reference.largest_logit)
         rms = _ratio(math.sqrt(self.squares), math.sqrt(reference.squares))
         if not math.isfinite(reference.largest_logit):
             self._problem("the Keras model's own logits are not finite")
         elif not math.isfinite(self.difference):
             self._problem("some logits are not finite, or missing")
-        elif not self.probability_error <= self.probability_tolerance:
+        elif not self.probability_error <= self.kind.probability_tolerance:
             self._problem("the probabilities are not the softmax of the logits")
-        top1 = self.correct / self.images if self.labelled else None
-        return {
-            "max_abs_logit_difference": _finite(self.difference),
-            "max_relative_difference": _finite(relative),
-            "rms_relative_difference": _finite(rms),
-            "tolerance": self.tolerance,
-            "max_probability_error": _finite(self.probability_error),
-            "top1_agreement": self.agreeing / self.images,
-            "top1": top1,
-            "top1_drop": None if top1 is None or reference.top1 is None else reference.top1 - top1,
-            "images": self.images,
-            "equal": (relative if self.exact else rms) <= self.tolerance and not self.problems,
-            "problems": self.problems,
-        }
+        top1 = self.correct / self.images if self.labeled else None
+        # In float32 every single logit must be equal.
+        decisive = relative if self.kind.precision == "float32" else rms
+        return ArtifactReport(
+            max_abs_logit_difference=_finite(self.difference),
+            max_relative_difference=_finite(relative),
+            rms_relative_difference=_finite(rms),
+            tolerance=self.kind.tolerance,
+            max_probability_error=_finite(self.probability_error),
+            top1_agreement=self.agreeing / self.images,
+            top1=top1,
+            top1_drop=None if top1 is None or reference.top1 is None else reference.top1 - top1,
+            images=self.images,
+            equal=decisive <= self.kind.tolerance and not self.problems,
+            problems=tuple(self.problems),
+            bytes=files.size(path),
+            sha256=files.sha256(path),
+        )
 
     def _run(self, images):
         try:
@@ -229,8 +224,11 @@ class _Comparison:
             self.problems.append(sentence)
 
 
-def _broken_promises(artifact, inputs, outputs, options):
-    """What names, types, shapes or labels differ from what was promised, as sentences."""
+def _signature_problems(
+    artifact: Artifact, kind: ArtifactKind, model: keras.Model, options: Options
+) -> list[str]:
+    """Returns the names, types, shapes or labels that differ from the expected ones, as sentences."""
+    inputs, outputs = expected_signature(kind, model, options)
     problems = list(artifact.problems) + [
         f"its {kind} are {found}, not {expected}"
         for kind, found, expected in (
@@ -250,19 +248,19 @@ def _short(labels):
 
 
 def _ratio(difference, largest):
-    """Their quotient; without any difference, a reference of zeros is no trouble."""
+    """Returns the quotient, and 0 for no difference from a reference of zeros."""
     if not difference:
         return difference
     return difference / largest if largest else math.inf
 
 
 def _worse(so_far, values):
-    """The largest absolute value; NaN once there was one."""
+    """Returns the largest absolute value; NaN once there was one."""
     return float(np.maximum(so_far, np.abs(values).max()))
 
 
 def _hits(logits, labels):
-    # A row of NaN has no largest entry, so it is nobody's label.
+    # A row with NaN has no largest entry, so it matches no label.
     finite = np.isfinite(logits).all(-1)
     return int(np.sum((logits.argmax(-1) == np.asarray(labels)) & finite))
 
@@ -274,74 +272,3 @@ def _softmax(logits):
 
 def _finite(value):
     return value if math.isfinite(value) else None
-
-
-def parity_table(report: dict, output_dir: str | Path = "") -> str:
-    """The table that a person reads: one line for the Keras model, one for each artifact.
-
-    Args:
-        report: of `verify`; if there, its `images_from` names the images, its `files` the artifacts,
-            and the entries' `latency` adds columns.
-        output_dir: folder to show before the artifacts' names.
-    """
-    source = report.get("images_from", "images")
-    timed = any(entry.get("latency") for entry in report["formats"].values())
-    rows = [("", "size", "top-1", "largest logit difference", "", *(LATENCY_HEADERS if timed else ()))]
-    rows.append((f"{report['model']} (Keras)", "", _percent(report["top1"]), "", ""))
-    for name, entry in report["formats"].items():
-        row = (
-            str(Path(output_dir) / report.get("files", {}).get(name, TABLE[name].file_name)),
-            _megabytes(entry["bytes"]),
-            _percent(entry["top1"]),
-            difference_text(entry),
-            verdict(entry),
-        )
-        rows.append(row + latency_texts(entry) if timed else row)
-    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(rows[0]))]
-    lines = [f"{report['model']} on {report['images']} images, {source}"]
-    for row in rows:
-        cells = (
-            cell.ljust(width) if column in (0, 4) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
-        )
-        lines.append("  ".join(cells).rstrip())
-    lines += [
-        f"  {name}: {problem}" for name, entry in report["formats"].items() for problem in entry["problems"]
-    ]
-    return "\n".join(lines)
-
-
-LATENCY_HEADERS = ("batch 1", "batch 32", "memory")
-
-
-def latency_texts(entry: dict) -> tuple[str, str, str]:
-    """Milliseconds for one image and for 32, and the peak memory, of one format of a report."""
-    if not entry.get("latency"):
-        return ("-", "-", "-")
-    one, many = (f"{entry['latency'][batch]:.1f} ms" for batch in ("1", "32"))
-    return one, many, f"{entry['peak_memory'] / 2**20:,.0f} MiB"
-
-
-def verdict(entry: dict) -> str:
-    """ "equal" (every logit, to float32's rounding), "close" (less precise formats) or "DIFFERENT"."""
-    if not entry["equal"]:
-        return "DIFFERENT"
-    return "equal" if entry["tolerance"] == TOLERANCES["float32"] else "close"
-
-
-def difference_text(entry: dict) -> str:
-    """The difference of one format of a report, in the measure that decides about it."""
-    absolute, relative = entry["max_abs_logit_difference"], entry["max_relative_difference"]
-    if absolute is None or relative is None:
-        return "not finite"
-    if entry["tolerance"] == TOLERANCES["float32"]:
-        return f"{absolute:.1e} ({relative:.1e} relative)"
-    return f"{absolute:.1e} ({entry['rms_relative_difference']:.1e} rms)"
-
-
-def _percent(share):
-    return "-" if share is None else f"{100 * share:.2f} %"
-
-
-def _megabytes(size):
-    return f"{size / 1e6:.2f} MB"

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from helpers.export_networks import SMALL_CIFAR, photo_batches, serving, spec_of
 
-from keras_resnet.export.artifacts import FORMATS, TABLE, Options
-from keras_resnet.export.verification import parity_table, verify
+from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options
+from keras_resnet.export.pipeline import write_artifact
+from keras_resnet.export.report import parity_table
+from keras_resnet.export.verification import verify
 
 SPEC = spec_of("cifar_resnet20", SMALL_CIFAR)
 OPTIONS = Options(labels=tuple(f"class {index}" for index in range(10)))
@@ -17,7 +19,7 @@ OPTIONS = Options(labels=tuple(f"class {index}" for index in range(10)))
 def exported(tmp_path):
     model = serving(SPEC)
     return model, {
-        name: TABLE[name].write(model, tmp_path / TABLE[name].file_name, OPTIONS) for name in FORMATS
+        name: write_artifact(name, model, tmp_path / ARTIFACTS[name].file_name, OPTIONS) for name in FORMATS
     }
 
 
@@ -35,10 +37,10 @@ def changed(kernel):
 
 def assert_all_different(model, artifacts):
     report = verify(model, artifacts, photo_batches(SPEC), OPTIONS)
-    assert not report["equal"]
-    for name, entry in report["formats"].items():
-        assert not entry["equal"], name
-        assert entry["max_relative_difference"] > 1e-5, name
+    assert not report.equal
+    for name, entry in report.formats.items():
+        assert not entry.equal, name
+        assert entry.max_relative_difference > 1e-5, name
     assert parity_table(report).count("DIFFERENT") == 3
 
 
@@ -65,12 +67,12 @@ def test_the_label_order(exported, tmp_path):
     first, second, *others = OPTIONS.labels
     swapped = dataclasses.replace(OPTIONS, labels=(second, first, *others))
     artifacts = {
-        name: TABLE[name].write(model, tmp_path / "swapped" / TABLE[name].file_name, swapped)
+        name: write_artifact(name, model, tmp_path / "swapped" / ARTIFACTS[name].file_name, swapped)
         for name in FORMATS
     }
     report = verify(model, artifacts, photo_batches(SPEC), OPTIONS)
-    for name, entry in report["formats"].items():
-        assert not entry["equal"], name
-        assert entry["max_relative_difference"] <= 1e-5, name
-        assert any("class 1" in problem for problem in entry["problems"]), name
-    assert verify(model, artifacts, photo_batches(SPEC), swapped)["equal"]
+    for name, entry in report.formats.items():
+        assert not entry.equal, name
+        assert entry.max_relative_difference <= 1e-5, name
+        assert any("class 1" in problem for problem in entry.problems), name
+    assert verify(model, artifacts, photo_batches(SPEC), swapped).equal

@@ -16,8 +16,10 @@ from safetensors.numpy import save_file
 
 from keras_resnet.data import open_dataset
 from keras_resnet.errors import InputError
-from keras_resnet.export import pipeline
+from keras_resnet.export import images as image_sources
+from keras_resnet.export import pipeline, request
 from keras_resnet.export.artifacts import Options
+from keras_resnet.export.graph import fold
 from keras_resnet.export.images import sample_photos
 from keras_resnet.export.writers.tflite_metadata import read_labels
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
@@ -63,9 +65,9 @@ def toy_dataset(monkeypatch):
     def dataset_images(spec, dataset, data_dir, calibration_images):
         asked.append((dataset, data_dir))
         batches = [(images, np.arange(8))]
-        return pipeline.Images(batches, f"the test split of {dataset}", lambda: [images] * 8)
+        return image_sources.Images(batches, f"the test split of {dataset}", lambda: [images] * 8)
 
-    monkeypatch.setattr(pipeline, "_dataset_images", dataset_images)
+    monkeypatch.setattr(request, "dataset_images", dataset_images)
     return asked
 
 
@@ -126,7 +128,7 @@ def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
     card = (output / "MODEL_CARD.md").read_text()
     for expected in (
         "cifar_resnet20",
-        "| epochs | 3 |",
+        "| epochs            | 3 ",
         "9 digit 9",
         "Resize the shorter side of each image to 36 pixels (bicubic)",
         "Image.Resampling.BICUBIC",
@@ -160,21 +162,20 @@ def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
 
 
 def test_a_difference_is_reported(workdir, toy_dataset, monkeypatch, capsys):
-    """Artifacts of other weights than those that they are compared with."""
-    write = pipeline.TABLE["tflite"].write
+    """Artifacts of other weights than those that they are compared with; all are written from one graph."""
+    folded = []
 
-    def write_changed(model, path, options):
+    def fold_changed(model):
         bias = model.get_layer(SPEC.model).get_layer("predictions").bias
         bias.assign_add(np.full(10, 1.0))
-        try:
-            return write(model, path, options)
-        finally:
-            bias.assign_sub(np.full(10, 1.0))
+        folded.append(fold(model))
+        bias.assign_sub(np.full(10, 1.0))
+        return folded[-1]
 
-    changed = dataclasses.replace(pipeline.TABLE["tflite"], write=write_changed)
-    monkeypatch.setattr(pipeline, "TABLE", {**pipeline.TABLE, "tflite": changed})
-    assert pipeline.export_workdir(workdir, ["tflite"]) is False
-    assert "DIFFERENT" in capsys.readouterr().out
+    monkeypatch.setattr(pipeline, "fold", fold_changed)
+    assert pipeline.export_workdir(workdir, ["tflite", "onnx"]) is False
+    assert capsys.readouterr().out.count("DIFFERENT") == 2
+    assert len(folded) == 1
     assert json.loads((workdir / "export" / "parity.json").read_text())["equal"] is False
 
 
@@ -246,7 +247,7 @@ def tiny_resnet18(monkeypatch):
     """A zoo whose resnet18 is small, for weight files that describe no network; its tensors by classes."""
     row = MODELS["resnet18"].replace(**SMALL, input_size=48)
     monkeypatch.setitem(MODELS, "resnet18", row)
-    monkeypatch.setattr(pipeline, "measured", lambda *arguments: {})  # two processes, tested elsewhere
+    monkeypatch.setattr(pipeline, "time_artifact", lambda *arguments: {})  # two processes, tested elsewhere
     return lambda classes: state_dict(row.block, row.stage_depths, row.stage_filters, classes)
 
 
@@ -287,7 +288,7 @@ def test_published_weights_by_their_name(tiny_resnet18, name, side, interpolatio
     entry = get_entry(name, "resnet18")
     assert set(asked) == {(entry.url, entry.digest)}
     parity = json.loads((output / "parity.json").read_text())
-    assert (parity["evaluation_side"], parity["interpolation"]) == (side, interpolation)
+    assert (parity["resize"], parity["interpolation"]) == (side, interpolation)
     for file in parity["formats"].values():
         assert file["problems"] == []
 
@@ -377,7 +378,7 @@ def test_too_few_calibration_images(weights, tmp_path):
 def test_the_picture_shows_images_and_what_they_are_taken_for(tmp_path):
     from PIL import Image
 
-    from keras_resnet.export.predictions import draw_predictions
+    from keras_resnet.export.model_card import draw_predictions
 
     model = serving(SPEC)
     images = sample_photos(32, 32)
@@ -405,7 +406,7 @@ def test_a_report_that_is_not_ours(weights, tmp_path):
 
 def test_datasets_are_seen_as_the_weights_were_evaluated():
     """By the spec's own numbers, as Pillow resizes; the digits are 8x8, so that 36 pixels overshoot."""
-    images = pipeline._dataset_images(SPEC, "digits", None, 64)
+    images = image_sources.dataset_images(SPEC, "digits", None, 64)
     seen, labels = next(iter(images.batches))
     assert seen.shape[1:] == (32, 32, 3)
     assert seen.min() >= 0
@@ -431,14 +432,14 @@ def test_datasets_are_seen_as_the_weights_were_evaluated():
 def test_random_weights_are_finite_and_not_trivial(model):
     spec = spec_of(model, size=33, classes=10)
     images = spec.normalization(sample_photos(33, 33))
-    logits = np.asarray(pipeline.network_with_random_weights(spec)(images))
+    logits = np.asarray(request.network_with_random_weights(spec)(images))
     assert 0.01 < logits.std() < 1000
     assert np.ptp(logits, axis=0).max() > 0.01  # they depend on the image
 
 
 def test_what_cannot_be_timed_is_reported_all_the_same(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no ONNX")
-    assert pipeline.measured("onnx", tmp_path / "model.onnx", (32, 32, 3)) == {}
+    assert pipeline.time_artifact("onnx", tmp_path / "model.onnx", (32, 32, 3)) == {}
 
 
 def test_options_are_checked_before_anything_is_written():

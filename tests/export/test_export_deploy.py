@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from helpers.export_networks import SMALL_CIFAR, serving, spec_of
 
-from keras_resnet.export.artifacts import FORMATS, TABLE, Options
+from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options
 from keras_resnet.export.images import sample_photos
+from keras_resnet.export.pipeline import write_artifact
 
 PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 LABELS = tuple(f"class {index}" for index in range(10))
@@ -23,7 +24,7 @@ def here(tmp_path, monkeypatch):
 
     model = serving(spec_of("cifar_resnet20", SMALL_CIFAR, labels=LABELS))
     for name in FORMATS:
-        TABLE[name].write(model, tmp_path / TABLE[name].file_name, Options(labels=LABELS))
+        write_artifact(name, model, tmp_path / ARTIFACTS[name].file_name, Options(labels=LABELS))
     photo = sample_photos(100, 120)[0].astype("uint8")
     Image.fromarray(photo).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)

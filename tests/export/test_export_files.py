@@ -6,7 +6,8 @@ import keras
 import pytest
 
 from keras_resnet.errors import InputError
-from keras_resnet.export.artifacts import FORMATS, TABLE, Options, check_formats
+from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options, check_formats
+from keras_resnet.export.pipeline import write_artifact
 from keras_resnet.files import replacing, sha256, size, write_json
 
 
@@ -24,11 +25,11 @@ def tree(folder):
 
 @pytest.mark.parametrize("name", ["tflite", "onnx"])
 def test_our_artifact_is_replaced(tiny, name, tmp_path):
-    path = tmp_path / TABLE[name].file_name
-    assert TABLE[name].write(tiny, path, Options()) == path
+    path = tmp_path / ARTIFACTS[name].file_name
+    assert write_artifact(name, tiny, path, Options()) == path
     first = tree(tmp_path)
     tiny.layers[-2].bias.assign_add([1.0, 1.0])
-    TABLE[name].write(tiny, path, Options())
+    write_artifact(name, tiny, path, Options())
     second = tree(tmp_path)
     assert sorted(first) == sorted(second)
     assert first != second
@@ -37,10 +38,10 @@ def test_our_artifact_is_replaced(tiny, name, tmp_path):
 
 def test_a_new_saved_model_lies_beside_the_old(tiny, tmp_path):
     path = tmp_path / "saved_model"
-    assert TABLE["saved_model"].write(tiny, path, Options()) == path / "1"
+    assert write_artifact("saved_model", tiny, path, Options()) == path / "1"
     first = tree(path / "1")
     (path / "7").mkdir()  # another version, by whomever
-    assert TABLE["saved_model"].write(tiny, path, Options()) == path / "8"
+    assert write_artifact("saved_model", tiny, path, Options()) == path / "8"
     assert sorted(entry.name for entry in path.iterdir()) == ["1", "7", "8"]
     assert tree(path / "1") == first
 
@@ -63,11 +64,11 @@ def put_saved_model_with_notes(path):
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("put", [put_folder, put_file, put_saved_model_with_notes])
 def test_not_ours_is_refused(tiny, name, put, tmp_path):
-    path = tmp_path / TABLE[name].file_name
+    path = tmp_path / ARTIFACTS[name].file_name
     put(path)
     before = tree(tmp_path)
     with pytest.raises(InputError, match=r"was not written by an export|is not a folder of model versions"):
-        TABLE[name].write(tiny, path, Options())
+        write_artifact(name, tiny, path, Options())
     assert tree(tmp_path) == before
 
 
@@ -75,7 +76,7 @@ def test_not_ours_is_refused(tiny, name, put, tmp_path):
 def test_a_place_that_cannot_be_written(tiny, name, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
-        TABLE[name].write(tiny, tmp_path / "file" / "model", Options())
+        write_artifact(name, tiny, tmp_path / "file" / "model", Options())
 
 
 def test_a_failure_leaves_the_old_file(tmp_path):
@@ -103,7 +104,7 @@ def test_a_full_disk_leaves_nothing(tiny, name, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         with pytest.raises(InputError, match="cannot write"):
-            TABLE[name].write(tiny, tmp_path / "out" / "model", Options())
+            write_artifact(name, tiny, tmp_path / "out" / "model", Options())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -137,14 +138,14 @@ def test_unknown_layers_are_refused(tmp_path):
     model = keras.Model(images, {"logits": logits, "probabilities": keras.layers.Softmax()(logits)})
     for name in FORMATS:
         with pytest.raises(InputError, match="does not know layers like 'up_sampling2d', a UpSampling2D"):
-            TABLE[name].write(model, tmp_path / name, Options())
+            write_artifact(name, model, tmp_path / name, Options())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_flex_operators_are_noticed(tmp_path):
     import tensorflow as tf
 
-    from keras_resnet.export.runtimes import open_tflite
+    from keras_resnet.export.runtimes import open_artifact
 
     function = tf.function(
         lambda images: {"logits": tf.linalg.inv(images)[:, 0]},
@@ -155,7 +156,7 @@ def test_flex_operators_are_noticed(tmp_path):
     converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "source"))
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
     (tmp_path / "model.tflite").write_bytes(converter.convert())
-    with open_tflite(tmp_path / "model.tflite") as artifact:
+    with open_artifact("tflite", tmp_path / "model.tflite") as artifact:
         assert "Flex" in artifact.problems[0]
 
 

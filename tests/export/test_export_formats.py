@@ -17,8 +17,10 @@ from helpers.export_networks import (
 )
 
 from keras_resnet.errors import InputError
-from keras_resnet.export.artifacts import FORMATS, TABLE, Options
+from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options
 from keras_resnet.export.images import random_crops
+from keras_resnet.export.pipeline import write_artifact
+from keras_resnet.export.runtimes import open_artifact
 from keras_resnet.export.serving import network_for_export, serving_model
 from keras_resnet.export.verification import verify
 from keras_resnet.weights import save_weights
@@ -46,7 +48,7 @@ LABELS = tuple(f"class {index}" for index in range(10))
 
 
 def write_all(model, folder, options, names=FORMATS):
-    return {name: TABLE[name].write(model, folder / TABLE[name].file_name, options) for name in names}
+    return {name: write_artifact(name, model, folder / ARTIFACTS[name].file_name, options) for name in names}
 
 
 def check_parity(spec, folder):
@@ -54,14 +56,14 @@ def check_parity(spec, folder):
     options = Options(labels=LABELS if spec.classes == 10 else ())
     artifacts = write_all(model, folder, options)
     report = verify(model, artifacts, photo_batches(spec), options)
-    assert report["images"] == 8
-    assert list(report["formats"]) == list(FORMATS)
-    for name, entry in report["formats"].items():
-        assert entry["problems"] == [], name
-        assert entry["equal"], name
-        assert entry["max_relative_difference"] <= 1e-5, name
-        assert entry["top1_agreement"] == 1, name
-        assert entry["top1"] == report["top1"], name
+    assert report.images == 8
+    assert list(report.formats) == list(FORMATS)
+    for name, entry in report.formats.items():
+        assert entry.problems == [], name
+        assert entry.equal, name
+        assert entry.max_relative_difference <= 1e-5, name
+        assert entry.top1_agreement == 1, name
+        assert entry.top1 == report.top1, name
     return report
 
 
@@ -78,16 +80,16 @@ def test_full_networks_in_every_variant(network, tmp_path):
     check_every_variant(spec_of(name, overrides), tmp_path)
 
 
-def check_every_variant(spec, folder, model=None, names=tuple(TABLE)):
+def check_every_variant(spec, folder, model=None, names=tuple(ARTIFACTS)):
     model = model or serving(spec)
     options = Options(calibration=[random_crops(*spec.input_shape, 32)])
     artifacts = write_all(model, folder, options, names)
     report = verify(model, artifacts, photo_batches(spec), options)
-    assert set(report["formats"]) == set(names)
-    for name, entry in report["formats"].items():
-        assert entry["problems"] == [], name
-        assert entry["equal"], (name, entry)
-        assert entry["tolerance"] == TABLE[name].tolerance, name
+    assert set(report.formats) == set(names)
+    for name, entry in report.formats.items():
+        assert entry.problems == [], name
+        assert entry.equal, (name, entry)
+        assert entry.tolerance == ARTIFACTS[name].tolerance, name
 
 
 @pytest.mark.slow
@@ -116,7 +118,7 @@ def test_a_dilated_network(tmp_path):
     network.set_weights(with_stride.get_layer(spec.model).get_weights())
     assert network.get_layer("conv3_block1_0_pool").strides == (1, 1)
     names = [
-        name for name in TABLE if not name.startswith("saved_model")
+        name for name in ARTIFACTS if not name.startswith("saved_model")
     ]  # the source of TFLite files is one
     check_every_variant(spec, tmp_path, serving_model(network, spec.normalization), names)
 
@@ -140,9 +142,9 @@ def test_the_deepest_network_is_equal(tmp_path):
     """As a SavedModel, whose loading walks the graph; the converters take minutes for each format."""
     spec = spec_of("cifar_resnet1202")
     model = serving(spec, scale=0.05)  # 600 blocks would double their input's variance to infinity
-    path = TABLE["saved_model"].write(model, tmp_path / "saved_model", Options())
+    path = write_artifact("saved_model", model, tmp_path / "saved_model", Options())
     report = verify(model, {"saved_model": path}, photo_batches(spec))
-    assert report["equal"], report
+    assert report.equal, report
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +153,7 @@ def cifar(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cifar")
     spec = spec_of("cifar_resnet20", SMALL_CIFAR, normalization=PER_PIXEL)
     report = check_parity(spec, folder)
-    artifacts = {name: folder / TABLE[name].file_name for name in FORMATS}
+    artifacts = {name: folder / ARTIFACTS[name].file_name for name in FORMATS}
     artifacts["saved_model"] /= "1"
     return spec, serving(spec), artifacts, report
 
@@ -159,8 +161,8 @@ def cifar(tmp_path_factory):
 def test_the_report_describes_the_files(cifar):
     _, _, artifacts, report = cifar
     for name in ("tflite", "onnx"):
-        assert report["formats"][name]["bytes"] == artifacts[name].stat().st_size
-    assert len({entry["sha256"] for entry in report["formats"].values()}) == 3
+        assert report.formats[name].bytes == artifacts[name].stat().st_size
+    assert len({entry.sha256 for entry in report.formats.values()}) == 3
 
 
 @pytest.mark.parametrize("name", ["tflite", "onnx"])
@@ -168,7 +170,7 @@ def test_the_report_describes_the_files(cifar):
 def test_names_and_dynamic_batch(cifar, name, batch):
     spec, _, artifacts, _ = cifar
     images = np.random.default_rng(0).uniform(0, 255, (batch, *spec.input_shape)).astype("float32")
-    with TABLE[name].open(artifacts[name]) as artifact:
+    with open_artifact(name, artifacts[name]) as artifact:
         assert artifact.inputs == {"images": ("float32", (None, 32, 32, 3))}
         assert artifact.outputs == {
             "logits": ("float32", (None, 10)),

@@ -13,9 +13,9 @@ from test_export_formats import SMALL_NETWORKS
 
 from keras_resnet import __version__
 from keras_resnet.errors import InputError
-from keras_resnet.export.calibration import LEAST_IMAGES
+from keras_resnet.export.artifacts import LEAST_CALIBRATION_IMAGES, NEWEST_OPSET, OLDEST_OPSET, OPSET
 from keras_resnet.export.serving import serving_function
-from keras_resnet.export.writers.onnx import NEWEST_OPSET, OLDEST_OPSET, OPSET, to_onnx
+from keras_resnet.export.writers.onnx import to_onnx
 from keras_resnet.quiet import quiet
 
 NETWORKS = {**SMALL_NETWORKS, "cifar, per pixel": ("cifar_resnet20", SMALL_CIFAR, None)}
@@ -44,7 +44,7 @@ def photos(spec):
     return np.concatenate([images for images, _ in photo_batches(spec)]).astype("float32")
 
 
-def calibration(images, count=LEAST_IMAGES):
+def calibration(images, count=LEAST_CALIBRATION_IMAGES):
     """The photos and dimmer ones, in batches of unequal size."""
     factors = np.linspace(1, 0.5, -(-count // len(images)))
     several = np.concatenate([images * factor for factor in factors])[:count].astype("float32")

@@ -13,8 +13,9 @@ from helpers.export_networks import SMALL, SMALL_CIFAR, photo_batches, serving, 
 from PIL import Image
 
 from keras_resnet.errors import InputError
-from keras_resnet.export.artifacts import TABLE, Options
-from keras_resnet.export.saved_model_signatures import broken_signatures
+from keras_resnet.export.artifacts import Options
+from keras_resnet.export.check_signatures import broken_signatures
+from keras_resnet.export.pipeline import write_artifact
 from keras_resnet.export.serving import serving_function
 from keras_resnet.export.verification import verify
 from keras_resnet.export.writers.image_bytes import decode_batch
@@ -27,12 +28,16 @@ SPEC = spec_of("resnet18", SMALL, 48, classes=10)
 SIDE = 60
 
 
+def prepared(size, side, interpolation="bilinear"):
+    return Preprocessing(size, side, interpolation, Normalization.identity(3))
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """(Keras model, path of the version, its signatures)."""
     path = tmp_path_factory.mktemp("saved_model") / "name"
     model = serving(SPEC)
-    version = to_saved_model(model, path, {"model": "x"}, labels=LABELS, evaluation_side=SIDE)
+    version = to_saved_model(model, path, {"model": "x"}, labels=LABELS, preprocessing=prepared(48, SIDE))
     return model, version, tf.saved_model.load(str(version)).signatures
 
 
@@ -139,8 +144,8 @@ def test_bytes_are_prepared_as_for_published_weights(interpolation, side):
 def test_bytes_are_resized_by_the_interpolation_of_the_weights(tmp_path):
     """What `verify` asks compares the signature with the same interpolation, and finds another one out."""
     spec = spec_of("cifar_resnet20", SMALL_CIFAR)
-    model, options = serving(spec), Options(evaluation_side=40, interpolation="bicubic")
-    path = TABLE["saved_model"].write(model, tmp_path / "name", options)
+    model, options = serving(spec), Options(preprocessing=prepared(32, 40, "bicubic"))
+    path = write_artifact("saved_model", model, tmp_path / "name", options)
     signatures = tf.saved_model.load(str(path)).signatures
 
     def call(signature, inputs):
@@ -152,12 +157,10 @@ def test_bytes_are_resized_by_the_interpolation_of_the_weights(tmp_path):
 
     images = photo_batches(spec)[0][0]
     for interpolation, broken in (("bicubic", []), ("bilinear", ["classify_bytes"])):
-        options = Options(evaluation_side=40, interpolation=interpolation)
+        options = Options(preprocessing=prepared(32, 40, interpolation))
         artifact = types.SimpleNamespace(call=call)
         problems = broken_signatures(artifact, model, serving_function(model), images, options, 1e-5)
         assert [problem.split()[2] for problem in problems] == broken
-    with pytest.raises(InputError, match="unknown interpolation 'cubic'; did you mean bicubic"):
-        to_saved_model(model, tmp_path / "other", interpolation="cubic")
 
 
 def uint16_png():
@@ -234,17 +237,15 @@ def test_names_that_few_images_show_are_compared_too(precision, tmp_path):
     spec = spec_of("cifar_resnet20", SMALL_CIFAR, classes=50)
     model, name = serving(spec), "saved_model" if precision == "float32" else f"saved_model_{precision}"
     labels = ("crane", "crane", "Käse", *(f"class {index}" for index in range(47)))
-    path = TABLE[name].write(model, tmp_path / "name", Options(labels=labels))
+    path = write_artifact(name, model, tmp_path / "name", Options(labels=labels))
     report = verify(model, {name: path}, photo_batches(spec), Options(labels=labels))
-    assert report["formats"][name]["problems"] == []
+    assert report.formats[name].problems == ()
     probabilities = np.concatenate([model(images)["probabilities"] for images, _ in photo_batches(spec)])
     last, before = probabilities.max(0)[3:].argsort()[:2] + 3
     swapped = list(labels)
     swapped[last], swapped[before] = swapped[before], swapped[last]
-    problems = verify(model, {name: path}, photo_batches(spec), Options(labels=tuple(swapped)))["formats"][
-        name
-    ]
-    assert any("its signature labels gives" in problem for problem in problems["problems"])
+    problems = verify(model, {name: path}, photo_batches(spec), Options(labels=tuple(swapped)))
+    assert any("its signature labels gives" in problem for problem in problems.formats[name].problems)
 
 
 def test_labels_must_be_as_many_as_the_classes(tmp_path):
@@ -307,11 +308,11 @@ def test_saved_model_cli(exported, tmp_path):
 
 def test_bfloat16(exported, tmp_path):
     model, version, _ = exported
-    path = TABLE["saved_model_bfloat16"].write(model, tmp_path / "b", Options(labels=LABELS))
+    path = write_artifact("saved_model_bfloat16", model, tmp_path / "b", Options(labels=LABELS))
     report = verify(model, {"saved_model_bfloat16": path}, photo_batches(SPEC), Options(labels=LABELS))
-    entry = report["formats"]["saved_model_bfloat16"]
-    assert entry["equal"], entry
-    assert 1e-4 < entry["rms_relative_difference"] < 0.02
+    entry = report.formats["saved_model_bfloat16"]
+    assert entry.equal, entry
+    assert 1e-4 < entry.rms_relative_difference < 0.02
     halves, wholes = ((folder / "saved_model.pb").stat().st_size for folder in (path, version))
     assert halves < 0.6 * wholes
     with pytest.raises(InputError, match="unknown precision of a SavedModel 'int8'"):

@@ -22,13 +22,16 @@ from helpers.export_networks import (
 
 from keras_resnet import __version__
 from keras_resnet.errors import InputError
+from keras_resnet.export import graph
+from keras_resnet.export.artifacts import IO_DTYPES, precisions
 from keras_resnet.export.graph import fold
 from keras_resnet.export.images import sample_photos
 from keras_resnet.export.writers import tflite as module
 from keras_resnet.export.writers.tensorflow_ops import weight_arrays
-from keras_resnet.export.writers.tflite import IO_DTYPES, PRECISIONS, to_tflite
+from keras_resnet.export.writers.tflite import to_tflite
 from keras_resnet.export.writers.tflite_metadata import read_labels
 
+PRECISIONS = precisions("tflite")
 NETWORKS = {
     "basic A": ("resnet18", {**SMALL, "shortcut": "A"}, 48, None),
     "basic B": ("resnet18", SMALL, 48, None),
@@ -109,22 +112,22 @@ def test_float32_is_equal_and_lean(name, tmp_path):
     np.testing.assert_allclose(results["probabilities"], reference["probabilities"], atol=1e-5)
 
     folded = fold(model)
-    kinds = collections.Counter(operation.kind for operation in folded.operations)
+    kinds = collections.Counter(type(node) for node in folded.nodes)
     # Zeros before a stride stay an operation of their own; around other convolutions they are "SAME".
-    pads = kinds["pad_channels"] + sum(
-        any(map(any, op.attributes.get("padding", ()))) and (op.kind == "pad" or max(op.strides) > 1)
-        for op in folded.operations
+    pads = kinds[graph.PadChannels] + sum(
+        any(map(any, getattr(node, "padding", ()))) and (isinstance(node, graph.Pad) or max(node.strides) > 1)
+        for node in folded.nodes
     )
     found = operators(path)
-    assert found.pop("STRIDED_SLICE", 0) + found.pop("MAX_POOL_2D", 0) == kinds["max_pool"]
+    assert found.pop("STRIDED_SLICE", 0) + found.pop("MAX_POOL_2D", 0) == kinds[graph.MaxPool]
     assert found == collections.Counter(
         {
             # Of the per-pixel normalization the std of 1 is left out.
-            "MUL": kinds["affine"] - (spec.normalization is PER_PIXEL),
-            "ADD": kinds["add"] + kinds["affine"],
-            "CONV_2D": kinds["conv"],
+            "MUL": kinds[graph.Affine] - (spec.normalization is PER_PIXEL),
+            "ADD": kinds[graph.Add] + kinds[graph.Affine],
+            "CONV_2D": kinds[graph.Conv],
             "PAD": pads,
-            "AVERAGE_POOL_2D": kinds["average_pool"],
+            "AVERAGE_POOL_2D": kinds[graph.AveragePool],
             "MEAN": 1,
             "FULLY_CONNECTED": 1,
             "SOFTMAX": 1,
@@ -151,7 +154,7 @@ def test_later_families_at_odd_sizes(name, precision, tmp_path):
     assert relative_errors(results, reference)[0] <= BOUNDS[precision][0]
 
     # A grouped convolution is one operator, with a scale a channel where it is quantized.
-    convolutions = [op for op in fold(model).operations if op.kind == "conv"]
+    convolutions = [node for node in fold(model).nodes if isinstance(node, graph.Conv)]
     kernels = [kernel for kernel, _ in weights_of(path, "CONV_2D")]
     assert len(kernels) == len(convolutions)
     found = collections.Counter(tuple(kernel.shape) for kernel in kernels)

@@ -9,9 +9,10 @@ from helpers.export_networks import SMALL_CIFAR, photo_batches, serving, spec_of
 
 from keras_resnet.errors import InputError
 from keras_resnet.export import verification as verify_module
-from keras_resnet.export.artifacts import Format
+from keras_resnet.export.artifacts import ArtifactKind
+from keras_resnet.export.report import parity_table
 from keras_resnet.export.runtimes import Artifact, RunError
-from keras_resnet.export.verification import parity_table, verify
+from keras_resnet.export.verification import verify
 from keras_resnet.files import write_json
 
 SPEC = spec_of("cifar_resnet20", SMALL_CIFAR)
@@ -40,9 +41,10 @@ def verify_function(model, monkeypatch, tmp_path):
         def opened(path):
             yield Artifact(inputs, outputs, run, "function 1.0")
 
-        promise = lambda model, options: (INPUTS, OUTPUTS)  # noqa: E731
-        function = Format("function", "float32", "artifact", None, opened, promise, tolerance)
-        monkeypatch.setattr(verify_module, "TABLE", {"function": function})
+        function = ArtifactKind("function", "float32" if tolerance == 1e-5 else "int8", tolerance)
+        monkeypatch.setattr(verify_module, "ARTIFACTS", {"function": function})
+        monkeypatch.setattr(verify_module, "open_artifact", lambda format, path: opened(path))
+        monkeypatch.setattr(verify_module, "expected_signature", lambda *arguments: (INPUTS, OUTPUTS))
         batches = photo_batches(SPEC) if batches is None else batches
         return verify(model, {"function": tmp_path / "artifact"}, batches)
 
@@ -60,18 +62,18 @@ def with_logits(logits):
 
 def test_equal(verify_function):
     report = verify_function()
-    entry = report["formats"]["function"]
-    assert report["equal"]
-    assert entry["equal"]
-    assert entry["images"] == report["images"] == 8
-    assert entry["top1"] == report["top1"]
+    entry = report.formats["function"]
+    assert report.equal
+    assert entry.equal
+    assert entry.images == report.images == 8
+    assert entry.top1 == report.top1
     assert "equal" in parity_table(report)
 
 
 def test_no_labels_no_top1(verify_function):
     report = verify_function(batches=[(images, None) for images, _ in photo_batches(SPEC)])
-    assert report["top1"] is None
-    assert report["formats"]["function"]["top1"] is None
+    assert report.top1 is None
+    assert report.formats["function"].top1 is None
     assert "%" not in parity_table(report)
 
 
@@ -80,7 +82,7 @@ def test_labels_are_counted(verify_function, model):
     best = model(images)["logits"].numpy().argmax(-1)
     labels = np.where(np.arange(8) < 6, best, (best + 1) % 10)
     report = verify_function(batches=[(images[:3], labels[:3]), (images[3:], labels[3:])])
-    assert report["top1"] == report["formats"]["function"]["top1"] == 0.75
+    assert report.top1 == report.formats["function"].top1 == 0.75
 
 
 @pytest.mark.parametrize(("relative", "equal"), [(0.5e-5, True), (2e-5, False)])
@@ -93,9 +95,9 @@ def test_tolerance(verify_function, model, relative, equal):
     images = np.concatenate([images for images, _ in photo_batches(SPEC)])
     largest = float(np.abs(model(images)["logits"].numpy()).max())
     report = verify_function(change)
-    entry = report["formats"]["function"]
-    assert entry["max_relative_difference"] == pytest.approx(relative, rel=0.2)
-    assert entry["equal"] is report["equal"] is equal
+    entry = report.formats["function"]
+    assert entry.max_relative_difference == pytest.approx(relative, rel=0.2)
+    assert entry.equal is report.equal is equal
 
 
 @pytest.mark.parametrize(("relative", "verdict"), [(0.04, "close"), (0.06, "DIFFERENT")])
@@ -105,9 +107,9 @@ def test_less_precise_formats_are_judged_by_all_their_logits(verify_function, re
         return with_logits(results["logits"].astype("float64") * (1 + relative))
 
     report = verify_function(change, tolerance=0.05)
-    entry = report["formats"]["function"]
-    assert entry["rms_relative_difference"] == pytest.approx(relative, rel=1e-3)
-    assert report["equal"] is (verdict == "close")
+    entry = report.formats["function"]
+    assert entry.rms_relative_difference == pytest.approx(relative, rel=1e-3)
+    assert report.equal is (verdict == "close")
     assert verdict in parity_table(report)
 
 
@@ -121,11 +123,11 @@ def test_not_finite_is_different(verify_function, tmp_path, value):
 
     with np.errstate(invalid="ignore"):
         report = verify_function(change)
-    entry = report["formats"]["function"]
-    assert not entry["equal"]
-    assert entry["max_abs_logit_difference"] is None
+    entry = report.formats["function"]
+    assert not entry.equal
+    assert entry.max_abs_logit_difference is None
     assert "DIFFERENT" in parity_table(report)
-    write_json(tmp_path / "parity.json", report)
+    write_json(tmp_path / "parity.json", report.to_json())
     assert json.loads((tmp_path / "parity.json").read_text())["equal"] is False
 
 
@@ -147,8 +149,8 @@ def refuses_batches(results, images):
 )
 def test_broken_answers(verify_function, change, problem):
     report = verify_function(change)
-    assert not report["equal"]
-    assert any(problem in sentence for sentence in report["formats"]["function"]["problems"])
+    assert not report.equal
+    assert any(problem in sentence for sentence in report.formats["function"].problems)
     assert problem in parity_table(report)
 
 
@@ -163,8 +165,8 @@ def test_broken_answers(verify_function, change, problem):
 )
 def test_broken_promises(verify_function, described):
     report = verify_function(**described)
-    assert not report["equal"]
-    assert report["formats"]["function"]["problems"]
+    assert not report.equal
+    assert report.formats["function"].problems
 
 
 def test_no_images(verify_function):
@@ -180,5 +182,5 @@ def test_a_model_that_diverged_is_not_equal(verify_function, model):
         report = verify_function()
     finally:
         bias.assign(before)
-    assert not report["equal"]
-    assert report["formats"]["function"]["problems"] == ["the Keras model's own logits are not finite"]
+    assert not report.equal
+    assert report.formats["function"].problems == ("the Keras model's own logits are not finite",)

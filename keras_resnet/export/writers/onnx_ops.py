@@ -5,11 +5,29 @@ weights of ResNet-152 are 240 MB.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from keras_resnet.errors import InputError
-from keras_resnet.export.graph import Network, Operation
+from keras_resnet.export.graph import (
+    NO_PADDING,
+    Add,
+    Affine,
+    AveragePool,
+    Conv,
+    Dense,
+    Graph,
+    Input,
+    MaxPool,
+    Mean,
+    Node,
+    Pad,
+    PadChannels,
+    Padding,
+    Relu,
+    Softmax,
+)
 from keras_resnet.export.serving import BATCH, INPUT
 
 # Names of the other axes, where they are of any size.
@@ -26,17 +44,17 @@ class _Tensor:
 
 
 def write_graph(
-    network: Network,
+    graph: Graph,
     opset: int,
     layout: str = "nhwc",
     io_dtype: str = "float32",
     precision: str = "float32",
     dynamic_size: bool = False,
 ) -> "onnx.ModelProto":  # noqa: F821 (onnx is loaded when it is needed)
-    """Puts a network's operations and weights into an ONNX model.
+    """Converts a folded network and its weights to an ONNX model.
 
     Args:
-        network: of `fold`.
+        graph: the folded network.
         opset: version of the operator set, 13 or later.
         layout: of the input: "nhwc" (batch, height, width, channels) or "nchw".
         io_dtype: of the input: "float32" or "uint8".
@@ -52,26 +70,26 @@ def write_graph(
     """
     import onnx
 
-    writer = _Writer(onnx, network, layout, io_dtype, precision)
-    for op in network.operations:
-        tensors = [writer.tensors[name] for name in op.inputs]
-        writer.tensors[op.name] = getattr(writer, op.kind)(op, *tensors)
+    writer = _Writer(onnx, graph, layout, io_dtype, precision)
+    for node in graph.nodes:
+        tensors = [writer.tensors[name] for name in node.inputs]
+        writer.tensors[node.name] = writer.write(node, *tensors)
 
     opsets = [onnx.helper.make_opsetid("", opset)]
     model = writer.model
     # The oldest that knows the operators, so that older runtimes read the file.
     model.ir_version = onnx.helper.find_min_ir_version_for(opsets)
     model.opset_import.extend(opsets)
-    model.graph.name = network.name
-    height, width, channels = network.input_shape
+    model.graph.name = graph.name
+    height, width, channels = graph.input_shape
     if dynamic_size:
         height = width = None
     height, width = height or HEIGHT, width or WIDTH
     shape = (height, width, channels) if layout == "nhwc" else (channels, height, width)
     model.graph.input.append(_value_info(onnx, INPUT, io_dtype, (BATCH, *shape)))
-    for output, name in network.outputs.items():
+    for output, name in graph.outputs.items():
         writer.give_output(output, writer.tensors[name])
-        model.graph.output.append(_value_info(onnx, output, "float32", (BATCH, network.classes)))
+        model.graph.output.append(_value_info(onnx, output, "float32", (BATCH, graph.classes)))
     return model
 
 
@@ -84,15 +102,15 @@ def _type(onnx, dtype: str) -> int:
 
 
 class _Writer:
-    """One method a kind of `Operation`.
+    """Writes each type of `Node`.
 
-    A node has the name of its operation and so has its output; weights and helping nodes are called
-    after it with a slash, which Keras allows in no layer's name.
+    An ONNX node and its output have the name of the graph's node; weights and auxiliary nodes have that
+    name with a slash, which Keras allows in no layer's name, and a suffix.
     """
 
-    def __init__(self, onnx, network: Network, layout: str, io_dtype: str, precision: str):
+    def __init__(self, onnx, graph: Graph, layout: str, io_dtype: str, precision: str):
         self._onnx, self._layout, self._io_dtype, self._precision = onnx, layout, io_dtype, precision
-        self._names = _tensor_names(network)
+        self._names = _tensor_names(graph)
         self.model = onnx.ModelProto()
         self.tensors: dict[str, _Tensor] = {}
 
@@ -117,15 +135,15 @@ class _Writer:
             raise InputError(f"{name} holds numbers up to {largest:.3g}, too large for float16")
         return self._constant(name, converted)
 
-    def _cast(self, op: Operation, x: _Tensor, dtype: str, suffix: str = "cast") -> _Tensor:
+    def _cast(self, node: Node, x: _Tensor, dtype: str, suffix: str = "cast") -> _Tensor:
         if x.dtype == dtype:
             return x
-        name = self._node("Cast", f"{op.name}/{suffix}", [x.name], to=_type(self._onnx, dtype))
+        name = self._node("Cast", f"{node.name}/{suffix}", [x.name], to=_type(self._onnx, dtype))
         return dataclasses.replace(x, name=name, dtype=dtype)
 
-    def _unchanged_kind(self, kind: str, op: Operation, x: _Tensor, **attributes) -> _Tensor:
+    def _unchanged_kind(self, kind: str, node: Node, x: _Tensor, **attributes) -> _Tensor:
         """A node whose output has the kind of its input."""
-        return dataclasses.replace(x, name=self._node(kind, op.name, [x.name], **attributes))
+        return dataclasses.replace(x, name=self._node(kind, node.name, [x.name], **attributes))
 
     def give_output(self, output: str, x: _Tensor) -> None:
         """Makes `x` the graph's output of this name, which it already is unless something shares it."""
@@ -134,97 +152,116 @@ class _Writer:
         elif x.name != output:
             self._node("Identity", f"{output}/output", [x.name], output)
 
-    def input(self, op):
+    @functools.singledispatchmethod
+    def write(self, node: Node, *tensors: _Tensor) -> _Tensor:
+        """Adds a node of the graph, given its inputs; returns its output."""
+        raise TypeError(f"{node!r} has no ONNX operator")
+
+    @write.register
+    def _(self, node: Input) -> _Tensor:
         x = INPUT
         if self._layout == "nhwc":
             # Of the images, which have the fewest channels; and of bytes, where they are bytes.
             x = self._node("Transpose", f"{INPUT}/nchw", [x], perm=[0, 3, 1, 2])
-        return self._cast(op, _Tensor(x, self._io_dtype), "float32", "float32")
+        return self._cast(node, _Tensor(x, self._io_dtype), "float32", "float32")
 
-    def affine(self, op, x):
-        scale, offset = (_broadcastable(value, x.spatial) for value in (op.scale, op.offset))
-        scale = self._weight(f"{op.name}/scale", scale, x.dtype)
-        offset = self._weight(f"{op.name}/offset", offset, x.dtype)
-        scaled = self._node("Mul", f"{op.name}/scaled", [x.name, scale])
-        return dataclasses.replace(x, name=self._node("Add", op.name, [scaled, offset]))
+    @write.register
+    def _(self, node: Affine, x: _Tensor) -> _Tensor:
+        scale, offset = (_broadcastable(value, x.spatial) for value in (node.scale, node.offset))
+        scale = self._weight(f"{node.name}/scale", scale, x.dtype)
+        offset = self._weight(f"{node.name}/offset", offset, x.dtype)
+        scaled = self._node("Mul", f"{node.name}/scaled", [x.name, scale])
+        return dataclasses.replace(x, name=self._node("Add", node.name, [scaled, offset]))
 
-    def conv(self, op, x):
-        x = self._cast(op, x, self._precision)
-        kernel = self._weight(f"{op.name}/kernel", op.kernel.transpose(3, 2, 0, 1), x.dtype)
-        bias = self._weight(f"{op.name}/bias", op.bias, x.dtype)
+    @write.register
+    def _(self, node: Conv, x: _Tensor) -> _Tensor:
+        x = self._cast(node, x, self._precision)
+        kernel = self._weight(f"{node.name}/kernel", node.kernel.transpose(3, 2, 0, 1), x.dtype)
+        bias = self._weight(f"{node.name}/bias", node.bias, x.dtype)
         name = self._node(
             "Conv",
-            op.name,
+            node.name,
             [x.name, kernel, bias],
-            kernel_shape=op.kernel.shape[:2],
-            strides=op.strides,
-            dilations=op.dilations,
-            pads=_pads(op.padding),
-            group=op.groups,
+            kernel_shape=node.kernel.shape[:2],
+            strides=node.strides,
+            dilations=node.dilations,
+            pads=_pads(node.padding),
+            group=node.groups,
         )
         return dataclasses.replace(x, name=name)
 
-    def relu(self, op, x):
-        return self._unchanged_kind("Relu", op, x)
+    @write.register
+    def _(self, node: Relu, x: _Tensor) -> _Tensor:
+        return self._unchanged_kind("Relu", node, x)
 
-    def add(self, op, x, y):
+    @write.register
+    def _(self, node: Add, x: _Tensor, y: _Tensor) -> _Tensor:
         if x.dtype != y.dtype:
-            x, y = self._cast(op, x, "float32", "cast_1"), self._cast(op, y, "float32", "cast_2")
-        return dataclasses.replace(x, name=self._node("Add", op.name, [x.name, y.name]))
+            x, y = self._cast(node, x, "float32", "cast_1"), self._cast(node, y, "float32", "cast_2")
+        return dataclasses.replace(x, name=self._node("Add", node.name, [x.name, y.name]))
 
-    def max_pool(self, op, x):
-        padding = op.padding
-        if any(max(sides) >= size for sides, size in zip(padding, op.size, strict=True)):
+    @write.register
+    def _(self, node: MaxPool, x: _Tensor) -> _Tensor:
+        padding = node.padding
+        if any(max(sides) >= size for sides, size in zip(padding, node.size, strict=True)):
             # ONNX Runtime refuses windows that see nothing but padding.
-            x, padding = self._pad(f"{op.name}/pad", x, padding), ((0, 0), (0, 0))
+            x, padding = self._pad(f"{node.name}/pad", x, padding), NO_PADDING
         # A window of one pixel subsamples: the layout that ONNX Runtime blocks by channels has a
         # kernel for it, while a Slice would make it reorder the tensor twice.
         return self._unchanged_kind(
-            "MaxPool", op, x, kernel_shape=op.size, strides=op.strides, pads=_pads(padding)
+            "MaxPool", node, x, kernel_shape=node.size, strides=node.strides, pads=_pads(padding)
         )
 
-    def average_pool(self, op, x):
+    @write.register
+    def _(self, node: AveragePool, x: _Tensor) -> _Tensor:
         # Not as numbers, because with images of any size nobody knows them yet.
-        pads = {"auto_pad": "SAME_UPPER", "count_include_pad": 0} if op.same else {}
-        return self._unchanged_kind("AveragePool", op, x, kernel_shape=op.size, strides=op.strides, **pads)
+        pads = {"auto_pad": "SAME_UPPER", "count_include_pad": 0} if node.same else {}
+        return self._unchanged_kind(
+            "AveragePool", node, x, kernel_shape=node.size, strides=node.strides, **pads
+        )
 
-    def pad(self, op, x):
-        return self._pad(op.name, x, op.padding)
+    @write.register
+    def _(self, node: Pad, x: _Tensor) -> _Tensor:
+        return self._pad(node.name, x, node.padding)
 
-    def pad_channels(self, op, x):
-        return self._pad(op.name, x, ((0, 0), (0, 0)), (op.before, op.after))
+    @write.register
+    def _(self, node: PadChannels, x: _Tensor) -> _Tensor:
+        return self._pad(node.name, x, NO_PADDING, (node.before, node.after))
 
-    def _pad(self, name: str, x: _Tensor, padding, channels: tuple[int, int] = (0, 0)) -> _Tensor:
+    def _pad(self, name: str, x: _Tensor, padding: Padding, channels: tuple[int, int] = (0, 0)) -> _Tensor:
         begins, ends = zip((0, 0), channels, *padding, strict=True)
         pads = self._constant(f"{name}/pads", np.array((*begins, *ends), "int64"))
         return dataclasses.replace(x, name=self._node("Pad", name, [x.name, pads]))
 
-    def mean(self, op, x):
-        x = self._cast(op, x, "float32")
-        pooled = self._node("GlobalAveragePool", f"{op.name}/pool", [x.name])
-        return _Tensor(self._node("Flatten", op.name, [pooled], axis=1), spatial=False)
+    @write.register
+    def _(self, node: Mean, x: _Tensor) -> _Tensor:
+        x = self._cast(node, x, "float32")
+        pooled = self._node("GlobalAveragePool", f"{node.name}/pool", [x.name])
+        return _Tensor(self._node("Flatten", node.name, [pooled], axis=1), spatial=False)
 
-    def dense(self, op, x):
-        x = self._cast(op, x, "float32")
-        kernel = self._weight(f"{op.name}/kernel", op.kernel, "float32")
-        bias = self._weight(f"{op.name}/bias", op.bias, "float32")
-        return dataclasses.replace(x, name=self._node("Gemm", op.name, [x.name, kernel, bias]))
+    @write.register
+    def _(self, node: Dense, x: _Tensor) -> _Tensor:
+        x = self._cast(node, x, "float32")
+        kernel = self._weight(f"{node.name}/kernel", node.kernel, "float32")
+        bias = self._weight(f"{node.name}/bias", node.bias, "float32")
+        return dataclasses.replace(x, name=self._node("Gemm", node.name, [x.name, kernel, bias]))
 
-    def softmax(self, op, x):
-        x = self._cast(op, x, "float32")
-        return self._unchanged_kind("Softmax", op, x, axis=1 if x.spatial else -1)
+    @write.register
+    def _(self, node: Softmax, x: _Tensor) -> _Tensor:
+        x = self._cast(node, x, "float32")
+        return self._unchanged_kind("Softmax", node, x, axis=1 if x.spatial else -1)
 
 
-def _tensor_names(network: Network) -> dict[str, str]:
-    """The tensor that each operation gives: its own name, unless the signature needs that one."""
-    names = {op_name: output for output, op_name in network.outputs.items()}
-    taken = {INPUT, *network.outputs}
-    for op in network.operations:
-        if op.name not in names:
-            name = op.name
+def _tensor_names(graph: Graph) -> dict[str, str]:
+    """Returns the name of each node's output tensor: the node's own, unless the signature needs that one."""
+    names = {name: output for output, name in graph.outputs.items()}
+    taken = {INPUT, *graph.outputs}
+    for node in graph.nodes:
+        if node.name not in names:
+            name = node.name
             while name in taken:
                 name += "_"
-            names[op.name] = name
+            names[node.name] = name
             taken.add(name)
     return names
 

@@ -1,4 +1,4 @@
-"""An ONNX model in 8 bits, by ONNX Runtime's static quantizer."""
+"""Quantizes an ONNX model to 8 bits with ONNX Runtime's static quantizer."""
 
 import contextlib
 import logging
@@ -8,18 +8,27 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.export.graph import Network
+from keras_resnet.export.graph import (
+    Add,
+    AveragePool,
+    Dense,
+    Graph,
+    MaxPool,
+    Pad,
+    PadChannels,
+    Relu,
+)
 from keras_resnet.export.serving import INPUT
 from keras_resnet.quiet import quiet
 
-BATCH_SIZE = 8  # of calibration: bounds the memory for activations
-# The normalization and the softmax stay float32, and so does the mean: they cost nothing.
-QUANTIZED_KINDS = ("conv", "relu", "add", "max_pool", "average_pool", "pad", "pad_channels", "dense")
+BATCH_SIZE = 8  # for calibration; bounds the memory for activations
+# The normalization, the mean and the softmax stay float32: they cost nothing.
+QUANTIZED_NODES = (Dense, Relu, Add, MaxPool, AveragePool, Pad, PadChannels)  # convolutions are `Dense`
 
 
 def quantize(
     proto: "onnx.ModelProto",  # noqa: F821
-    network: Network,
+    graph: Graph,
     batches: list[np.ndarray],
     layout: str,
     io_dtype: str,
@@ -28,11 +37,11 @@ def quantize(
     """Quantizes weights and activations, with QuantizeLinear and DequantizeLinear in the graph.
 
     Args:
-        proto: of `write_graph`, float32; is emptied, so that its weights are not held twice.
-        network: that `proto` was written from.
-        batches: of `calibration.calibration_batches`.
-        layout: of the input of `proto`.
-        io_dtype: of the input of `proto`.
+        proto: the float32 model; it is emptied, so that its weights are not in memory twice.
+        graph: the graph that `proto` was written from.
+        batches: the calibration images, see `check_calibration`.
+        layout: layout of the input of `proto`.
+        io_dtype: dtype of the input of `proto`.
         folder: for temporary files; the caller removes it.
 
     Returns:
@@ -41,10 +50,10 @@ def quantize(
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    names = [op.name for op in network.operations if op.kind in QUANTIZED_KINDS]
+    names = [node.name for node in graph.nodes if isinstance(node, QUANTIZED_NODES)]
     kinds = sorted({node.op_type for node in proto.graph.node if node.name in names})
     source, target = folder / "float32.onnx", folder / "int8.onnx"
-    # Says that ONNX Runtime's preprocessing has run, which would fold what is folded already.
+    # Marks ONNX Runtime's preprocessing as done: it would fold what is folded already.
     onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
     source.write_bytes(proto.SerializeToString())
     name, ir_version, opset = proto.graph.name, proto.ir_version, proto.opset_import[0].version
@@ -67,7 +76,7 @@ def quantize(
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
         )
     quantized = onnx.load(target)
-    # The quantizer leaves its own notes: shapes of tensors, its name, newer versions than needed.
+    # The quantizer leaves traces: shapes of tensors, its name, newer versions than needed.
     for field in ("value_info", "doc_string"):
         quantized.graph.ClearField(field)
     for field in ("metadata_props", "opset_import", "doc_string"):
@@ -78,7 +87,7 @@ def quantize(
 
 
 class _Reader:
-    """Gives ONNX Runtime one batch after another."""
+    """Feeds the calibration images to ONNX Runtime."""
 
     def __init__(self, batches: list[np.ndarray], layout: str, io_dtype: str):
         self._feeds = self._read(batches, layout, io_dtype)
@@ -100,7 +109,7 @@ class _Reader:
 
 @contextlib.contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Where `tempfile` puts files: the quantizer asks it, and leaves no choice."""
+    """Lets `tempfile`, which the quantizer uses, put files into `folder`."""
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield
@@ -110,7 +119,7 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_new_log_handlers() -> Iterator[None]:
-    """`logging.info` gives the root logger a handler for good if it has none, and the quantizer calls it."""
+    """Keeps the quantizer's `logging.info` from adding a handler to the root logger."""
     handler = logging.NullHandler()
     logging.getLogger().addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""The serving model as a TensorFlow SavedModel, in the layout of TensorFlow Serving."""
+"""Writes TensorFlow SavedModels, in the layout of TensorFlow Serving."""
 
 import contextlib
 import json
@@ -7,51 +7,48 @@ from pathlib import Path
 
 import keras
 
-from keras_resnet.errors import InputError, unknown_name
-from keras_resnet.export.graph import Network, fold
+from keras_resnet.errors import InputError
+from keras_resnet.export.artifacts import check_choice, precisions
+from keras_resnet.export.graph import Conv, Graph, fold
 from keras_resnet.export.serving import INPUT, LOGITS, PROBABILITIES, SIGNATURE, UINT8_SIGNATURE
 from keras_resnet.export.writers.image_bytes import decode_batch
 from keras_resnet.export.writers.tensorflow_ops import FEATURES, compute, weight_arrays
 from keras_resnet.export.writers.tflite_metadata import check_labels
 from keras_resnet.files import replacing
-from keras_resnet.images.preprocessing import INTERPOLATIONS
+from keras_resnet.images.preprocessing import Preprocessing
 from keras_resnet.quiet import quiet
 
-PRECISIONS = ("float32", "bfloat16")
 CLASSIFY_BYTES = "classify_bytes"
 LABELS = "labels"
 TOP = 5  # classes that `classify_bytes` names
 
-# Weights of up to so many bytes are constants, others are variables. oneDNN brings a constant kernel into
-# its own layout once, a variable one in every call: for one image, a fifth to a third of the time. But
+# Weights of up to this many bytes become constants, others variables. oneDNN converts a constant kernel to
+# its own layout once, a variable in every call: for one image, a fifth to a third of the time. But
 # TensorFlow copies constants from graph to graph, 25 times their size in memory before the first answer.
-# Both are fused with their bias, ReLU and addition, but for one trap: the addition of a constant bias of
-# zeros, as an untrained network has, is dropped from the graph, and then nothing is fused.
+# Both are fused with their bias, ReLU and addition, with one exception: the addition of a constant bias of
+# zeros, which untrained networks have, is dropped from the graph, and then nothing is fused.
 CONSTANT_BYTES = 2**27
 
 
 def to_saved_model(
-    model: keras.Model,
+    model: keras.Model | Graph,
     path: str | Path,
     metadata: Mapping[str, str] | None = None,
     *,
     precision: str = "float32",
     labels: tuple[str, ...] = (),
-    evaluation_side: int | None = None,
-    interpolation: str = "bilinear",
+    preprocessing: Preprocessing | None = None,
 ) -> Path:
-    """Writes a new version of a model that plain TensorFlow loads without Keras or this package.
+    """Writes a new version of a model, which TensorFlow loads without Keras or this package.
 
     Args:
-        model: of `serving_model`.
-        path: the folder of the model's versions, as TensorFlow Serving wants it; made if need be.
+        model: made by `serving_model`, or folded by `graph.fold`.
+        path: the folder of the model's versions, as TensorFlow Serving expects it; created if missing.
         metadata: strings by name, kept in the file `metadata.json` among the version's assets.
         precision: of the convolutions, "float32" or "bfloat16"; inputs and outputs are float32.
         labels: class names in the order of the logits; without them `classify_bytes` gives numbers.
-        evaluation_side: pixels to which `classify_bytes` resizes an image's shorter side before it cuts
-            out the centre; None resizes the whole image. It is left out where the network's input is
-            not a square of a fixed size.
-        interpolation: of that resizing, "bilinear" or "bicubic".
+        preprocessing: how `classify_bytes` resizes and crops an image; None resizes whole images
+            bilinearly. The signature is left out where the network's input is not a square of a fixed size.
 
     Returns:
         The version's folder, `path/1`, or the next free number. Its signatures, for any batch size:
@@ -65,22 +62,19 @@ def to_saved_model(
         - `features`: float32 `images` to `features`, float32 (batch, channels), the pooled last map.
 
     Raises:
-        InputError: something else lies at `path`, or it cannot be written.
+        InputError: something else exists at `path`, or it cannot be written.
     """
     import tensorflow as tf
 
-    if precision not in PRECISIONS:
-        raise unknown_name("precision of a SavedModel", precision, PRECISIONS)
-    if interpolation not in INTERPOLATIONS:
-        raise unknown_name("interpolation", interpolation, INTERPOLATIONS)
-    network = fold(model)
-    check_labels(tuple(labels), network.classes)
+    check_choice("precision of a SavedModel", precision, precisions("saved_model"))
+    graph = fold(model)
+    check_labels(tuple(labels), graph.classes)
     path = Path(path)
     _check_is_ours(path)
     version = path / str(_next_version(path))
     with _removed_if_empty(path), replacing(version, lambda found: False) as temporary:
-        module = _module(tf, network, precision, labels, evaluation_side, interpolation)
-        # Assets lie where they are until TensorFlow has copied them.
+        module = _module(tf, graph, precision, labels, preprocessing)
+        # Assets must exist until TensorFlow has copied them.
         assets = temporary.with_name("assets")
         assets.mkdir()
         for name, text in _assets(metadata or {}, labels).items():
@@ -89,7 +83,7 @@ def to_saved_model(
         try:
             with quiet():
                 tf.saved_model.save(module, str(temporary), signatures=module.signatures_to_save)
-        except tf.errors.OpError as error:  # TensorFlow's own word for what the disk refuses
+        except tf.errors.OpError as error:  # how TensorFlow reports a full disk
             raise InputError(f"cannot write {path}: {error.message}") from error
     return version
 
@@ -106,7 +100,7 @@ def _next_version(path: Path) -> int:
 
 
 def _check_is_ours(path: Path) -> None:
-    """Refuses a file, and a folder that holds anything but versions."""
+    """Raises `InputError` for a file, and for a folder that holds anything but versions."""
     entries = list(path.iterdir()) if path.is_dir() else []
     strangers = [entry for entry in entries if not entry.name.isdecimal() and not entry.name.startswith(".")]
     if (path.exists() and not path.is_dir()) or strangers:
@@ -118,7 +112,7 @@ def _check_is_ours(path: Path) -> None:
 
 @contextlib.contextmanager
 def _removed_if_empty(path: Path) -> Iterator[None]:
-    """After a failure, leaves no folder behind that was made for a first version."""
+    """Removes the folder after a failure if it is empty."""
     try:
         yield
     except BaseException:
@@ -134,14 +128,14 @@ def _assets(metadata, labels) -> dict[str, str]:
     return assets
 
 
-def _module(tf, network: Network, precision: str, labels, evaluation_side, interpolation):
-    """The signatures: no Keras object, and nothing nested that loading would have to walk."""
+def _module(tf, graph: Graph, precision: str, labels: tuple[str, ...], preprocessing: Preprocessing | None):
+    """Returns the module with the signatures; without Keras objects, nothing is nested."""
     module = tf.Module()
     dtypes = {
-        op.name: tf.as_dtype(precision if op.kind == "conv" else "float32").as_numpy_dtype
-        for op in network.operations
+        node.name: tf.as_dtype(precision if isinstance(node, Conv) else "float32").as_numpy_dtype
+        for node in graph.nodes
     }
-    arrays = {key: array.astype(dtypes[key[0]], copy=False) for key, array in weight_arrays(network).items()}
+    arrays = {key: array.astype(dtypes[key[0]], copy=False) for key, array in weight_arrays(graph).items()}
     if sum(array.nbytes for array in arrays.values()) <= CONSTANT_BYTES:
 
         def weight(*key):
@@ -153,11 +147,11 @@ def _module(tf, network: Network, precision: str, labels, evaluation_side, inter
         def weight(*key):
             return tf.convert_to_tensor(variables[key])
 
-    shape = (None, *network.input_shape)
+    shape = (None, *graph.input_shape)
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
     def outputs(images):
-        return compute(network, images, weight, precision)
+        return compute(graph, images, weight, precision)
 
     def classify(images):
         results = outputs(tf.cast(images, tf.float32))
@@ -172,16 +166,18 @@ def _module(tf, network: Network, precision: str, labels, evaluation_side, inter
         UINT8_SIGNATURE: signature(classify, shape, tf.uint8, INPUT),
         FEATURES: signature(lambda images: {FEATURES: outputs(images)[FEATURES]}, shape, tf.float32, INPUT),
     }
-    # One tensor that all functions capture, so that `labels` tells what `classify_bytes` answers.
-    names = tf.constant(labels or [str(index) for index in range(network.classes)])
+    # One tensor for all functions, so that `labels` lists the names that `classify_bytes` returns.
+    names = tf.constant(labels or [str(index) for index in range(graph.classes)])
     list_labels = tf.function(lambda: {LABELS: tf.identity(names)}, input_signature=[], autograph=False)
     signatures[LABELS] = list_labels.get_concrete_function()
-    height, width, channels = network.input_shape
+    height, width, channels = graph.input_shape
     if height is not None and height == width and channels in (1, 3):
+        side = preprocessing.resize if preprocessing else None
+        interpolation = preprocessing.interpolation if preprocessing else "bilinear"
 
         def classify_bytes(image_bytes):
-            images = decode_batch(image_bytes, height, evaluation_side, channels, interpolation)
-            values, indices = tf.math.top_k(outputs(images)[PROBABILITIES], min(TOP, network.classes))
+            images = decode_batch(image_bytes, height, side, channels, interpolation)
+            values, indices = tf.math.top_k(outputs(images)[PROBABILITIES], min(TOP, graph.classes))
             return {"classes": tf.gather(names, indices), PROBABILITIES: values}
 
         signatures[CLASSIFY_BYTES] = signature(classify_bytes, (None,), tf.string, "image_bytes")

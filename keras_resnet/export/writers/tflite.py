@@ -1,4 +1,4 @@
-"""The serving model as a TFLite file, in float32 or quantized."""
+"""Writes TFLite files, in float32 or quantized."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resnet.errors import InputError, unknown_name
-from keras_resnet.export.calibration import calibration_batches
-from keras_resnet.export.graph import Network, fold
+from keras_resnet.errors import InputError
+from keras_resnet.export.artifacts import IO_DTYPES, check_calibration, check_choice, precisions
+from keras_resnet.export.graph import Graph, fold
 from keras_resnet.export.serving import INPUT, OUTPUTS, SIGNATURE
 from keras_resnet.export.writers.tensorflow_ops import compute, weight_arrays
 from keras_resnet.export.writers.tflite_metadata import check_labels, write_with_metadata
@@ -16,12 +16,9 @@ from keras_resnet.files import replacing, starts_with
 from keras_resnet.models.graph import recursion_limit
 from keras_resnet.quiet import quiet
 
-PRECISIONS = ("float32", "float16", "dynamic", "int8")
-IO_DTYPES = ("float32", "uint8")
-
 
 def to_tflite(
-    model: keras.Model,
+    model: keras.Model | Graph,
     path: str | Path,
     metadata: Mapping[str, str] | None = None,
     *,
@@ -30,10 +27,10 @@ def to_tflite(
     calibration: Iterable[np.ndarray] | None = None,
     labels: Sequence[str] = (),
 ) -> Path:
-    """Writes a TFLite file of built-in operators only: it runs in the plain interpreter everywhere.
+    """Writes a TFLite file that needs built-in operators only, so the plain interpreter runs it.
 
     Args:
-        model: of `serving_model`.
+        model: made by `serving_model`, or folded by `graph.fold`.
         path: the file; a TFLite file there is replaced.
         metadata: strings to keep in the file, see `write_with_metadata`.
         precision: "float32"; "float16", weights in float16; "dynamic", weights in int8 and activations
@@ -52,43 +49,42 @@ def to_tflite(
     Raises:
         InputError: an unknown precision or dtype, too few calibration images or images of another
             shape, labels that do not fit, a network that needs an operator that TFLite lacks (it would
-            need TensorFlow's "Flex" operators), something else at `path`, or no way to write it.
+            need TensorFlow's "Flex" operators), another file at `path`, or one that cannot be written.
     """
     import tensorflow as tf
 
-    for kind, name, known in (("precision", precision, PRECISIONS), ("io_dtype", io_dtype, IO_DTYPES)):
-        if name not in known:
-            raise unknown_name(kind, name, known)
-    network = fold(model)
+    check_choice("precision", precision, precisions("tflite"))
+    check_choice("io_dtype", io_dtype, IO_DTYPES)
+    graph = fold(model)
     labels = tuple(labels)
-    check_labels(labels, network.classes)
-    metadata = {"model": model.name, "classes": str(network.classes), **(metadata or {})}
-    images = _calibration_images(calibration, network.input_shape) if precision == "int8" else None
+    check_labels(labels, graph.classes)
+    metadata = {"model": graph.name, "classes": str(graph.classes), **(metadata or {})}
+    images = _calibration_images(calibration, graph.input_shape) if precision == "int8" else None
     with replacing(path, starts_with(b"TFL3")) as temporary:
         # Integer files are made from a function of float32; the converter turns its ends into bytes.
         function_input = io_dtype if images is None else "float32"
         source = temporary.with_name("source")
         try:
-            _write_source(network, source, function_input)
-        except tf.errors.OpError as error:  # TensorFlow's own word for what the disk refuses
+            _write_source(graph, source, function_input)
+        except tf.errors.OpError as error:  # how TensorFlow reports a full disk
             raise InputError(f"cannot write {path}: {error.message}") from error
         content = _convert(source, precision, io_dtype, images, path)
         write_with_metadata(content, temporary, metadata, labels)
     return Path(path)
 
 
-def _write_source(network: Network, path: Path, input_dtype: str) -> None:
+def _write_source(graph: Graph, path: Path, input_dtype: str) -> None:
     """A SavedModel for the converter, which reads weights from its files, not through Python."""
     import tensorflow as tf
 
     module = tf.Module()
-    variables = {key: tf.Variable(array, trainable=False) for key, array in weight_arrays(network).items()}
+    variables = {key: tf.Variable(array, trainable=False) for key, array in weight_arrays(graph).items()}
     module.model_variables = list(variables.values())
-    signature = [tf.TensorSpec((None, *network.input_shape), input_dtype, name=INPUT)]
+    signature = [tf.TensorSpec((None, *graph.input_shape), input_dtype, name=INPUT)]
 
     @tf.function(input_signature=signature, autograph=False)
     def serve(images):
-        results = compute(network, images, lambda operation, attribute: variables[operation, attribute])
+        results = compute(graph, images, lambda node, attribute: variables[node, attribute])
         return {name: results[name] for name in OUTPUTS}
 
     with quiet(), recursion_limit():
@@ -125,7 +121,7 @@ def _calibration_images(batches: Iterable[np.ndarray] | None, shape: tuple) -> l
     """All images as bytes (an integer network sees no more of them), with both ends of the scale."""
     images = [
         image
-        for batch in calibration_batches(batches, shape)
+        for batch in check_calibration(batches, shape)
         for image in np.rint(np.clip(batch, 0, 255)).astype(np.uint8)
     ]
     # With pixels 0 and 255 among the images, the input's scale is 1 and a raw byte is its own code.

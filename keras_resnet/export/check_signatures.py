@@ -1,4 +1,4 @@
-"""Holds a SavedModel's further signatures against the Keras model: bytes in, labels out, features."""
+"""Compares the other signatures of a SavedModel with the Keras model: uint8, bytes, labels, features."""
 
 from collections.abc import Callable
 
@@ -27,15 +27,15 @@ def broken_signatures(
     """Runs `serving_uint8`, `features` and `classify_bytes` on a few images.
 
     Args:
-        artifact: opened; one with a single signature has nothing that could be broken.
-        model: of `serving_model`.
-        serve: of `serving_function` for it.
+        artifact: the opened artifact; with a single signature there is nothing to check.
+        model: made by `serving_model`.
+        serve: its `serving_function`.
         images: float32 (batch, height, width, channels), raw pixels 0-255.
-        options: that the artifact was written with.
+        options: what the artifact was written with.
         tolerance: largest allowed difference, over the largest reference value.
 
     Returns:
-        What differs from the Keras model or from the options, as sentences.
+        The differences from the Keras model or from the options, as sentences.
     """
     if artifact.call is None:
         return []
@@ -77,9 +77,11 @@ def _classify_bytes(call, model, serve, pixels, options, tolerance):
     files = np.array([tf.io.encode_png(image).numpy() for image in pixels])
     answers = call(CLASSIFY_BYTES, {"image_bytes": files})
     size, channels = model.input_shape[1], model.input_shape[3]
-    colours = pixels if channels == 3 else np.repeat(pixels, 3, -1)  # as a PNG is decoded
-    side, interpolation = options.evaluation_side, options.interpolation
-    views = [evaluation_view(tf.constant(image), side, size, channels, interpolation) for image in colours]
+    colors = pixels if channels == 3 else np.repeat(pixels, 3, -1)  # as a PNG is decoded
+    preprocessing = options.preprocessing
+    side = preprocessing.resize if preprocessing else None
+    interpolation = preprocessing.interpolation if preprocessing else "bilinear"
+    views = [evaluation_view(tf.constant(image), side, size, channels, interpolation) for image in colors]
     probabilities = serve(np.stack(views))[PROBABILITIES].numpy()
     count = min(TOP, probabilities.shape[-1])
     best = np.sort(probabilities, -1)[:, ::-1][:, :count]

@@ -1,0 +1,214 @@
+"""Opens an exported file in its own runtime, in a process that cannot import Keras or this package.
+
+Run by `keras_resnet.processes.Worker`, with the specification {"runtime": ..., "path": ...}. It serves
+`call` (a signature with given tensors), `run` (images as raw pixels), `time` and `peak_memory`. Arrays are
+exchanged as .npz files.
+"""
+
+import dataclasses
+import importlib.metadata
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from keras_resnet.processes import cores, resident_memory, serve
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+_BLOCKED = ("keras", "keras_resnet", "tf_keras", "export")
+_SIGNATURE = "serving_default"
+
+Tensors = dict[str, Any]  # names to NumPy arrays
+
+
+@dataclasses.dataclass
+class _Opened:
+    """A file in its runtime.
+
+    Attributes:
+        version: name and version of the runtime.
+        signatures: by name, {"inputs": {name: (dtype, shape)}, "outputs": ...}; None is an axis of any size.
+        call: runs a signature on arrays of the described types.
+        details: what else the parent process wants to know, as JSON values.
+        channels_first: whether the images are (batch, channels, height, width).
+        finish: turns the outputs of `call` into float32.
+    """
+
+    version: str
+    signatures: dict[str, dict[str, dict[str, tuple[str, list]]]]
+    call: Callable[[str, Tensors], Tensors]
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    channels_first: bool = False
+    finish: Callable[[Tensors], Tensors] = lambda tensors: tensors
+
+
+def _open_saved_model(path):
+    import tensorflow as tf
+
+    signatures = tf.saved_model.load(path).signatures
+
+    def describe(specs):
+        return {name: (spec.dtype.name, spec.shape.as_list()) for name, spec in specs.items()}
+
+    described = {
+        name: {
+            "inputs": describe(function.structured_input_signature[1]),
+            "outputs": describe(function.structured_outputs),
+        }
+        for name, function in signatures.items()
+    }
+
+    def call(signature, inputs):
+        results = signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
+        return {name: value.numpy() for name, value in results.items()}
+
+    return _Opened(f"tensorflow {tf.__version__}", described, call)
+
+
+def _open_tflite(path):
+    import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.interpreter import Interpreter
+
+    with open(path, "rb") as file:
+        model = schema.Model.GetRootAs(file.read(), 0)
+    codes = [model.OperatorCodes(index).CustomCode() for index in range(model.OperatorCodesLength())]
+    runner = Interpreter(path, num_threads=len(cores())).get_signature_runner(_SIGNATURE)
+    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+
+    def describe(details):
+        return {
+            name: (
+                np.dtype(detail["dtype"]).name,
+                [None if size == -1 else int(size) for size in detail["shape_signature"]],
+            )
+            for name, detail in details.items()
+        }
+
+    def dequantize(results):
+        floats = {}
+        for name, value in results.items():
+            scale, zero = outputs[name]["quantization"]
+            floats[name] = (value.astype("float32") - zero) * np.float32(scale) if scale else value
+        return floats
+
+    return _Opened(
+        f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}",
+        {_SIGNATURE: {"inputs": describe(inputs), "outputs": describe(outputs)}},
+        lambda signature, tensors: runner(**tensors),
+        {"custom_operators": sorted({code.decode() for code in codes if code})},
+        finish=dequantize,
+    )
+
+
+def _open_onnx(path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    dtypes = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(uint8)": "uint8"}
+
+    def describe(tensors):
+        return {
+            tensor.name: (
+                dtypes.get(tensor.type, tensor.type),
+                [size if isinstance(size, int) else None for size in tensor.shape],
+            )
+            for tensor in tensors
+        }
+
+    inputs, outputs = describe(session.get_inputs()), describe(session.get_outputs())
+    return _Opened(
+        f"onnxruntime {onnxruntime.__version__}",
+        {_SIGNATURE: {"inputs": inputs, "outputs": outputs}},
+        lambda signature, tensors: dict(zip(outputs, session.run(list(outputs), tensors), strict=True)),
+        {"metadata": metadata},
+        _is_channels_first(inputs) if "layout" not in metadata else metadata["layout"] == "nchw",
+    )
+
+
+def _open_openvino(path):
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    request = compiled.create_infer_request()
+    (given,) = compiled.inputs
+    shape = [None if size.is_dynamic else size.get_length() for size in given.partial_shape]
+    inputs = {given.any_name: (given.element_type.to_dtype().name, shape)}
+
+    def call(signature, tensors):
+        results = request.infer(list(tensors.values()))
+        return {output.any_name: results[output] for output in compiled.outputs}
+
+    described = {_SIGNATURE: {"inputs": inputs, "outputs": {}}}
+    version = f"openvino {openvino.__version__}"
+    return _Opened(version, described, call, channels_first=_is_channels_first(inputs))
+
+
+def _is_channels_first(inputs: dict[str, tuple[str, list]]) -> bool:
+    ((_, shape),) = inputs.values()
+    return len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (1, 3, 4)
+
+
+_RUNTIMES = {
+    "saved_model": _open_saved_model,
+    "tflite": _open_tflite,
+    "onnx": _open_onnx,
+    "openvino": _open_openvino,
+}
+
+
+def _prepare(spec):
+    for name in [name for name in sys.modules if name.partition(".")[0] in _BLOCKED]:
+        del sys.modules[name]
+    sys.modules.update(dict.fromkeys(_BLOCKED))  # None makes an import fail
+    sys.setrecursionlimit(20_000)
+    import numpy as np
+
+    opened = _RUNTIMES[spec["runtime"]](spec["path"])
+
+    def images_to_inputs(images):
+        ((name, (dtype, _)),) = opened.signatures[_SIGNATURE]["inputs"].items()
+        if opened.channels_first:
+            images = images.transpose(0, 3, 1, 2)
+        if dtype == "uint8":
+            images = np.rint(images)
+        return {name: np.ascontiguousarray(images, dtype)}
+
+    def call(signature, inputs, outputs):
+        with np.load(inputs) as arrays:
+            given = dict(arrays)
+        if signature is None:
+            results = opened.finish(opened.call(_SIGNATURE, images_to_inputs(given["images"])))
+        else:
+            results = opened.call(signature, given)
+        # NumPy writes Python's byte strings only as pickles.
+        texts = {name: value for name, value in results.items() if value.dtype == object}
+        for name, value in texts.items():
+            results[name] = np.array([text.decode() for text in value.flat], str).reshape(value.shape)
+        np.savez(outputs, **results)
+
+    def time_calls(shape, calls=None, seconds=1.0):
+        """Seconds of each call with random images, after one warm-up call."""
+        images = np.random.default_rng(0).integers(0, 256, shape, "uint8").astype("float32")
+        inputs, times = images_to_inputs(images), []
+        opened.call(_SIGNATURE, inputs)
+        begun = time.perf_counter()
+        while len(times) < (calls or 3) or (calls is None and time.perf_counter() - begun < seconds):
+            before = time.perf_counter()
+            opened.call(_SIGNATURE, inputs)
+            times.append(time.perf_counter() - before)
+        return times
+
+    ready = {"version": opened.version, "signatures": opened.signatures, **opened.details}
+    functions = {"call": call, "time": time_calls, "peak_memory": lambda: resident_memory(peak=True)}
+    return ready, functions
+
+
+if __name__ == "__main__":
+    serve(_prepare)

@@ -1,0 +1,199 @@
+"""What an export is asked for: read and checked before anything is written."""
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.errors import InputError
+from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options, check_calibration, check_formats
+from keras_resnet.export.images import Images, dataset_images, photo_images
+from keras_resnet.export.model_card import Origin
+from keras_resnet.export.serving import network_for_export
+from keras_resnet.run_folder import RunFolder
+from keras_resnet.weights import ModelSpec, open_weights
+
+CALIBRATION_IMAGES = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportRequest:
+    """The arguments of `python -m export`.
+
+    Attributes:
+        workdir: folder of a run with `model.weights.h5` and `recipe.json`; or
+        model: name of a network, with
+        weights: a weight file, native or converted; the name of pretrained weights; or "none" for random
+            weights, whose size and speed are those of any others.
+        classes: width of the last layer. Default: the file's, or the network's own.
+        formats: names of `FORMATS`, as a list or separated by commas.
+        precision: names of `PRECISIONS`, likewise.
+        output_dir: default `workdir/export`, or `exported/MODEL`.
+        dataset: to verify on. Default: the recipe's; without a run, scikit-learn's two photos.
+        data_dir: folder of the datasets.
+        calibration_images: number of images from the dataset's training split, or crops of the photos,
+            for int8.
+        options: see `Options`.
+        artifacts: keys of `ARTIFACTS`, from `formats` and `precision`.
+    """
+
+    workdir: str | Path | None = None
+    model: str | None = None
+    weights: str | Path | None = None
+    classes: int | None = None
+    formats: str | Iterable[str] = FORMATS
+    precision: str | Iterable[str] = "float32"
+    output_dir: str | Path | None = None
+    dataset: str | None = None
+    data_dir: str | None = None
+    calibration_images: int = CALIBRATION_IMAGES
+    options: Options = dataclasses.field(default_factory=Options)
+    artifacts: tuple[str, ...] = dataclasses.field(init=False, default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "artifacts", check_formats(self.formats, self.precision))
+        if self.calibration_images < 1:
+            raise InputError(f"calibration_images must be at least 1; got {self.calibration_images}")
+
+    @property
+    def command(self) -> str:
+        """The command line of this request."""
+        kinds = [ARTIFACTS[name] for name in self.artifacts]
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["formats"] = ",".join(dict.fromkeys(kind.format for kind in kinds))
+        values["precision"] = ",".join(dict.fromkeys(kind.precision for kind in kinds))
+        values |= values.pop("options").choices
+        del values["artifacts"]
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        defaults |= {"formats": ",".join(FORMATS), **Options().choices}
+        flags = [f"--{name}={value}" for name, value in values.items() if value != defaults[name]]
+        return shlex.join(["python", "-m", "export", *flags])
+
+    def source(self) -> "Source":
+        """Opens the run or the weights.
+
+        Raises:
+            InputError: they are missing or damaged, or contradict the request or each other.
+        """
+        if self.workdir is not None:
+            return self._run()
+        if self.model is None or self.weights is None:
+            raise InputError("an export needs a workdir, or a model and weights")
+        # Refuses an unknown name before any file is read.
+        default = ModelSpec.default(self.model, self.classes)
+        output_dir = Path(self.output_dir or Path("exported") / self.model)
+        if str(self.weights) == "none":
+            load = lambda: network_with_random_weights(default)  # noqa: E731
+            return Source(default, load, output_dir, self._images(default, self.dataset))
+        file = open_weights(self.weights, self.model)
+        is_native = file.kind == "native"
+        # A native file without a description does not say its classes.
+        spec = default if is_native and file.described is None else file.spec
+        for option, given, found in (
+            ("model", self.model, spec.model),
+            ("classes", self.classes, spec.classes),
+        ):
+            if given is not None and given != found:
+                raise InputError(f"--{option}={given}, but {self.weights} has weights of {option} {found}")
+        origin = None if is_native else Origin.of(file.path, file.entry)
+        images = self._images(spec, self.dataset)
+        return Source(spec, lambda: network_for_export(spec, file), output_dir, images, origin=origin)
+
+    def _run(self) -> "Source":
+        folder = RunFolder(self.workdir)
+        if not folder.path.is_dir():
+            raise InputError(f"there is no workdir {folder.path}")
+        if not folder.weights.is_file():
+            name = folder.weights.name
+            raise InputError(f"{folder.path} holds no {name}; train first, or give another --workdir")
+        recipe, file = folder.read_recipe(), open_weights(folder.weights)
+        spec = file.described
+        if spec is None:
+            path = folder.weights
+            raise InputError(f"{path} does not say what it belongs to; use --model=NAME --weights={path}")
+        if recipe["model"] != spec.model:
+            raise InputError(
+                f"{folder.path}: the recipe is of {recipe['model']}, the weights are of {spec.model}"
+            )
+        images = self._images(spec, self.dataset or recipe["dataset"])
+        output_dir = Path(self.output_dir or folder.path / "export")
+        return Source(spec, lambda: network_for_export(spec, file), output_dir, images, recipe=recipe)
+
+    def _images(self, spec: ModelSpec, dataset: str | None) -> Images:
+        if dataset:
+            return dataset_images(spec, dataset, self.data_dir, self.calibration_images)
+        return photo_images(spec, self.calibration_images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The network that a request is about.
+
+    Attributes:
+        spec: description of the network.
+        load: builds the network with its weights.
+        output_dir: where to write.
+        images: to verify and calibrate on.
+        recipe: of the training, for the model card.
+        origin: of weights that were trained elsewhere.
+    """
+
+    spec: ModelSpec
+    load: Callable[[], keras.Model]
+    output_dir: Path
+    images: Images
+    recipe: Mapping[str, Any] | None = None
+    origin: Origin | None = None
+
+
+def complete_options(
+    options: Options, spec: ModelSpec, artifacts: Iterable[str], images: Images, origin: Origin | None
+) -> Options:
+    """Returns the options with what the network, its weights and its images determine.
+
+    Raises:
+        InputError: too few calibration images for int8.
+    """
+    scale, offset = spec.normalization.as_scale_and_offset()
+    metadata = {
+        "model": spec.model,
+        "classes": str(spec.classes),
+        "normalization": json.dumps({"inside": True, "scale": scale, "offset": offset}),
+    }
+    if origin is not None:
+        metadata = {"license": origin.license or "NOASSERTION", **metadata}  # SPDX for "unknown"
+    calibration = None
+    if any(ARTIFACTS[name].precision == "int8" for name in artifacts):
+        calibration = check_calibration(images.calibration(), spec.input_shape)
+    return dataclasses.replace(
+        options,
+        metadata=metadata,
+        labels=spec.labels,
+        preprocessing=spec.preprocessing,
+        calibration=calibration,
+    )
+
+
+def network_with_random_weights(spec: ModelSpec) -> keras.Model:
+    """Returns a network to measure size and speed with: finite at every depth, and with no bias of zero.
+
+    Residual branches are scaled down, else each block would double the variance. Shifts are random,
+    because exporters and runtimes drop additions of zero, which no trained network has.
+    """
+    keras.utils.set_random_seed(0)
+    random, network = np.random.default_rng(0), network_for_export(spec)
+    last = {"basic": "_2_bn", "bottleneck": "_3_bn", "preactivation": "_3_conv"}[spec.config.block]
+    for layer in network.layers:
+        normalizes = isinstance(layer, keras.layers.BatchNormalization)
+        if normalizes or (isinstance(layer, keras.layers.Conv2D) and layer.use_bias):
+            shift = layer.beta if normalizes else layer.bias
+            shift.assign(random.normal(0, 0.1, shift.shape))
+        if spec.config.shortcut is not None and layer.name.endswith(last):
+            gain = layer.gamma if normalizes else layer.kernel
+            gain.assign(0.2 * gain)
+    return network
