@@ -1,4 +1,4 @@
-"""Checkpoints: one HDF5 file of named arrays and a few numbers, whole or absent, checked by digest."""
+"""Checkpoints: HDF5 files of named arrays and a few numbers, written atomically, with a digest."""
 
 import dataclasses
 import hashlib
@@ -17,12 +17,12 @@ _NAME = re.compile(r"step-(\d{9})\.h5")
 
 
 class BrokenCheckpoint(Exception):
-    """A checkpoint file is truncated or its content is not what was written."""
+    """A checkpoint file is truncated or damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on.
+    """What a run needs to resume.
 
     Attributes:
         step: optimizer steps done.
@@ -36,21 +36,21 @@ class Checkpoint:
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """The file of step `step`."""
+    """Returns the file of step `step`."""
     return folder / f"step-{step:09d}.h5"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first."""
+    """Lists the checkpoints of a folder, oldest first."""
     return sorted(path for path in Path(folder).glob("step-*.h5") if _NAME.fullmatch(path.name))
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Writes a checkpoint, reads it back, and then drops all but the newest `keep`.
+    """Writes a checkpoint, reads it back, and then deletes all but the newest `keep`.
 
     Raises:
-        OSError: it cannot be written; the checkpoints that were there are untouched.
-        BrokenCheckpoint: what was written cannot be read back.
+        OSError: it cannot be written; existing checkpoints are untouched.
+        BrokenCheckpoint: the file cannot be read back.
     """
     path = path_of(folder, checkpoint.step)
     # Composed in memory: on a full disk the HDF5 library crashes where Python's files raise OSError.
@@ -73,7 +73,7 @@ def load(path: Path) -> Checkpoint:
     """Reads and checks a checkpoint.
 
     Raises:
-        BrokenCheckpoint: it is truncated, or differs from what was written.
+        BrokenCheckpoint: it is truncated or damaged.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -94,11 +94,11 @@ def load(path: Path) -> Checkpoint:
 
 
 def load_newest(folder: Path, report) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None if the folder has none at all.
+    """Loads the newest intact checkpoint; None if the folder has none at all.
 
     Args:
         folder: may be missing.
-        report: called with one line for each broken file that is passed over.
+        report: called with one line for each broken file that is skipped.
 
     Raises:
         InputError: there are checkpoints, and all are broken.
@@ -110,7 +110,7 @@ def load_newest(folder: Path, report) -> Checkpoint | None:
         except BrokenCheckpoint as error:
             report(f"warning: {error}; using the one before")
     if paths:
-        raise InputError(f"every checkpoint in {folder} is broken; delete the folder to start anew")
+        raise InputError(f"every checkpoint in {folder} is broken; delete the folder to start again")
     return None
 
 

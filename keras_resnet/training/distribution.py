@@ -1,4 +1,4 @@
-"""The machine: which devices and workers train together. All that is TensorFlow's about it."""
+"""Wraps `tf.distribute`: the devices and workers that train together."""
 
 import faulthandler
 import functools
@@ -17,12 +17,12 @@ _SLURM_TASKS = "SLURM_STEP_NUM_TASKS"
 
 
 class Distribution:
-    """A `tf.distribute` strategy seen through the few things that training asks of it.
+    """The few operations of a `tf.distribute` strategy that training uses.
 
     Attributes:
-        replicas: devices of this worker that train.
+        replicas: training devices of this worker.
         workers: processes that train together.
-        worker: this process' index among them.
+        worker: the index of this process among them.
     """
 
     def __init__(self, strategy, addresses: Sequence[str] = ("localhost:0",), worker: int = 0):
@@ -39,11 +39,11 @@ class Distribution:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes files and talks to the person."""
+        """Whether this process writes the files and reports progress."""
         return self.worker == 0
 
     def scope(self):
-        """The context in which variables are made."""
+        """The context in which variables are created."""
         return self._strategy.scope()
 
     def iterate(self, dataset) -> Iterator:
@@ -59,10 +59,10 @@ class Distribution:
         return self._strategy.run(function, args=args)
 
     def lost_workers(self, error: Exception) -> list[str]:
-        """The other workers that an error of TensorFlow's is about, with their addresses.
+        """Returns the other workers that caused an error, with their addresses.
 
-        Those whose port is closed; if all are open (a worker that hangs, or was started anew), those
-        that the error's text names.
+        These are the workers whose port is closed; if all are open (a worker hangs or was restarted),
+        those that the error's text names.
         """
         others = {i: address for i, address in enumerate(self._addresses) if i != self.worker}
         closed = [i for i, address in others.items() if not cluster.is_open(address)]
@@ -70,12 +70,12 @@ class Distribution:
         return [f"worker {i} at {others[i]}" for i in closed or sorted(named & set(others))]
 
     def local(self, value):
-        """This worker's first replica's copy of a result that is equal on all."""
+        """Returns the first replica's copy of a result that is equal on all."""
         return self._strategy.experimental_local_results(value)[0]
 
 
 def create(name: str, timeout: float = WORKER_TIMEOUT) -> Distribution:
-    """The strategy `name`; "multi_worker" must come before TensorFlow runs any operation.
+    """Creates the strategy `name`; "multi_worker" before TensorFlow runs any operation.
 
     Args:
         name: one of `STRATEGIES`. "auto": several workers where `TF_CONFIG` or SLURM names them,
@@ -83,7 +83,7 @@ def create(name: str, timeout: float = WORKER_TIMEOUT) -> Distribution:
         timeout: seconds to wait for other workers.
 
     Raises:
-        InputError: an unknown name, or a cluster that is described wrongly.
+        InputError: the name is unknown, or the description of the cluster is wrong.
     """
     import tensorflow as tf
 
@@ -123,7 +123,7 @@ def _multi_worker(timeout: float) -> Distribution:
     addresses, index = cluster.read_tf_config(os.environ["TF_CONFIG"])
     cluster.check_addresses(addresses)
     cluster.rendezvous(addresses, index, timeout)
-    # Inside, TensorFlow holds Python's lock: a worker lost right now could not be named, only left.
+    # TensorFlow holds Python's lock here: a worker lost now cannot be named; this process can only exit.
     faulthandler.dump_traceback_later(timeout, exit=True)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     faulthandler.cancel_dump_traceback_later()
@@ -134,7 +134,7 @@ def _tf_config_of_slurm() -> str:
     import tensorflow as tf
 
     try:
-        # A device a task, so that it asks no driver: which GPUs a task sees is SLURM's to say.
+        # One device per task, so that no driver is asked: SLURM decides which GPUs a task sees.
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
             gpus_per_node=int(os.environ[_SLURM_TASKS]), gpus_per_task=1, auto_set_gpu=False
         )

@@ -1,9 +1,10 @@
-"""Starts several workers on this machine, to try `--strategy=multi_worker` out.
+"""Starts several workers on this machine, to try out `--strategy=multi_worker`.
 
 python -m keras_resnet.training.launch_local --workers=2 -- --recipe=digits --workdir=runs/two
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
@@ -12,14 +13,26 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
-# Seconds that the others get to end by themselves after one worker has failed.
-_GRACE = 60
+from keras_resnet.processes import cores
+
+# After one worker has failed, the others get this long to stop by themselves.
+_GRACE_SECONDS = 60
+_POLL_SECONDS = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """A worker's process, and the thread that prints its output."""
+
+    process: subprocess.Popen
+    printer: threading.Thread
 
 
 def main() -> int:
-    """Runs the workers to their end; the first bad exit status among them, or 0."""
+    """Runs the workers until all have ended; returns the first nonzero exit status, or 0."""
     parser = argparse.ArgumentParser(prog="python -m keras_resnet.training.launch_local", description=__doc__)
     parser.add_argument("--workers", type=int, default=2, help="processes to start (default 2)")
     parser.add_argument("--program", default="train_main.py", help="what to run (default train_main.py)")
@@ -39,61 +52,66 @@ def main() -> int:
     return wait(workers)
 
 
-def start(command: list[str], count: int) -> list[subprocess.Popen]:
-    """Starts `count` workers on free ports of 127.0.0.1; their output is shown with their rank."""
+def start(command: list[str], count: int) -> list[Worker]:
+    """Starts `count` workers on free ports of 127.0.0.1; prints their output with their rank."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
-    cores = max(1, (os.cpu_count() or 1) // count)
+    threads = max(1, len(cores()) // count)
     workers = []
     for index in range(count):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         environment = {
             **os.environ,
             "TF_CONFIG": json.dumps(config),
-            # Workers share the cores instead of each starting a thread for every one.
-            "TF_NUM_INTRAOP_THREADS": os.environ.get("TF_NUM_INTRAOP_THREADS", str(cores)),
+            # Workers share the cores instead of each starting a thread per core.
+            "TF_NUM_INTRAOP_THREADS": os.environ.get("TF_NUM_INTRAOP_THREADS", str(threads)),
             "PYTHONUNBUFFERED": "1",
         }
-        worker = subprocess.Popen(
+        process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        worker.shower = threading.Thread(target=_show, args=(index, worker.stdout), daemon=True)
-        worker.shower.start()
-        workers.append(worker)
+        printer = threading.Thread(target=_print_lines, args=(index, process.stdout), daemon=True)
+        printer.start()
+        workers.append(Worker(process, printer))
     return workers
 
 
-def wait(workers: list[subprocess.Popen]) -> int:
-    """Waits for all; once one has failed the others have a minute to notice."""
+def wait(workers: list[Worker]) -> int:
+    """Waits for all workers; once one has failed, the others have a minute to notice."""
+    processes = [worker.process for worker in workers]
     deadline = None
-    while any(worker.poll() is None for worker in workers):
-        if deadline is None and any(worker.poll() for worker in workers):
-            deadline = time.monotonic() + _GRACE
+    while any(process.poll() is None for process in processes):
+        if deadline is None and any(process.poll() for process in processes):
+            deadline = time.monotonic() + _GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
-            for index, worker in enumerate(workers):
-                if worker.poll() is None:
-                    print(f"[{index}] did not end within {_GRACE} seconds after another failed", flush=True)
-                    worker.kill()
-        time.sleep(0.1)
+            _kill(processes)
+        time.sleep(_POLL_SECONDS)
     for worker in workers:
-        worker.shower.join()
+        worker.printer.join()
     # A worker that a signal killed has a negative status, for which a shell says 128 + signal.
-    statuses = [128 - w.returncode if w.returncode < 0 else w.returncode for w in workers]
+    statuses = [128 - p.returncode if p.returncode < 0 else p.returncode for p in processes]
     return next((status for status in statuses if status), 0)
 
 
-def _pass_on(workers, number) -> None:
+def _kill(processes: list[subprocess.Popen]) -> None:
+    for index, process in enumerate(processes):
+        if process.poll() is None:
+            print(f"[{index}] did not end within {_GRACE_SECONDS} seconds after another failed", flush=True)
+            process.kill()
+
+
+def _pass_on(workers: list[Worker], number: int) -> None:
     for worker in workers:
-        if worker.poll() is None:
-            worker.send_signal(number)
+        if worker.process.poll() is None:
+            worker.process.send_signal(number)
 
 
-def _show(index: int, stream) -> None:
+def _print_lines(index: int, stream: Iterable[str]) -> None:
     for line in stream:
         print(f"[{index}] {line}", end="", flush=True)
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens at."""
+    """Returns ports of 127.0.0.1 that no process listens at."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for free in sockets:

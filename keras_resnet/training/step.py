@@ -62,8 +62,8 @@ class Trainer:
             recipe.weight_decay if variable.name == "kernel" else 0.0
             for variable in model.trainable_variables
         ]
-        # Moving statistics; a seed generator's state, say, is no float. Those of frozen layers stay as
-        # they are, which a mean over replicas would not leave to the last bit.
+        # Moving statistics; the state of a seed generator, for instance, is not float. Frozen layers are left
+        # out: a mean over replicas would change their last bits.
         self._statistics = [
             variable.value
             for layer in model.layers
@@ -94,7 +94,7 @@ class Trainer:
         self._observe = tf.function(self._observe_batch)
 
     def named_variables(self) -> dict[str, tf.Variable]:
-        """Every variable that decides how a run goes on, by name."""
+        """Every variable that a resumed run needs, by name."""
         names = [variable.path for variable in self.model.variables]
         trainable = [variable.path for variable in self.model.trainable_variables]
         return {
@@ -107,7 +107,7 @@ class Trainer:
         }
 
     def averaged_weights(self) -> list[np.ndarray] | None:
-        """The moving average of `model.variables`, or None where the recipe takes none."""
+        """The moving average of `model.variables`, or None if the recipe has none."""
         return [average.numpy() for average in self._averages] or None
 
     def batch_statistics(self, iterator: Iterator) -> list[np.ndarray]:
@@ -116,7 +116,7 @@ class Trainer:
         The moving statistics are overwritten.
 
         Args:
-            iterator: yields a global batch at a time, of one and the same shape in all calls.
+            iterator: yields one global batch at a time, of the same shape in all calls.
 
         Returns:
             float64 arrays in the order of `assign_statistics`; means over the replicas.
@@ -152,15 +152,15 @@ class Trainer:
         """Several steps in one call.
 
         Args:
-            iterator: yields a global batch at a time.
+            iterator: yields one global batch at a time.
             rates: float32 (steps,), the learning rates.
             first_step: int32, number of the first step.
-            stopping: float32, positive if this worker wants to stop.
+            stopping: float32, positive if this worker was asked to stop.
 
         Returns:
             float32 (steps, len(columns)).
         """
-        # A graph for each size of images, with static shapes; one for any number of steps.
+        # One graph per image size, with static shapes, for any number of steps.
         kind = repr(iterator.element_spec)
         if kind not in self._compiled:
             self._compiled[kind] = tf.function(self._train, reduce_retracing=True)
@@ -192,7 +192,7 @@ class Trainer:
         *sums, count, stop = tf.unstack(local[-1])
 
         # Each replica differentiated its sum of losses, scaled; the step wants the mean's gradient.
-        # A batch of images that cannot be decoded counts none.
+        # A batch of undecodable images has a count of 0.
         unscale = 1.0 / (tf.maximum(count, 1.0) * self._loss_scale)
         gradients = [gradient * tf.cast(unscale, gradient.dtype) for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
@@ -240,7 +240,7 @@ class Trainer:
         return sums, tape.gradient(scaled, self._weights)
 
     def _apply(self, gradients, norm, rate):
-        """SGD with momentum as Caffe and Keras have it: `v = m v - rate g; w += v`."""
+        """SGD with momentum as in Caffe and Keras: `v = m v - rate g; w += v`."""
         recipe = self._recipe
         clip = tf.minimum(1.0, recipe.clip_norm / (norm + 1e-6)) if recipe.clip_norm else None
         for weight, velocity, gradient, decay in zip(
@@ -259,7 +259,7 @@ class Trainer:
                 use_nesterov=recipe.nesterov,
             )
         for average, variable in zip(self._averages, self.model.variables, strict=bool(self._averages)):
-            # In this form what does not change has itself as its average.
+            # In this form the average of a constant is the constant itself.
             average.assign(average + (variable.value - average) * (1 - recipe.ema_decay))
 
     def _adjust_loss_scale(self, finite):

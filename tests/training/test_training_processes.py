@@ -128,9 +128,9 @@ def test_when_a_worker_dies_the_others_name_it_within_a_minute(tmp_path, data_di
     kill_group(again)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_sigterm_is_passed_on_and_exits_143(tmp_path, data_dir, workers):
-    flags = ["--epochs=500", "--checkpoint_every=5"]
+@pytest.mark.parametrize(("workers", "every"), [(1, 5), (2, 5), (2, 1)])
+def test_sigterm_is_passed_on_and_exits_143(tmp_path, data_dir, workers, every):
+    flags = ["--epochs=500", f"--checkpoint_every={every}"]
     if workers == 1:
         process = start(train_command(tmp_path, data_dir, *flags))
     else:
