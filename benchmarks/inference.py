@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,9 +20,10 @@ from absl import flags
 from benchmarks import harness
 from benchmarks.inference_worker import GEMM_FLOPS
 from benchmarks.torch_peer import check_torch, torch_python
-from benchmarks.workers import Worker
 from keras_resnet import cli
+from keras_resnet.export.isolated import start_runtime
 from keras_resnet.models.config import get_config
+from keras_resnet.processes import Worker
 
 MODEL = "resnet50"
 # Table 1 of the paper counts multiply-adds.
@@ -51,8 +53,8 @@ SUBJECTS = {
     "saved_model/float32/32": Subject("saved_model", "saved_model", 32, (KERAS,)),
     "saved_model/bfloat16/1": Subject("saved_model_bfloat16", "saved_model", 1, (KERAS, COMPILED)),
     "saved_model/bfloat16/32": Subject("saved_model_bfloat16", "saved_model", 32, (KERAS, COMPILED)),
-    "onnx/float32/1": Subject("onnx", "onnxruntime", 1, (TORCH_ONNX,)),
-    "onnx/float32/32": Subject("onnx", "onnxruntime", 32, (TORCH_ONNX,)),
+    "onnx/float32/1": Subject("onnx", "onnx", 1, (TORCH_ONNX,)),
+    "onnx/float32/32": Subject("onnx", "onnx", 32, (TORCH_ONNX,)),
     "openvino/float32/32": Subject("onnx", "openvino", 32, (GEMM,)),
     "tflite/int8/1": Subject("tflite_int8", "tflite", 1, (TFLITE,)),
 }
@@ -79,44 +81,59 @@ def _torch(**spec) -> Worker:
     return Worker("benchmarks.torch_inference_worker", spec, python=torch_python())
 
 
-def _start(peer: str, subject: Subject, files: dict) -> Worker:
-    if peer == COMPILED:
-        return _torch(batch_size=subject.batch_size, compile=True, precision="bfloat16")
+Measure = Callable[[int], float]  # from a number of calls to images/s
+
+
+@contextlib.contextmanager
+def _peer(peer: str, subject: Subject, files: dict) -> Iterator[Measure]:
     if peer == GEMM:
-        return Worker("benchmarks.inference_worker", {"runtime": "gemm", "flops_of_an_image": _FLOPS})
-    runtime, file = {
-        KERAS: ("saved_model", "applications"),
-        TORCH_ONNX: ("onnxruntime", "torch"),
-        TFLITE: ("tflite", "tflite"),
-    }[peer]
-    return _run(runtime, files[file], subject.batch_size)
+        worker = Worker("benchmarks.inference_worker", {"flops_per_image": _FLOPS})
+    elif peer == COMPILED:
+        worker = _torch(batch_size=subject.batch_size, compile=True, precision="bfloat16")
+    else:
+        runtime, file = {
+            KERAS: ("saved_model", "applications"),
+            TORCH_ONNX: ("onnx", "torch"),
+            TFLITE: ("tflite", "tflite"),
+        }[peer]
+        with _run(runtime, files[file], subject.batch_size) as measure:
+            yield measure
+        return
+    with worker:
+        yield lambda steps: worker.call("measure", steps=steps)
 
 
-def _run(runtime: str, path: str, batch_size: int) -> Worker:
+@contextlib.contextmanager
+def _run(runtime: str, path: str, batch_size: int) -> Iterator[Measure]:
     size = get_config(MODEL).input_size
-    spec = {"runtime": runtime, "path": path, "batch_size": batch_size, "image_size": size}
-    return Worker("benchmarks.inference_worker", {**spec, "warm_up": _WARM_UP})
+    with start_runtime(runtime, path) as worker:
+
+        def measure(steps: int) -> float:
+            seconds = worker.call("time", shape=(batch_size, size, size, 3), calls=steps)
+            return steps * batch_size / sum(seconds)
+
+        measure(_WARM_UP)
+        yield measure
 
 
 def _measure(name: str, subject: Subject, files: dict) -> list[harness.Row]:
     with contextlib.ExitStack() as stack:
 
-        def measure_of(label: str, worker: Worker):
-            stack.enter_context(worker)
-            # Rounds of the same length, however fast a contender is.
-            first = worker.measure(steps=1)["images_per_second"]
+        def rounds_of(label: str, contender: contextlib.AbstractContextManager[Measure]):
+            measure = stack.enter_context(contender)
+            # Rounds of equal length, however fast a contender is.
             batch = GEMM_FLOPS / _FLOPS if label == GEMM else subject.batch_size
-            steps = max(1, round(_SECONDS * first / batch))
+            steps = max(1, round(_SECONDS * measure(1) / batch))
 
             def measure_once() -> float:
-                speed = worker.measure(steps=steps)["images_per_second"]
+                speed = measure(steps)
                 harness.say(f"{name}: {speed:.2f} images/s, {label}")
                 return speed
 
             return measure_once
 
-        mine = measure_of("ours", _run(subject.runtime, files[subject.file], subject.batch_size))
-        theirs = {peer: measure_of(peer, _start(peer, subject, files)) for peer in subject.peers}
+        mine = rounds_of("ours", _run(subject.runtime, files[subject.file], subject.batch_size))
+        theirs = {peer: rounds_of(peer, _peer(peer, subject, files)) for peer in subject.peers}
         return harness.compare(name, "images/s", mine, theirs, harness.rounds())
 
 

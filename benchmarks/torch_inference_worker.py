@@ -3,15 +3,14 @@
 import time
 
 from benchmarks.torch_worker import build
-from benchmarks.workers import Channel
+from keras_resnet.processes import serve
 
 
-def main() -> None:
-    """Serves inference as the spec says; writes an ONNX file where it names one."""
-    channel = Channel()
+def _prepare(spec):
+    """Builds the network; writes an ONNX file if the specification names one."""
     import torch
 
-    spec = channel.spec
+    ready = {"versions": {"torch": torch.__version__}}
     size, batch = spec["image_size"], spec["batch_size"]
     network = build(spec["config"]).eval()
     images = torch.randn(batch, 3, size, size)
@@ -20,8 +19,7 @@ def main() -> None:
         names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_axes": axes}
         # The exporter that needs no further package.
         torch.onnx.export(network, (images,), spec["onnx"], opset_version=17, dynamo=False, **names)
-        channel.serve({}, versions={"torch": torch.__version__})
-        return
+        return ready, {}
     images = images.to(memory_format=torch.channels_last)
     network = network.to(memory_format=torch.channels_last)
     if spec["compile"]:
@@ -36,8 +34,8 @@ def main() -> None:
         return steps * batch / (time.perf_counter() - begun)
 
     measure(spec["warm_up"])
-    channel.serve({"step": measure}, versions={"torch": torch.__version__})
+    return ready, {"measure": measure}
 
 
 if __name__ == "__main__":
-    main()
+    serve(_prepare)

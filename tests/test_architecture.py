@@ -128,8 +128,6 @@ KNOWN_UNUSED: set[str] = {
     "benchmarks.inference.MODEL",
     "benchmarks.inference.TFLITE",
     "benchmarks.inference.TORCH_ONNX",
-    "benchmarks.inference_files.OURS",
-    "benchmarks.inference_worker.RUNTIMES",
     "benchmarks.keras_worker.CONTENDERS",
     "benchmarks.train_step.LOOP",
     "benchmarks.train_step.PEERS",

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
-from sklearn.datasets import load_sample_images
 
 from keras_resnet import data
 from keras_resnet.errors import InputError
@@ -84,7 +83,7 @@ def sample_photos(height: int, width: int, channels: int = 3) -> np.ndarray:
         float32 (8, height, width, channels), pixels 0-255; the same for the same arguments.
     """
     images = []
-    for photo in load_sample_images().images:
+    for photo in _photos():
         rows, columns = photo.shape[:2]
         half_rows, half_columns = rows // 2, columns // 2
         crops = [
@@ -109,7 +108,7 @@ def random_crops(height: int, width: int, channels: int, count: int) -> np.ndarr
     Returns:
         float32 (count, height, width, channels), pixels 0-255; the same for the same arguments.
     """
-    random, photos = np.random.default_rng(0), load_sample_images().images
+    random, photos = np.random.default_rng(0), _photos()
     images = []
     for index in range(count):
         photo = photos[index % len(photos)]
@@ -120,6 +119,12 @@ def random_crops(height: int, width: int, channels: int, count: int) -> np.ndarr
             crop = crop[:, ::-1]
         images.append(tf.image.resize(crop, (height, width), antialias=True).numpy())
     return _with_channels(images, channels)
+
+
+def _photos() -> list[np.ndarray]:
+    from sklearn.datasets import load_sample_images
+
+    return load_sample_images().images
 
 
 def _with_channels(images: list[np.ndarray], channels: int) -> np.ndarray:

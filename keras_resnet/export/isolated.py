@@ -1,8 +1,7 @@
 """Opens an exported file in its own runtime, in a process that cannot import Keras or this package.
 
-Run by `keras_resnet.processes.Worker`, with the specification {"runtime": ..., "path": ...}. It serves
-`call` (a signature with given tensors), `run` (images as raw pixels), `time` and `peak_memory`. Arrays are
-exchanged as .npz files.
+`start_runtime` starts the process. It serves `call`, which runs a signature on given tensors or, without
+one, on images as raw pixels; `time`; and `peak_memory`. Arrays are exchanged as .npz files.
 """
 
 import dataclasses
@@ -13,14 +12,27 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from keras_resnet.processes import cores, resident_memory, serve
-
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+from keras_resnet.processes import Worker, cores, resident_memory, serve
 
 _BLOCKED = ("keras", "keras_resnet", "tf_keras", "export")
 _SIGNATURE = "serving_default"
 
 Tensors = dict[str, Any]  # names to NumPy arrays
+
+
+def start_runtime(runtime: str, path: str | os.PathLike) -> Worker:
+    """Starts a process that has opened a file, and uses the CPU only.
+
+    Args:
+        runtime: "saved_model", "tflite", "onnx" or "openvino".
+        path: of the file.
+
+    Raises:
+        WorkerError: the runtime is not installed or cannot open the file.
+    """
+    environment = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    spec = {"runtime": runtime, "path": os.fspath(path)}
+    return Worker("keras_resnet.export.isolated", spec, environment=environment)
 
 
 @dataclasses.dataclass

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.errors import InputError
+from keras_resnet.export.isolated import start_runtime
 from keras_resnet.export.serving import SIGNATURE
 from keras_resnet.export.writers.tflite_metadata import read_labels
-from keras_resnet.processes import Worker, WorkerError
+from keras_resnet.processes import WorkerError
 
 TensorTypes = dict[str, tuple[str, tuple]]  # names to dtype and shape, with None for an axis of any size
-TIMED_BATCHES = (1, 32)
+_TIMED_BATCHES = (1, 32)
 _RUNTIMES = {"saved_model": "TensorFlow", "tflite": "LiteRT", "onnx": "ONNX Runtime"}
 
 
@@ -108,17 +109,11 @@ def time_artifact(format: str, path: str | Path, input_shape: tuple[int, int, in
         with start_runtime(format, Path(path).resolve()) as worker:
             latency = {
                 str(batch): 1000 * statistics.median(worker.call("time", shape=(batch, *input_shape)))
-                for batch in TIMED_BATCHES
+                for batch in _TIMED_BATCHES
             }
             return {"latency": latency, "peak_memory": worker.call("peak_memory")}
     except WorkerError:
         return {}
-
-
-def start_runtime(runtime: str, path: str | Path) -> Worker:
-    """Starts a process that has opened `path`; see `isolated`."""
-    spec = {"runtime": runtime, "path": str(path)}
-    return Worker("keras_resnet.export.isolated", spec, environment={"CUDA_VISIBLE_DEVICES": "-1"})
 
 
 def _cannot_open(path: Path, format: str, reason: str) -> InputError:

@@ -23,7 +23,7 @@ from keras_resnet.quiet import quiet
 
 BATCH_SIZE = 8  # for calibration; bounds the memory for activations
 # The normalization, the mean and the softmax stay float32: they cost nothing.
-QUANTIZED_NODES = (Dense, Relu, Add, MaxPool, AveragePool, Pad, PadChannels)  # convolutions are `Dense`
+_QUANTIZED_NODES = (Dense, Relu, Add, MaxPool, AveragePool, Pad, PadChannels)  # convolutions are `Dense`
 
 
 def quantize(
@@ -50,7 +50,7 @@ def quantize(
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    names = [node.name for node in graph.nodes if isinstance(node, QUANTIZED_NODES)]
+    names = [node.name for node in graph.nodes if isinstance(node, _QUANTIZED_NODES)]
     kinds = sorted({node.op_type for node in proto.graph.node if node.name in names})
     source, target = folder / "float32.onnx", folder / "int8.onnx"
     # Marks ONNX Runtime's preprocessing as done: it would fold what is folded already.
