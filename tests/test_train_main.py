@@ -64,7 +64,7 @@ def write_folder(path, classes, files=("a.png", "b.png", "c.png", "d.png", "e.pn
         (["--epochs=many"], "epochs"),
         (["digits"], "unexpected argument 'digits'"),
         (["--dataset=folder:/nowhere"], "there is no folder '/nowhere'"),
-        (["--workdir=/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["--workdir=/proc/nowhere"], "cannot write /proc/nowhere"),
     ],
 )
 def test_one_line_and_status_2(command, tmp_path, flags, message):
