@@ -130,7 +130,7 @@ def _snippets(report):
     for code, (first, *others) in files.items():
         parts.append(f"```python\n{code.replace(_FILE, first)}```")
         if others:
-            parts.append(f"{' and '.join(f'`{other}`' for other in others)}: are used in the same way.")
+            parts.append(f"{' and '.join(f'`{other}`' for other in others)}: in the same way.")
     return parts
 
 

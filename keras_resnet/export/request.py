@@ -46,12 +46,12 @@ class ExportRequest:
     model: str | None = None
     weights: str | Path | None = None
     classes: int | None = None
-    formats: str | Iterable[str] = FORMATS
-    precision: str | Iterable[str] = "float32"
-    output_dir: str | Path | None = None
     dataset: str | None = None
     data_dir: str | None = None
+    output_dir: str | Path | None = None
     calibration_images: int = CALIBRATION_IMAGES
+    formats: str | Iterable[str] = FORMATS
+    precision: str | Iterable[str] = "float32"
     options: Options = dataclasses.field(default_factory=Options)
     artifacts: tuple[str, ...] = dataclasses.field(init=False, default=())
 
