@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.processes import cores
 from keras_resnet.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,13 +159,6 @@ def machine() -> dict[str, object]:
     if gpus := _gpus():
         result["gpu"] = gpus
     return result
-
-
-def cores() -> list[int]:
-    """The numbers of the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def report(rows: Sequence[Row], versions: Mapping[str, str]) -> None:

@@ -23,6 +23,7 @@ from absl import flags
 
 from benchmarks import harness
 from keras_resnet import cli
+from keras_resnet.processes import cores
 
 _TRAINING, _MEMORY, _INDEXED, _STREAMED = "training", "peak_memory", "skip/indexed", "skip/streamed"
 _SUBJECTS_ALL = [_TRAINING, _MEMORY, _INDEXED, _STREAMED]
@@ -233,7 +234,7 @@ def _spoken(name: str, measure: Callable[[], float]) -> Callable[[], float]:
 
 def _measure_training(folder: Path, rounds: int) -> list[harness.Row]:
     # A fresh interpreter for each process, as TensorFlow's threads do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(len(harness.cores())) as pool:
+    with multiprocessing.get_context("spawn").Pool(len(cores())) as pool:
         peers = {
             "plain tf.data: decode, crop, resize, mirror": _plain(folder),
             "Pillow, a process a core, as torchvision's transforms": _pillow(folder, pool),

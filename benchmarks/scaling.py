@@ -17,6 +17,7 @@ from benchmarks import harness
 from keras_resnet import cli
 from keras_resnet.errors import InputError
 from keras_resnet.models.config import get_config
+from keras_resnet.processes import cores
 from keras_resnet.training import launch_local
 
 _MODEL = flags.DEFINE_string("model", "cifar_resnet20", "A network of the zoo.")
@@ -57,7 +58,7 @@ def main() -> None:
         raise InputError(f"--batch_size={batch} is not divisible by --workers={workers}")
     rounds = harness.rounds()
     # The same for one worker as for several; the launcher keeps what it finds.
-    os.environ["TF_NUM_INTRAOP_THREADS"] = str(max(1, len(harness.cores()) // workers))
+    os.environ["TF_NUM_INTRAOP_THREADS"] = str(max(1, len(cores()) // workers))
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(harness.ROOT), os.environ.get("PYTHONPATH")])
     )

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import harness
+from keras_resnet import processes
 
 _WARM_UP = 3
 
 
 def _take_own_cores(worker: int, count: int) -> None:
     """Leaves this process only its share of the cores: the share of one worker of `count`."""
-    cores = harness.cores()
+    cores = processes.cores()
     share = max(1, len(cores) // count)
     mine = cores[worker * share : (worker + 1) * share]
     if mine and hasattr(os, "sched_setaffinity"):

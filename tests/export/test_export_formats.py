@@ -59,7 +59,7 @@ def check_parity(spec, folder):
     assert report.images == 8
     assert list(report.formats) == list(FORMATS)
     for name, entry in report.formats.items():
-        assert entry.problems == [], name
+        assert entry.problems == (), name
         assert entry.equal, name
         assert entry.max_relative_difference <= 1e-5, name
         assert entry.top1_agreement == 1, name
@@ -87,7 +87,7 @@ def check_every_variant(spec, folder, model=None, names=tuple(ARTIFACTS)):
     report = verify(model, artifacts, photo_batches(spec), options)
     assert set(report.formats) == set(names)
     for name, entry in report.formats.items():
-        assert entry.problems == [], name
+        assert entry.problems == (), name
         assert entry.equal, (name, entry)
         assert entry.tolerance == ARTIFACTS[name].tolerance, name
 
