@@ -1,4 +1,4 @@
-"""Weights in files: our own `.weights.h5`, other zoos' files, and the table of published ones."""
+"""Weight files: native `.weights.h5`, those of other libraries, and a table of published ones."""
 
 from typing import TYPE_CHECKING
 

@@ -1,16 +1,15 @@
-"""`python -m keras_resnet.weights`: lists published weights, converts other zoos', compares them.
+"""`python -m keras_resnet.weights`: lists published weights, converts and compares other libraries'.
 
-Exit status: 0; 1 if `compare` finds a difference; 2 for bad input, with one line that says what is wrong.
+Exit status: 0; 1 if `compare` finds a difference; 2 for bad input, with one line on standard error.
 """
 
-# argparse as in `python -m keras_resnet`: `keras_resnet.cli` knows no commands and no positional
-# arguments, and its absl is not among what weights may import.
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from keras_resnet.errors import InputError
+from keras_resnet.errors import InputError, one_line
 from keras_resnet.tables import markdown_table
 from keras_resnet.weights.compare import TOLERANCE, compare
 from keras_resnet.weights.native import save_weights
@@ -20,20 +19,18 @@ from keras_resnet.weights.weight_file import open_weights
 
 
 def convert(source: str, model: str, output: str) -> ModelSpec:
-    """Writes another zoo's weights as a file that `build_model(model, weights=output)` reads.
-
-    The converted network takes red, green, blue, also where its source takes the opposite.
+    """Converts weights to a native file, which takes RGB whatever the source takes.
 
     Args:
         source: a file to convert, or the name of published weights of the model.
         model: a name of `list_models()`.
-        output: ends with `.weights.h5`.
+        output: file to write; must end with `.weights.h5`.
 
     Returns:
-        What the file now says about itself.
+        The description stored in the file.
 
     Raises:
-        InputError: the source cannot be fetched or read, or does not fit the model.
+        InputError: the source cannot be downloaded or read, or does not fit the model.
         OSError: the output cannot be written.
     """
     if not str(output).endswith(".weights.h5"):
@@ -47,18 +44,18 @@ def convert(source: str, model: str, output: str) -> ModelSpec:
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line, without the usage."""
+    def error(self, message: str) -> NoReturn:
+        """Prints one line, without the usage."""
         _fail(message)
 
 
-def _fail(message: object) -> None:
-    print("error: " + " ".join(str(message).split()), file=sys.stderr)
+def _fail(message: object) -> NoReturn:
+    print(f"error: {one_line(message, limit=2000)}", file=sys.stderr)
     sys.exit(2)
 
 
 def entry_rows(model: str | None = None) -> list[tuple[str, ...]]:
-    """One row of text for each published set of weights, of one network or of all."""
+    """Returns one row of text per published set of weights, for one network or all."""
     rows = []
     for full_name in list_weights():
         network, name = full_name.split("/")
@@ -79,18 +76,18 @@ def entry_rows(model: str | None = None) -> list[tuple[str, ...]]:
     return rows
 
 
-HEADER = ("network", "weights", "top-1", "top-5", "side, crop", "interpolation", "license")
+HEADER = ("network", "weights", "top-1", "top-5", "resize, crop", "interpolation", "license")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command that the arguments name."""
+    """Runs the command given by the arguments."""
     parser = _Parser(prog="python -m keras_resnet.weights", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("list", help="print the table of published weights")
-    command.add_argument("model", nargs="?", help="of this network alone")
-    source = "an entry's name, .safetensors, .pth, .pt or keras.applications' .h5"
+    command.add_argument("model", nargs="?", help="only this network")
+    source = "name of published weights, .safetensors, .pth, .pt or keras.applications' .h5"
     network = "a network of the zoo, such as resnet50_v1_5"
-    command = commands.add_parser("convert", help="write another zoo's weights as .weights.h5")
+    command = commands.add_parser("convert", help="convert another library's weights to .weights.h5")
     command.add_argument("source", help=source)
     command.add_argument("--model", required=True, help=network)
     command.add_argument("--output", required=True, help="file to write; ends with .weights.h5")

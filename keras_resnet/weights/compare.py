@@ -1,4 +1,4 @@
-"""Weights in the framework that they come from, against the same weights in ours."""
+"""Compares converted weights in their own framework and in ours."""
 
 import importlib
 from pathlib import Path
@@ -11,21 +11,21 @@ from keras_resnet.weights.spec import ModelSpec
 from keras_resnet.weights.weight_file import Weights, open_weights
 
 TOLERANCE = 1e-4
-"""Largest difference of two networks that count as equal, relative to the largest logit."""
+"""Largest difference of equal networks, relative to the largest logit."""
 
 IMAGES = 4
 
 
 def compare(source: Weights, model: str) -> tuple[str, float]:
-    """Runs another zoo's weights in its own framework and in ours, on the same images.
+    """Runs converted weights in their own framework and in ours on `IMAGES` images of smooth noise.
 
     Args:
         source: a file to convert, or published weights of the model.
         model: a name of `list_models()`.
 
     Returns:
-        The framework's name and version, and the largest difference of the logits over `IMAGES` images of
-        smooth noise, relative to the largest logit.
+        The framework's name and version, and the largest difference of the logits relative to the
+        largest logit.
 
     Raises:
         InputError: the source does not fit the model, or its framework is not installed.
@@ -42,7 +42,7 @@ def compare(source: Weights, model: str) -> tuple[str, float]:
 
 
 def _smooth_noise(shape: tuple[int, int, int]) -> np.ndarray:
-    """Pixels 0-255 with structures of several sizes, as photos have them."""
+    """Returns images 0-255 with structures of several sizes, like photos."""
     random, (height, width, channels) = np.random.default_rng(0), shape
     pixels = np.zeros((IMAGES, height, width, channels), "float32")
     for cell in (1, 4, 16, 64):
@@ -56,20 +56,20 @@ def _on_torch(
     spec: ModelSpec, path: Path, tensors: dict[str, np.ndarray], images: np.ndarray
 ) -> tuple[str, np.ndarray]:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(f"to compare {path}, install torch, and torchvision or timm") from None
     name = spec.model.removesuffix("_v1_5")
-    # resnet50d and its like are timm's alone.
+    # Only timm has networks such as resnet50d.
     for package, builders in (("torchvision", "torchvision.models"), ("timm", "timm.models")):
         try:
             module = importlib.import_module(package)
             build = getattr(importlib.import_module(builders), name)
             break
-        except (ImportError, AttributeError, RuntimeError):  # RuntimeError: another torch's compiled parts
+        except (ImportError, AttributeError, RuntimeError):  # RuntimeError: compiled for another torch
             continue
     else:
-        raise InputError(f"to compare {path}, install torchvision or timm: neither gives {name} here")
+        raise InputError(f"to compare {path}, install torchvision or timm: neither provides {name}")
     network = build(num_classes=spec.classes).eval()
     network.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()})
     batch = np.ascontiguousarray(np.moveaxis(spec.normalization(images), -1, 1))
@@ -87,6 +87,6 @@ def _on_keras_applications(
     )
     network.load_weights(path)
     batch = spec.normalization(images)
-    # Networks without pre-activation take blue, green, red.
+    # Networks without pre-activation take BGR.
     batch = batch if name.endswith("V2") else batch[..., ::-1]
-    return f"keras.applications {keras.__version__}", keras.ops.convert_to_numpy(network(batch))
+    return f"keras.applications {keras.__version__}", np.asarray(keras.ops.convert_to_numpy(network(batch)))

@@ -1,41 +1,33 @@
-"""Converting tensors of other libraries: where each of our variables comes from, and assigning them."""
+"""Converts tensors of other libraries to variables of our networks, and adapts weights to new ends."""
 
 import os
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.models.config import ResNetConfig
-from keras_resnet.weights.transfer import (
-    HEAD,
-    adapt_stem,
-    differs_in_channels,
-    differs_in_classes,
-    own_layers,
-    stem_of,
-)
 
-MAX_ELEMENTS = 2**31
-"""The most elements that all tensors of a file may have; the widest ResNets have a tenth of it."""
+HEAD = "predictions"
+MAX_ELEMENTS = 2**31  # of all tensors of a file; ten times those of the widest ResNets
 
 BN_ATTRIBUTES = ("gamma", "beta", "moving_mean", "moving_variance")
 
 Variable = tuple[str, str]
-"""A variable of ours: the names of its layer and of its attribute."""
+"""One of our variables: (layer name, attribute)."""
 
 
 class Source(NamedTuple):
-    """Where one of our variables comes from.
+    """Defines one of our variables by other libraries' tensors.
 
     Attributes:
-        names: of their tensors, which are added with the signs below.
-        axes: their axes in the order of ours.
-        signs: +1 or -1 for each tensor.
-        offset: added at the end.
-        reversed_axis: of ours, along which theirs has the opposite order.
+        names: the tensors, which are added with `signs`.
+        axes: their axes in our order.
+        offset: added to the sum.
+        reversed_axis: axis of ours that has the opposite order in their tensor.
     """
 
     names: tuple[str, ...]
@@ -44,23 +36,23 @@ class Source(NamedTuple):
     offset: float = 0.0
     reversed_axis: int | None = None
 
-    def compute(self, tensors: dict[str, np.ndarray]) -> object:
-        """Our variable's value, as an array or a tensor."""
+    def compute(self, tensors: Mapping[str, np.ndarray]) -> Any:
+        """Returns the value of our variable as an array or a tensor."""
         if self.signs == (1,) and not self.offset:
             value = tensors[self.names[0]].astype("float32", copy=False)
             if self.reversed_axis is not None:
                 value = np.flip(value, self.axes[self.reversed_axis])
-            # NumPy takes four times as long to transpose, on one core.
+            # Four times as fast as NumPy, which transposes on one core.
             in_order = self.axes == tuple(range(len(self.axes)))
             return value if in_order else keras.ops.transpose(value, self.axes)
-        # In 64 bits: the offset would be lost beside a variance of 1.
+        # float32 would lose the offset next to a variance of 1.
         terms = [tensors[name].astype("float64") for name in self.names]
         signed = (sign * term for sign, term in zip(self.signs, terms, strict=True))
-        return (sum(signed) + self.offset).astype("float32")
+        return np.asarray(sum(signed) + self.offset).astype("float32")
 
 
 def convolutions(config: ResNetConfig) -> Iterator[tuple[str, int | None, int, int]]:
-    """(our prefix, stage from 1, block from 0, number in the block); the stem's stage is None."""
+    """Yields (our prefix, stage from 1, block from 0, number in the block); the stem's stage is None."""
     if config.stem == "deep":
         for number in (1, 2, 3):
             yield f"conv1_{number}", None, 0, number
@@ -79,15 +71,15 @@ def convolutions(config: ResNetConfig) -> Iterator[tuple[str, int | None, int, i
 
 
 class Budget:
-    """Counts the elements of a file's tensors before they are read."""
+    """Limits the elements of a file's tensors before they are read."""
 
     def __init__(self, path: str | os.PathLike):
         self.path, self.left = path, MAX_ELEMENTS
 
     def take(self, name: str, shape: Iterable[int]) -> None:
-        """Subtracts a tensor; `InputError` if the file has too many elements."""
+        """Subtracts a tensor; raises `InputError` if the file has too many elements."""
         count = 1
-        for size in shape:  # Python's integers do not overflow
+        for size in shape:  # Python integers do not overflow
             count *= int(size)
         self.left -= count
         if self.left < 0:
@@ -95,7 +87,7 @@ class Budget:
 
 
 def count_classes(tensors: dict[str, np.ndarray]) -> int | None:
-    """The number of classes of a file's tensors, or None without a classifier."""
+    """Returns the number of classes of a file's tensors, or None without a classifier."""
     for name in ("fc.bias", f"{HEAD}/bias"):
         if name in tensors and tensors[name].ndim == 1 and tensors[name].size:
             return tensors[name].size
@@ -106,28 +98,26 @@ def assign_tensors(
     model: keras.Model,
     table: dict[Variable, Source],
     tensors: dict[str, np.ndarray],
-    path: object,
+    path: str | os.PathLike,
     *,
     transfer: bool = False,
 ) -> None:
-    """Assigns another library's tensors to a network, completely or not at all.
+    """Assigns another library's tensors to a network.
 
-    Every tensor must have its place in the network, and every variable of the network its tensor, with
-    equal shapes.
+    The tensors and the variables must match one to one, with equal shapes. Tensors are removed from
+    `tensors` as they are assigned, because both together need twice the memory of the file.
 
     Args:
-        model: of `build_resnet`.
-        table: where the model's variables come from.
-        tensors: by name; emptied as they are assigned, because together with the network they need twice
-            the file's memory.
-        path: of the file, for messages.
-        transfer: as `load_weights` has it.
+        model: a model built by `build_resnet`.
+        table: defines the model's variables by the tensors.
+        tensors: the file's tensors by name.
+        path: the file, for error messages.
+        transfer: see `load_weights`.
 
     Raises:
-        InputError: the tensors do not fit, and the model is unchanged; the message lists what is missing,
-            left over or misshapen.
+        InputError: the tensors do not fit; the message lists which ones. The model is unchanged.
     """
-    # Counts training steps, for a kind of momentum that ResNets do not use.
+    # PyTorch's step counters are only needed for a cumulative moving average.
     for name in [name for name in tensors if name.split(".")[-1] == "num_batches_tracked"]:
         del tensors[name]
     layers = own_layers(model) if transfer else model.layers
@@ -147,7 +137,7 @@ def assign_tensors(
         for name in table[key].names:
             del tensors[name]
         if key == stem:
-            value = adapt_stem(keras.ops.convert_to_numpy(value), variable.shape[2])
+            value = adapt_stem(np.asarray(keras.ops.convert_to_numpy(value)), variable.shape[2])
         variable.assign(value)
 
 
@@ -158,7 +148,7 @@ def _problems(
     ignored: set[str],
     adaptable: Variable | None,
 ) -> dict[str, list[str]]:
-    """What is missing, left over and misshapen; the adaptable kernel may differ in its channels."""
+    """Lists what is missing, left over and misshapen; `adaptable` may differ in its channels."""
     unused, missing, misshapen = dict.fromkeys(name for name in tensors if name not in ignored), [], []
     for key, variable in variables.items():
         if key not in table:
@@ -177,7 +167,7 @@ def _problems(
             theirs = tuple(tensor.shape[axis] for axis in axes) if tensor.ndim == len(shape) else ()
             adapts = key == adaptable and differs_in_channels(theirs, tuple(variable.shape))
             if tensor.shape != tuple(shape) and not adapts:
-                misshapen.append(f"{name} is {_spell(tensor.shape)}, not {_spell(shape)}")
+                misshapen.append(f"{name} is {spell_shape(tensor.shape)}, not {spell_shape(shape)}")
             elif tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
                 misshapen.append(f"{name} is of type {tensor.dtype}")
     return {"missing": missing, "left over": list(unused), "misshapen": misshapen}
@@ -188,7 +178,7 @@ def _head_differs(
     tensors: dict[str, np.ndarray],
     variables: dict[Variable, keras.Variable],
 ) -> bool:
-    """Whether the network lacks the file's classifier, or has another number of classes."""
+    """Returns whether the network has no classifier or another number of classes than the file."""
     if (HEAD, "kernel") not in variables:
         return True
     source, variable = table[HEAD, "kernel"], variables[HEAD, "kernel"]
@@ -210,5 +200,41 @@ def _few(items: list[str], count: int = 3) -> str:
     return ", ".join(one_line(item) for item in items[:count]) + more
 
 
-def _spell(shape: Iterable[int]) -> str:
+def spell_shape(shape: Iterable[int]) -> str:
+    """Formats a shape for messages, such as 3x3x64."""
     return "x".join(map(str, shape)) or "scalar"
+
+
+def own_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the layers built by `build_resnet`, without those before an `input_tensor`."""
+    return [layer for layer in model.layers if re.match(r"conv\d+_|post_|predictions$", layer.name)]
+
+
+def stem_of(model: keras.Model) -> str:
+    """Returns the name of the first convolution."""
+    return next(layer.name for layer in own_layers(model) if isinstance(layer, keras.layers.Conv2D))
+
+
+def adapt_stem(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Converts the kernel (height, width, in, filters) of a first convolution to other input channels.
+
+    As in timm, the kernel is summed over its channels for one channel, otherwise repeated and scaled.
+    """
+    old = kernel.shape[2]
+    if channels == old:
+        return kernel
+    if channels == 1:
+        return kernel.sum(2, keepdims=True)
+    repeated = np.tile(kernel, (1, 1, -(-channels // old), 1))[:, :, :channels]
+    return repeated * np.asarray(old / channels, kernel.dtype)
+
+
+def differs_in_channels(kernel: tuple, other: tuple) -> bool:
+    """Returns whether two kernels' shapes (height, width, in, out) differ only in their input channels."""
+    same_besides = kernel[:2] + kernel[3:] == other[:2] + other[3:]
+    return len(kernel) == len(other) == 4 and same_besides and kernel != other and kernel[2] > 0
+
+
+def differs_in_classes(kernel: tuple, other: tuple) -> bool:
+    """Returns whether two classifiers' shapes (in, classes) differ only in their classes."""
+    return len(kernel) == len(other) == 2 and kernel != other and kernel[0] == other[0]

@@ -1,7 +1,4 @@
-"""Fetches weight files into a folder that keeps them: whole and verified, or not at all.
-
-A download goes on where it stopped, within a call and from one call to the next.
-"""
+"""Downloads weight files into a cache, verified by their digests; interrupted downloads are resumed."""
 
 import contextlib
 import hashlib
@@ -15,42 +12,34 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from keras_resnet.errors import InputError
+from tqdm import tqdm
 
-MAX_BYTES = 2**31
-"""More than that is no file of weights: the largest known one has a sixth of it."""
+from keras_resnet.errors import InputError, one_line
 
+MAX_BYTES = 2**31  # six times the largest published file
 TRIES = 5
-"""How often a connection is made before a broken download is given up."""
-
-WAIT = 1.0
-"""Seconds before the second try; they double from try to try."""
-
-TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as broken."""
+WAIT = 1.0  # seconds before the first retry; doubled for each further one
+TIMEOUT = 30.0  # seconds without data
 
 _CHUNK = 2**20
-_TAG = 8  # digits: as many as torch's hub puts into a name
+_TAG = 8  # hexadecimal digits, as in the names of PyTorch Hub
 
 
 def fetch(url: str, digest: str, cache_dir: str | os.PathLike | None = None) -> Path:
-    """The path of a file from the network, which is downloaded unless the cache has it already.
+    """Returns the path of a cached file, downloading it if necessary.
 
-    Processes that want the same file at the same time wait for the first one. The file is verified
-    at each call; one that is damaged is fetched anew.
+    The digest is verified at each call. Processes that need the same file wait for the first one.
 
     Args:
-        url: https address.
-        digest: "sha256:" or "md5:" and the first hexadecimal digits, at least 8 of them.
-        cache_dir: folder of the files. Default: `cache_folder()`.
-
-    Returns:
-        A file whose digest is right. Its name is the address' with the digest's first digits.
+        url: an https address.
+        digest: "sha256:" or "md5:" and at least the first 8 hexadecimal digits.
+        cache_dir: defaults to `cache_folder()`.
 
     Raises:
-        InputError: the address is no https, the file cannot be fetched or is another one than
-            expected, or the folder cannot be written.
+        InputError: the address is not https, the download fails, the digest differs, or the folder
+            is not writable.
     """
     algorithm, expected = _parse_digest(digest)
     _check_address(url)
@@ -59,24 +48,24 @@ def fetch(url: str, digest: str, cache_dir: str | os.PathLike | None = None) -> 
     tag = "" if expected[:_TAG] in name.name else f"-{expected[:_TAG]}"
     path = folder / f"{name.stem}{tag}{name.suffix}"
     try:
-        # Under its plain name Keras itself may have put it here.
+        # Keras itself caches files under their plain names.
         for known in (path, folder / name.name):
             if known.is_file() and _hash(known, algorithm).startswith(expected):
                 return known
         with _locked(path):
-            # Another process may have fetched it meanwhile.
+            # Another process may have downloaded it in the meantime.
             if not (path.is_file() and _hash(path, algorithm).startswith(expected)):
                 _download(url, algorithm, expected, path)
-    except OSError as error:  # those of the network are turned into sentences further down
+    except OSError as error:  # of the file system; network errors are handled in `_receive_all`
         raise InputError(
-            f"cannot keep {path.name} in {folder}: {_one_line(error.strerror or error)}; "
-            "set KERAS_HOME to a folder that can be written, or give weights=PATH"
+            f"cannot store {path.name} in {folder}: {_reason(error.strerror or error)}; "
+            "set KERAS_HOME to a writable folder, or pass weights=PATH"
         ) from None
     return path
 
 
 def cache_folder() -> Path:
-    """Where Keras keeps downloaded weights: `models` in $KERAS_HOME, or in ~/.keras."""
+    """Returns Keras' cache of weights: `models` in $KERAS_HOME, or in ~/.keras."""
     base = os.environ.get("KERAS_HOME")
     if base is None:
         home = os.path.expanduser("~")
@@ -88,33 +77,32 @@ def _parse_digest(digest: str) -> tuple[str, str]:
     found = re.fullmatch("(sha256|md5):([0-9a-f]{8,64})", digest)
     if not found:
         raise InputError(
-            f"a digest is sha256: or md5: and at least 8 lower-case hexadecimal digits; got {digest!r}"
+            f"a digest is sha256: or md5: and at least 8 lowercase hexadecimal digits; got {digest!r}"
         )
     return found[1], found[2]
 
 
 def _hash(path: Path, algorithm: str) -> str:
     with open(path, "rb") as file:
-        # Not for security, as it is said where MD5 is forbidden: it is all that Keras publishes.
+        # MD5 is all that Keras publishes; where it is forbidden, this flag allows it.
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keeps other processes and threads from downloading the same file; makes its folder."""
-    import fcntl  # not on Windows, where the rest of the package can be imported
+    """Creates the file's folder and keeps other processes and threads from downloading the same file."""
+    import fcntl  # not available on Windows, where the package should still import
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A lock rather than a part for each process: who comes second neither downloads again nor has
-    # to begin anew where the first one was killed. The system frees it with its process. The file
-    # stays: once it were deleted, one process could lock it and another its successor.
+    # The system releases the lock if the process is killed, and the next one resumes the download.
+    # The lock file is never deleted: otherwise two processes could lock different files of that name.
     with open(path.with_name(f".{path.name}.lock"), "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _download(url: str, algorithm: str, expected: str, path: Path) -> None:
-    """Fetches the file beside its final name, verifies and renames it."""
+    """Downloads to a `.part` file, verifies it and renames it."""
     part = path.with_name(f"{path.name}.part")
     leftover = part.exists()
     while True:
@@ -126,18 +114,14 @@ def _download(url: str, algorithm: str, expected: str, path: Path) -> None:
         part.unlink()
         if not leftover:
             raise InputError(
-                f"{url} is not the expected file, and was removed: "
-                f"its {algorithm} begins with {expected[:16]} by the table, with {found[:16]} as fetched"
+                f"{url} is not the expected file and was removed: "
+                f"its {algorithm} starts with {found[:16]}, not with {expected[:16]}"
             )
-        leftover = False  # what an earlier call left may be what was wrong: once more from the start
+        leftover = False  # the part left by an earlier call may be damaged: retry from the start
 
 
 class _Broken(Exception):
-    """A connection that failed.
-
-    Attributes:
-        again: whether another try may help even if nothing has been received yet.
-    """
+    """A failed connection; `again` says whether to retry even if the first one failed."""
 
     def __init__(self, reason: object, again: bool):
         super().__init__(reason)
@@ -145,28 +129,24 @@ class _Broken(Exception):
 
 
 def _receive_all(url: str, part: Path, path: Path) -> None:
-    """Receives the rest of a file, over several connections if they break."""
-    with _Progress(path.name) as progress:
+    """Downloads the rest of a file, retrying if the connection breaks."""
+    hidden = None if sys.stderr is not None else True  # None: hidden unless in a terminal
+    with tqdm(desc=path.name, unit="B", unit_scale=True, dynamic_ncols=True, disable=hidden) as progress:
         for attempt in range(TRIES):
             try:
                 return _receive(url, part, progress)
             except _Broken as error:
-                # A first connection that cannot be made: there is no network. Waiting does not help.
+                # If the first connection cannot be made, there is no network: do not retry.
                 if attempt + 1 == TRIES or not (error.again or attempt):
                     raise InputError(
-                        f"cannot fetch {url}: {_one_line(error)}; "
-                        f"put the file at {path} by hand, or give weights=PATH"
+                        f"cannot fetch {url}: {_reason(error.args[0])}; "
+                        f"put the file at {path} by hand, or pass weights=PATH"
                     ) from None
             time.sleep(WAIT * 2**attempt)
 
 
-def _receive(url: str, part: Path, progress: "_Progress") -> None:
-    """Receives the rest of a file over one connection.
-
-    Raises:
-        _Broken: the connection failed; the part has what was received.
-        InputError: the file is too large, or a redirection leads away from https.
-    """
+def _receive(url: str, part: Path, progress: tqdm) -> None:
+    """Downloads the rest of a file over one connection; raises `_Broken` if the connection fails."""
     start = part.stat().st_size if part.exists() else 0
     response, offset = _open(url, start)
     with response:
@@ -174,19 +154,23 @@ def _receive(url: str, part: Path, progress: "_Progress") -> None:
         end = offset + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
         with open(part, "ab") as file:
             file.truncate(offset)
+            progress.reset(total=end)
+            progress.initial = progress.n = offset
             while True:
                 if max(offset, end or 0) > MAX_BYTES:
                     part.unlink()
-                    raise InputError(f"{url} has more than {MAX_BYTES} bytes: no file of weights")
+                    raise InputError(f"{url} is too large for a weight file: over {MAX_BYTES} bytes")
                 try:
-                    chunk = response.read1(_CHUNK)  # what there is: a break loses none of it
+                    chunk = response.read1(
+                        _CHUNK
+                    )  # returns what has arrived, so that a broken connection loses nothing
                 except (OSError, http.client.HTTPException) as error:
                     raise _Broken(error, again=True) from None
                 if not chunk:
                     break
                 file.write(chunk)
                 offset += len(chunk)
-                progress.show(offset, end)
+                progress.update(len(chunk))
             file.flush()
             os.fsync(file.fileno())
     if end is not None and offset < end:
@@ -194,11 +178,7 @@ def _receive(url: str, part: Path, progress: "_Progress") -> None:
 
 
 def _open(url: str, start: int) -> tuple[http.client.HTTPResponse, int]:
-    """Asks for a file from byte `start` on.
-
-    Returns:
-        The answer, and where in the file it begins: earlier, if the server cannot do otherwise.
-    """
+    """Requests a file from byte `start`; returns the response and the byte at which it starts."""
     headers = {"User-Agent": "keras_resnet", **({"Range": f"bytes={start}-"} if start else {})}
     opener = urllib.request.build_opener(_Redirections)
     try:
@@ -218,17 +198,12 @@ def _open(url: str, start: int) -> tuple[http.client.HTTPResponse, int]:
     stated = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("Content-Range", ""))
     if stated and int(stated[1]) <= start:
         return response, int(stated[1])
-    response.close()  # another part than was asked for
+    response.close()  # not the requested range
     return _open(url, 0)
 
 
 def _check_address(url: str, source: str | None = None) -> None:
-    """Refuses what could be changed on its way; this very machine needs no encryption.
-
-    Args:
-        url: the address.
-        source: the one that redirected to it.
-    """
+    """Refuses addresses, redirected to by `source` if given, without https; the local host is allowed."""
     address = urllib.parse.urlsplit(url)
     if address.scheme == "https" or (_is_local(url) and (source is None or _is_local(source))):
         return
@@ -242,35 +217,13 @@ def _is_local(url: str) -> bool:
 
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        """Follows a redirection, unless it leads away from https."""
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """Follows a redirection if it keeps https."""
         _check_address(newurl, req.full_url)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-class _Progress:
-    """A line on standard error that says how far a download is, where a terminal shows it."""
-
-    def __init__(self, name: str):
-        self._name, self._shown = name, None
-        self._stream = sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self._shown is not None:
-            print(file=self._stream)
-
-    def show(self, done: int, total: int | None) -> None:
-        """Overwrites the line with the bytes received so far, a few times a second."""
-        now = time.monotonic()
-        if self._stream is None or (done != total and self._shown and now < self._shown + 0.2):
-            return
-        self._shown = now
-        of = f" of {total / 1e6:.1f}" if total else ""
-        print(f"\r{self._name}: {done / 1e6:.1f}{of} MB", end="", file=self._stream, flush=True)
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split()) or type(text).__name__
+def _reason(error: object) -> str:
+    return one_line(error) or type(error).__name__

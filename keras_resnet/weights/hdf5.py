@@ -1,4 +1,4 @@
-"""Reading HDF5 files of any origin safely: no links, no virtual data, no endless structures."""
+"""Reads untrusted HDF5 files safely: links, virtual data and endless structures are refused."""
 
 import contextlib
 import math
@@ -10,17 +10,18 @@ from pathlib import Path
 import h5py
 import ml_dtypes
 import numpy as np
+from h5py import h5l, h5o  # pyright: ignore[reportAttributeAccessIssue]
 
 from keras_resnet.errors import InputError, one_line
 
-# From HDF5's format specification, "Global Heap".
+# See "Global Heap" in HDF5's format specification.
 _HEAP = int.from_bytes(b"GCOL", "little")
 _HEAP_HEADER = _OBJECT_HEADER = 16
 _SCANNED_BYTES = 2**20
 
 
 def open_hdf5(path: str | os.PathLike) -> h5py.File:
-    """Opens an HDF5 file for reading; read from it inside `refuse_damage`.
+    """Opens an HDF5 file for reading, which must take place inside `refuse_damage`.
 
     Raises:
         InputError: the file is missing, not HDF5, or damaged.
@@ -35,7 +36,7 @@ def open_hdf5(path: str | os.PathLike) -> h5py.File:
 
 @contextlib.contextmanager
 def refuse_damage(path: str | os.PathLike) -> Iterator[None]:
-    """Turns whatever h5py raises for a damaged file into an `InputError`."""
+    """Converts the exceptions that h5py raises for a damaged file into `InputError`."""
     try:
         yield
     except InputError:
@@ -45,7 +46,7 @@ def refuse_damage(path: str | os.PathLike) -> Iterator[None]:
 
 
 def check_is_file(path: str | os.PathLike) -> Path:
-    """The path of a weight file; `InputError` if it does not exist or is a folder."""
+    """Returns the path of a weight file; raises `InputError` if it does not exist or is a folder."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"weight file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
@@ -53,10 +54,10 @@ def check_is_file(path: str | os.PathLike) -> Path:
 
 
 def layer_groups(file: h5py.File, path: str | os.PathLike) -> dict[str, list[h5py.Dataset]]:
-    """The datasets of each layer in Keras 3's layout, by the layer's name."""
+    """Returns the datasets of each layer in Keras 3's layout by the layer's name."""
     layers = hard_member(file, "layers", path)
     groups = {}
-    for key in layers if isinstance(layers, h5py.Group) else ():
+    for key in map(str, layers) if isinstance(layers, h5py.Group) else ():
         group = hard_member(layers, key, path)
         variables = hard_member(group, "vars", path) if isinstance(group, h5py.Group) else None
         if not isinstance(variables, h5py.Group):
@@ -68,51 +69,49 @@ def layer_groups(file: h5py.File, path: str | os.PathLike) -> dict[str, list[h5p
     return groups
 
 
-def hard_member(group: h5py.Group, name: str, path: str | os.PathLike) -> h5py.Group | h5py.Dataset | None:
-    """A member of a group, None if there is none.
-
-    Raises:
-        InputError: the member is a link out of the group's file.
-    """
-    links, key = group.id.links, name.encode()  # h5py's own lookup takes ten times as long
+def hard_member(group: object, name: str, path: str | os.PathLike) -> h5py.Group | h5py.Dataset | None:
+    """Returns a member of a group, or None without one; links out of the file raise `InputError`."""
+    if not isinstance(group, h5py.Group):
+        return None
+    links, key = group.id.links, name.encode()  # ten times as fast as h5py's high-level lookup
     if not links.exists(key):
         return None
-    if links.get_info(key).type != h5py.h5l.TYPE_HARD:
+    if links.get_info(key).type != h5l.TYPE_HARD:
         raise InputError(f"{path} has a link out of the file at {one_line(name)}; links are not followed")
-    found = h5py.h5o.open(group.id, key)
+    found = h5o.open(group.id, key)
     kinds = {h5py.h5g.GroupID: h5py.Group, h5py.h5d.DatasetID: h5py.Dataset}
     return kinds[type(found)](found) if type(found) in kinds else None
 
 
 def check_weight(member: object, name: str, path: str | os.PathLike) -> h5py.Dataset:
-    """The member, if it is a dataset of floats stored in the file itself; else an `InputError`."""
+    """Returns the member if it is a dataset of floats in the file itself; else raises `InputError`."""
     if isinstance(member, h5py.Dataset):
-        # h5py's own properties query the library each time, and networks have a thousand datasets.
+        # h5py's properties query the library at each access; networks have a thousand datasets.
         layout = member.id.get_create_plist()
         elsewhere = layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count()
         if not elsewhere and (member.dtype.kind == "f" or _is_bfloat16(member)):
             return member
-    raise InputError(f"{path} holds something that is no weight at {one_line(name)}")
+    raise InputError(f"{path} holds something other than a weight at {one_line(name)}")
 
 
 def read_dataset(dataset: h5py.Dataset) -> np.ndarray:
-    """The values of a dataset, uncompressed as Keras writes them."""
-    # A compressed file of some kilobytes may stand for any amount of memory.
+    """Reads the values of an uncompressed dataset."""
+    # A compressed file of a few kilobytes could take any amount of memory.
     if dataset.id.get_storage_size() < math.prod(dataset.shape) * dataset.dtype.itemsize:
         raise InputError(f"{one_line(dataset.name)} of the weight file is compressed or was never written")
     return dataset[...].view(ml_dtypes.bfloat16) if _is_bfloat16(dataset) else dataset[...]
 
 
 def _is_bfloat16(dataset: h5py.Dataset) -> bool:
-    """HDF5 has no such type: Keras stores the bytes, and names the type in an attribute."""
+    """HDF5 has no bfloat16: Keras stores the bytes and names the type in an attribute."""
     return dataset.dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16"
 
 
 def _check_heaps(path: Path) -> None:
-    """Refuses heaps of strings that the HDF5 library (1.14) would never finish reading.
+    """Refuses string heaps that the HDF5 library (1.14) would never finish reading.
 
-    A free object of size 0 is its own successor there. Only multiples of four bytes are searched, where the
-    library puts heaps between float32 tensors: to search everywhere costs a third of the loading time.
+    A free object of size 0 is its own successor. Only multiples of four bytes are searched, where the
+    library puts heaps between float32 tensors; searching everywhere would take a third of the loading time.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for start in range(0, len(content) - 3, _SCANNED_BYTES):

@@ -1,4 +1,4 @@
-"""HDF5 files of keras.applications' ResNets, in the layouts of Keras 1 to 3."""
+"""Reads HDF5 files of keras.applications' ResNets in the layouts of Keras 1 to 3."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,27 +9,19 @@ import numpy as np
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.images.preprocessing import Normalization
 from keras_resnet.models.config import ResNetConfig
-from keras_resnet.weights.conversion import BN_ATTRIBUTES, Budget, Source, Variable, convolutions
+from keras_resnet.weights.conversion import BN_ATTRIBUTES, HEAD, Budget, Source, Variable, convolutions
 from keras_resnet.weights.hdf5 import check_weight, hard_member, layer_groups, read_dataset
 from keras_resnet.weights.registry import CAFFE, MINUS_ONE_TO_ONE
-from keras_resnet.weights.transfer import HEAD
 
 _TOP_ALIASES = ("probs", "fc1000")  # the classifier in older files
 _EPSILON_EXCESS = 1e-8  # their epsilon, 1.001e-5, minus ours, 1e-5
 
 
 def applications_names(config: ResNetConfig) -> dict[Variable, Source]:
-    """Where the variables of a network come from in keras.applications' ResNet50 ... ResNet152V2.
+    """Maps a network's variables to those of ResNet50 ... ResNet152V2 of keras.applications.
 
-    Their normalized convolutions have biases and their batch normalization has another epsilon; both
-    move into the moving statistics without changing the network. Networks that are not pre-activated
-    take blue, green, red there: the first kernel is reversed, for red, green, blue.
-
-    Args:
-        config: the network.
-
-    Returns:
-        From (layer's name, variable's name) of ours to the source; theirs are "layer/variable".
+    Convolutions have biases and batch normalization has another epsilon there; both are absorbed into the
+    moving statistics. The first kernel is reversed for networks without pre-activation, which take BGR.
 
     Raises:
         InputError: keras.applications has no such network.
@@ -78,29 +70,29 @@ def applications_names(config: ResNetConfig) -> dict[Variable, Source]:
 
 
 def usual_normalization(config: ResNetConfig) -> Normalization:
-    """keras.applications' `preprocess_input` of a network, for red, green, blue."""
+    """Returns the normalization of keras.applications' `preprocess_input` for a network, for RGB."""
     return MINUS_ONE_TO_ONE if config.block == "preactivation" else CAFFE
 
 
 def is_applications(file: h5py.File, path: Path, config: ResNetConfig | None) -> bool:
-    """Whether an open HDF5 file without a description is keras.applications' rather than ours.
+    """Returns whether an open HDF5 file without a description is from keras.applications.
 
-    Files of pre-activation networks in Keras 3's layout are ambiguous; they are treated as ours, which
-    differs by 1e-8 in the variances.
+    Files of pre-activation networks in Keras 3's layout are ambiguous and treated as native, which
+    changes the variances by 1e-8.
     """
     if "layers" not in file:
         return True
-    # Theirs have batch normalization throughout, and biases before it.
+    # Their convolutions have biases before batch normalization.
     if config is None or config.block == "preactivation" or not config.batch_norm:
         return False
     return len(layer_groups(file, path).get("conv1_conv", ())) == 2
 
 
 def read_applications(file: h5py.File, path: Path) -> dict[str, np.ndarray]:
-    """Reads all tensors of an open file, by "layer/variable"; the classifier is "predictions".
+    """Reads all tensors of an open file by "layer/variable"; the classifier is "predictions".
 
     Raises:
-        InputError: the file holds no weights, too many, or something else.
+        InputError: the file contains no weights, too many, or other data.
     """
     tensors, budget = {}, Budget(path)
     pairs = _new_layout(file, path) if "layers" in file else _old_layout(file, path)
@@ -116,7 +108,7 @@ def read_applications(file: h5py.File, path: Path) -> dict[str, np.ndarray]:
 
 
 def _new_layout(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Keras 3's: numbered variables, in the order in which the layers make them."""
+    """Keras 3: variables are numbered in the order of their creation."""
     for layer, datasets in layer_groups(file, path).items():
         attributes = BN_ATTRIBUTES if len(datasets) == 4 else ("kernel", "bias")
         for index, dataset in enumerate(datasets):
@@ -125,34 +117,33 @@ def _new_layout(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset
 
 
 def _old_layout(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Keras 1's and 2's: a group a layer, with its variables' names as an attribute."""
+    """Keras 1 and 2: one group per layer, whose attribute lists the variables' names."""
     root = hard_member(file, "model_weights", path) if "model_weights" in file else file
-    for layer in root if isinstance(root, h5py.Group) else ():
+    for layer in map(str, root) if isinstance(root, h5py.Group) else ():
         group = hard_member(root, layer, path)
         if not isinstance(group, h5py.Group):
             continue
         for name in _names(group):
             dataset = group
-            # Step by step: only the last link of a path can be asked for.
-            for part in filter(None, name.split("/")):
-                dataset = hard_member(dataset, part, path) if isinstance(dataset, h5py.Group) else None
+            for part in filter(None, name.split("/")):  # each link on the way is checked
+                dataset = hard_member(dataset, part, path)
             yield f"{layer}/{name.split('/')[-1].removesuffix(':0')}", check_weight(dataset, layer, path)
 
 
 def _names(group: h5py.Group) -> list[str]:
-    """The attribute `weight_names`, which Keras splits where it exceeds HDF5's 64 KiB."""
+    """Returns the attribute `weight_names`, which Keras splits if it exceeds 64 KiB."""
     keys = ["weight_names"]
     if keys[0] not in group.attrs:
         keys = [key for key in group.attrs if key.startswith("weight_names") and key[12:].isdigit()]
         keys.sort(key=lambda key: int(key[12:]))
-    values = [value for key in keys for value in group.attrs[key]]
+    values = [value for key in keys for value in np.asarray(group.attrs[key])]
     return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 
 def _rename_top(tensors: dict[str, np.ndarray]) -> None:
     if f"{HEAD}/kernel" in tensors or f"{HEAD}/bias" in tensors:
         return
-    # One alias only: a second classifier must be left over.
+    # A second classifier is not renamed, so that it is reported as left over.
     alias = next((layer for layer in _TOP_ALIASES if f"{layer}/kernel" in tensors), None)
     for attribute in ("kernel", "bias"):
         if f"{alias}/{attribute}" in tensors:

@@ -1,13 +1,13 @@
-"""ImageNet's thousand classes, in the order of the logits of every network trained on them.
+"""ImageNet's thousand classes in the order of the logits.
 
-The WordNet identifiers and their order are those of ILSVRC 2012, as TensorFlow Datasets lists them
-(`imagenet2012/labels.txt`); the names are torchvision's (`torchvision/models/_meta.py`), of which no
-two are equal.
+The WordNet identifiers and their order are those of ILSVRC 2012 in TensorFlow Datasets
+(`imagenet2012/labels.txt`), the names those of torchvision (`torchvision/models/_meta.py`), all distinct.
 """
 
 import functools
 import operator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,36 +19,34 @@ _FILES = {"imagenet": "imagenet_labels.tsv"}
 
 @functools.cache
 def labels(name: str) -> tuple[tuple[str, str], ...]:
-    """The classes of a label set, in the order of the logits.
+    """Returns the classes of a label set in the order of the logits.
 
     Args:
         name: "imagenet".
 
     Returns:
-        A pair a class: its WordNet identifier and its name, such as ("n02099601", "golden retriever").
-
-    Raises:
-        InputError: there is no such label set.
+        One pair per class: (WordNet identifier, name), such as ("n02099601", "golden retriever").
     """
     if name not in _FILES:
         raise unknown_name("label set", name, _FILES)
     text = Path(__file__).with_name(_FILES[name]).read_text(encoding="utf-8")
-    return tuple(tuple(line.split("\t")) for line in text.splitlines())
+    rows = (line.split("\t") for line in text.splitlines())
+    return tuple((identifier, label) for identifier, label in rows)
 
 
-def decode_predictions(probabilities, top: int = 5) -> list[list[tuple[str, str, float]]]:
-    """The likeliest of ImageNet's classes for each image, as keras.applications' function of this name.
+def decode_predictions(probabilities: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
+    """Decodes predictions for ImageNet like `keras.applications.*.decode_predictions`.
 
     Args:
-        probabilities: array or tensor (batch, 1000); logits are ranked alike.
-        top: how many classes, 1 to 1000.
+        probabilities: array or tensor (batch, 1000) of probabilities or logits.
+        top: number of classes to return, 1 to 1000.
 
     Returns:
-        For each image `top` triples (WordNet identifier, name, probability), the likeliest first; of
-        equals the class with the lower index.
+        For each image, `top` triples (WordNet identifier, name, probability) in descending order;
+        ties are ordered by class index.
 
     Raises:
-        InputError: the shape, or `top`, is another one.
+        InputError: the shape or `top` is invalid.
     """
     classes = labels("imagenet")
     scores = np.asarray(keras.ops.convert_to_numpy(probabilities))
@@ -56,7 +54,7 @@ def decode_predictions(probabilities, top: int = 5) -> list[list[tuple[str, str,
         raise InputError(f"predictions must have the shape (batch, {len(classes)}); got {scores.shape}")
     if isinstance(top, bool) or not hasattr(top, "__index__") or not 1 <= top <= len(classes):
         raise InputError(f"top must be an integer from 1 to {len(classes)}; got {top!r}")
-    # In 64 bits: unsigned types have no negatives, and bfloat16 does not sort.
+    # Unsigned types cannot be negated and bfloat16 cannot be sorted.
     scores = scores.astype("float64")
     order = np.argsort(-scores, axis=1, kind="stable")[:, : operator.index(top)]
     return [

@@ -1,4 +1,4 @@
-"""The package's own weight files: Keras' `.weights.h5` with a `ModelSpec` inside."""
+"""Reads and writes native weight files: Keras' `.weights.h5` with a `ModelSpec`."""
 
 import os
 from collections.abc import Iterable
@@ -9,39 +9,40 @@ import keras
 
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.files import atomic_path
-from keras_resnet.weights.hdf5 import layer_groups, open_hdf5, read_dataset, refuse_damage
-from keras_resnet.weights.spec import ModelSpec
-from keras_resnet.weights.transfer import (
+from keras_resnet.weights.conversion import (
     HEAD,
     adapt_stem,
     differs_in_channels,
     differs_in_classes,
     own_layers,
+    spell_shape,
     stem_of,
 )
+from keras_resnet.weights.hdf5 import layer_groups, open_hdf5, read_dataset, refuse_damage
+from keras_resnet.weights.spec import ModelSpec
 
 _SPEC = "keras_resnet"
 
 
 def save_weights(model: keras.Model, path: str | os.PathLike, spec: ModelSpec | None = None) -> Path:
-    """Saves a model's weights as `model.save_weights` does, atomically and with a description.
+    """Saves a model's weights atomically, like `model.save_weights` but with a description.
 
-    `model.load_weights` reads the file too. Equal weights give equal bytes.
+    `model.load_weights` can read the file. Equal weights give equal bytes.
 
     Args:
         model: any Keras model.
-        path: ends with `.weights.h5`.
-        spec: the network, its input and its labels, stored as an attribute of the file.
+        path: must end with `.weights.h5`.
+        spec: describes the network, its input and its labels; stored as an attribute of the file.
 
     Raises:
         OSError: the file cannot be written; an existing one is unchanged.
     """
     with atomic_path(path, suffix=".weights.h5") as temporary:
-        # The HDF5 library crashes on a full disk; reserving the space first raises OSError.
+        # HDF5 crashes if the disk is full; reserving the space first raises OSError instead.
         size = 4 * model.count_params() + 4096 * len(model.layers)
         with open(temporary, "rb+") as file:
             os.posix_fallocate(file.fileno(), 0, size)
-        temporary.unlink()  # Keras asks before it overwrites
+        temporary.unlink()  # Keras asks before overwriting a file
         model.save_weights(temporary)
         if spec is not None:
             with h5py.File(temporary, "r+") as file:
@@ -50,7 +51,7 @@ def save_weights(model: keras.Model, path: str | os.PathLike, spec: ModelSpec | 
 
 
 def read_spec(path: str | os.PathLike) -> ModelSpec | None:
-    """The description in a weight file, or None if it has none.
+    """Returns the description in a weight file, or None if it has none.
 
     Raises:
         InputError: the file is missing, not HDF5, or damaged.
@@ -60,26 +61,25 @@ def read_spec(path: str | os.PathLike) -> ModelSpec | None:
 
 
 def described(file: h5py.File) -> ModelSpec | None:
-    """The description in an open weight file, or None if it has none."""
+    """Returns the description in an open weight file, or None if it has none."""
     text = file.attrs.get(_SPEC)
     return None if text is None else ModelSpec.from_json(text)
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike, *, transfer: bool = False) -> None:
-    """Loads a `.weights.h5` file into a model built by this package, completely or not at all.
+    """Loads a `.weights.h5` file into a model built by this package; after an error it is unchanged.
 
-    Every tensor of the model must be in the file with its shape, and every tensor of the file in
-    the model. Nothing in the file is executed, and links out of it are refused.
+    The tensors of the file and of the model must match one to one. Links out of the file are refused.
 
     Args:
-        model: of `build_resnet`.
+        model: a model built by `build_resnet`.
         path: the file.
-        transfer: whether the model may lack the file's classifier or have another number of classes (its
-            own classifier is not changed then), take another number of channels (see
-            `transfer.adapt_stem`), and have other layers before the network.
+        transfer: allows a model without the file's classifier or with another number of classes, whose
+            own classifier is kept; with other input channels, for which the first convolution is
+            adapted; and with other layers before the network.
 
     Raises:
-        InputError: the file is missing, not HDF5, damaged, or of another network; the message names
+        InputError: the file is missing, damaged, not HDF5 or of another network; the message names
             the first layer that differs, with both shapes.
     """
     with refuse_damage(path), open_hdf5(path) as file:
@@ -89,7 +89,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike, *, transfer: bool 
 def assign_layers(
     model: keras.Model, file: h5py.File, path: str | os.PathLike, *, transfer: bool = False
 ) -> None:
-    """Assigns the content of an open `.weights.h5` file; see `load_weights`."""
+    """Assigns the weights in an open `.weights.h5` file; see `load_weights`."""
     groups = layer_groups(file, path)
     values = []
     for layer in own_layers(model) if transfer else model.layers:
@@ -112,7 +112,7 @@ def _layer_values(
     path: str | os.PathLike,
     transfer: bool,
 ) -> list[tuple]:
-    """(variable, its new value) for the variables of a layer; none for a classifier that stays."""
+    """Pairs a layer's variables with their new values; returns no pairs for a classifier to be kept."""
     if layer.weights and not stored:
         raise InputError(f"{path} has no weights for layer {layer.name} of {model.name}")
     theirs = [dataset.shape for dataset in stored]
@@ -133,4 +133,4 @@ def _layer_values(
 
 
 def _spell(shapes: Iterable[tuple]) -> str:
-    return " ".join("x".join(map(str, shape)) or "scalar" for shape in shapes) or "none"
+    return " ".join(map(spell_shape, shapes)) or "none"

@@ -1,8 +1,8 @@
-"""The pretrained weights that others publish for networks of the zoo, as one table.
+"""Table of published pretrained weights.
 
-Addresses, digests and the evaluation's crops are the publishers' own: torchvision 0.29.2
-(`torchvision/models/resnet.py`), timm 1.0.31 (`timm/models/resnet.py`) and keras.applications in Keras
-3.15.1 (`resnet.py`, `resnet_v2.py`). Each entry says where its accuracies are published.
+URLs, digests and evaluation crops are those of torchvision 0.29.2 (`torchvision/models/resnet.py`),
+timm 1.0.31 (`timm/models/resnet.py`) and keras.applications in Keras 3.15.1 (`resnet.py`,
+`resnet_v2.py`). Each entry names the source of its accuracies.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.models.config import MODELS, get_config
 
 _IMAGENET = Normalization.imagenet()
-# keras.applications' "caffe" without its blue, green, red: our networks take red, green, blue.
+# The "caffe" mode of keras.applications, for RGB instead of BGR.
 CAFFE = Normalization((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
 MINUS_ONE_TO_ONE = Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 
@@ -23,18 +23,17 @@ class PretrainedWeights:
     """One set of pretrained weights.
 
     Attributes:
-        name: the publisher's, such as "torchvision_v2"; unique for the network.
-        model: a name of `list_models()` whose network the file fits.
-        url: where the file is.
-        digest: "sha256:" or "md5:" and hexadecimal digits: as many of the first ones as the
-            publisher gives.
-        top1: accuracy on ImageNet's validation images, one crop each, percent.
-        top5: the same, for the five likeliest classes.
-        metrics_source: where the two are published.
-        license: of the weights, as their publisher states it; an SPDX identifier.
-        preprocessing: with which the accuracies were measured.
-        labels: the label set of the logits; see `keras_resnet.weights.labels`.
-        default: whether "imagenet" stands for these weights.
+        name: the publisher's name, such as "torchvision_v2"; unique for each network.
+        model: a name of `list_models()`.
+        url: address of the file.
+        digest: "sha256:" or "md5:" and as many of the first hexadecimal digits as are published.
+        top1: single-crop top-1 accuracy on ImageNet's validation set, in percent.
+        top5: the same for top-5.
+        metrics_source: where the accuracies are published.
+        license: SPDX identifier of the weights' license.
+        preprocessing: used to measure the accuracies.
+        labels: label set of the logits; see `keras_resnet.weights.labels`.
+        default: whether `weights="imagenet"` selects these weights.
     """
 
     name: str
@@ -51,11 +50,13 @@ class PretrainedWeights:
 
 
 def _hash_in_name(file: str) -> str:
-    """The digest that PyTorch's hub checks: a name ends in a dash and SHA-256's first digits."""
+    """Returns the first digits of the SHA-256, with which names in PyTorch Hub end."""
     return "sha256:" + file.rsplit("-", 1)[1]
 
 
-def _torchvision(model, version, file, top1, top5, resize, default=False) -> PretrainedWeights:
+def _torchvision(
+    model: str, version: str, file: str, top1: float, top5: float, resize: int, default: bool = False
+) -> PretrainedWeights:
     return PretrainedWeights(
         name=f"torchvision_{version}",
         model=model,
@@ -70,11 +71,21 @@ def _torchvision(model, version, file, top1, top5, resize, default=False) -> Pre
     )
 
 
-def _timm(model, tag, folder, file, top1, top5, size, crop, default=False) -> PretrainedWeights:
+def _timm(
+    model: str,
+    tag: str,
+    folder: str,
+    file: str,
+    top1: float,
+    top5: float,
+    size: int,
+    crop: float,
+    default: bool = False,
+) -> PretrainedWeights:
     return PretrainedWeights(
         name=f"timm_{tag}",
         model=model,
-        # The repository's present owner: for its former one GitHub redirects to it.
+        # The repository's current owner; GitHub redirects from the former one.
         url=f"https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-{folder}/{file}.pth",
         digest=_hash_in_name(file),
         top1=top1,
@@ -89,13 +100,13 @@ def _timm(model, tag, folder, file, top1, top5, size, crop, default=False) -> Pr
     )
 
 
-def _applications(model, md5, top1, top5) -> PretrainedWeights:
+def _applications(model: str, md5: str, top1: float, top5: float) -> PretrainedWeights:
     if model.endswith("_v2"):
-        # Measured at 299, as these were trained; at 224 they are some six points worse. For the
-        # shorter side nothing is published: 299 is to 341 as 224 to 256.
+        # Trained and measured at 299; at 224 they lose about six points. The shorter side is not
+        # published: 341 is 299 * 256 / 224.
         license, preprocessing = "BSD-3-Clause", Preprocessing(299, 341, "bicubic", MINUS_ONE_TO_ONE)
     else:
-        # The shorter side and the interpolation: their author, in issue 88 of keras-applications.
+        # Shorter side and interpolation are from keras-applications' issue 88, by their author.
         license, preprocessing = "MIT", Preprocessing(224, 256, "bicubic", CAFFE)
     file = f"{model.replace('_', '')}_weights_tf_dim_ordering_tf_kernels.h5"
     return PretrainedWeights(
@@ -112,7 +123,7 @@ def _applications(model, md5, top1, top5) -> PretrainedWeights:
     )
 
 
-# A network's default is torchvision's own default, else keras.applications', else timm's RA2.
+# A network's default is torchvision's default, else keras.applications', else timm's RA2.
 # fmt: off
 ENTRIES: tuple[PretrainedWeights, ...] = (
     # network, version, file, top-1, top-5, shorter side
@@ -142,8 +153,8 @@ ENTRIES: tuple[PretrainedWeights, ...] = (
     _applications("resnet101_v2", "6343647c601c52e1368623803854d971", 77.234, 93.816),
     _applications("resnet152_v2", "a49b44d1979771252814e80f8ec446f9", 78.032, 94.162),
 
-    # network, tag, folder, file, top-1, top-5, input, its share of the shorter side.
-    # All that timm trained on ImageNet's thousand classes and publishes as a file of its releases.
+    # network, tag, folder, file, top-1, top-5, input size, crop ratio
+    # All that timm trained on ImageNet-1k and publishes in its GitHub releases.
     _timm("resnet18", "a1", "rsb-weights", "resnet18_a1_0-d63eafa0", 73.158, 91.026, 288, 1.0),
     _timm("resnet18", "a2", "rsb-weights", "resnet18_a2_0-b61bd467", 72.372, 90.596, 288, 1.0),
     _timm("resnet18", "a3", "rsb-weights", "resnet18_a3_0-40c531c8", 68.254, 88.176, 224, 0.95),
@@ -192,13 +203,10 @@ ENTRIES: tuple[PretrainedWeights, ...] = (
 
 
 def find_entries(name: str) -> list[PretrainedWeights]:
-    """All weights of a name, over the networks that have them.
-
-    Args:
-        name: such as "torchvision_v2"; "imagenet" gives every network's default.
+    """Returns all entries with a name, one per network; "imagenet" gives every network's default.
 
     Raises:
-        InputError: no network has such weights; it says which names are near.
+        InputError: no network has such weights; the message suggests similar names.
     """
     found = [entry for entry in ENTRIES if name == entry.name or (name == "imagenet" and entry.default)]
     if not found:
@@ -207,14 +215,14 @@ def find_entries(name: str) -> list[PretrainedWeights]:
 
 
 def list_weights(model: str | None = None) -> list[str]:
-    """The names that `weights` takes for a network, besides "imagenet" and paths of files.
+    """Lists the names of pretrained weights, besides "imagenet".
 
     Args:
-        model: a name of `list_models()`; None lists those of every network.
+        model: a name of `list_models()`. Default: all networks.
 
     Returns:
-        Names such as "torchvision_v2", the default first; without a model they stand behind the
-        network's, as in "resnet50_v1_5/torchvision_v2".
+        Names such as "torchvision_v2", the default first; without `model`, full names such as
+        "resnet50_v1_5/torchvision_v2".
 
     Raises:
         InputError: there is no such network.
@@ -225,14 +233,11 @@ def list_weights(model: str | None = None) -> list[str]:
 
 
 def get_entry(name: str, model: str) -> PretrainedWeights:
-    """The weights that `name` means for a network.
-
-    Args:
-        name: of `list_weights(model)`, or "imagenet" for the network's default.
-        model: a name of `list_models()`.
+    """Returns the entry for a name of `list_weights(model)`, or for "imagenet", the network's default.
 
     Raises:
-        InputError: there is no such network, or it has no such weights; it says which has them.
+        InputError: there is no such network, or it has no such weights; the message names networks
+            that have them.
     """
     entries = _entries_of(model)
     for entry in entries:
@@ -241,26 +246,26 @@ def get_entry(name: str, model: str) -> PretrainedWeights:
     if not entries:
         wanted = "pretrained weights" if name == "imagenet" else f"weights {name!r}"
         raise InputError(
-            f"{model} has no {wanted}: none are published for it; give a file's path, or see list_weights()"
+            f"{model} has no {wanted}: none are published for it; pass a file's path, or see list_weights()"
         )
     names = [entry.name for entry in entries]
     others = _siblings_first(model, [entry.model for entry in ENTRIES if entry.name == name])
     if others:
         raise InputError(
-            f"{model} has no weights {name!r}: they are of {', '.join(others)}; "
+            f"{model} has no weights {name!r}: they are for {', '.join(others)}; "
             f"for {model} there are {', '.join(names)}"
         )
     raise unknown_name(f"weights of {model}", name, ["imagenet", *names])
 
 
 def _entries_of(model: str) -> list[PretrainedWeights]:
-    """All weights for a network, the default first; `InputError` for an unknown network."""
+    """Returns all entries of a network, the default first; raises `InputError` for an unknown network."""
     get_config(model)
     return sorted((entry for entry in ENTRIES if entry.model == model), key=lambda entry: not entry.default)
 
 
 def _siblings_first(model: str, others: list[str], count: int = 3) -> list[str]:
-    """Those with the same kind and depth, as resnet50 and resnet50_v1_5; without any, the first few."""
+    """Returns the networks of the same kind and depth, such as resnet50 and resnet50_v1_5, else the first."""
     siblings = [other for other in others if _kind_and_depth(other) == _kind_and_depth(model)]
     return siblings or others[:count]
 

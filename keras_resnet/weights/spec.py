@@ -1,4 +1,4 @@
-"""ModelSpec: the description of a network that its weight file carries."""
+"""`ModelSpec`, the description of a network in its weight file."""
 
 import dataclasses
 import json
@@ -14,14 +14,14 @@ from keras_resnet.models.resnet import build_network
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """A network of the zoo, its input and its classes.
+    """A network of the zoo with its input and its classes.
 
     Attributes:
         model: a name of `list_models()`.
-        overrides: fields of `ResNetConfig` that differ from the zoo's row.
-        classes: width of the last layer.
-        input_shape: (height, width, channels), channels last for every image data format.
-        preprocessing: from decoded images to the network's input; its size is the input's height.
+        overrides: fields of `ResNetConfig` that differ from the zoo's.
+        classes: units of the last layer.
+        input_shape: (height, width, channels) for every image data format.
+        preprocessing: converts decoded images to the network's input; its size is the input's height.
         labels: class names in the order of the logits, or empty.
     """
 
@@ -33,7 +33,7 @@ class ModelSpec:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self):
-        # JSON has no tuples; a spec must equal itself after a round trip.
+        # JSON has no tuples; a spec must be equal after a round trip.
         overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in self.overrides.items()}
         object.__setattr__(self, "overrides", overrides)
         if self.preprocessing.size != self.input_shape[0]:
@@ -50,7 +50,7 @@ class ModelSpec:
         overrides: dict | None = None,
         input_shape: tuple[int, int, int] | None = None,
     ) -> "ModelSpec":
-        """The spec of a network without a description: its paper's input, ImageNet's statistics."""
+        """Returns the usual spec of a network: its paper's input size and ImageNet's statistics."""
         config = get_config(model, **(overrides or {}))
         shape = input_shape or (config.input_size, config.input_size, 3)
         resize = _usual_resize(config, shape[0])
@@ -58,7 +58,7 @@ class ModelSpec:
         return cls(model, overrides or {}, classes or config.classes, shape, preprocessing)
 
     def build(self, **options: Any) -> keras.Model:
-        """Builds the network with new weights and logits as its output; `options` go to `build_network`."""
+        """Builds the randomly initialized network, returning logits; `options` go to `build_network`."""
         shape = self.input_shape
         if keras.config.image_data_format() == "channels_first":
             shape = (shape[2], shape[0], shape[1])
@@ -76,7 +76,7 @@ class ModelSpec:
         return get_config(self.model, **self.overrides)
 
     def to_json(self) -> str:
-        """One line of JSON with sorted keys."""
+        """Serializes to one line of JSON with sorted keys."""
         fields = {
             "model": self.model,
             "overrides": self.overrides,
@@ -91,7 +91,7 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, text: str) -> "ModelSpec":
-        """Reads what `to_json` wrote; `InputError` for anything else."""
+        """Parses the output of `to_json`; raises `InputError` for anything else."""
         try:
             fields = json.loads(text)
             model, overrides, classes = fields["model"], dict(fields["overrides"]), int(fields["classes"])
@@ -107,19 +107,20 @@ class ModelSpec:
             labels = tuple(str(label) for label in fields["labels"])
             return cls(model, overrides, classes, (height, width, channels), preprocessing, labels)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise InputError(f"the description inside the weight file is broken: {one_line(error)}") from None
+            raise InputError(f"the description in the weight file is invalid: {one_line(error)}") from None
 
 
 def check_architecture(source: object, model: str, theirs: ResNetConfig, ours: ResNetConfig) -> None:
-    """Refuses weights whose tensors would fit a network that computes something else.
+    """Refuses weights of another architecture, even if the tensors have equal shapes.
 
-    v1 and v1.5, or a plain network and its residual twin with option A, have the same tensors.
+    For example, v1 and v1.5, or a plain network and its residual counterpart with option A, have the same
+    tensors.
 
     Args:
         source: the weights, for the message.
-        model: their network's name, for the message.
-        theirs: the network that the weights are of.
-        ours: the network that takes them.
+        model: name of the weights' network, for the message.
+        theirs: the weights' network.
+        ours: the network to load them into.
 
     Raises:
         InputError: the networks differ; the message names the first field that does.
@@ -133,12 +134,12 @@ def check_architecture(source: object, model: str, theirs: ResNetConfig, ours: R
 
 
 def _check_proportions(config: ResNetConfig, classes: int) -> None:
-    """A description in a file must not decide how much memory is used."""
+    """Limits the memory that the description in a file can request."""
     sizes = (*config.stage_filters, *config.stage_depths, config.width_per_group)
     if not 1 <= classes <= 2**20 or max(sizes) > 2**12 or config.groups > 2**10:
-        raise ValueError("it asks for a network out of all proportion")
+        raise ValueError("the network is unreasonably large")
 
 
 def _usual_resize(config: ResNetConfig, size: int) -> int | None:
-    """As in the paper for networks of ImageNet's kind at their size; others take whole images."""
+    """The paper's for ImageNet networks at their own size; None, for whole images, for others."""
     return usual_resize(size) if config.stem != "cifar" and size == config.input_size else None

@@ -1,4 +1,4 @@
-"""State dicts of torchvision and timm, in `.safetensors`, `.pth` and `.pt` files; nothing is unpickled."""
+"""Reads state dicts of torchvision and timm (.safetensors, .pth, .pt) without unpickling."""
 
 import re
 from pathlib import Path
@@ -7,17 +7,16 @@ import numpy as np
 
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.models.config import ResNetConfig
-from keras_resnet.weights.conversion import BN_ATTRIBUTES, Budget, Source, Variable, convolutions
-from keras_resnet.weights.transfer import HEAD
+from keras_resnet.weights.conversion import BN_ATTRIBUTES, HEAD, Budget, Source, Variable, convolutions
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 def torch_names(config: ResNetConfig) -> dict[Variable, Source]:
-    """The table from a network's variables to the tensors of a torchvision or timm state dict.
+    """Maps a network's variables to the tensors of a torchvision or timm state dict.
 
     Raises:
-        InputError: neither zoo has such a network.
+        InputError: neither library has such a network.
     """
     if config.block == "preactivation":
         raise InputError(
@@ -37,11 +36,11 @@ def torch_names(config: ResNetConfig) -> dict[Variable, Source]:
     table = {}
     for layer, stage, index, number in convolutions(config):
         if stage is None:
-            # A deep stem is a sequence of convolution, normalization and ReLU, but for its end.
+            # A deep stem is one sequence, but its last normalization is a separate module.
             conv = "conv1" if number == 0 else f"conv1.{3 * (number - 1)}"
             bn = f"conv1.{3 * number - 2}" if number in (1, 2) else "bn1"
         elif number == 0:
-            first = 1 if config.shortcut == "D" else 0  # behind the pooling
+            first = 1 if config.shortcut == "D" else 0  # after the pooling
             conv, bn = (f"layer{stage}.{index}.downsample.{part}" for part in (first, first + 1))
         else:
             conv, bn = (f"layer{stage}.{index}.{part}{number}" for part in ("conv", "bn"))
@@ -55,11 +54,11 @@ def torch_names(config: ResNetConfig) -> dict[Variable, Source]:
 
 
 def read_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """Reads all tensors of a state dict, without the `module.` that DataParallel adds to the names.
+    """Reads all tensors of a state dict, without the prefix `module.` of DataParallel.
 
     Raises:
-        InputError: the file is damaged, too large, or holds more than tensors; or the package that reads
-            it is not installed.
+        InputError: the file is damaged, too large or contains more than tensors, or the package that
+            reads it is not installed.
     """
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
     stripped = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
@@ -76,7 +75,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     tensors, budget = {}, Budget(path)
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118 (no mapping)
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
                 budget.take(name, file.get_slice(name).get_shape())
                 tensors[name] = file.get_tensor(name)
     except InputError:
@@ -88,21 +87,21 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_pth(path: Path) -> dict[str, np.ndarray]:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(
             f"{path} needs PyTorch: install torch, or convert the file to .safetensors"
         ) from None
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
-        # CVE-2025-32434: its `weights_only` can be made to run code.
+        # CVE-2025-32434: `weights_only` could execute code.
         raise InputError(f"{path} needs torch 2.6 or newer to be read safely; this is {torch.__version__}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch promises nothing about what a damaged file raises
-        # Its advice is to switch the safe reader off; what it names is what somebody has to leave out.
+    except Exception as error:  # a damaged file can raise anything
+        # The full message advises to disable the safe reader; show only the forbidden global.
         named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        reason = named[1] if named else str(error).split("\n")[0].split(". ")[0] or type(error).__name__
-        reason = one_line(reason)
+        first_sentence = str(error).split("\n")[0].split(". ")[0]
+        reason = one_line(named[1] if named else first_sentence or type(error).__name__)
         raise InputError(f"{path} is damaged, or holds more than tensors ({reason})") from None
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -113,12 +112,12 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
     tensors, budget = {}, Budget(path)
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise InputError(f"{path} holds something that is no weight at {one_line(name)}")
+            raise InputError(f"{path} holds something other than a weight at {one_line(name)}")
         budget.take(name, tensor.shape)
         try:
             if tensor.dtype == torch.bfloat16:
-                tensor = tensor.float()  # NumPy knows no such type
+                tensor = tensor.float()  # unknown to NumPy
             tensors[name] = tensor.detach().numpy()
         except (TypeError, RuntimeError) as error:  # sparse, quantized, without storage, ...
-            raise InputError(f"{path}: {one_line(name)} is no plain tensor ({one_line(error)})") from None
+            raise InputError(f"{path}: {one_line(name)} is not a plain tensor ({one_line(error)})") from None
     return tensors

@@ -1,10 +1,10 @@
-"""Weights of any origin for a network of the zoo: published ones by name, and files by path."""
+"""Opens weights of any origin: published ones by name, and files by path."""
 
 import functools
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import h5py
 import keras
@@ -14,7 +14,7 @@ from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization, Preprocessing, usual_resize
 from keras_resnet.models.config import MODELS, ResNetConfig, get_config
 from keras_resnet.weights import torch_files
-from keras_resnet.weights.conversion import assign_tensors, count_classes
+from keras_resnet.weights.conversion import assign_tensors, count_classes, own_layers
 from keras_resnet.weights.download import fetch
 from keras_resnet.weights.hdf5 import check_is_file, open_hdf5, refuse_damage
 from keras_resnet.weights.keras_applications import (
@@ -27,27 +27,25 @@ from keras_resnet.weights.labels import labels
 from keras_resnet.weights.native import assign_layers, described
 from keras_resnet.weights.registry import PretrainedWeights, find_entries, get_entry, list_weights
 from keras_resnet.weights.spec import ModelSpec, check_architecture
-from keras_resnet.weights.transfer import own_layers
 
 HDF5 = (".h5", ".hdf5")
 SUFFIXES = torch_files.SUFFIXES + HDF5
 
 Weights = str | os.PathLike | PretrainedWeights
-"""Published weights, by name or as an entry of the registry, or the path of a file."""
+"""A name of published weights, an entry of the registry, or the path of a file."""
 
 
 class WeightFile:
-    """An open weight file; `open_weights` makes it.
+    """An open weight file, made by `open_weights`.
 
-    The file is opened once, and its tensors are read once, by the first `load`, which closes it. Loading
-    again opens it again.
+    The first `load` reads the tensors and closes the file; loading again opens it again.
 
     Attributes:
-        path: of the file.
-        kind: "native" for the package's own files, "torch" for torchvision's and timm's, "applications"
+        path: the file's path.
+        kind: "native" for this package's files, "torch" for torchvision's and timm's, "applications"
             for keras.applications'.
-        described: the description inside a native file, if it has one.
-        entry: of the registry, for published weights.
+        described: the description in a native file, if it has one.
+        entry: the registry's entry of published weights.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class WeightFile:
                 self.close()
                 raise
         elif path.suffix not in torch_files.SUFFIXES:
-            raise InputError(f"{path} is no .safetensors, .pth, .pt or .h5 file")
+            raise InputError(f"{path} is not a .safetensors, .pth, .pt or .h5 file")
 
     def _identify(self, file: h5py.File, config: ResNetConfig | None) -> None:
         with refuse_damage(self.path):
@@ -88,21 +86,21 @@ class WeightFile:
         self.close()
 
     def close(self) -> None:
-        """Closes the file and drops what was read from it."""
+        """Closes the file and frees its tensors."""
         if self._file is not None:
             self._file.close()
         self._file = self._tensors = None
 
     @functools.cached_property
     def classes(self) -> int | None:
-        """The number of classes; None without a classifier, or where a native file has no description."""
+        """The number of classes; None without a classifier, or without a description in a native file."""
         if self.kind == "native":
             return None if self.described is None else self.described.classes
         return count_classes(self.tensors())
 
     @functools.cached_property
     def spec(self) -> ModelSpec:
-        """The network, with its classes, labels and preprocessing: as described, else the usual ones.
+        """The network with its classes, labels and preprocessing: as described, else the defaults.
 
         Raises:
             InputError: neither the file nor the caller of `open_weights` named the network.
@@ -110,7 +108,7 @@ class WeightFile:
         if self.described is not None:
             return self.described
         if self._model is None:
-            raise InputError(f"{self.path} does not say of which network it is")
+            raise InputError(f"{self.path} does not say which network it is for")
         default = ModelSpec.default(self._model)
         if self.preprocessing is None:
             return default
@@ -121,7 +119,7 @@ class WeightFile:
 
     @functools.cached_property
     def preprocessing(self) -> Preprocessing | None:
-        """How images are prepared: as described or published, else as usual for a converted file."""
+        """The preprocessing: as described or published, else the default of a converted file's library."""
         if self.described is not None:
             return self.described.preprocessing
         if self.entry is not None:
@@ -134,8 +132,9 @@ class WeightFile:
         return Preprocessing(size, usual_resize(size), "bilinear", normalization)
 
     def preprocessing_for(self, model: keras.Model) -> Preprocessing | None:
-        """`preprocessing` for a model's input size and channels; None if unknown or if it is not square."""
-        shape = tuple(own_layers(model)[0].input.shape[1:])
+        """Returns `preprocessing` for a model's input; None if unknown or if the input is not square."""
+        source: Any = own_layers(model)[0].input
+        shape = tuple(source.shape[1:])
         if keras.config.image_data_format() == "channels_first":
             shape = (*shape[1:], shape[0])
         height, width, channels = shape
@@ -149,13 +148,13 @@ class WeightFile:
         return preprocessing.for_channels(channels)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """All tensors of a converted file by their names there, read once; `load` empties it.
+        """Returns all tensors of a converted file by their names there, read once; `load` empties it.
 
         Raises:
             InputError: the file is native, damaged or too large, or the package that reads it is missing.
         """
         if self.kind == "native":
-            raise InputError(f"{self.path} is a native file already, which needs no conversion")
+            raise InputError(f"{self.path} is a native file already; it needs no conversion")
         if self._tensors is None:
             if self.kind == "torch":
                 self._tensors = torch_files.read_torch_file(self.path)
@@ -165,14 +164,14 @@ class WeightFile:
         return self._tensors
 
     def load(self, model: keras.Model, transfer: bool = False) -> None:
-        """Loads the weights into a network built by this package, completely or not at all.
+        """Loads the weights into a model built by `build_resnet`, whose input is always RGB.
 
         Args:
-            model: of `build_resnet`. Images go in as red, green, blue, whatever the file's own network takes.
-            transfer: as `load_weights` has it.
+            model: the model.
+            transfer: see `load_weights`.
 
         Raises:
-            InputError: the file cannot be read or does not fit the model, which is unchanged.
+            InputError: the file cannot be read or does not fit the model, which is unchanged then.
         """
         with self:
             if self.kind == "native":
@@ -181,16 +180,12 @@ class WeightFile:
                 return
             tensors = self.tensors()
             if self._config is None:
-                raise InputError(f"{self.path} does not say of which network it is")
+                raise InputError(f"{self.path} does not say which network it is for")
             names = torch_files.torch_names if self.kind == "torch" else applications_names
             assign_tensors(model, names(self._config), tensors, self.path, transfer=transfer)
 
-    def build(self, **kwargs: object) -> keras.Model:
-        """Builds `spec`'s network with its weights, and with `preprocess` as `build_model` sets it.
-
-        Args:
-            kwargs: of `ModelSpec.build`.
-        """
+    def build(self, **kwargs: Any) -> keras.Model:
+        """Builds the network of `spec` with weights and `preprocess`; `kwargs` go to `ModelSpec.build`."""
         model = self.spec.build(**kwargs)
         self.load(model)
         if preprocessing := self.preprocessing_for(model):
@@ -204,15 +199,15 @@ class WeightFile:
 
 
 def open_weights(weights: Weights, network: str | ResNetConfig | None = None) -> WeightFile:
-    """Opens weights, after fetching published ones; use it in a `with` statement.
+    """Opens weights, downloading published ones; use it in a `with` statement.
 
     Args:
-        weights: a `PretrainedWeights`, the name of one, or a file's path.
-        network: what the weights are for. A zoo's name says of which network a file without a
-            description is. A config must be of the same architecture as the weights.
+        weights: a `PretrainedWeights`, the name of one, or the path of a file.
+        network: the network to load them into. A name of `list_models()` identifies the network of a
+            file without a description; a config must have the architecture of the weights.
 
     Raises:
-        InputError: there are no such weights, they cannot be fetched or opened, or they are of another
+        InputError: there are no such weights, they cannot be downloaded or opened, or they are for another
             network.
     """
     model, config = (network, None) if isinstance(network, str) else (None, network)
@@ -221,7 +216,7 @@ def open_weights(weights: Weights, network: str | ResNetConfig | None = None) ->
 
 
 def _locate(weights: Weights, config: ResNetConfig | None) -> tuple[Path, PretrainedWeights | None]:
-    """The file of weights, and their entry of the registry, if any."""
+    """Returns the file of weights and their entry of the registry, if any."""
     _check_kind(weights)
     if isinstance(weights, PretrainedWeights):
         entry = weights
@@ -237,14 +232,14 @@ def _locate(weights: Weights, config: ResNetConfig | None) -> tuple[Path, Pretra
 
 
 def preprocessing_of(weights: Weights, model: str | None = None) -> Preprocessing:
-    """How images are prepared for weights; published ones are not fetched.
+    """Returns the preprocessing for weights, without downloading published ones.
 
     Args:
-        weights: a `PretrainedWeights`, the name of one, or a file of our own.
-        model: a name of `list_models()`, for a name of weights that several networks have.
+        weights: a `PretrainedWeights`, the name of one, or the path of a native file.
+        model: a name of `list_models()`, required if networks with weights of this name differ.
 
     Raises:
-        InputError: there are no such weights, they do not say it, or networks differ in it.
+        InputError: there are no such weights, or their preprocessing is unknown or ambiguous.
     """
     if isinstance(weights, PretrainedWeights):
         return weights.preprocessing
@@ -255,7 +250,7 @@ def preprocessing_of(weights: Weights, model: str | None = None) -> Preprocessin
         with open_weights(weights) as file:
             if file.preprocessing is None:
                 raise InputError(
-                    f"{weights} does not say how images are prepared; use the model's `preprocess`"
+                    f"{weights} does not describe its preprocessing; use the model's `preprocess`"
                 )
             return file.preprocessing
     if model is not None:
@@ -263,26 +258,25 @@ def preprocessing_of(weights: Weights, model: str | None = None) -> Preprocessin
     entries = find_entries(str(weights))
     if len({entry.preprocessing for entry in entries}) > 1:
         names = ", ".join(entry.model for entry in entries[:3])
-        raise InputError(f"the networks that have weights {weights!r} ({names}, ...) differ; give model=")
+        raise InputError(f"the networks that have weights {weights!r} ({names}, ...) differ; pass model=")
     return entries[0].preprocessing
 
 
-def preprocess_input(x, weights: Weights, model: str | None = None, crop: bool = True) -> np.ndarray:
-    """Prepares images as the evaluation of published weights did.
+def preprocess_input(x: Any, weights: Weights, model: str | None = None, crop: bool = True) -> np.ndarray:
+    """Prepares images as in the evaluation of published weights.
 
     Args:
-        x: images as `Preprocessing` takes them: (height, width, channels) or (n, height, width, channels),
-            uint8 or float, 0-255, red, green, blue.
-        weights: an `PretrainedWeights`, the name of one, or a file of our own.
-        model: a name of `list_models()`, where the entry's name is that of several which differ.
-        crop: whether images are resized and cut out, as torchvision's `transforms()` do; without it
-            they are only normalized, as keras.applications' function of this name does.
+        x: RGB images 0-255, uint8 or float, (height, width, channels) or (n, height, width, channels).
+        weights: a `PretrainedWeights`, the name of one, or the path of a native file.
+        model: a name of `list_models()`, required if networks with weights of this name differ.
+        crop: whether to resize and crop, like torchvision's `transforms()`; otherwise images are only
+            normalized, like keras.applications' `preprocess_input`.
 
     Returns:
         float32 array (size, size, channels) or (n, size, size, channels).
 
     Raises:
-        InputError: as `preprocessing_of`, and as `Preprocessing`.
+        InputError: see `preprocessing_of` and `Preprocessing`.
     """
     return preprocessing_of(weights, model)(x, crop=crop)
 
@@ -290,21 +284,21 @@ def preprocess_input(x, weights: Weights, model: str | None = None, crop: bool =
 def _check_kind(weights: object) -> None:
     if not isinstance(weights, str | os.PathLike | PretrainedWeights):
         raise InputError(
-            f"weights is a name of list_weights(), a path or a PretrainedWeights; got {weights!r}"
+            f"weights must be a name of list_weights(), a path or a PretrainedWeights; got {weights!r}"
         )
 
 
 def _entry_of_full_name(name: str) -> PretrainedWeights:
-    """The entry of "resnet50_v1_5/torchvision_v2", as `list_weights()` has it."""
+    """Returns the entry for a full name such as "resnet50_v1_5/torchvision_v2"."""
     model, name = name.split("/")
     return get_entry(name, model)
 
 
 def _is_name(weights: object) -> bool:
-    """Whether it can only be a name of the registry: a word without a file's suffix, and not a file."""
+    """Returns whether it can only be a name of the registry: neither a file nor with a file's suffix."""
     return (
         isinstance(weights, str)
-        and not os.path.isfile(weights)  # a folder of images may well be called imagenet
+        and not os.path.isfile(weights)  # a folder named imagenet is fine
         and os.sep not in weights
         and Path(weights).suffix not in SUFFIXES
     )
@@ -312,7 +306,7 @@ def _is_name(weights: object) -> bool:
 
 def _zoo_name(config: ResNetConfig | None, weights: object) -> str:
     if config is None:
-        raise InputError(f"weights {weights!r} are of several networks; say of which")
+        raise InputError(f"weights {weights!r} exist for several networks; specify one")
     for name, row in MODELS.items():
         if row.architecture == config.architecture:
             return name

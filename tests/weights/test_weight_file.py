@@ -76,7 +76,7 @@ def test_another_head_and_other_channels(fetched, tensors):
 @pytest.mark.parametrize(
     ("model", "arguments", "told"),
     [
-        ("resnet50", {"weights": "torchvision_v1"}, "they are of resnet50_v1_5"),
+        ("resnet50", {"weights": "torchvision_v1"}, "they are for resnet50_v1_5"),
         ("resnet18", {"weights": "imagnet"}, "did you mean imagenet"),
         ("plain18", {"weights": "imagenet"}, "plain18 has no pretrained weights"),
         ("resnet18", {"weights": "imagenet", "shortcut": "C"}, "no network of the zoo has these options"),
@@ -118,9 +118,9 @@ def test_full_names_and_a_folder_called_imagenet(fetched, monkeypatch, tmp_path)
 
 @pytest.mark.parametrize("weights", [5, True, object()])
 def test_what_can_be_no_weights(weights):
-    with pytest.raises(InputError, match="weights is a name of list_weights"):
+    with pytest.raises(InputError, match="weights must be a name of list_weights"):
         build_model("resnet18", weights=weights, input_shape=(32, 32, 3))
-    with pytest.raises(InputError, match="weights is a name of list_weights"):
+    with pytest.raises(InputError, match="weights must be a name of list_weights"):
         preprocess_input(np.zeros((8, 8, 3), "uint8"), weights)
 
 
@@ -206,11 +206,11 @@ def test_preprocess_input(downloaded, tmp_path):
 @pytest.mark.parametrize(
     ("weights", "model", "told"),
     [
-        ("imagenet", None, "differ; give model="),
+        ("imagenet", None, "differ; pass model="),
         ("torchvision_v2", None, None),
-        ("torchvision_v1", None, "differ; give model="),
+        ("torchvision_v1", None, "differ; pass model="),
         ("torchvision_v3", None, "did you mean torchvision_v2, torchvision_v1"),
-        ("torchvision_v1", "resnet50", "they are of resnet50_v1_5"),
+        ("torchvision_v1", "resnet50", "they are for resnet50_v1_5"),
         ("m.safetensors", None, "does not exist"),
         ("m.weights.h5", None, "does not exist"),
     ],
@@ -351,7 +351,10 @@ def test_a_converted_file_is_read_once(opened, downloaded, tmp_path):
 
 
 def test_a_file_that_does_not_say_of_which_network_it_is(downloaded):
-    with open_weights(downloaded) as file, pytest.raises(InputError, match="of which network it is"):
+    with (
+        open_weights(downloaded) as file,
+        pytest.raises(InputError, match="does not say which network it is for"),
+    ):
         file.spec.build()
-    with pytest.raises(InputError, match="'imagenet' are of several networks"):
+    with pytest.raises(InputError, match="'imagenet' exist for several networks"):
         open_weights("imagenet")

@@ -210,7 +210,11 @@ class FakeTensor:
 
 
 def fake_torch(monkeypatch, content, version="2.13.0+cpu"):
+    """Replaces torch; returns the list of the files that it will have loaded."""
+    loaded = []
+
     def load(path, *, map_location, weights_only):
+        loaded.append(path)
         assert map_location == "cpu"
         assert weights_only is True
         if isinstance(content, Exception):
@@ -219,6 +223,7 @@ def fake_torch(monkeypatch, content, version="2.13.0+cpu"):
 
     torch = types.SimpleNamespace(load=load, Tensor=FakeTensor, bfloat16="bfloat16", __version__=version)
     monkeypatch.setitem(sys.modules, "torch", torch)
+    return loaded
 
 
 @pytest.mark.parametrize(
@@ -245,10 +250,10 @@ def test_pth(wrap, monkeypatch, networks, tmp_path):
         (EOFError(), r"damaged, or holds more than tensors \(EOFError\)"),
         (RuntimeError("Failed. Set weights_only=False if you trust it"), r"\(Failed\)$"),
         ([1, 2], "holds a list"),
-        ({"epoch": 3}, "no weight at epoch"),
-        ({3: FakeTensor(np.ones(1))}, "no weight at 3"),
+        ({"epoch": 3}, "other than a weight at epoch"),
+        ({3: FakeTensor(np.ones(1))}, "other than a weight at 3"),
         ({"a": FakeTensor(np.ones(1)), "module.a": FakeTensor(np.ones(1))}, "twice"),
-        ({"a": types.SimpleNamespace(shape=(1,))}, "no weight at a"),
+        ({"a": types.SimpleNamespace(shape=(1,))}, "other than a weight at a"),
     ],
 )
 def test_pth_of_something_else(content, told, monkeypatch, tmp_path):
@@ -258,6 +263,19 @@ def test_pth_of_something_else(content, told, monkeypatch, tmp_path):
     with pytest.raises(InputError, match=told) as error:
         open_weights(path).tensors()
     assert "\n" not in str(error.value)
+
+
+def test_a_pth_is_read_once_by_a_builder(monkeypatch, tmp_path):
+    """Its classes, its preprocessing and its tensors come from one reading."""
+    tensors = small_state_dict("resnet18")
+    loaded = fake_torch(monkeypatch, {name: FakeTensor(value) for name, value in tensors.items()})
+    path = tmp_path / "m.pth"
+    path.touch()
+    classes = tensors["fc.bias"].size
+    model = build_model("resnet18", weights=path, **SMALL)
+    assert model.output_shape == (None, classes)
+    assert model.preprocess.normalization == Normalization.imagenet()
+    assert loaded == [path]
 
 
 def test_torch_whose_safe_reader_is_not(monkeypatch, tmp_path):
@@ -403,7 +421,7 @@ def twice(their_file):
         (lambda f: elsewhere(f, h5py.ExternalLink(f, "conv1_conv/conv1_conv/kernel:0")), "not followed"),
         (lambda f: elsewhere(f, h5py.SoftLink("/conv2_block1_1_conv")), "not followed"),
         (linked_group, "not followed"),
-        (virtual, "no weight at conv1_conv"),
+        (virtual, "other than a weight at conv1_conv"),
         (no_biases, "missing: conv1_conv/bias"),
         (twice, "conv1_conv/kernel twice"),
     ],

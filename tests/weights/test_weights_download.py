@@ -234,8 +234,8 @@ def test_a_wrong_file_is_removed_and_told_with_both_digests(server, cache):
     server.content = b"an error page"
     found = hashlib.sha256(server.content).hexdigest()
     assert refusal(server.url, SHA, cache) == (
-        f"{server.url} is not the expected file, and was removed: its sha256 begins with "
-        f"{SHA[7:23]} by the table, with {found[:16]} as fetched"
+        f"{server.url} is not the expected file and was removed: its sha256 starts with "
+        f"{found[:16]}, not with {SHA[7:23]}"
     )
     assert visible(cache) == []
     assert len(server.asked) == 1
@@ -246,7 +246,7 @@ def test_a_connection_that_always_breaks_is_given_up_and_its_part_kept(server, c
     told = refusal(server.url, SHA, cache)
     assert told == (
         f"cannot fetch {server.url}: the connection was cut after {200 * download.TRIES} of {len(CONTENT)} "
-        f"bytes; put the file at {cache / name_of(SHA)} by hand, or give weights=PATH"
+        f"bytes; put the file at {cache / name_of(SHA)} by hand, or pass weights=PATH"
     )
     assert len(server.asked) == download.TRIES
     assert (cache / f"{name_of(SHA)}.part").read_bytes() == CONTENT[: 200 * download.TRIES]
@@ -257,7 +257,7 @@ def test_a_file_that_is_not_there_is_asked_for_once(server, cache, code):
     server.cuts = [code]
     told = refusal(server.url, SHA, cache)
     assert told.startswith(f"cannot fetch {server.url}: HTTP {code} ")
-    assert told.endswith(f"; put the file at {cache / name_of(SHA)} by hand, or give weights=PATH")
+    assert told.endswith(f"; put the file at {cache / name_of(SHA)} by hand, or pass weights=PATH")
     assert len(server.asked) == 1
 
 
@@ -294,7 +294,7 @@ def test_a_server_that_says_nothing_is_waited_for_a_while_only(cache, monkeypatc
 def test_an_endless_answer_is_stopped(server, cache, monkeypatch, lengths):
     monkeypatch.setattr(download, "MAX_BYTES", 50_000)
     server.lengths = lengths
-    assert refusal(server.url, SHA, cache) == f"{server.url} has more than 50000 bytes: no file of weights"
+    assert refusal(server.url, SHA, cache) == f"{server.url} is too large for a weight file: over 50000 bytes"
     assert visible(cache) == []
 
 
@@ -338,8 +338,8 @@ def test_another_kind_of_digest_is_refused(server, cache, digest):
 def test_a_cache_that_is_no_folder_is_told_in_one_line(server, cache):
     cache.write_bytes(b"")
     assert refusal(server.url, SHA, cache) == (
-        f"cannot keep {name_of(SHA)} in {cache}: File exists; "
-        "set KERAS_HOME to a folder that can be written, or give weights=PATH"
+        f"cannot store {name_of(SHA)} in {cache}: File exists; "
+        "set KERAS_HOME to a writable folder, or pass weights=PATH"
     )
 
 
@@ -415,7 +415,9 @@ class Terminal(io.StringIO):
 def test_a_terminal_shows_the_progress(server, cache, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     path = fetch(server.url, SHA, cache)
-    assert sys.stderr.getvalue().endswith(f"\r{path.name}: 0.1 of 0.1 MB\n")
+    shown = sys.stderr.getvalue()
+    assert f"\r{path.name}: 100%|" in shown
+    assert shown.endswith("B/s]\n")
 
 
 def test_without_a_terminal_nothing_is_written(server, cache, capfd):

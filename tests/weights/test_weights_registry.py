@@ -206,7 +206,7 @@ def test_a_network_without_weights_says_so(model):
     assert list_weights(model) == []
     assert refusal("imagenet", model) == (
         f"{model} has no pretrained weights: none are published for it; "
-        "give a file's path, or see list_weights()"
+        "pass a file's path, or see list_weights()"
     )
     assert refusal("timm_a1", model).startswith(f"{model} has no weights 'timm_a1': none are published")
 
