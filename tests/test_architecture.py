@@ -58,7 +58,7 @@ PACKAGES = {
     "floor": {"numpy", "absl"},
     "models": NUMERIC,
     "images.preprocessing": {"numpy", "keras", "PIL"},
-    "weights": NUMERIC | {"h5py", "ml_dtypes"},
+    "weights": NUMERIC | {"h5py", "ml_dtypes", "tqdm"},
     "applications": NUMERIC,
     "package": set(),
     "run_folder": {"numpy"},

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from keras_resnet.errors import InputError, one_line
+from keras_resnet.errors import InputError
 from keras_resnet.tables import markdown_table
 from keras_resnet.weights.compare import TOLERANCE, compare
 from keras_resnet.weights.native import save_weights
@@ -50,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _fail(message: object) -> NoReturn:
-    print(f"error: {one_line(message, limit=2000)}", file=sys.stderr)
+    print("error: " + " ".join(str(message).split()), file=sys.stderr)
     sys.exit(2)
 
 

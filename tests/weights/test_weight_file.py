@@ -322,8 +322,9 @@ def test_a_native_file_is_opened_and_searched_once(opened, tmp_path):
     spec = ModelSpec.default("resnet18", 5, SMALL)
     path = save_weights(spec.build(), tmp_path / "m.weights.h5", spec)
     opened.clear()
-    model = build_model("resnet18", weights=path, **SMALL)
+    model = keras_resnet.ResNet18(weights=path, **SMALL)
     assert model.output_shape == (None, 5)
+    assert model.preprocess == spec.preprocessing
     assert opened == ["m.weights.h5"] * 2  # the search of the heaps, and the opening
     opened.clear()
     assert np.shape(find_member(str(path)).network()(images(1, 224, 224, 3))) == (1, 5)

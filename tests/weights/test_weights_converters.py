@@ -14,6 +14,7 @@ from helpers.zoo_networks import images, load_network, randomize, relative_diffe
 from safetensors.numpy import save_file
 
 from keras_resnet import InputError, build_model, build_resnet
+from keras_resnet.images.preprocessing import Normalization
 from keras_resnet.models.config import get_config
 from keras_resnet.weights import ModelSpec, conversion, open_weights, read_spec, save_weights
 from keras_resnet.weights.__main__ import convert, main
@@ -271,9 +272,9 @@ def test_a_pth_is_read_once_by_a_builder(monkeypatch, tmp_path):
     loaded = fake_torch(monkeypatch, {name: FakeTensor(value) for name, value in tensors.items()})
     path = tmp_path / "m.pth"
     path.touch()
-    classes = tensors["fc.bias"].size
-    model = build_model("resnet18", weights=path, **SMALL)
-    assert model.output_shape == (None, classes)
+    stages = {key: value for key, value in SMALL["resnet18"].items() if key != "classes"}
+    model = build_model("resnet18", weights=path, **stages)
+    assert model.output_shape == (None, CLASSES)
     assert model.preprocess.normalization == Normalization.imagenet()
     assert loaded == [path]
 

@@ -228,6 +228,6 @@ def test_a_mistyped_name_gives_the_nearest():
 )
 def test_a_name_of_another_network_says_which_has_it(name, model, owners):
     assert refusal(name, model) == (
-        f"{model} has no weights {name!r}: they are of {owners}; "
+        f"{model} has no weights {name!r}: they are for {owners}; "
         f"for {model} there are {', '.join(list_weights(model))}"
     )
