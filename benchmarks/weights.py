@@ -90,10 +90,10 @@ import json, sys
 from benchmarks.workers import peak_memory_mib
 import keras
 from keras_resnet import build_model
-from keras_resnet.weights.__main__ import convert
+from keras_resnet.commands.weights import convert_weights
 keras.ops.zeros(1)
 before = peak_memory_mib()
-convert(sys.argv[1], "resnet152_v1_5", sys.argv[2])
+convert_weights(sys.argv[1], "resnet152_v1_5", sys.argv[2])
 print(json.dumps(peak_memory_mib() - before))
 """
 

@@ -1,52 +1,51 @@
-"""`python -m keras_resnet`: the zoo as a table."""
+"""`python -m keras_resnet`, also installed as `keras-resnet`: all commands. Without one, prints the zoo."""
 
-import argparse
 import dataclasses
-from collections.abc import Sequence
+import importlib
+import json as json_format
 
-from keras_resnet.applications import build_model
-from keras_resnet.models.complexity import complexity
+from keras_resnet import cli
 from keras_resnet.models.config import MODELS
-from keras_resnet.tables import markdown_table
-
-HEADER = ("network", "layers", "block", "shortcut", "stride on", "input", "parameters", "multiply-adds")
+from keras_resnet.quiet import quiet
 
 
-def zoo_rows(names: Sequence[str] = tuple(MODELS)) -> list[tuple[str, ...]]:
-    """One row of text a network, counted on the built network."""
-    rows = []
-    for name in names:
-        config = MODELS[name]
-        cost = complexity(build_model(name))
-        rows.append(
-            (
-                name,
-                str(config.weighted_layers),
-                config.block,
-                config.shortcut or "none",
-                config.bottleneck_stride if config.block == "bottleneck" else "3x3",
-                f"{config.input_size}x{config.input_size}",
-                f"{cost.parameters:,}",
-                _engineering(cost.multiply_adds),
-            )
-        )
-    return rows
+def print_models(json: bool) -> None:
+    """Prints the networks as a table, or their configurations as JSON, which needs no Keras."""
+    if json:
+        configs = {name: dataclasses.asdict(config) for name, config in MODELS.items()}
+        print(json_format.dumps(configs, indent=2))
+        return
+    with quiet():
+        models = importlib.import_module("keras_resnet.commands.models")
+    models.main()
 
 
-def _engineering(count: int) -> str:
-    return f"{count / 1e9:.2f}e9" if count >= 1e9 else f"{count / 1e6:.1f}e6"
+_MODELS = cli.Command(
+    print_models,
+    "Prints the networks as a table.",
+    (cli.Flag("json", "Print their configurations as JSON.", bool, False),),
+)
+
+COMMAND = cli.Group(
+    'Trains, evaluates and exports the networks of "Deep Residual Learning for Image Recognition".',
+    {
+        "models": _MODELS,
+        "recipes": "keras_resnet.training.__main__",
+        "train": "keras_resnet.training.__main__:TRAIN",
+        "evaluate": "keras_resnet.classification.__main__",
+        "weights": "keras_resnet.weights.__main__",
+        "data": "keras_resnet.data.__main__",
+        "export": "keras_resnet.export.__main__",
+        "experiments": "experiments.__main__",
+        "launch": "keras_resnet.training.launch_local",
+    },
+    default=_MODELS,
+)
 
 
 def main() -> None:
-    """Prints the zoo."""
-    parser = argparse.ArgumentParser(prog="python -m keras_resnet", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print the configurations as JSON")
-    if parser.parse_args().json:
-        import json
-
-        print(json.dumps({name: dataclasses.asdict(config) for name, config in MODELS.items()}, indent=2))
-        return
-    print(markdown_table(HEADER, zoo_rows()))
+    """Runs the command that the arguments name."""
+    cli.run(COMMAND)
 
 
 if __name__ == "__main__":

@@ -1,47 +1,277 @@
-"""What the command-line programs share: absl flags, and one line with exit status 2 for bad input."""
+"""The command line: commands with flags and arguments, one line and an exit status for what is wrong.
 
+    COMMAND = Command("package.module:function", "What it does.", (Flag("model", "A network."),))
+
+    if __name__ == "__main__":
+        run(COMMAND)
+
+The function takes each flag and argument by its name, and returns an exit status or None. Its module is
+imported, without TensorFlow's start-up messages, only when the command runs, so that `--help` is quick.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import os
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
-from absl import app, flags, logging
+from absl import flags as absl_flags
+from absl import logging
 
-from keras_resnet.errors import InputError
+from keras_resnet.errors import CommandFailed, InputError, unknown_name
+from keras_resnet.quiet import quiet
 
-
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    try:
-        arguments = app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
-    except flags.Error as error:
-        fail(error)
-    if len(arguments) > 1:
-        fail(f"unexpected argument {arguments[1]!r}; options are written --name=value")
-    return arguments
-
-
-def _wants_help(argv: Sequence[str]) -> bool:
-    return any(argument.lstrip("-").startswith("help") for argument in argv[1:])
-
-
-def fail(message: object) -> None:
-    """Prints one line to standard error and exits with status 2."""
-    print("error: " + " ".join(str(message).split()), file=sys.stderr)
-    sys.exit(2)
+_DEFINE: dict[type, Callable] = {
+    str: absl_flags.DEFINE_string,
+    int: absl_flags.DEFINE_integer,
+    float: absl_flags.DEFINE_float,
+    bool: absl_flags.DEFINE_bool,
+    tuple: absl_flags.DEFINE_list,
+    list: absl_flags.DEFINE_multi_string,
+}
+_PLACEHOLDERS = {str: "TEXT", int: "N", float: "NUMBER", tuple: "A,B,...", list: "TEXT"}
+_WIDTH = 100
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Runs a program's `main` after parsing absl flags; never returns.
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag `--name=value`, or a positional argument.
 
-    `InputError` and mistyped flags become one line on standard error and exit status 2; any other
-    exception keeps its traceback, because it is our mistake and not the user's.
+    Attributes:
+        name: as in `--name`, and of the function's parameter.
+        help: a sentence.
+        kind: str, int, float, bool (`--name`, `--noname`), tuple (texts separated by commas) or list (texts,
+            the flag is repeated). A positional argument is a str, or a tuple of all that remain.
+        default: the value if it is not given.
+        required: whether it must be given.
     """
 
-    logging.set_verbosity(logging.WARNING)  # the libraries' chatter
+    name: str
+    help: str
+    kind: type = str
+    default: Any = None
+    required: bool = False
 
-    def guarded(argv):
-        del argv
-        try:
-            return main()
-        except InputError as error:
-            fail(error)
 
-    app.run(guarded, flags_parser=_parse_flags)
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What a command does and takes.
+
+    Attributes:
+        main: the function, or "module:function".
+        about: what it does; the first line is a sentence.
+        flags: in the order of the help.
+        arguments: positional arguments.
+        fixed: further keyword arguments of the function.
+        defined: absl's flags, if the function reads them itself.
+    """
+
+    main: str | Callable[..., int | None]
+    about: str
+    flags: tuple[Flag, ...] = ()
+    arguments: tuple[Flag, ...] = ()
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    defined: absl_flags.FlagValues | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Commands that are chosen by their first argument.
+
+    Attributes:
+        about: what they have in common.
+        commands: by name; "module:NAME" or "module", for its COMMAND, is imported when it is chosen.
+        default: what runs without a name.
+    """
+
+    about: str
+    commands: Mapping[str, "Command | Group | str"]
+    default: Command | None = None
+
+
+def flags_of(options: type, names: Iterable[str] | None = None, optional: bool = False) -> tuple[Flag, ...]:
+    """Flags for the fields of a dataclass, described by their `metadata["help"]`.
+
+    Args:
+        options: the dataclass.
+        names: of the fields; None: all.
+        optional: whether the default is None, for "as it is".
+    """
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    found = []
+    for field in fields.values() if names is None else (fields[name] for name in names):
+        kinds = [kind for kind in typing.get_args(field.type) if kind is not type(None)] or [field.type]
+        default = None if optional else field.default
+        found.append(Flag(field.name, field.metadata["help"], kinds[0], default))
+    return tuple(found)
+
+
+def run(
+    command: Command | Group | Callable[[], int | None],
+    arguments: Sequence[str] | None = None,
+    program: str | None = None,
+) -> NoReturn:
+    """Runs a command and exits.
+
+    Invalid input, and any other `CommandFailed`, becomes one line on standard error and an exit status;
+    another exception keeps its traceback, because it is an error of the program.
+
+    Args:
+        command: what to run; a function takes its flags from absl's `flags.FLAGS`.
+        arguments: default: those of this process.
+        program: how help calls it. Default: as this process was started.
+    """
+    if not isinstance(command, Command | Group):
+        command = Command(command, sys.modules["__main__"].__doc__ or "", defined=absl_flags.FLAGS)
+    try:
+        status = _run(command, sys.argv[1:] if arguments is None else arguments, program or _program())
+    except CommandFailed as failure:
+        print(failure.prefix + " ".join(str(failure).split()), file=sys.stderr)
+        status = failure.status
+    sys.exit(status or 0)
+
+
+def command_line(program: str, command: Command, given: Mapping[str, Any]) -> str:
+    """The text that runs a command again, with the flags that differ from their defaults."""
+    changed = [flag for flag in command.flags if given[flag.name] != flag.default]
+    return shlex.join([*program.split(), *(f"--{flag.name}={_text(given[flag.name])}" for flag in changed)])
+
+
+def _run(command: Command | Group, arguments: Sequence[str], program: str) -> int | None:
+    while isinstance(command, Group):
+        name, *rest = arguments or [""]
+        if _is_help(name):
+            print(_group_help(command, program))
+            return 0
+        if command.default is not None and (not name or name.startswith("-")):
+            command = command.default
+            break
+        if not name:
+            raise InputError(f"required: command; choose one of {', '.join(command.commands)}")
+        if name not in command.commands:
+            raise unknown_name("command", name, command.commands)
+        command, arguments, program = _load(command.commands[name]), rest, f"{program} {name}"
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if any(_is_help(argument) for argument in own):
+        print(_help(command, program))
+        return 0
+    values = parse(command, arguments)
+    # Before TensorFlow is loaded: it logs a lot at start-up.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    main = command.main
+    if isinstance(main, str):
+        module, _, function = main.partition(":")
+        with quiet():
+            main = getattr(importlib.import_module(module), function)
+    logging.set_verbosity(logging.WARNING)
+    return main(**values, **command.fixed)
+
+
+def _load(command: Command | Group | str) -> Command | Group:
+    if not isinstance(command, str):
+        return command
+    module, _, name = command.partition(":")
+    if not _is_there(command):
+        raise InputError(
+            f"{module.partition('.')[0]} is only in a checkout of the project; run this in its folder"
+        )
+    return getattr(importlib.import_module(module), name or "COMMAND")
+
+
+def _is_there(command: Command | Group | str) -> bool:
+    """Whether the package of a command is installed, or in the current folder."""
+    return not isinstance(command, str) or importlib.util.find_spec(command.partition(".")[0]) is not None
+
+
+def parse(command: Command, arguments: Sequence[str]) -> dict[str, Any]:
+    """The values of a command's flags and arguments, by name.
+
+    Raises:
+        InputError: a flag does not exist or lacks a valid value, or a required one is missing.
+    """
+    values = absl_flags.FlagValues() if command.defined is None else command.defined
+    for flag in command.flags:
+        _DEFINE[flag.kind](flag.name, flag.default, flag.help, flag_values=values)
+    try:
+        given = values(["", *arguments])[1:]
+    except (absl_flags.Error, ValueError) as error:
+        raise InputError(str(error)) from None
+    found = values.flag_values_dict() if command.defined is None else {}
+    for argument in command.arguments:
+        if argument.kind is tuple:
+            found[argument.name], given = tuple(given), []
+        else:
+            found[argument.name] = given.pop(0) if given else argument.default
+    if given:
+        raise InputError(f"unexpected argument {given[0]!r}; options are written --name=value")
+    missing = [a.name for a in command.arguments if a.required and found[a.name] is None]
+    missing += [f"--{flag.name}" for flag in command.flags if flag.required and found[flag.name] is None]
+    if missing:
+        raise InputError(f"required: {', '.join(missing)}")
+    return found
+
+
+def _is_help(argument: str) -> bool:
+    return argument == "-h" or (argument.startswith("-") and argument.lstrip("-").startswith("help"))
+
+
+def _program() -> str:
+    """How this process was started: `python -m MODULE`, `python FILE` or the installed command."""
+    main = sys.modules["__main__"]
+    if getattr(main, "__spec__", None) is not None:
+        return f"python -m {main.__spec__.name.removesuffix('.__main__')}"
+    return (
+        f"python {os.path.relpath(sys.argv[0])}"
+        if sys.argv[0].endswith(".py")
+        else os.path.basename(sys.argv[0])
+    )
+
+
+def _help(command: Command, program: str) -> str:
+    names = [f"{a.name.upper()}..." if a.kind is tuple else a.name.upper() for a in command.arguments]
+    usage = [program, *names, *(f"--{flag.name}=..." for flag in command.flags if flag.required)]
+    usage += ["[flags]"] if any(not flag.required for flag in command.flags) else []
+    lines = [f"usage: {' '.join(usage)}", "", command.about]
+    for title, entries in (("arguments", command.arguments), ("flags", command.flags)):
+        lines += ["", f"{title}:"] if entries else []
+        for entry in entries:
+            lines.append(f"  {entry.name.upper() if title == 'arguments' else _spelling(entry)}")
+            default = f" Default: {_text(entry.default)}." if _text(entry.default) else ""
+            repeated = " May be repeated." if entry.kind is list else ""
+            lines.append(
+                textwrap.fill(
+                    entry.help + default + repeated, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
+                )
+            )
+    if command.defined is not None:
+        own = (m for m in command.defined.flags_by_module_dict() if "absl" not in m)
+        lines += [command.defined.module_help(module) for module in own]
+    return "\n".join(lines)
+
+
+def _spelling(flag: Flag) -> str:
+    if flag.kind is bool:
+        return f"--[no]{flag.name}"
+    return f"--{flag.name}={_PLACEHOLDERS[flag.kind]}"
+
+
+def _text(default: object) -> str:
+    if isinstance(default, list | tuple):
+        return ",".join(map(str, default))
+    return "" if default is None or default is False else str(default)
+
+
+def _group_help(group: Group, program: str) -> str:
+    lines = [f"usage: {program} COMMAND [--help | ...]", "", group.about, "", "commands:"]
+    width = max(map(len, group.commands)) + 2
+    for name, command in group.commands.items():
+        if _is_there(command):
+            lines.append(f"  {name:<{width}}{_load(command).about.splitlines()[0]}")
+    if group.default is not None:
+        lines += ["", _help(group.default, program)]
+    return "\n".join(lines)

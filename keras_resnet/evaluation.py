@@ -1,11 +1,12 @@
-"""The first edition's name of the evaluation: `python -m keras_resnet.evaluation` still works.
+"""`keras_resnet.classification` by its name in the first edition, also for `python -m`."""
 
-The evaluation itself is in `keras_resnet.classification`.
-"""
+from keras_resnet import classification, cli
+from keras_resnet.classification.__main__ import COMMAND
 
-from keras_resnet.classification import *  # noqa: F403
+
+def __getattr__(name: str) -> object:
+    return getattr(classification, name)
+
 
 if __name__ == "__main__":
-    import runpy
-
-    runpy.run_module("keras_resnet.classification", run_name="__main__")
+    cli.run(COMMAND)

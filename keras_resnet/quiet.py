@@ -11,11 +11,14 @@ from typing import BinaryIO
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Captures what Python and C++ write to standard error; shows it only if the body raises."""
-    if sys.stderr is None:  # standard error is closed: nothing to hold back
+    try:
+        saved = None if sys.stderr is None else os.dup(2)
+    except OSError:
+        saved = None
+    if saved is None:  # standard error is closed: nothing to hold back
         yield
         return
     sys.stderr.flush()
-    saved = os.dup(2)
     with _buffer() as held:
         os.dup2(held.fileno(), 2)
         try:

@@ -24,8 +24,8 @@ FILES = sorted(
 )
 
 # What each room may import of the project, besides itself. A module belongs to the room with the longest
-# matching name; every `__main__`, `keras_resnet.evaluation`, an alias of one, and the programs at the top
-# level belong to "tools".
+# matching name; every `__main__`, `keras_resnet.commands`, `keras_resnet.evaluation`, an alias of one, and
+# the programs at the top level belong to "tools".
 FLOOR = {"floor"}
 NETWORKS = FLOOR | {"models", "images.preprocessing"}
 WEIGHTS = NETWORKS | {"weights", "applications"}
@@ -199,7 +199,7 @@ def room(module):
     parts = module.split(".")
     if not is_ours(module):
         return None
-    if parts[0] != "keras_resnet" or parts[-1] == "__main__" or parts[1:] == ["evaluation"]:
+    if parts[0] != "keras_resnet" or parts[-1] == "__main__" or parts[1:2] in (["evaluation"], ["commands"]):
         return "tools"
     if len(parts) == 1:
         return "package"

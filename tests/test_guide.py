@@ -17,18 +17,21 @@ from pathlib import Path
 
 import keras
 import pytest
-from absl.testing import flagsaver
+from helpers.commands import run
 from helpers.torch_files import state_dict, write_old_layout
 from helpers.zoo_networks import relative_difference, zeros_for_weights
 from safetensors.numpy import save_file
 
 import keras_resnet
-import train_main
+from export.__main__ import COMMAND as EXPORT
+from keras_resnet import cli
+from keras_resnet.commands.train import changed_recipe
 from keras_resnet.export.images import sample_photos
 from keras_resnet.models import resnet
 from keras_resnet.models.config import MODELS, get_config
-from keras_resnet.weights import __main__ as weights_program
+from keras_resnet.training.__main__ import CHANGES, TRAIN
 from keras_resnet.weights import weight_file as pretrained
+from keras_resnet.weights.__main__ import COMMAND as WEIGHTS
 from keras_resnet.weights.registry import ENTRIES
 from keras_resnet.weights.torch_files import torch_names
 
@@ -157,10 +160,10 @@ def command(here):
         elif program == "-c":
             _subprocess([program, *arguments], **environment) if whole else exec(arguments[0], {})
         elif arguments[0] == "keras_resnet.weights":
-            _weights(arguments[1:])
+            assert run(WEIGHTS, *arguments[1:]) == 0
         else:
             assert (program, arguments[0]) == ("-m", "export")
-            _check_flags("export/__main__.py", arguments[1:])
+            cli.parse(EXPORT, arguments[1:])
             if whole:
                 _subprocess([program, *arguments, "--formats=onnx"])  # the quickest to write
 
@@ -177,29 +180,15 @@ def _subprocess(arguments, **environment):
     assert done.returncode == 0, done.stderr
 
 
-def _check_flags(program, arguments):
-    """The program defines these flags; it cannot be imported beside train_main.py, which has some of them."""
-    defined = re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', (ROOT / program).read_text())
-    assert len(defined) > 5
-    for argument in arguments:
-        assert re.fullmatch(r"--(\w+)=.+", argument)[1] in defined
-
-
-def _weights(arguments):
-    with contextlib.nullcontext() if arguments[0] != "compare" else pytest.raises(SystemExit, match="False"):
-        weights_program.main(arguments)
-
-
 def _train(arguments):
     """All of a short run where the data are there; else the recipe that the flags make."""
     runs = "--dataset=folder:photos" in arguments
     small = ["--set=image_size=32", "--batch_size=8", "--epochs=1"] if runs else []
-    with flagsaver.flagsaver():
-        train_main.FLAGS(["train_main.py", *arguments, *small])
-        if runs:
-            assert train_main.main() == 0
-        else:
-            train_main._recipe()
+    if runs:
+        assert run(TRAIN, *arguments, *small) == 0
+    else:
+        given = cli.parse(TRAIN, arguments)
+        changed_recipe(given["recipe"], given["set"], **{name: given[name] for name in CHANGES})
 
 
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -1,13 +1,14 @@
 """`python -m keras_resnet`, tables, and the sentence for a mistyped name."""
 
 import json
-import sys
 
 import pytest
+from helpers.commands import run
 from helpers.zoo_networks import zeros_for_weights
 
-from keras_resnet import InputError, build_model, cli, list_models
-from keras_resnet import __main__ as zoo
+from keras_resnet import InputError, build_model, list_models
+from keras_resnet import __main__ as program
+from keras_resnet.commands import models as zoo
 from keras_resnet.errors import unknown_name
 from keras_resnet.tables import markdown_table
 
@@ -35,8 +36,7 @@ def test_main_prints_every_network(monkeypatch, capsys):
     monkeypatch.setattr(
         zoo, "build_model", lambda name: build_model(name, shortcut="B", stem="imagenet", **small)
     )
-    monkeypatch.setattr(sys, "argv", ["keras_resnet"])
-    zoo.main()
+    assert run(program.COMMAND, "models") == 0
     header, rule, *rows = capsys.readouterr().out.splitlines()
     assert cells(header) == list(zoo.HEADER)
     assert set(rule) <= set("|-:")
@@ -45,9 +45,8 @@ def test_main_prints_every_network(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_main_counts_the_real_networks(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["keras_resnet"])
-    zoo.main()
+def test_main_counts_the_real_networks(capsys):
+    assert run(program.COMMAND) == 0
     table = {cells(row)[0]: cells(row) for row in capsys.readouterr().out.splitlines()[2:]}
     assert list(table) == list_models()
     for name, row in ROWS.items():
@@ -55,9 +54,9 @@ def test_main_counts_the_real_networks(monkeypatch, capsys):
     assert table["cifar_resnet1202"][6] == "19,421,274"
 
 
-def test_json(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["keras_resnet", "--json"])
-    zoo.main()
+@pytest.mark.parametrize("arguments", [["--json"], ["models", "--json"]])
+def test_json(arguments, capsys):
+    assert run(program.COMMAND, *arguments) == 0
     table = json.loads(capsys.readouterr().out)
     assert list(table) == list_models()
     assert table["resnet34"]["stage_depths"] == [3, 4, 6, 3]
@@ -111,10 +110,3 @@ def test_names_without_neighbours():
 def test_names_that_are_no_text(name):
     with pytest.raises(InputError, match="unknown model"):
         build_model(name)
-
-
-def test_fail_prints_one_line(capsys):
-    with pytest.raises(SystemExit) as status:
-        cli.fail("two\n  lines")
-    assert status.value.code == 2
-    assert capsys.readouterr().err == "error: two lines\n"

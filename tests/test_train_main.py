@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
+from helpers.commands import run as run_command
 
 import keras_resnet
-import train_main
-from keras_resnet import cli
+from keras_resnet.training.__main__ import TRAIN
 from keras_resnet.weights import read_spec, save_weights
 
 ROOT = Path(__file__).parents[1]
@@ -24,10 +23,8 @@ def command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*flags):
-        monkeypatch.setattr(sys, "argv", ["train_main.py", f"--data_dir={tmp_path}/tfds", *flags])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as caught:
-            cli.run(train_main.main)
-        return caught.value.code, capsys.readouterr().err.splitlines()
+        status = run_command(TRAIN, f"--data_dir={tmp_path}/tfds", *flags)
+        return status, capsys.readouterr().err.splitlines()
 
     return run
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-import keras
 import numpy as np
 
 from keras_resnet.errors import InputError, unknown_name
@@ -290,6 +289,8 @@ def _as_pixels(image, ranks: tuple) -> np.ndarray:
     if not (hasattr(image, "shape") and hasattr(image, "dtype")):
         raise InputError(f"images must be arrays or tensors of pixels 0-255, not {type(image).__name__}")
     try:
+        import keras  # here, because listing weights does not need it
+
         pixels = keras.ops.convert_to_numpy(image) if keras.ops.is_tensor(image) else np.asarray(image)
     except (ValueError, TypeError, NotImplementedError):
         raise InputError(f"images must hold values, not be symbolic as this {type(image).__name__}") from None

@@ -3,7 +3,6 @@
 python -m keras_resnet.training.launch_local --workers=2 -- --recipe=digits --workdir=runs/two
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -13,9 +12,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from keras_resnet import cli
+from keras_resnet.errors import InputError, require
 from keras_resnet.processes import cores
 
 # After one worker has failed, the others get this long to stop by themselves.
@@ -31,25 +32,27 @@ class Worker:
     printer: threading.Thread
 
 
-def main() -> int:
-    """Runs the workers until all have ended; returns the first nonzero exit status, or 0."""
-    parser = argparse.ArgumentParser(prog="python -m keras_resnet.training.launch_local", description=__doc__)
-    parser.add_argument("--workers", type=int, default=2, help="processes to start (default 2)")
-    parser.add_argument("--program", default="train_main.py", help="what to run (default train_main.py)")
-    parser.add_argument("flags", nargs="*", help="flags of the program, after --")
-    arguments = parser.parse_args()
-    if arguments.workers < 1:
-        parser.error(f"--workers must be at least 1; got {arguments.workers}")
-    if not Path(arguments.program).is_file():
-        parser.error(f"there is no {arguments.program} here; run this from the project's folder")
+def main(workers: int, program: str, flags: Sequence[str]) -> int:
+    """Runs the workers to their end.
 
-    command = [sys.executable, arguments.program, *arguments.flags]
-    if not any(flag.startswith("--strategy") for flag in arguments.flags):
+    Args:
+        workers: how many.
+        program: the Python file to run.
+        flags: its arguments.
+
+    Returns:
+        The first exit status that is not 0, or 0.
+    """
+    require(workers >= 1, "--workers must be at least 1", workers)
+    if not Path(program).is_file():
+        raise InputError(f"there is no {program} here; run this from the project's folder")
+    command = [sys.executable, program, *flags]
+    if not any(flag.startswith("--strategy") for flag in flags):
         command.append("--strategy=multi_worker")
-    workers = start(command, arguments.workers)
+    started = start(command, workers)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: _pass_on(workers, number))
-    return wait(workers)
+        signal.signal(number, lambda number, frame: _pass_on(started, number))
+    return wait(started)
 
 
 def start(command: list[str], count: int) -> list[Worker]:
@@ -122,5 +125,16 @@ def free_ports(count: int) -> list[int]:
             free.close()
 
 
+COMMAND = cli.Command(
+    main,
+    "Starts several workers on this machine, to try --strategy=multi_worker.\n\n"
+    "python -m keras_resnet launch --workers=2 -- --recipe=digits --workdir=runs/two",
+    (
+        cli.Flag("workers", "Number of processes.", int, 2),
+        cli.Flag("program", "The program that they run.", default="train_main.py"),
+    ),
+    (cli.Flag("flags", "Flags of the program, after --.", tuple),),
+)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(COMMAND)

@@ -1,4 +1,4 @@
-"""`python -m keras_resnet.classification`: what it writes, and one line for what is wrong."""
+"""`python -m keras_resnet evaluate`: what it writes, and one line for what is wrong."""
 
 import csv
 import hashlib
@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from helpers.commands import run
 from helpers.evaluation_networks import tiny_spec, write_weights
 
 import keras_resnet
-from keras_resnet.classification import get_recipe
+from keras_resnet.classification import EvaluationFailed, get_recipe
+from keras_resnet.classification.__main__ import COMMAND
+from keras_resnet.commands import evaluate
 from keras_resnet.weights import save_weights
 
 ROOT = Path(keras_resnet.__file__).parents[1]
@@ -22,29 +25,17 @@ TINY = "--weights=tiny.weights.h5"
 DIGITS = "--dataset=digits"
 
 
-@pytest.fixture(scope="module")
-def process():
-    environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
-    words = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "run_commands.py")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    environment["PYTHONPATH"] = str(ROOT)
-    with subprocess.Popen(words, text=True, env=environment, **pipes) as process:
-        yield process
-        process.stdin.close()
-
-
 @pytest.fixture
-def command(process, tmp_path, digits, data_dir, monkeypatch):
+def command(tmp_path, digits, data_dir, monkeypatch, capsys):
     """Runs the program: (exit status, standard output, lines on standard error)."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*flags, lost=None):
-        flags = [*flags, f"--data_dir={data_dir}"]
-        request = json.dumps({"folder": str(Path.cwd()), "flags": flags, "lost": lost})
-        print(request, file=process.stdin, flush=True)
-        return json.loads(process.stdout.readline())
+    def run_here(*flags):
+        status = run(COMMAND, *flags, f"--data_dir={data_dir}")
+        output, errors = capsys.readouterr()
+        return status, output, errors.splitlines()
 
-    return run
+    return run_here
 
 
 def test_the_report(command, weights_of):
@@ -73,9 +64,9 @@ def test_the_report(command, weights_of):
 
     # The command in it does it again.
     words = shlex.split(held["command"])
-    assert words[:3] == ["python", "-m", "keras_resnet.classification"]
+    assert words[:4] == ["python", "-m", "keras_resnet", "evaluate"]
     before = Path("out/per_class.csv").read_bytes(), Path("out/confusion.png").read_bytes()
-    command(*words[3:])
+    command(*words[4:])
     again = json.loads(Path("out/evaluation.json").read_text())
     assert again["figures"] == held["figures"]
     assert (Path("out/per_class.csv").read_bytes(), Path("out/confusion.png").read_bytes()) == before
@@ -108,7 +99,7 @@ def test_a_trainings_folder(command, weights_of):
     status, _, _ = command("--workdir=run", "--split=test[:20]")
     assert status == 0
     held = json.loads(Path("run/evaluation/digits-test_20_-single_crop/evaluation.json").read_text())
-    assert held["command"].startswith("python -m keras_resnet.classification --workdir=run ")
+    assert held["command"].startswith("python -m keras_resnet evaluate --workdir=run ")
     assert held["networks"][0]["weights"] == "run/model.weights.h5"
     assert held["images"] == 20
 
@@ -177,9 +168,14 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(command, some_weights, mon
     assert sorted(path.name for path in some_weights.iterdir()) == before
 
 
-def test_a_lost_worker_is_status_1(command, weights_of):
+def test_a_lost_worker_is_status_1(command, weights_of, monkeypatch):
     lost = "lost worker 1 at 127.0.0.1:1; start all workers again"
-    status, _, errors = command(f"--weights={weights_of()}", DIGITS, lost=lost)
+
+    def lose(*args, **kwargs):
+        raise EvaluationFailed(lost)
+
+    monkeypatch.setattr(evaluate, "evaluate", lose)
+    status, _, errors = command(f"--weights={weights_of()}", DIGITS)
     assert status == 1
     assert errors == [f"error: {lost}"]
 
@@ -191,8 +187,8 @@ def test_two_workers_find_what_one_process_finds(weights_of, data_dir, tmp_path)
     environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
     environment["PYTHONPATH"] = str(ROOT)
     launcher = ["-m", "keras_resnet.training.launch_local", "--workers=2"]
-    program = ["--program=keras_resnet/evaluation/__main__.py", "--"]
-    commands = {"one": ["-m", "keras_resnet.classification"], "two": [*launcher, *program]}
+    program = ["--program=keras_resnet/evaluation.py", "--"]
+    commands = {"one": ["-m", "keras_resnet", "evaluate"], "two": [*launcher, *program]}
     held = {}
     for name, command in commands.items():
         words = [sys.executable, *command, *flags, f"--output_dir={tmp_path / name}"]

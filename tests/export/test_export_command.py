@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import run as run_here
 from helpers.export_networks import SMALL, SMALL_CIFAR, randomize, serving, spec_of
 from helpers.torch_files import state_dict, torch_forward
 from safetensors.numpy import save_file
 
+from export.__main__ import COMMAND
+from keras_resnet.commands import export as command
 from keras_resnet.data import open_dataset
 from keras_resnet.errors import InputError
 from keras_resnet.export import images as image_sources
@@ -96,24 +99,12 @@ def test_bad_input_is_one_line_and_status_2(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# In a process of its own: this one may have train_main.py's flags of the same names.
-WITH_ANSWER = """
-import sys
-from export import __main__ as program
-from keras_resnet import cli
-
-program.export_workdir = lambda *args, **kwargs: {equal}
-cli.run(program.main)
-"""
-
-
 @pytest.mark.parametrize(
     ("equal", "more", "status"), [(True, [], 0), (False, [], 1), (True, ["--model=resnet18"], 2)]
 )
-def test_status_follows_the_comparison(equal, more, status):
-    command = [sys.executable, "-c", WITH_ANSWER.format(equal=equal), "--workdir=somewhere", *more]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == status, done.stderr
+def test_status_follows_the_comparison(equal, more, status, monkeypatch):
+    monkeypatch.setattr(command, "export_workdir", lambda *args, **kwargs: equal)
+    assert run_here(COMMAND, "--workdir=somewhere", *more) == status
 
 
 def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):

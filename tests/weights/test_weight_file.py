@@ -9,6 +9,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from helpers.commands import run
 from helpers.torch_files import state_dict, torch_forward
 from helpers.zoo_networks import images, randomize, relative_difference
 from PIL import Image
@@ -18,9 +19,10 @@ from sklearn.datasets import load_sample_images
 import keras_resnet
 from keras_resnet import InputError, Normalization, Preprocessing, build_model, get_entry, preprocess_input
 from keras_resnet.classification import find_member
+from keras_resnet.commands.weights import convert_weights as convert
 from keras_resnet.weights import ModelSpec, compare, hdf5, open_weights, read_spec, save_weights, torch_files
 from keras_resnet.weights import weight_file as pretrained
-from keras_resnet.weights.__main__ import convert, main
+from keras_resnet.weights.__main__ import COMMAND
 
 SMALL = {"stage_depths": (1, 1, 1, 1), "stage_filters": (64, 8, 8, 8)}
 
@@ -261,9 +263,7 @@ def test_list_from_the_command_line():
 def test_compare_with_keras_applications(tmp_path, capsys):
     theirs = randomize(keras.applications.ResNet50(weights=None, classes=7))
     theirs.save_weights(tmp_path / "m.weights.h5")
-    with pytest.raises(SystemExit) as status:
-        main(["compare", str(tmp_path / "m.weights.h5"), "--model=resnet50"])
-    assert status.value.code == 0
+    assert run(COMMAND, "compare", str(tmp_path / "m.weights.h5"), "--model=resnet50") == 0
     told = capsys.readouterr().out
     assert f"keras.applications {keras.__version__} differ by at most" in told
     assert told.endswith(": equal\n")
@@ -278,17 +278,13 @@ def test_compare_finds_a_difference(tmp_path, monkeypatch, capsys):
         "_on_keras_applications",
         lambda *arguments: theirs(*arguments[:-1], arguments[-1][..., ::-1]),
     )
-    with pytest.raises(SystemExit) as status:
-        main(["compare", str(tmp_path / "m.weights.h5"), "--model=resnet50"])
-    assert status.value.code == 1
+    assert run(COMMAND, "compare", str(tmp_path / "m.weights.h5"), "--model=resnet50") == 1
     assert "NOT EQUAL" in capsys.readouterr().out
 
 
 def test_compare_without_the_framework(downloaded, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(SystemExit) as status:
-        main(["compare", str(downloaded), "--model=resnet18"])
-    assert status.value.code == 2
+    assert run(COMMAND, "compare", str(downloaded), "--model=resnet18") == 2
     assert "install torch, and torchvision or timm" in capsys.readouterr().err
 
 

@@ -9,15 +9,17 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from helpers.commands import run
 from helpers.torch_files import state_dict, torch_forward, write_old_layout
 from helpers.zoo_networks import images, load_network, randomize, relative_difference
 from safetensors.numpy import save_file
 
 from keras_resnet import InputError, build_model, build_resnet
 from keras_resnet.images.preprocessing import Normalization
+from keras_resnet.commands.weights import convert_weights as convert
 from keras_resnet.models.config import get_config
 from keras_resnet.weights import ModelSpec, conversion, open_weights, read_spec, save_weights
-from keras_resnet.weights.__main__ import convert, main
+from keras_resnet.weights.__main__ import COMMAND
 from keras_resnet.weights.keras_applications import applications_names
 from keras_resnet.weights.torch_files import torch_names
 
@@ -551,9 +553,7 @@ def test_mistakes_are_one_line(arguments, told, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     source = tmp_path / "m.safetensors"
     save_file(small_state_dict("resnet18"), source)
-    with pytest.raises(SystemExit) as status:
-        main([argument.format(source) for argument in arguments])
-    assert status.value.code == 2
+    assert run(COMMAND, *(argument.format(source) for argument in arguments)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

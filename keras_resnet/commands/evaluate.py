@@ -1,0 +1,86 @@
+"""`python -m keras_resnet evaluate`."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from keras_resnet import cli
+from keras_resnet.classification.__main__ import COMMAND
+from keras_resnet.classification.evaluation import evaluate
+from keras_resnet.classification.members import Member, find_member
+from keras_resnet.classification.protocols import get_protocol
+from keras_resnet.classification.report import check_folder, table, write_report
+from keras_resnet.data import open_dataset
+from keras_resnet.errors import InputError
+from keras_resnet.files import os_errors_as_input_errors
+from keras_resnet.run_folder import RunFolder
+from keras_resnet.training.distribution import create
+
+
+def main(**flags: Any) -> None:
+    """Evaluates, prints a table and writes a report.
+
+    Args:
+        **flags: values of `COMMAND.flags`.
+    """
+    given = SimpleNamespace(**flags)
+    get_protocol(given.protocol)
+    # Several workers must find each other before TensorFlow does anything.
+    distribution = create(given.strategy, given.worker_timeout)
+    members, dataset = _members(given)
+    folder = given.output_dir or _default_folder(given, members, dataset)
+    check_folder(folder)
+    evaluation = evaluate(
+        members,
+        open_dataset(dataset, given.data_dir),
+        given.protocol,
+        distribution=distribution,
+        split=given.split,
+        batch_size=given.batch_size,
+        max_bad_images=given.max_bad_images,
+    )
+    if not distribution.is_chief:
+        return
+    print(table(evaluation))
+    with os_errors_as_input_errors(folder):
+        write_report(evaluation, folder, cli.command_line("python -m keras_resnet evaluate", COMMAND, flags))
+    speed = evaluation.metrics.images / evaluation.seconds
+    print(
+        f"{evaluation.protocol.name} on {evaluation.split} of {evaluation.dataset.name}: "
+        f"{evaluation.seconds:.1f} s, {speed:.1f} images/s; see {folder}"
+    )
+
+
+def _members(given: SimpleNamespace) -> tuple[list[Member], str]:
+    """The networks and the dataset's name."""
+    if given.workdir is not None:
+        for name in ("model", "weights"):
+            if getattr(given, name) is not None:
+                raise InputError(f"--workdir and --{name} exclude each other")
+        folder = RunFolder(given.workdir)
+        dataset = given.dataset or folder.read_recipe()["dataset"]
+        return [find_member(str(folder.weights))], dataset
+    if not given.weights or given.dataset is None:
+        raise InputError("give --weights=FILE_OR_NAME and --dataset=NAME, or --workdir=DIR")
+    if not all(given.weights):
+        raise InputError(f"--weights has an empty name: {','.join(given.weights)!r}")
+    models = (given.model or "").split(",")
+    if len(models) not in (1, len(given.weights)):
+        raise InputError(
+            f"--model has {len(models)} names, --weights {len(given.weights)}; give one, or as many"
+        )
+    models = models * len(given.weights) if len(models) == 1 else models
+    pairs = zip(given.weights, models, strict=True)
+    return [find_member(name, model or None) for name, model in pairs], given.dataset
+
+
+def _default_folder(given: SimpleNamespace, members: list[Member], dataset: str) -> Path:
+    """A folder that no other evaluation uses."""
+    about = [dataset if given.split is None else f"{dataset}-{given.split}", given.protocol]
+    if given.workdir is not None:
+        folder = Path(given.workdir, "evaluation")
+    else:
+        folder = Path("runs", "evaluation")
+        about[:0] = [f"{member.spec.model}-{member.digest[:8]}" for member in members]
+    return folder / re.sub(r"[^\w.+-]+", "_", "-".join(about))

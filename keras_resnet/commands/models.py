@@ -1,0 +1,40 @@
+"""`python -m keras_resnet models`: the networks as a table."""
+
+from collections.abc import Sequence
+
+from keras_resnet.applications import build_model
+from keras_resnet.models.complexity import complexity
+from keras_resnet.models.config import MODELS
+from keras_resnet.tables import markdown_table
+
+HEADER = ("network", "layers", "block", "shortcut", "stride on", "input", "parameters", "multiply-adds")
+
+
+def zoo_rows(names: Sequence[str] = tuple(MODELS)) -> list[tuple[str, ...]]:
+    """One row of text per network, counted on the built network."""
+    rows = []
+    for name in names:
+        config = MODELS[name]
+        cost = complexity(build_model(name))
+        rows.append(
+            (
+                name,
+                str(config.weighted_layers),
+                config.block,
+                config.shortcut or "none",
+                config.bottleneck_stride if config.block == "bottleneck" else "3x3",
+                f"{config.input_size}x{config.input_size}",
+                f"{cost.parameters:,}",
+                _engineering(cost.multiply_adds),
+            )
+        )
+    return rows
+
+
+def _engineering(count: int) -> str:
+    return f"{count / 1e9:.2f}e9" if count >= 1e9 else f"{count / 1e6:.1f}e6"
+
+
+def main() -> None:
+    """Prints the zoo."""
+    print(markdown_table(HEADER, zoo_rows()))

@@ -1,0 +1,50 @@
+"""`python -m keras_resnet train` and `python train_main.py`."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from keras_resnet.classification import get_recipe, train
+from keras_resnet.export import check_formats, export_workdir
+from keras_resnet.files import os_errors_as_input_errors
+from keras_resnet.training import RunOptions
+from keras_resnet.training.recipe import Recipe
+
+
+def changed_recipe(recipe: str, assignments: Sequence[str] = (), **changes: Any) -> Recipe:
+    """A recipe with other values; None leaves a value as it is.
+
+    Args:
+        recipe: its name.
+        assignments: "key=value" texts, as `--set` takes them.
+        **changes: fields of the recipe.
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    found = get_recipe(recipe, changes.pop("model", None))
+    if "epochs" in changes:
+        changes["steps"] = None
+    return found.replace(**changes).set(assignments)
+
+
+def main(recipe: str, set: Sequence[str], workdir: str | None, export: Sequence[str], **given: Any) -> int:
+    """Trains, and exports if asked to.
+
+    Args:
+        recipe: its name.
+        set: "key=value" texts.
+        workdir: the run's folder; None: runs/RECIPE-MODEL.
+        export: formats.
+        **given: the fields of `RunOptions`, and changed fields of the recipe.
+
+    Returns:
+        The exit status.
+    """
+    options = RunOptions(**{field.name: given.pop(field.name) for field in dataclasses.fields(RunOptions)})
+    changed = changed_recipe(recipe, set, **given)
+    workdir = workdir or os.path.join("runs", f"{recipe}-{changed.model}")
+    if export:
+        check_formats(export)
+    with os_errors_as_input_errors(workdir):
+        train(changed, workdir, options)
+    return 0 if not export or export_workdir(workdir, export, data_dir=options.data_dir) else 1

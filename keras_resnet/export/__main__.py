@@ -1,0 +1,38 @@
+"""`python -m keras_resnet export`: exports weights to artifacts that are verified against the Keras model."""
+
+from keras_resnet import cli
+
+COMMAND = cli.Command(
+    "keras_resnet.commands.export:main",
+    "Exports a training run, or weights of a network, to verified artifacts.\n\n"
+    "Exit status: 0 if every artifact equals the Keras model, 1 if one differs, 2 for invalid input.",
+    (
+        cli.Flag("workdir", "Folder of a training run, with its weights and recipe."),
+        cli.Flag("model", "A network, together with --weights. `python -m export` also takes all."),
+        cli.Flag(
+            "weights",
+            "Weights of --model: a weight file of this package or another zoo (.safetensors, .pth, .h5), a "
+            "name of published weights such as imagenet, or none for random ones. For --model=all none, or a "
+            "folder of MODEL.weights.h5.",
+        ),
+        cli.Flag("classes", "Number of classes, if not the network's own.", int),
+        cli.Flag("formats", "What to write, separated by commas.", default="saved_model,tflite,onnx"),
+        cli.Flag(
+            "precision",
+            "Numeric types inside, separated by commas: float32, float16 (TFLite, ONNX), bfloat16 "
+            "(SavedModel), dynamic (TFLite), int8 (TFLite, ONNX).",
+            default="float32",
+        ),
+        cli.Flag("io_dtype", "Type of the pixels of TFLite and ONNX: float32 or uint8.", default="float32"),
+        cli.Flag("opset", "Opset of ONNX files.", int, 17),
+        cli.Flag("layout", "Layout of the images that ONNX files take: nhwc or nchw.", default="nhwc"),
+        cli.Flag("dynamic_size", "ONNX files take images of any size.", bool, False),
+        cli.Flag("calibration_images", "For int8: images of the dataset's training split.", int, 256),
+        cli.Flag("output_dir", "Where to write. Default: WORKDIR/export, exported/MODEL, or exported."),
+        cli.Flag("dataset", "Verify on this dataset's evaluation split."),
+        cli.Flag("data_dir", "Where TFDS keeps its datasets."),
+    ),
+)
+
+if __name__ == "__main__":
+    cli.run(COMMAND)
