@@ -1,6 +1,5 @@
 """What the experiments' command does: trains what is missing, then writes the page."""
 
-import argparse
 import contextlib
 import dataclasses
 import importlib
@@ -12,12 +11,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from absl import flags
+from types import SimpleNamespace
+from typing import Any
 
 from experiments import cost, page
 from experiments.experiment import Experiment
-from experiments.runs import Outcomes, Run, RunFailed, is_done, places, run_all
+from experiments.runs import Outcomes, Run, is_done, places, run_all
 from experiments.settings import BUDGETS, Setting, get_setting
 from keras_resnet.classification.recipe import ClassificationRecipe
 from keras_resnet.data import Dataset, open_dataset
@@ -85,24 +84,25 @@ def _depths(texts: Sequence[str]) -> tuple[int, ...]:
 
 
 def main(
-    options: flags.FlagValues | argparse.Namespace,
     name: str,
     experiments: Sequence[str],
     title: str,
     intro: str,
+    **flags: Any,
 ) -> int:
     """Trains, reports and writes a page.
 
     Args:
-        options: the flags that `experiments.command` defines.
         name: name of the page's folder.
         experiments: modules of `experiments.studies`.
         title: heading of the page; "" for that of the only experiment.
         intro: first paragraph; likewise.
+        **flags: the flags that `experiments.command` defines.
 
     Returns:
         The exit status.
     """
+    options = SimpleNamespace(**flags)
     setting = make_setting(
         dataset=options.dataset,
         budget=options.budget,
@@ -124,9 +124,6 @@ def main(
             sections, environment = _carry_out(chosen, setting, dataset, folder, options.jobs)
         path = page.write_page(folder / name / "report.html", title, intro, sections, environment)
         write_text(path.with_name("README.md"), page.summary_markdown(title, intro, sections, environment))
-    except RunFailed as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("stopped; the runs saved checkpoints, and the same command resumes them", file=sys.stderr)
         return 143

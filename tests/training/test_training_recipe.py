@@ -7,7 +7,7 @@ from keras_resnet import InputError
 from keras_resnet.classification import RECIPES, ClassificationRecipe, get_recipe
 from keras_resnet.data import AUGMENTATIONS
 from keras_resnet.models.config import MODELS
-from keras_resnet.training.__main__ import main as print_recipes
+from keras_resnet.training.__main__ import print_recipes
 from keras_resnet.weights import get_entry
 
 
