@@ -1,0 +1,84 @@
+"""`--help` of every command prints help and nothing else, and loads neither TensorFlow nor Keras."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from experiments.command import EXPERIMENTS
+from export.__main__ import COMMAND as EXPORT
+from keras_resnet import cli
+from keras_resnet.__main__ import COMMAND
+from keras_resnet.training.__main__ import CHANGES, TRAIN
+from keras_resnet.training.options import RunOptions
+from keras_resnet.training.recipe import Recipe
+
+MODULES = ["export", "experiments.step_cost", *(f"experiments.{name}" for name in ("paper", *EXPERIMENTS))]
+MODULES += [f"keras_resnet.{name}" for name in ("weights", "data", "training", "evaluation", "export")]
+MODULES += ["keras_resnet.training.launch_local"]
+
+
+def load(command):
+    if not isinstance(command, str):
+        return command
+    module, _, name = command.partition(":")
+    return getattr(importlib.import_module(module), name or "COMMAND")
+
+
+def words_of(command, words=()):
+    """The words that lead to each command and group of commands."""
+    yield words
+    if isinstance(command, cli.Group):
+        for name, inner in command.commands.items():
+            yield from words_of(load(inner), (*words, name))
+
+
+def commands_of(command):
+    if isinstance(command, cli.Group):
+        return [found for inner in command.commands.values() for found in commands_of(load(inner))]
+    return [command]
+
+
+SPELLINGS = [("-m", "keras_resnet", *words) for words in words_of(COMMAND)]
+SPELLINGS += [("-m", module) for module in MODULES] + [("train_main.py",)]
+TABLES = [("models", "--json"), ("recipes",), ("weights", "list")]
+
+
+def run_light(root, arguments):
+    """Runs a command; what it imported is in standard error and taken out of it."""
+    words = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+    lines = done.stderr.splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    assert "absl.flags" in imported
+    assert imported & {"tensorflow", "keras", "tensorflow_datasets", "matplotlib"} == set()
+    assert [line for line in lines if not line.startswith("import time:")] == []
+    assert done.returncode == 0
+    return done.stdout
+
+
+@pytest.mark.parametrize("arguments", SPELLINGS, ids=" ".join)
+def test_help(pytestconfig, arguments):
+    output = run_light(pytestconfig.rootpath, [*arguments, "--help"])
+    assert output.startswith("usage: ")
+
+
+@pytest.mark.parametrize("arguments", TABLES, ids=" ".join)
+def test_tables_of_names(pytestconfig, arguments):
+    assert run_light(pytestconfig.rootpath, ["-m", "keras_resnet", *arguments]).count("\n") > 5
+
+
+@pytest.mark.parametrize("command", [*commands_of(COMMAND), EXPORT], ids=lambda command: command.about[:40])
+def test_functions_take_what_the_commands_give(command):
+    given = [entry.name for entry in (*command.flags, *command.arguments)] + list(command.fixed)
+    inspect.signature(load(command.main)).bind(**dict.fromkeys(given))
+    assert all(entry.help for entry in (*command.flags, *command.arguments))
+
+
+def test_help_of_a_flag_is_that_of_its_field():
+    texts = {flag.name: flag.help for flag in TRAIN.flags}
+    for options, names in ((Recipe, CHANGES), (RunOptions, RunOptions.__dataclass_fields__)):
+        for name in names:
+            assert texts[name] == options.__dataclass_fields__[name].metadata["help"]
