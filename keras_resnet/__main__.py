@@ -9,7 +9,7 @@ from keras_resnet.models.config import MODELS
 from keras_resnet.quiet import quiet
 
 
-def print_models(json: bool) -> None:
+def _print_models(json: bool) -> None:
     """Prints the networks as a table, or their configurations as JSON, which needs no Keras."""
     if json:
         configs = {name: dataclasses.asdict(config) for name, config in MODELS.items()}
@@ -21,7 +21,7 @@ def print_models(json: bool) -> None:
 
 
 _MODELS = cli.Command(
-    print_models,
+    _print_models,
     "Prints the networks as a table.",
     (cli.Flag("json", "Print their configurations as JSON.", bool, False),),
 )

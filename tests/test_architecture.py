@@ -158,7 +158,6 @@ KNOWN_UNUSED: set[str] = {
     "keras_resnet.training.checkpoints.path_of",
     "keras_resnet.training.distribution.STRATEGIES",
     "keras_resnet.training.distribution.WORKER_TIMEOUT",
-    "keras_resnet.weights.__main__.entry_rows",
     "keras_resnet.weights.compare.IMAGES",
 }
 KNOWN_TASK_WORDS: set[str] = {

@@ -34,7 +34,7 @@ def _rows(model: str | None = None) -> list[tuple[str, ...]]:
     return rows
 
 
-def print_list(model: str | None = None) -> None:
+def _print_list(model: str | None = None) -> None:
     """Prints the table of published weights, of one network or of all."""
     list_weights(model)  # refuses an unknown name
     header = ("network", "weights", "top-1", "top-5", "resize, crop", "interpolation", "license")
@@ -45,7 +45,7 @@ COMMAND = cli.Group(
     "Lists published weights, converts those of other zoos, and compares them.",
     {
         "list": cli.Command(
-            print_list,
+            _print_list,
             "Prints the table of published weights.",
             arguments=(cli.Flag("model", "Only those of this network."),),
         ),
