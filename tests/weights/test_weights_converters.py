@@ -15,8 +15,8 @@ from helpers.zoo_networks import images, load_network, randomize, relative_diffe
 from safetensors.numpy import save_file
 
 from keras_resnet import InputError, build_model, build_resnet
-from keras_resnet.images.preprocessing import Normalization
 from keras_resnet.commands.weights import convert_weights as convert
+from keras_resnet.images.preprocessing import Normalization
 from keras_resnet.models.config import get_config
 from keras_resnet.weights import ModelSpec, conversion, open_weights, read_spec, save_weights
 from keras_resnet.weights.__main__ import COMMAND
