@@ -1,16 +1,16 @@
-"""Writes the tables of the README anew: `make readme`."""
+"""Updates the generated tables of the README: `make readme`."""
 
 import re
 from pathlib import Path
 
-from keras_resnet.__main__ import HEADER, zoo_rows
+from keras_resnet.commands.models import HEADER, zoo_rows
 from keras_resnet.tables import markdown_table
 
 README = Path(__file__).parents[1] / "README.md"
 
 
 def with_tables(text: str) -> str:
-    """The README's text with its generated parts replaced."""
+    """Returns the README's text with the generated tables replaced."""
     tables = {"zoo": markdown_table(HEADER, zoo_rows())}
     for name, table in tables.items():
         mark = f"<!-- table: {name} -->"
@@ -18,7 +18,7 @@ def with_tables(text: str) -> str:
             f"{mark}.*?<!-- end -->", lambda _, t=table, m=mark: f"{m}\n{t}\n<!-- end -->", text, flags=re.S
         )
         if count != 1:
-            raise SystemExit(f"{README} has {count} places for the table {name!r}")
+            raise SystemExit(f"{README} has {count} places for the table {name!r}, not one")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Every snippet and command of docs/guide.md and docs/migration.md runs, and gives what the page says."""
+"""Every snippet and command of docs/guide.md and docs/migration.md runs, with the results on the page."""
 
 import ast
 import contextlib
@@ -23,11 +23,10 @@ from helpers.zoo_networks import relative_difference, zeros_for_weights
 from safetensors.numpy import save_file
 
 import keras_resnet
-from export.__main__ import COMMAND as EXPORT
-from keras_resnet import cli
+from keras_resnet import applications, cli
 from keras_resnet.commands.train import changed_recipe
+from keras_resnet.export.__main__ import COMMAND as EXPORT
 from keras_resnet.export.images import sample_photos
-from keras_resnet.models import resnet
 from keras_resnet.models.config import MODELS, get_config
 from keras_resnet.training.__main__ import CHANGES, TRAIN
 from keras_resnet.weights import weight_file as pretrained
@@ -45,15 +44,15 @@ def blocks(page):
 
 
 class Notebook:
-    """Runs a page's blocks in their order, as a reader would who copies them all.
+    """Runs all blocks of a page in order.
 
-    A comment behind an expression is its repr, a comment in parentheses behind an assignment the value's
-    shape, and a `text` block what the Python block before it prints. A `py` block is another zoo's code.
+    A comment after an expression is its repr, a comment after an assignment the value's shape, and a `text`
+    block is the output of the Python block before it. A `py` block is code for another library.
     """
 
     def __init__(self, run_command, languages=("python",)):
         self.names, self.printed, self.run_command, self.languages = {}, "", run_command, languages
-        self.checked = 0  # values that the page states
+        self.checked = 0  # values stated on the page
 
     def run(self, page):
         for language, text in blocks(page):
@@ -149,25 +148,28 @@ def here(tmp_path, published, monkeypatch):
 
 @pytest.fixture
 def command(here):
-    """Runs a command of a page; those that start a process only if it is to be run `whole`."""
+    """Runs a command of a page; if not `whole`, only checks the flags of slow ones."""
 
-    def run(words, whole):
+    def run_line(words, whole):
         environment = dict(word.split("=") for word in words if re.match(r"[A-Z_]+=", word))
-        program, arguments = words[len(environment) + 1], words[len(environment) + 2 :]
+        program, *arguments = words[len(environment) + 1 :]
         assert words[len(environment)] == "python"
-        if program == "train_main.py":
-            _train(arguments)
-        elif program == "-c":
+        if program == "-c":
             _subprocess([program, *arguments], **environment) if whole else exec(arguments[0], {})
-        elif arguments[0] == "keras_resnet.weights":
-            assert run(WEIGHTS, *arguments[1:]) == 0
+            return
+        package, verb, *flags = arguments
+        assert (program, package) == ("-m", "keras_resnet")
+        if verb == "train":
+            _train(flags)
+        elif verb == "weights":
+            assert run(WEIGHTS, *flags) == 0
         else:
-            assert (program, arguments[0]) == ("-m", "export")
-            cli.parse(EXPORT, arguments[1:])
+            assert verb == "export"
+            cli.parse(EXPORT, flags)
             if whole:
                 _subprocess([program, *arguments, "--formats=onnx"])  # the quickest to write
 
-    return run
+    return run_line
 
 
 def _subprocess(arguments, **environment):
@@ -181,11 +183,9 @@ def _subprocess(arguments, **environment):
 
 
 def _train(arguments):
-    """All of a short run where the data are there; else the recipe that the flags make."""
-    runs = "--dataset=folder:photos" in arguments
-    small = ["--set=image_size=32", "--batch_size=8", "--epochs=1"] if runs else []
-    if runs:
-        assert run(TRAIN, *arguments, *small) == 0
+    """Trains for an epoch if the data exist, otherwise makes the recipe."""
+    if "--dataset=folder:photos" in arguments:
+        assert run(TRAIN, *arguments, "--set=image_size=32", "--batch_size=8", "--epochs=1") == 0
     else:
         given = cli.parse(TRAIN, arguments)
         changed_recipe(given["recipe"], given["set"], **{name: given[name] for name in CHANGES})
@@ -193,7 +193,7 @@ def _train(arguments):
 
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_guide(whole, command):
-    """Whole, it exports and starts JAX, too."""
+    """If `whole`, also exports and starts JAX."""
     notebook = Notebook(functools.partial(command, whole=whole))
     notebook.run("guide.md")
     assert notebook.checked > 50
@@ -248,7 +248,7 @@ def names_in(kind):
 @pytest.fixture
 def configs(monkeypatch):
     """Lets the functions that build networks give their configs instead."""
-    monkeypatch.setattr(resnet, "build_resnet", lambda config, **_: config)
+    monkeypatch.setattr(applications, "build_resnet", lambda config, **_: config)
 
 
 @pytest.mark.parametrize("zoo", ["keras.applications", "torchvision", "timm"])
