@@ -1,4 +1,4 @@
-"""`python -m keras_resnet weights`: lists published weights, converts and compares those of other zoos."""
+"""`python -m keras_resnet weights`: lists published weights, converts and compares those of other libraries."""
 
 from keras_resnet import cli
 from keras_resnet.tables import markdown_table
@@ -13,24 +13,16 @@ _MODEL = cli.Flag("model", "A network, such as resnet50_v1_5.", required=True)
 
 
 def _rows(model: str | None = None) -> list[tuple[str, ...]]:
-    """One row of text for each published set of weights, of one network or of all."""
+    """Returns one row of text per published set of weights, for one network or all."""
     rows = []
     for full_name in list_weights():
         network, name = full_name.split("/")
         if model in (None, network):
             entry = get_entry(name, network)
-            view = entry.preprocessing
-            rows.append(
-                (
-                    network,
-                    name + (" (imagenet)" if entry.default else ""),
-                    f"{entry.top1:.2f}",
-                    f"{entry.top5:.2f}",
-                    f"{view.resize}, {view.size}",
-                    view.interpolation,
-                    entry.license,
-                )
-            )
+            view, default = entry.preprocessing, " (imagenet)" if entry.default else ""
+            accuracies = f"{entry.top1:.2f}", f"{entry.top5:.2f}"
+            crop = f"{view.resize}, {view.size}"
+            rows.append((network, name + default, *accuracies, crop, view.interpolation, entry.license))
     return rows
 
 

@@ -15,13 +15,12 @@ TOLERANCE = 1e-4
 
 IMAGES = 4
 
+_Tensors = dict[str, np.ndarray]
+_Result = tuple[str, np.ndarray]  # the framework and its version, the logits
+
 
 def compare(source: Weights, model: str) -> tuple[str, float]:
     """Runs converted weights in their own framework and in ours on `IMAGES` images of smooth noise.
-
-    Args:
-        source: a file to convert, or published weights of the model.
-        model: a name of `list_models()`.
 
     Returns:
         The framework's name and version, and the largest difference of the logits relative to the
@@ -52,9 +51,7 @@ def _smooth_noise(shape: tuple[int, int, int]) -> np.ndarray:
     return pixels
 
 
-def _on_torch(
-    spec: ModelSpec, path: Path, tensors: dict[str, np.ndarray], images: np.ndarray
-) -> tuple[str, np.ndarray]:
+def _on_torch(spec: ModelSpec, path: Path, tensors: _Tensors, images: np.ndarray) -> _Result:
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -78,9 +75,7 @@ def _on_torch(
     return f"{package} {module.__version__}", logits
 
 
-def _on_keras_applications(
-    spec: ModelSpec, path: Path, tensors: dict[str, np.ndarray], images: np.ndarray
-) -> tuple[str, np.ndarray]:
+def _on_keras_applications(spec: ModelSpec, path: Path, tensors: _Tensors, images: np.ndarray) -> _Result:
     name = spec.model.replace("resnet", "ResNet").replace("_v2", "V2")
     network = getattr(keras.applications, name)(
         weights=None, classes=spec.classes, classifier_activation=None, input_shape=images.shape[1:]

@@ -102,17 +102,10 @@ def assign_tensors(
     *,
     transfer: bool = False,
 ) -> None:
-    """Assigns another library's tensors to a network.
+    """Assigns another library's tensors to a model built by `build_resnet`.
 
     The tensors and the variables must match one to one, with equal shapes. Tensors are removed from
     `tensors` as they are assigned, because both together need twice the memory of the file.
-
-    Args:
-        model: a model built by `build_resnet`.
-        table: defines the model's variables by the tensors.
-        tensors: the file's tensors by name.
-        path: the file, for error messages.
-        transfer: see `load_weights`.
 
     Raises:
         InputError: the tensors do not fit; the message lists which ones. The model is unchanged.

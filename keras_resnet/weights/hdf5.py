@@ -21,11 +21,7 @@ _SCANNED_BYTES = 2**20
 
 
 def open_hdf5(path: str | os.PathLike) -> h5py.File:
-    """Opens an HDF5 file for reading, which must take place inside `refuse_damage`.
-
-    Raises:
-        InputError: the file is missing, not HDF5, or damaged.
-    """
+    """Opens an HDF5 file for reading, which must take place inside `refuse_damage`."""
     path = check_is_file(path)
     with refuse_damage(path):
         if not h5py.is_hdf5(path):

@@ -89,11 +89,7 @@ def is_applications(file: h5py.File, path: Path, config: ResNetConfig | None) ->
 
 
 def read_applications(file: h5py.File, path: Path) -> dict[str, np.ndarray]:
-    """Reads all tensors of an open file by "layer/variable"; the classifier is "predictions".
-
-    Raises:
-        InputError: the file contains no weights, too many, or other data.
-    """
+    """Reads all tensors of an open file by "layer/variable"; the classifier is "predictions"."""
     tensors, budget = {}, Budget(path)
     pairs = _new_layout(file, path) if "layers" in file else _old_layout(file, path)
     for name, dataset in pairs:

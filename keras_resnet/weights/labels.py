@@ -19,13 +19,9 @@ _FILES = {"imagenet": "imagenet_labels.tsv"}
 
 @functools.cache
 def labels(name: str) -> tuple[tuple[str, str], ...]:
-    """Returns the classes of a label set in the order of the logits.
+    """Returns the classes of a label set ("imagenet") in the order of the logits.
 
-    Args:
-        name: "imagenet".
-
-    Returns:
-        One pair per class: (WordNet identifier, name), such as ("n02099601", "golden retriever").
+    Each class is a pair (WordNet identifier, name), such as ("n02099601", "golden retriever").
     """
     if name not in _FILES:
         raise unknown_name("label set", name, _FILES)

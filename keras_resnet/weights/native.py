@@ -25,12 +25,12 @@ _SPEC = "keras_resnet"
 
 
 def save_weights(model: keras.Model, path: str | os.PathLike, spec: ModelSpec | None = None) -> Path:
-    """Saves a model's weights atomically, like `model.save_weights` but with a description.
+    """Saves any Keras model's weights atomically, like `model.save_weights` but with a description.
 
     `model.load_weights` can read the file. Equal weights give equal bytes.
 
     Args:
-        model: any Keras model.
+        model: the model.
         path: must end with `.weights.h5`.
         spec: describes the network, its input and its labels; stored as an attribute of the file.
 
@@ -51,11 +51,7 @@ def save_weights(model: keras.Model, path: str | os.PathLike, spec: ModelSpec | 
 
 
 def read_spec(path: str | os.PathLike) -> ModelSpec | None:
-    """Returns the description in a weight file, or None if it has none.
-
-    Raises:
-        InputError: the file is missing, not HDF5, or damaged.
-    """
+    """Returns the description in a weight file, or None if it has none."""
     with refuse_damage(path), open_hdf5(path) as file:
         return described(file)
 

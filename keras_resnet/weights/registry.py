@@ -54,49 +54,25 @@ def _hash_in_name(file: str) -> str:
     return "sha256:" + file.rsplit("-", 1)[1]
 
 
-def _torchvision(
-    model: str, version: str, file: str, top1: float, top5: float, resize: int, default: bool = False
-) -> PretrainedWeights:
+def _torchvision(model, version, file, top1, top5, resize, default=False) -> PretrainedWeights:
+    name, license, digest = f"torchvision_{version}", "BSD-3-Clause", _hash_in_name(file)
+    url = f"https://download.pytorch.org/models/{file}.pth"
+    source = "torchvision 0.29.2, torchvision/models/resnet.py"
+    preprocessing = Preprocessing(224, resize, "bilinear", _IMAGENET)
     return PretrainedWeights(
-        name=f"torchvision_{version}",
-        model=model,
-        url=f"https://download.pytorch.org/models/{file}.pth",
-        digest=_hash_in_name(file),
-        top1=top1,
-        top5=top5,
-        metrics_source="torchvision 0.29.2, torchvision/models/resnet.py",
-        license="BSD-3-Clause",
-        preprocessing=Preprocessing(224, resize, "bilinear", _IMAGENET),
-        default=default,
+        name, model, url, digest, top1, top5, source, license, preprocessing, default=default
     )
 
 
-def _timm(
-    model: str,
-    tag: str,
-    folder: str,
-    file: str,
-    top1: float,
-    top5: float,
-    size: int,
-    crop: float,
-    default: bool = False,
-) -> PretrainedWeights:
+def _timm(model, tag, folder, file, top1, top5, size, crop, default=False) -> PretrainedWeights:
+    name, license, digest = f"timm_{tag}", "Apache-2.0", _hash_in_name(file)
+    # The repository's current owner; GitHub redirects from the former one.
+    repository = "https://github.com/huggingface/pytorch-image-models"
+    url = f"{repository}/releases/download/v0.1-{folder}/{file}.pth"
+    source = f"{repository}/blob/0173a139a2c66db3a41ebfe1d8ac4fb02483642e/results/results-imagenet.csv"
+    preprocessing = Preprocessing(size, math.floor(size / crop), "bicubic", _IMAGENET)
     return PretrainedWeights(
-        name=f"timm_{tag}",
-        model=model,
-        # The repository's current owner; GitHub redirects from the former one.
-        url=f"https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-{folder}/{file}.pth",
-        digest=_hash_in_name(file),
-        top1=top1,
-        top5=top5,
-        metrics_source=(
-            "https://github.com/huggingface/pytorch-image-models/blob/"
-            "0173a139a2c66db3a41ebfe1d8ac4fb02483642e/results/results-imagenet.csv"
-        ),
-        license="Apache-2.0",
-        preprocessing=Preprocessing(size, math.floor(size / crop), "bicubic", _IMAGENET),
-        default=default,
+        name, model, url, digest, top1, top5, source, license, preprocessing, default=default
     )
 
 
@@ -109,17 +85,11 @@ def _applications(model: str, md5: str, top1: float, top5: float) -> PretrainedW
         # Shorter side and interpolation are from keras-applications' issue 88, by their author.
         license, preprocessing = "MIT", Preprocessing(224, 256, "bicubic", CAFFE)
     file = f"{model.replace('_', '')}_weights_tf_dim_ordering_tf_kernels.h5"
+    url = f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{file}"
+    source = "https://github.com/keras-team/keras-applications#performance"
+    name, digest = "keras_applications", f"md5:{md5}"
     return PretrainedWeights(
-        name="keras_applications",
-        model=model,
-        url=f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{file}",
-        digest=f"md5:{md5}",
-        top1=top1,
-        top5=top5,
-        metrics_source="https://github.com/keras-team/keras-applications#performance",
-        license=license,
-        preprocessing=preprocessing,
-        default=True,
+        name, model, url, digest, top1, top5, source, license, preprocessing, default=True
     )
 
 
@@ -203,11 +173,7 @@ ENTRIES: tuple[PretrainedWeights, ...] = (
 
 
 def find_entries(name: str) -> list[PretrainedWeights]:
-    """Returns all entries with a name, one per network; "imagenet" gives every network's default.
-
-    Raises:
-        InputError: no network has such weights; the message suggests similar names.
-    """
+    """Returns the entries of all networks with this name; "imagenet" gives every network's default."""
     found = [entry for entry in ENTRIES if name == entry.name or (name == "imagenet" and entry.default)]
     if not found:
         raise unknown_name("weights", name, {"imagenet", *(entry.name for entry in ENTRIES)})
@@ -215,17 +181,9 @@ def find_entries(name: str) -> list[PretrainedWeights]:
 
 
 def list_weights(model: str | None = None) -> list[str]:
-    """Lists the names of pretrained weights, besides "imagenet".
+    """Lists the names of pretrained weights, besides "imagenet"; each network's default is the first.
 
-    Args:
-        model: a name of `list_models()`. Default: all networks.
-
-    Returns:
-        Names such as "torchvision_v2", the default first; without `model`, full names such as
-        "resnet50_v1_5/torchvision_v2".
-
-    Raises:
-        InputError: there is no such network.
+    Without `model`, full names of all networks are returned, such as "resnet50_v1_5/torchvision_v2".
     """
     if model is not None:
         return [entry.name for entry in _entries_of(model)]
@@ -236,8 +194,7 @@ def get_entry(name: str, model: str) -> PretrainedWeights:
     """Returns the entry for a name of `list_weights(model)`, or for "imagenet", the network's default.
 
     Raises:
-        InputError: there is no such network, or it has no such weights; the message names networks
-            that have them.
+        InputError: there is no such network or entry; the message names networks that have it.
     """
     entries = _entries_of(model)
     for entry in entries:

@@ -114,16 +114,7 @@ def check_architecture(source: object, model: str, theirs: ResNetConfig, ours: R
     """Refuses weights of another architecture, even if the tensors have equal shapes.
 
     For example, v1 and v1.5, or a plain network and its residual counterpart with option A, have the same
-    tensors.
-
-    Args:
-        source: the weights, for the message.
-        model: name of the weights' network, for the message.
-        theirs: the weights' network.
-        ours: the network to load them into.
-
-    Raises:
-        InputError: the networks differ; the message names the first field that does.
+    tensors. `source` and `model` name the weights and their network in the message.
     """
     for field, value in theirs.architecture.items():
         if value != ours.architecture[field]:

@@ -3,7 +3,6 @@
 import functools
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import h5py
@@ -80,9 +79,7 @@ class WeightFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -100,11 +97,7 @@ class WeightFile:
 
     @functools.cached_property
     def spec(self) -> ModelSpec:
-        """The network with its classes, labels and preprocessing: as described, else the defaults.
-
-        Raises:
-            InputError: neither the file nor the caller of `open_weights` named the network.
-        """
+        """The network with its classes, labels and preprocessing: as described, else the defaults."""
         if self.described is not None:
             return self.described
         if self._model is None:
@@ -148,11 +141,7 @@ class WeightFile:
         return preprocessing.for_channels(channels)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Returns all tensors of a converted file by their names there, read once; `load` empties it.
-
-        Raises:
-            InputError: the file is native, damaged or too large, or the package that reads it is missing.
-        """
+        """Returns all tensors of a converted file by their names there, read once; `load` empties it."""
         if self.kind == "native":
             raise InputError(f"{self.path} is a native file already; it needs no conversion")
         if self._tensors is None:
@@ -166,9 +155,7 @@ class WeightFile:
     def load(self, model: keras.Model, transfer: bool = False) -> None:
         """Loads the weights into a model built by `build_resnet`, whose input is always RGB.
 
-        Args:
-            model: the model.
-            transfer: see `load_weights`.
+        See `load_weights` for `transfer`.
 
         Raises:
             InputError: the file cannot be read or does not fit the model, which is unchanged then.
@@ -234,9 +221,7 @@ def _locate(weights: Weights, config: ResNetConfig | None) -> tuple[Path, Pretra
 def preprocessing_of(weights: Weights, model: str | None = None) -> Preprocessing:
     """Returns the preprocessing for weights, without downloading published ones.
 
-    Args:
-        weights: a `PretrainedWeights`, the name of one, or the path of a native file.
-        model: a name of `list_models()`, required if networks with weights of this name differ.
+    `model` is required if networks with weights of this name differ.
 
     Raises:
         InputError: there are no such weights, or their preprocessing is unknown or ambiguous.
@@ -263,7 +248,7 @@ def preprocessing_of(weights: Weights, model: str | None = None) -> Preprocessin
 
 
 def preprocess_input(x: Any, weights: Weights, model: str | None = None, crop: bool = True) -> np.ndarray:
-    """Prepares images as in the evaluation of published weights.
+    """Prepares images as in the evaluation of published weights; see `preprocessing_of`.
 
     Args:
         x: RGB images 0-255, uint8 or float, (height, width, channels) or (n, height, width, channels).
@@ -274,9 +259,6 @@ def preprocess_input(x: Any, weights: Weights, model: str | None = None, crop: b
 
     Returns:
         float32 array (size, size, channels) or (n, size, size, channels).
-
-    Raises:
-        InputError: see `preprocessing_of` and `Preprocessing`.
     """
     return preprocessing_of(weights, model)(x, crop=crop)
 
