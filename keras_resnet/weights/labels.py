@@ -40,9 +40,6 @@ def decode_predictions(probabilities: Any, top: int = 5) -> list[list[tuple[str,
     Returns:
         For each image, `top` triples (WordNet identifier, name, probability) in descending order;
         ties are ordered by class index.
-
-    Raises:
-        InputError: the shape or `top` is invalid.
     """
     classes = labels("imagenet")
     scores = np.asarray(keras.ops.convert_to_numpy(probabilities))
