@@ -1,4 +1,4 @@
-"""`python -m keras_resnet weights`: lists published weights, converts and compares those of other libraries."""
+"""`python -m keras_resnet weights`: lists, converts and compares weights."""
 
 from keras_resnet import cli
 from keras_resnet.tables import markdown_table
@@ -27,14 +27,14 @@ def _rows(model: str | None = None) -> list[tuple[str, ...]]:
 
 
 def _print_list(model: str | None = None) -> None:
-    """Prints the table of published weights, of one network or of all."""
+    """Prints the table of published weights, for one network or all."""
     list_weights(model)  # refuses an unknown name
     header = ("network", "weights", "top-1", "top-5", "resize, crop", "interpolation", "license")
     print(markdown_table(header, _rows(model)))
 
 
 COMMAND = cli.Group(
-    "Lists published weights, converts those of other zoos, and compares them.",
+    "Lists published weights, converts those of other libraries, and compares them.",
     {
         "list": cli.Command(
             _print_list,
@@ -43,7 +43,7 @@ COMMAND = cli.Group(
         ),
         "convert": cli.Command(
             "keras_resnet.commands.weights:convert",
-            "Writes another zoo's weights as a .weights.h5 file.",
+            "Converts another library's weights to a .weights.h5 file.",
             (_MODEL, cli.Flag("output", "The file to write; ends with .weights.h5.", required=True)),
             (_SOURCE,),
         ),
