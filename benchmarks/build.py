@@ -4,20 +4,13 @@ python -m benchmarks.build --output=build.json
 """
 
 import gc
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
-from absl import flags
-
+import keras_resnet
 from benchmarks import harness
-from keras_resnet import build_model, cli
+from keras_resnet import cli
+from keras_resnet.processes import Worker
 
 # Our network, its peer, and whether they have the same depth.
 _PAIRS = {
@@ -30,12 +23,16 @@ _PAIRS = {
 }
 _IMPORT = "import"
 _DEEPEST, _DEEPEST_ROUNDS, _DEEPEST_LIMIT = "cifar_resnet1202", 3, 30.0
+# The package imports its names on first use; this module builds networks.
+_OWN_MODULE = "keras_resnet.applications"
 
-_SUBJECTS = flags.DEFINE_list("subjects", [_IMPORT, *_PAIRS], "What to measure.")
+_subjects = harness.define_subjects([_IMPORT, *_PAIRS])
 
 
-def seconds_to_build(build: Callable[[], keras.Model]) -> tuple[float, int]:
-    """The time that a network takes from nothing, in seconds, and its number of layers."""
+def _seconds_to_build(build: Callable) -> tuple[float, int]:
+    """The time that a network takes, in seconds, and its number of layers."""
+    import keras
+
     keras.utils.clear_session()
     gc.collect()
     begun = time.perf_counter()
@@ -44,83 +41,58 @@ def seconds_to_build(build: Callable[[], keras.Model]) -> tuple[float, int]:
 
 
 def _measure_build(name: str, rounds: int) -> list[harness.Row]:
-    peer, twins = _PAIRS[name]
+    import keras
 
-    def ours():
-        return build_model(name)
+    peer, same_depth = _PAIRS[name]
+    own_seconds = []
 
-    def theirs():
-        return getattr(keras.applications, peer)(weights=None)
+    def ours() -> float:
+        seconds, layers = _seconds_to_build(lambda: keras_resnet.build_model(name))
+        own_seconds.append(seconds)
+        return seconds if same_depth else 1000 * seconds / layers
 
-    seconds = []
+    def theirs() -> float:
+        seconds, layers = _seconds_to_build(lambda: getattr(keras.applications, peer)(weights=None))
+        return seconds if same_depth else 1000 * seconds / layers
 
-    def measure_of(build: Callable[[], keras.Model]) -> Callable[[], float]:
-        def measure() -> float:
-            taken, layers = seconds_to_build(build)
-            harness.say(f"build/{name}: {taken:.3f} s, {build.__name__}, {layers} layers")
-            if build is ours:
-                seconds.append(taken)
-            return taken if twins else 1000 * taken / layers
-
-        return measure
-
-    unit, label = ("s", peer) if twins else ("ms/layer", f"{peer}, per layer")
+    unit, label = ("s", peer) if same_depth else ("ms/layer", f"{peer}, per layer")
     if name == _DEEPEST:
         rounds = min(rounds, _DEEPEST_ROUNDS)
-    rows = harness.compare(
-        f"build/{name}", unit, measure_of(ours), {f"keras.applications {label}": measure_of(theirs)}, rounds
-    )
+    rows = harness.compare(f"build/{name}", unit, ours, {f"keras.applications {label}": theirs}, rounds)
     if name == _DEEPEST:
-        limit = [_DEEPEST_LIMIT] * len(seconds)
-        rows.append(harness.row(f"build/{name}/seconds", "s", seconds, limit, "the limit we set ourselves"))
+        limit = [_DEEPEST_LIMIT] * rounds
+        rows.append(harness.row(f"build/{name}/seconds", "s", own_seconds, limit, harness.LIMIT))
     return rows
 
 
-def _fresh(statement: str) -> tuple[float, float]:
-    """Seconds and peak MiB of a statement in a fresh process."""
-    program = (
-        "import json, time; from benchmarks.workers import peak_memory_mib; begun = time.perf_counter(); "
-        f"{statement}; print(json.dumps([time.perf_counter() - begun, peak_memory_mib()]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=harness.ROOT, stdout=subprocess.PIPE, text=True, check=True
-    )
-    seconds, memory = json.loads(done.stdout.splitlines()[-1])
-    harness.say(f"{statement}: {seconds:.3f} s, {memory:.0f} MiB")
-    return seconds, memory
-
-
 def _measure_import(rounds: int) -> list[harness.Row]:
-    memory = {}
+    memory = {_OWN_MODULE: [], "keras": []}
 
-    def measure_of(package: str) -> Callable[[], float]:
-        def measure() -> float:
-            seconds, peak = _fresh(f"import {package}")
-            memory.setdefault(package, []).append(peak)
-            return seconds
+    def import_fresh(module: str) -> float:
+        with Worker("benchmarks.fresh_worker", {}) as worker:
+            seconds, peak = worker.call("import_module", name=module)
+        memory[module].append(peak)
+        return seconds
 
-        return measure
-
-    _fresh("import keras_resnet")  # compiles byte code, and reads the files from the disk
-    rows = harness.compare(
-        "import", "s", measure_of("keras_resnet"), {"import keras": measure_of("keras")}, rounds
-    )
-    peak = harness.row("import/peak_memory", "MiB", memory["keras_resnet"], memory["keras"], "import keras")
+    import_fresh(_OWN_MODULE)  # compiles byte code, and reads the files from the disk
+    memory[_OWN_MODULE].clear()
+    peers = {"import keras": lambda: import_fresh("keras")}
+    rows = harness.compare("import", "s", lambda: import_fresh(_OWN_MODULE), peers, rounds)
+    peak = harness.row("import/peak_memory", "MiB", memory[_OWN_MODULE], memory["keras"], "import keras")
     return [*rows, peak]
 
 
 def main() -> None:
-    """Measures as the flags say."""
-    subjects = harness.chosen("subject", _SUBJECTS.value, [_IMPORT, *_PAIRS])
-    rounds = harness.rounds()
+    """Measures what the flags say."""
+    subjects, rounds = _subjects(), harness.rounds()
     rows = _measure_import(rounds) if _IMPORT in subjects else []
     networks = [name for name in subjects if name != _IMPORT]
     if networks:
-        # Keras and its backend do much only once, for their first network.
-        build_model("resnet18")
+        # Keras and its backend initialize themselves with their first network.
+        keras_resnet.build_model("resnet18")
     for name in networks:
         rows += _measure_build(name, rounds)
-    harness.report(rows, harness.versions("keras", keras.backend.backend(), "numpy"))
+    harness.report(rows, harness.versions("keras", "tensorflow", "numpy"))
 
 
 if __name__ == "__main__":

@@ -1,26 +1,22 @@
-"""A folder of real JPEGs of any size and number: handwritten digits in colour on crops of photos.
+"""A folder of real JPEGs of any size and number: handwritten digits in color on crops of photos.
 
 python -m benchmarks.collages --output_dir=collages --height=224 --width=224 --train=3000 --val=500
 """
 
-import os
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
-import tensorflow as tf
 from absl import flags
 
 from benchmarks import harness
-from keras_resnet import InputError, cli
-from keras_resnet.data.digits import held_out
+from keras_resnet import cli, data
+from keras_resnet.errors import InputError
 
 _FOLDER = flags.DEFINE_string("output_dir", None, "The folder to make.")
-_HEIGHT = flags.DEFINE_integer("height", 224, "Of the images, pixels.")
-_WIDTH = flags.DEFINE_integer("width", 224, "Of the images, pixels.")
+_HEIGHT = flags.DEFINE_integer("height", 224, "Pixels.")
+_WIDTH = flags.DEFINE_integer("width", 224, "Pixels.")
 _TRAIN = flags.DEFINE_integer("train", 3000, "Images in train/.")
-_VAL = flags.DEFINE_integer("val", 500, "Images in val/, of digits that train/ does not have.")
+_VAL = flags.DEFINE_integer("val", 500, "Images in val/, with digits that train/ does not have.")
 
 _QUALITIES = (75, 95)
 
@@ -28,19 +24,20 @@ _QUALITIES = (75, 95)
 def write(folder: Path, height: int, width: int, counts: dict[str, int]) -> None:
     """Writes `folder/split/class/number.jpg`; the same bytes for the same arguments.
 
-    A digit fills between 50 and 95 % of the shorter side, at a random place and in a random colour that is
-    brighter or darker than what it lies on.
+    A digit covers 50 to 95 % of the shorter side, at a random place and in a random color that is brighter or
+    darker than the background.
 
     Args:
         folder: to make.
-        height: of the images, pixels.
-        width: likewise.
-        counts: images of the splits "train" and "val", whose digits are different ones.
+        height: pixels.
+        width: pixels.
+        counts: number of images in the splits "train" and "val", which share no digits.
     """
+    import tensorflow as tf
     from sklearn.datasets import load_digits, load_sample_images
 
     digits, photos = load_digits(), load_sample_images().images
-    test = held_out(digits.target)
+    test = data.digits.held_out(digits.target)
     for number, (split, count) in enumerate(counts.items()):
         random = np.random.default_rng(number)
         chosen = np.flatnonzero(test == (split == "val"))
@@ -57,6 +54,8 @@ def write(folder: Path, height: int, width: int, counts: dict[str, int]) -> None
 
 def _background(photo: np.ndarray, height: int, width: int, random: np.random.Generator) -> np.ndarray:
     """A crop of a photo, float32 (height, width, 3), 0-255."""
+    import tensorflow as tf
+
     scale = random.uniform(0.4, 1) * min(photo.shape[0] / height, photo.shape[1] / width)
     rows, columns = int(height * scale), int(width * scale)
     top = int(random.integers(0, photo.shape[0] - rows + 1))
@@ -68,21 +67,23 @@ def _background(photo: np.ndarray, height: int, width: int, random: np.random.Ge
 
 def _paste(image: np.ndarray, digit: np.ndarray, random: np.random.Generator) -> None:
     """Draws a digit, (8, 8) in 0-1, into the image."""
+    import tensorflow as tf
+
     height, width = image.shape[:2]
     side = int(random.uniform(0.5, 0.95) * min(height, width))
     top, left = (int(random.integers(0, length - side + 1)) for length in (height, width))
     shape = np.clip(tf.image.resize(digit[..., None], (side, side), method="bicubic").numpy(), 0, 1)
     under = image[top : top + side, left : left + side]
     bright = random.random() < 0.5
-    colour = random.uniform(180, 255, 3) if bright else random.uniform(0, 75, 3)
-    # What lies under it is moved away from its colour, so that it can be seen on anything.
+    color = random.uniform(180, 255, 3) if bright else random.uniform(0, 75, 3)
+    # The background is moved away from the color, so that the digit is visible everywhere.
     under *= 0.3
     under += 0 if bright else 0.7 * 255
-    under += (colour - under) * shape
+    under += (color - under) * shape
 
 
 def main() -> None:
-    """Writes what the flags say."""
+    """Writes the folder that the flags describe."""
     if _FOLDER.value is None:
         raise InputError("give the folder to make: --output_dir=collages")
     if Path(_FOLDER.value).exists():

@@ -1,8 +1,7 @@
-"""What every benchmark shares: rounds in turn, ratios, the machine, a table and a JSON file."""
+"""What the benchmarks share: flags, alternating rounds, ratios, the machine, a table and a JSON file."""
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -11,39 +10,44 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.files import write_json
 from keras_resnet.processes import cores
 from keras_resnet.tables import markdown_table
+from keras_resnet.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Whether more of a unit is better.
-UNITS = {"images/s": True, "s": False, "ms/layer": False, "MiB": False}
+_UNITS = {"images/s": True, "s": False, "ms/layer": False, "MiB": False}
 
 # Instruction sets that decide how fast a CPU trains.
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
-# The processes that wanted a core before this one began to work; company spoils every figure.
+# The processes that wanted a core before this one began to work; they distort every figure.
 _LOAD = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
+LIMIT = "the limit we set ourselves"
+"""The peer of what is compared with a number."""
+
 Measure = Callable[[], float]
-Row = dict[str, object]
+Row = dict[str, Any]
 
 _OUTPUT = flags.DEFINE_string("output", None, "A .json file for the result, besides the table.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often ours and each peer are measured, in turn.")
 
 
 def rounds() -> int:
-    """The value of --rounds.
+    """The value of --rounds; to be called before the first measurement.
 
     Raises:
-        InputError: it is below 1, or --output cannot be written: better said before the run than after.
+        InputError: it is below 1, or --output cannot be written.
     """
-    if _ROUNDS.value < 1:
-        raise InputError(f"--rounds must be at least 1; got {_ROUNDS.value}")
+    at_least_one(rounds=_ROUNDS.value)
     if _OUTPUT.value is not None:
         path = Path(_OUTPUT.value)
         if path.is_dir() or not path.absolute().parent.is_dir():
@@ -51,11 +55,18 @@ def rounds() -> int:
     return _ROUNDS.value
 
 
+def define_subjects(known: Iterable[str]) -> Callable[[], list[str]]:
+    """Defines --subjects; the returned function gives those that were chosen."""
+    known = list(known)
+    holder = flags.DEFINE_list("subjects", known, f"What to measure: {', '.join(known)}.")
+    return lambda: chosen("subject", holder.value, known)
+
+
 def chosen(kind: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
-    """The names that a person listed, each once.
+    """The given names without repetitions.
 
     Raises:
-        InputError: none, or one that is not known.
+        InputError: there are none, or one is unknown.
     """
     names, known = list(dict.fromkeys(names)), list(known)
     for name in names:
@@ -67,24 +78,21 @@ def chosen(kind: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
 
 
 def at_least_one(**values: int | None) -> None:
-    """Raises `InputError` for a flag below 1; None is a flag not given."""
+    """Raises `InputError` for a flag below 1; None is a flag that is not given."""
     for name, value in values.items():
         if value is not None and value < 1:
             raise InputError(f"--{name} must be at least 1; got {value}")
 
 
 def say(line: str) -> None:
-    """Tells the waiting person what is being measured."""
+    """Prints progress to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 def alternate(measures: Sequence[Measure], rounds: int) -> list[list[float]]:
-    """Calls the measures in turn, forwards in one round and backwards in the next.
+    """Calls the measures in turn; returns the readings of each.
 
-    So a machine that slowly grows faster or slower favours none of them.
-
-    Returns:
-        For each measure its readings, one a round.
+    Every second round goes backward, so that a machine that slowly gets faster or slower favors none.
     """
     readings: list[list[float]] = [[] for _ in measures]
     for index in range(rounds):
@@ -95,20 +103,13 @@ def alternate(measures: Sequence[Measure], rounds: int) -> list[list[float]]:
 
 
 def row(subject: str, unit: str, ours: Sequence[float], peer: Sequence[float], peer_name: str) -> Row:
-    """One line of the result, from readings of which the i-th of ours and theirs are of one round.
+    """One row of the result, from one reading of ours and of the peer's per round.
 
-    The ratio is the median over the rounds' own ratios, so what disturbed a whole round cancels; above 1
-    it always means that ours is better, whether the unit is a speed or a time.
-
-    Args:
-        subject: what was measured.
-        unit: a key of `UNITS`.
-        ours: our readings.
-        peer: theirs.
-        peer_name: who they are.
+    The ratio is the median of the rounds' ratios, so that what disturbs a whole round cancels. Above 1 it
+    always means that ours is better, whether the unit is a speed or a time.
     """
     pairs = list(zip(ours, peer, strict=True))
-    ratios = [a / b if UNITS[unit] else b / a for a, b in pairs]
+    ratios = [a / b if _UNITS[unit] else b / a for a, b in pairs]
     return {
         "subject": subject,
         "unit": unit,
@@ -123,26 +124,35 @@ def row(subject: str, unit: str, ours: Sequence[float], peer: Sequence[float], p
 
 
 def compare(subject: str, unit: str, ours: Measure, peers: Mapping[str, Measure], rounds: int) -> list[Row]:
-    """Measures ours and all peers in turn; one row for each peer."""
+    """Measures ours and all peers in turn, and prints each reading; returns one row for each peer."""
     if not peers:
         return []
-    mine, *others = alternate([ours, *peers.values()], rounds)
-    return [row(subject, unit, mine, peer, name) for name, peer in zip(peers, others, strict=True)]
+    contenders = {"ours": ours, **peers}
+    measures = [_printing(f"{subject}: {{:.2f}} {unit}, {name}", m) for name, m in contenders.items()]
+    own, *others = alternate(measures, rounds)
+    return [row(subject, unit, own, peer, name) for name, peer in zip(peers, others, strict=True)]
+
+
+def _printing(line: str, measure: Measure) -> Measure:
+    def measure_once() -> float:
+        value = measure()
+        say(line.format(value))
+        return value
+
+    return measure_once
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The versions of Python, this project and the installed ones among `packages`."""
-    import keras_resnet
-
-    found = {"python": platform.python_version(), "keras_resnet": keras_resnet.__version__}
+    """The versions of Python, this project, and those of `packages` that are installed."""
+    found = {"python": platform.python_version(), "keras_resnet": __version__}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
 
 
-def machine() -> dict[str, object]:
-    """The machine, as far as it decides about speed: CPU, cores, memory, system, GPU if any."""
+def machine() -> dict[str, Any]:
+    """What decides about speed: CPU, cores, memory, operating system, GPUs."""
     cpu = _read("/proc/cpuinfo")
     model = re.search(r"^model name\s*: (.*)$", cpu, re.MULTILINE)
     known = re.search(r"^flags\s*: (.*)$", cpu, re.MULTILINE)
@@ -162,17 +172,17 @@ def machine() -> dict[str, object]:
 
 
 def report(rows: Sequence[Row], versions: Mapping[str, str]) -> None:
-    """Prints the table, and writes the JSON file where --output names one."""
+    """Prints the table, and writes the JSON file if --output names one."""
     described = machine()
     if 0.25 * described["cores"] < _LOAD:
-        say(f"the machine was not quiet (load {_LOAD:.1f}): these figures mean little")
+        say(f"the machine was busy (load {_LOAD:.1f}): these figures mean little")
     print(f"{described['cpu']}, {described['cores']} cores, {described['memory_gib']} GiB", end="")
     print(f", {', '.join(described['gpu'])}" if "gpu" in described else "")
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
     print()
     print(table(rows))
     if _OUTPUT.value is not None:
-        write(Path(_OUTPUT.value), rows, versions, described)
+        write_json(_OUTPUT.value, {"machine": described, "versions": dict(versions), "rows": list(rows)})
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -192,25 +202,6 @@ def table(rows: Sequence[Row]) -> str:
         for r in rows
     ]
     return markdown_table(header, cells)
-
-
-def write(
-    path: Path, rows: Sequence[Row], versions: Mapping[str, str], machine: Mapping[str, object]
-) -> None:
-    """Writes the JSON file, whole or not at all.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    content = {"machine": dict(machine), "versions": dict(versions), "rows": list(rows)}
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _figure(value: float) -> str:

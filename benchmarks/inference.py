@@ -6,36 +6,32 @@ python -m benchmarks.inference --output=inference.json
 import contextlib
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-from absl import flags
-
 from benchmarks import harness
 from benchmarks.inference_worker import GEMM_FLOPS
-from benchmarks.torch_peer import check_torch, torch_python
+from benchmarks.torch_peer import check_torch, start_torch
 from keras_resnet import cli
 from keras_resnet.export.isolated import start_runtime
 from keras_resnet.models.config import get_config
 from keras_resnet.processes import Worker
 
-MODEL = "resnet50"
+_MODEL = "resnet50"
 # Table 1 of the paper counts multiply-adds.
 _FLOPS = 2 * 3.8e9
 _SECONDS = 3.0  # of a round
 _WARM_UP = 3
+_TORCH = {"task": "inference", "precision": "bfloat16", "warm_up": _WARM_UP}
 
-KERAS = "keras.applications ResNet50, its float32 export"
-COMPILED = "PyTorch compiled, channels_last, autocast bfloat16"
-TORCH_ONNX = "PyTorch's ONNX export, ONNX Runtime"
-TFLITE = "our float32 TFLite file"
-GEMM = "a 4096 x 4096 float32 matrix product, oneDNN"
+_KERAS = "keras.applications ResNet50, its float32 export"
+_COMPILED = "PyTorch compiled, channels_last, autocast bfloat16"
+_TORCH_ONNX = "PyTorch's ONNX export, ONNX Runtime"
+_TFLITE = "our float32 TFLite file"
+_GEMM = "a 4096 x 4096 float32 matrix product, oneDNN"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,22 +45,22 @@ class Subject:
 
 
 SUBJECTS = {
-    "saved_model/float32/1": Subject("saved_model", "saved_model", 1, (KERAS,)),
-    "saved_model/float32/32": Subject("saved_model", "saved_model", 32, (KERAS,)),
-    "saved_model/bfloat16/1": Subject("saved_model_bfloat16", "saved_model", 1, (KERAS, COMPILED)),
-    "saved_model/bfloat16/32": Subject("saved_model_bfloat16", "saved_model", 32, (KERAS, COMPILED)),
-    "onnx/float32/1": Subject("onnx", "onnx", 1, (TORCH_ONNX,)),
-    "onnx/float32/32": Subject("onnx", "onnx", 32, (TORCH_ONNX,)),
-    "openvino/float32/32": Subject("onnx", "openvino", 32, (GEMM,)),
-    "tflite/int8/1": Subject("tflite_int8", "tflite", 1, (TFLITE,)),
+    "saved_model/float32/1": Subject("saved_model", "saved_model", 1, (_KERAS,)),
+    "saved_model/float32/32": Subject("saved_model", "saved_model", 32, (_KERAS,)),
+    "saved_model/bfloat16/1": Subject("saved_model_bfloat16", "saved_model", 1, (_KERAS, _COMPILED)),
+    "saved_model/bfloat16/32": Subject("saved_model_bfloat16", "saved_model", 32, (_KERAS, _COMPILED)),
+    "onnx/float32/1": Subject("onnx", "onnx", 1, (_TORCH_ONNX,)),
+    "onnx/float32/32": Subject("onnx", "onnx", 32, (_TORCH_ONNX,)),
+    "openvino/float32/32": Subject("onnx", "openvino", 32, (_GEMM,)),
+    "tflite/int8/1": Subject("tflite_int8", "tflite", 1, (_TFLITE,)),
 }
-_SUBJECTS = flags.DEFINE_list("subjects", list(SUBJECTS), "What to measure.")
+_subjects = harness.define_subjects(SUBJECTS)
 
 
 def _files(folder: Path) -> dict:
     """The exported files' paths, and what the export cost."""
     harness.say("exporting")
-    command = [sys.executable, "-m", "benchmarks.inference_files", str(folder), MODEL]
+    command = [sys.executable, "-m", "benchmarks.inference_files", str(folder), _MODEL]
     done = subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the export failed: {done.stderr.strip()[-2000:]}")
@@ -74,27 +70,20 @@ def _files(folder: Path) -> dict:
     return made["files"]
 
 
-def _torch(**spec) -> Worker:
-    config = dataclasses.asdict(get_config(MODEL))
-    size = config["input_size"]
-    spec = {"config": config, "image_size": size, "warm_up": _WARM_UP, **spec}
-    return Worker("benchmarks.torch_inference_worker", spec, python=torch_python())
-
-
 Measure = Callable[[int], float]  # from a number of calls to images/s
 
 
 @contextlib.contextmanager
 def _peer(peer: str, subject: Subject, files: dict) -> Iterator[Measure]:
-    if peer == GEMM:
+    if peer == _GEMM:
         worker = Worker("benchmarks.inference_worker", {"flops_per_image": _FLOPS})
-    elif peer == COMPILED:
-        worker = _torch(batch_size=subject.batch_size, compile=True, precision="bfloat16")
+    elif peer == _COMPILED:
+        worker = start_torch(_MODEL, **_TORCH, batch_size=subject.batch_size, compile=True)
     else:
         runtime, file = {
-            KERAS: ("saved_model", "applications"),
-            TORCH_ONNX: ("onnx", "torch"),
-            TFLITE: ("tflite", "tflite"),
+            _KERAS: ("saved_model", "applications"),
+            _TORCH_ONNX: ("onnx", "torch"),
+            _TFLITE: ("tflite", "tflite"),
         }[peer]
         with _run(runtime, files[file], subject.batch_size) as measure:
             yield measure
@@ -105,7 +94,7 @@ def _peer(peer: str, subject: Subject, files: dict) -> Iterator[Measure]:
 
 @contextlib.contextmanager
 def _run(runtime: str, path: str, batch_size: int) -> Iterator[Measure]:
-    size = get_config(MODEL).input_size
+    size = get_config(_MODEL).input_size
     with start_runtime(runtime, path) as worker:
 
         def measure(steps: int) -> float:
@@ -119,18 +108,12 @@ def _run(runtime: str, path: str, batch_size: int) -> Iterator[Measure]:
 def _measure(name: str, subject: Subject, files: dict) -> list[harness.Row]:
     with contextlib.ExitStack() as stack:
 
-        def rounds_of(label: str, contender: contextlib.AbstractContextManager[Measure]):
+        def rounds_of(label: str, contender: contextlib.AbstractContextManager[Measure]) -> harness.Measure:
             measure = stack.enter_context(contender)
             # Rounds of equal length, however fast a contender is.
-            batch = GEMM_FLOPS / _FLOPS if label == GEMM else subject.batch_size
+            batch = GEMM_FLOPS / _FLOPS if label == _GEMM else subject.batch_size
             steps = max(1, round(_SECONDS * measure(1) / batch))
-
-            def measure_once() -> float:
-                speed = measure(steps)
-                harness.say(f"{name}: {speed:.2f} images/s, {label}")
-                return speed
-
-            return measure_once
+            return lambda: measure(steps)
 
         mine = rounds_of("ours", _run(subject.runtime, files[subject.file], subject.batch_size))
         theirs = {peer: rounds_of(peer, _peer(peer, subject, files)) for peer in subject.peers}
@@ -138,20 +121,19 @@ def _measure(name: str, subject: Subject, files: dict) -> list[harness.Row]:
 
 
 def main() -> None:
-    """Measures as the flags say."""
-    chosen = harness.chosen("subject", _SUBJECTS.value, SUBJECTS)
+    """Measures what the flags say."""
+    chosen = _subjects()
     harness.rounds()
     versions = harness.versions("keras", "tensorflow", "onnxruntime", "ai-edge-litert", "openvino", "numpy")
     peers = {peer for name in chosen for peer in SUBJECTS[name].peers}
-    if peers & {COMPILED, TORCH_ONNX}:
-        versions |= check_torch(torch_python())
+    if peers & {_COMPILED, _TORCH_ONNX}:
+        versions |= check_torch()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         files = _files(Path(folder))
-        if TORCH_ONNX in peers:
+        if _TORCH_ONNX in peers:
             files["torch"] = str(Path(folder) / "torch.onnx")
-            with _torch(onnx=files["torch"], batch_size=1):
-                pass
+            start_torch(_MODEL, **_TORCH, batch_size=1, compile=False, onnx=files["torch"]).close()
         for name in chosen:
             rows += _measure(name, SUBJECTS[name], files)
     harness.report(rows, versions)

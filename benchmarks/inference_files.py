@@ -4,12 +4,9 @@ python -m benchmarks.inference_files FOLDER MODEL
 """
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 

@@ -1,9 +1,6 @@
 """A worker that multiplies matrices as fast as the machine can."""
 
-import os
 import time
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from keras_resnet.processes import serve
 

@@ -4,29 +4,25 @@ python -m benchmarks.input_pipeline --output=input_pipeline.json
 """
 
 import contextlib
-import json
+import io
 import math
 import multiprocessing
 import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
 from absl import flags
 
+import keras_resnet
 from benchmarks import harness
-from keras_resnet import cli
-from keras_resnet.processes import cores
+from keras_resnet import cli, data
+from keras_resnet.processes import Worker, cores
 
 _TRAINING, _MEMORY, _INDEXED, _STREAMED = "training", "peak_memory", "skip/indexed", "skip/streamed"
-_SUBJECTS_ALL = [_TRAINING, _MEMORY, _INDEXED, _STREAMED]
 _WIDTH, _HEIGHT = 500, 375
 _QUALITIES = (75, 95)
 # Standard deviation of the noise in each pixel's brightness. Without it two small photos, enlarged, are
@@ -37,8 +33,8 @@ _RECORDS, _SHARDS = 1_000_000, 16
 _SKIP_LIMIT = 10.0
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-_SUBJECTS = flags.DEFINE_list("subjects", _SUBJECTS_ALL, "What to measure.")
-_IMAGES = flags.DEFINE_integer("images", 4096, "Files in the folder, of which each round reads all.")
+_subjects = harness.define_subjects([_TRAINING, _MEMORY, _INDEXED, _STREAMED])
+_IMAGES = flags.DEFINE_integer("images", 4096, "Files in the folder; each round reads all of them.")
 _DISTINCT = flags.DEFINE_integer("distinct", 384, "Different images among them.")
 
 
@@ -46,7 +42,7 @@ _DISTINCT = flags.DEFINE_integer("distinct", 384, "Different images among them."
 
 
 def _tiles() -> tuple[np.ndarray, str]:
-    """Small gray images uint8 (n, height, width) for collages, and what they are."""
+    """Small gray images for collages, uint8 (n, height, width), and what they show."""
     import tensorflow_datasets as tfds
 
     with contextlib.suppress(Exception):
@@ -60,7 +56,7 @@ def _tiles() -> tuple[np.ndarray, str]:
 
 
 def _draw(rng: np.random.Generator, photos: list, tiles: np.ndarray):
-    """One image: a part of a photo, or tinted tiles in front of one."""
+    """A part of a photo, or tinted tiles in front of it."""
     from PIL import Image
 
     photo = photos[rng.integers(len(photos))]
@@ -82,9 +78,7 @@ def _draw(rng: np.random.Generator, photos: list, tiles: np.ndarray):
 
 
 def _write_folder(folder: Path, count: int, distinct: int) -> str:
-    """Writes `count` JPEGs into two classes of train/ and a few into val/; returns what they are."""
-    import io
-
+    """Writes `count` JPEGs into two classes of train/ and a few into val/; describes them."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
@@ -112,11 +106,11 @@ def _write_folder(folder: Path, count: int, distinct: int) -> str:
     )
 
 
-# -- the contenders, in images a second -----------------------------------------------------------
+# -- the contenders, in images/s ------------------------------------------------------------------
 
 
 def _rate(batches: Iterator, per_batch: int) -> float:
-    """Images a second, from the second batch on: starting a pipeline is not what is measured."""
+    """Images/s from the second batch on, without the start of the pipeline."""
     next(batches)
     begun, count = time.perf_counter(), 0
     for _ in batches:
@@ -124,18 +118,19 @@ def _rate(batches: Iterator, per_batch: int) -> float:
     return count / (time.perf_counter() - begun)
 
 
-def _ours(folder: Path) -> Callable[[], float]:
-    from keras_resnet.data import BadImages, Transform, open_dataset, training_batches
-    from keras_resnet.images.preprocessing import Normalization
+def _batches(split: "data.Split", size: int, bad: "data.BadImages", **where: int):
+    """Our training batches."""
+    transform = data.Transform.create(size, keras_resnet.Normalization.imagenet(), "inception")
+    return iter(data.training_batches(split, transform, global_batch=_BATCH, seed=0, bad=bad, **where))
 
-    split = open_dataset(f"folder:{folder}").split("train")
-    transform = Transform.create(_SIZE, Normalization.imagenet(), "inception")
+
+def _ours(folder: Path) -> Callable[[], float]:
+    split = data.open_dataset(f"folder:{folder}").split("train")
     epochs = iter(range(1_000_000))
 
     def measure() -> float:
-        bad = BadImages()
-        batches = training_batches(split, transform, global_batch=_BATCH, seed=0, epoch=next(epochs), bad=bad)
-        rate = _rate(iter(batches), _BATCH)
+        bad = data.BadImages()
+        rate = _rate(_batches(split, _SIZE, bad, epoch=next(epochs)), _BATCH)
         bad.check(0)
         return rate
 
@@ -147,7 +142,7 @@ def _paths(folder: Path) -> list[str]:
 
 
 def _plain(folder: Path) -> Callable[[], float]:
-    """What tutorials write: decode, crop, resize, mirror, batch, normalize."""
+    """The pipeline of tutorials: decode, crop, resize, mirror, batch, normalize."""
     import tensorflow as tf
 
     def prepare(path):
@@ -174,7 +169,7 @@ def _plain(folder: Path) -> Callable[[], float]:
 
 
 def _bare(folder: Path) -> Callable[[], float]:
-    """Reading and decoding in full, and nothing else."""
+    """Only reads and decodes."""
     import tensorflow as tf
 
     def decode(path):
@@ -187,7 +182,7 @@ def _bare(folder: Path) -> Callable[[], float]:
 
 
 def _with_pillow(path: str) -> int:
-    """One image as torchvision's RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize make it."""
+    """torchvision's RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize for one image."""
     from PIL import Image
 
     image = Image.open(path).convert("RGB")
@@ -205,8 +200,8 @@ def _with_pillow(path: str) -> int:
     if random.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)).astype("float32") / 255
-    pixels -= np.float32(_MEAN)[:, None, None]
-    pixels /= np.float32(_STD)[:, None, None]
+    pixels -= np.array(_MEAN, "float32")[:, None, None]
+    pixels /= np.array(_STD, "float32")[:, None, None]
     return len(pixels)
 
 
@@ -215,21 +210,12 @@ def _pillow(folder: Path, pool) -> Callable[[], float]:
 
     def measure() -> float:
         begun = time.perf_counter()
-        # The pixels stay where they are made: to hand them over would cost more.
+        # The pixels stay in their process: their transfer would cost more.
         for _ in pool.imap_unordered(_with_pillow, paths, chunksize=_BATCH):
             pass
         return len(paths) / (time.perf_counter() - begun)
 
     return measure
-
-
-def _spoken(name: str, measure: Callable[[], float]) -> Callable[[], float]:
-    def spoken() -> float:
-        value = measure()
-        harness.say(f"{_TRAINING}: {value:,.0f} images/s, {name}")
-        return value
-
-    return spoken
 
 
 def _measure_training(folder: Path, rounds: int) -> list[harness.Row]:
@@ -240,8 +226,7 @@ def _measure_training(folder: Path, rounds: int) -> list[harness.Row]:
             "Pillow, a process a core, as torchvision's transforms": _pillow(folder, pool),
             "bare decoding by libjpeg-turbo": _bare(folder),
         }
-        peers = {name: _spoken(name, measure) for name, measure in peers.items()}
-        ours = _spoken("ours", _ours(folder))
+        ours = _ours(folder)
         for measure in (ours, *peers.values()):
             measure()
         return harness.compare(_TRAINING, "images/s", ours, peers, rounds)
@@ -249,64 +234,32 @@ def _measure_training(folder: Path, rounds: int) -> list[harness.Row]:
 
 # -- memory and skipping --------------------------------------------------------------------------
 
-_EPOCH = """
-import json, sys
-from benchmarks.workers import peak_memory_mib
-from keras_resnet.data import BadImages, Transform, open_dataset, training_batches
-from keras_resnet.images.preprocessing import Normalization
-folder, batch, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-split = open_dataset(f"folder:{folder}").split("train")
-transform = Transform.create(size, Normalization.imagenet(), "inception")
-peaks, steps = [], len(split) // batch
-batches = training_batches(split, transform, global_batch=batch, seed=0, epoch=0, bad=BadImages())
-for step, _ in enumerate(batches):
-    if step in (steps // 4, steps - 1):
-        peaks.append(peak_memory_mib())
-print(json.dumps(peaks))
-"""
-
 
 def _measure_memory(folder: Path, rounds: int) -> list[harness.Row]:
     whole, quarter = [], []
     for _ in range(min(rounds, 3)):
-        command = [sys.executable, "-c", _EPOCH, str(folder), str(_BATCH), str(_SIZE)]
-        done = subprocess.run(command, cwd=harness.ROOT, stdout=subprocess.PIPE, text=True, check=True)
-        first, last = json.loads(done.stdout.splitlines()[-1])
+        with Worker("benchmarks.fresh_worker", {}) as worker:
+            first, last = worker.call("read_epoch", folder=str(folder), batch_size=_BATCH, image_size=_SIZE)
         quarter.append(first)
         whole.append(last)
         harness.say(f"{_MEMORY}: {first:.0f} MiB after a quarter of an epoch, {last:.0f} MiB after it")
     return [harness.row(_MEMORY, "MiB", whole, quarter, "the same after a quarter of the epoch")]
 
 
-def _seconds_to_skip(split) -> float:
-    """Until the first batch, from the middle of an epoch, is there."""
-    from keras_resnet.data import BadImages, Transform, training_batches
-    from keras_resnet.images.preprocessing import Normalization
-
-    transform = Transform.create(32, Normalization.imagenet(), "inception")
+def _seconds_to_skip(split: "data.Split") -> float:
+    """Seconds until the first batch from the middle of an epoch is ready."""
     begun = time.perf_counter()
-    batches = training_batches(
-        split,
-        transform,
-        global_batch=_BATCH,
-        seed=0,
-        epoch=0,
-        first_step=len(split) // _BATCH // 2,
-        bad=BadImages(),
-    )
-    next(iter(batches))
+    next(_batches(split, 32, data.BadImages(), epoch=0, first_step=len(split) // _BATCH // 2))
     return time.perf_counter() - begun
 
 
 def _measure_skipping(subject: str, folder: Path, rounds: int) -> list[harness.Row]:
-    """Of a million examples: file names without files, or records without an image."""
+    """Skips half of a million examples: file names without files, or records without an image."""
     import tensorflow as tf
-
-    from keras_resnet.data import IndexedSplit, StreamedSplit
 
     if subject == _INDEXED:
         paths = np.array([b"%s/%d.jpg" % (os.fsencode(folder), i) for i in range(_RECORDS)], object)
-        split = IndexedSplit("train", paths, np.zeros(_RECORDS, "int32"), files=True)
+        split = data.IndexedSplit("train", paths, np.zeros(_RECORDS, "int32"), files=True)
     else:
         count = _RECORDS // _SHARDS
         for shard in range(_SHARDS):
@@ -314,18 +267,18 @@ def _measure_skipping(subject: str, folder: Path, rounds: int) -> list[harness.R
                 for index in range(count):
                     writer.write(b"%d" % index)
         shards = tuple((str(folder / f"records-{shard}"), 0, count) for shard in range(_SHARDS))
-        split = StreamedSplit("train", shards, lambda record: (record, tf.constant(0)))
+        split = data.StreamedSplit("train", shards, lambda record: (record, tf.constant(0)))
     seconds = []
     for _ in range(min(rounds, 3)):
         seconds.append(_seconds_to_skip(split))
         harness.say(f"{subject}: {seconds[-1]:.2f} s")
     limit = [_SKIP_LIMIT] * len(seconds)
-    return [harness.row(subject, "s", seconds, limit, "the limit we set ourselves")]
+    return [harness.row(subject, "s", seconds, limit, harness.LIMIT)]
 
 
 def main() -> None:
-    """Measures as the flags say."""
-    subjects = harness.chosen("subject", _SUBJECTS.value, _SUBJECTS_ALL)
+    """Measures what the flags say."""
+    subjects = _subjects()
     harness.at_least_one(images=_IMAGES.value, distinct=_DISTINCT.value)
     rounds, rows = harness.rounds(), []
     versions = harness.versions("tensorflow", "numpy", "pillow", "scikit-learn")

@@ -1,37 +1,33 @@
-"""A worker that trains a network of the zoo on JAX, with a plain compiled step; TensorFlow stays out."""
+"""Training steps of a network of the zoo on JAX, with a plain compiled step and without TensorFlow."""
 
 import functools
 import os
 import sys
-import time
+from typing import Any
 
-from benchmarks.workers import Channel
+import keras_resnet
+from benchmarks.workers import TakeSteps, random_batch, serve_steps
 
 RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
 
 
-def main() -> None:
-    """Serves steps of SGD with momentum in float32 or mixed bfloat16."""
-    channel = Channel()
-    spec = channel.spec
+def _prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], TakeSteps]:
+    """SGD with momentum in float32 or mixed bfloat16."""
     os.environ["KERAS_BACKEND"] = "jax"
-    # Keras loads TensorFlow where it can find it; here nothing may depend on it.
-    sys.modules["tensorflow"] = None
+    # Keras imports TensorFlow where it finds it; nothing here may depend on it.
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]
     import jax
     import jax.numpy as jnp
     import keras
-    import numpy as np
-
-    from keras_resnet import build_model
 
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("float32" if spec["precision"] == "float32" else "mixed_bfloat16")
-    size, batch = spec["image_size"], spec["batch_size"]
-    model = build_model(spec["model"], input_shape=(size, size, 3), classifier_activation=None)
+    size = spec["image_size"]
+    model = keras_resnet.build_model(spec["model"], input_shape=(size, size, 3), classifier_activation=None)
     decays = [WEIGHT_DECAY if variable.name == "kernel" else 0.0 for variable in model.trainable_variables]
 
     def loss_of(weights, statistics, images, labels):
-        logits, statistics = model.stateless_call(weights, statistics, images, training=True)
+        logits, statistics, *_ = model.stateless_call(weights, statistics, images, training=True)
         likelihoods = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)
         return -likelihoods.mean(), statistics
 
@@ -47,29 +43,24 @@ def main() -> None:
         weights = [weight + velocity for weight, velocity in zip(weights, velocities, strict=True)]
         return (weights, velocities, statistics), loss
 
-    random = np.random.default_rng(0)
-    images = jax.device_put(random.standard_normal((batch, size, size, 3), dtype="float32"))
-    labels = jax.device_put(random.integers(0, model.output.shape[-1], batch, dtype="int32"))
+    classes = keras_resnet.MODELS[spec["model"]].classes
+    images, labels = map(jax.device_put, random_batch(spec["batch_size"], size, classes))
     # Copies: the step gives its arguments' memory away, and the model keeps its own.
     weights = [jnp.array(variable.value) for variable in model.trainable_variables]
-    parameters = sum(weight.size for weight in weights)
     statistics = [jnp.array(variable.value) for variable in model.non_trainable_variables]
     state = (weights, [jnp.zeros_like(weight) for weight in weights], statistics)
 
-    def measure(steps: int) -> float:
+    def take_steps(steps: int) -> float:
         nonlocal state
-        begun = time.perf_counter()
+        loss = None
         for _ in range(steps):
             state, loss = step(state, images, labels)
         jax.block_until_ready(state)
-        seconds = time.perf_counter() - begun
-        if not np.isfinite(loss):
-            raise FloatingPointError("the loss is not finite")
-        return steps * batch / seconds
+        assert loss is not None
+        return float(loss)
 
-    measure(spec["warm_up"])
-    channel.serve({"step": measure}, parameters=parameters)
+    return {"parameters": sum(weight.size for weight in weights)}, take_steps
 
 
 if __name__ == "__main__":
-    main()
+    serve_steps(_prepare)

@@ -1,92 +1,90 @@
-"""A worker that trains the same networks in PyTorch; it needs PyTorch and nothing else.
+"""The same networks in PyTorch: training steps, inference, or an ONNX file; needs PyTorch and nothing else.
 
-The networks are built as torchvision builds its own (in-place ReLU, padding inside the convolutions and
-the pooling), with the shortcuts and the place of the stride that the project's config asks for, so that
-both sides do the same arithmetic.
+They are built as torchvision builds its own (in-place ReLU, padding inside the convolutions and the pooling),
+with the shortcuts and the place of the stride of the project's configuration, so that both sides do the same
+arithmetic. ONNX files also need the package `onnx`.
 """
 
-import time
+from typing import Any
 
-from benchmarks.workers import Channel
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
+
+from benchmarks.workers import TakeSteps, serve_steps
 
 RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
 
 
-def build(config: dict):
-    """The network of a `ResNetConfig`, given as a dictionary, as torchvision builds its own."""
-    import torch
-    from torch import nn
-    from torch.nn import functional as F
+def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
-    def conv_bn(inputs, outputs, kernel, stride):
-        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
-    class PaddedIdentity(nn.Module):
-        """Option A."""
+class _PaddedIdentity(nn.Module):
+    """Option A."""
 
-        def __init__(self, widening, stride):
-            super().__init__()
-            self.widening, self.stride = widening, stride
+    def __init__(self, widening: int, stride: int):
+        super().__init__()
+        self.widening, self.stride = widening, stride
 
-        def forward(self, x):
-            return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.widening))
+    def forward(self, x):
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.widening))
 
-    class Block(nn.Module):
-        def __init__(self, inputs, filters, stride):
-            super().__init__()
-            if config["block"] == "basic":
-                outputs, sizes = filters, [(filters, 3, stride), (filters, 3, 1)]
-            else:
-                outputs = 4 * filters
-                first, second = (stride, 1) if config["bottleneck_stride"] == "1x1" else (1, stride)
-                sizes = [(filters, 1, first), (filters, 3, second), (outputs, 1, 1)]
-            layers = []
-            for width, kernel, step in sizes:
-                layers += [conv_bn(inputs if not layers else layers[-2][0].out_channels, width, kernel, step)]
-                layers += [nn.ReLU(inplace=True)]
-            self.branch = nn.Sequential(*layers[:-1])
-            option, changes = config["shortcut"], stride > 1 or inputs != outputs
-            if option == "C" or (option == "B" and changes):
-                self.shortcut = conv_bn(inputs, outputs, 1, stride)
-            elif option == "A" and changes:
-                self.shortcut = PaddedIdentity(outputs - inputs, stride)
-            else:
-                self.shortcut = nn.Identity()
 
-        def forward(self, x):
-            y = self.branch(x)
-            if config["shortcut"] is not None:
-                y += self.shortcut(x)
-            return F.relu(y, inplace=True)
+class _Block(nn.Module):
+    def __init__(self, config: dict[str, Any], inputs: int, filters: int, stride: int):
+        super().__init__()
+        if config["block"] == "basic":
+            outputs, sizes = filters, [(filters, 3, stride), (filters, 3, 1)]
+        else:
+            outputs = 4 * filters
+            first, second = (stride, 1) if config["bottleneck_stride"] == "1x1" else (1, stride)
+            sizes = [(filters, 1, first), (filters, 3, second), (outputs, 1, 1)]
+        layers, width = [], inputs
+        for channels, kernel, step in sizes:
+            layers += [_conv_bn(width, channels, kernel, step), nn.ReLU(inplace=True)]
+            width = channels
+        self.branch = nn.Sequential(*layers[:-1])
+        option, changes = config["shortcut"], stride > 1 or inputs != outputs
+        self.has_shortcut = option is not None
+        if option == "C" or (option == "B" and changes):
+            self.shortcut = _conv_bn(inputs, outputs, 1, stride)
+        elif option == "A" and changes:
+            self.shortcut = _PaddedIdentity(outputs - inputs, stride)
+        else:
+            self.shortcut = nn.Identity()
 
-    width = 64 if config["stem"] == "imagenet" else config["stage_filters"][0]
-    if config["stem"] == "imagenet":
-        layers = [conv_bn(3, width, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
-    else:
-        layers = [conv_bn(3, width, 3, 1), nn.ReLU(inplace=True)]
-    for stage, (depth, filters) in enumerate(
-        zip(config["stage_depths"], config["stage_filters"], strict=True)
-    ):
+    def forward(self, x):
+        y = self.branch(x)
+        if self.has_shortcut:
+            y += self.shortcut(x)
+        return F.relu(y, inplace=True)
+
+
+def _build(config: dict[str, Any]) -> nn.Sequential:
+    """The network of a `ResNetConfig`, given as a dictionary."""
+    imagenet = config["stem"] == "imagenet"
+    width = 64 if imagenet else config["stage_filters"][0]
+    kernel, stride = (7, 2) if imagenet else (3, 1)
+    layers = [_conv_bn(3, width, kernel, stride), nn.ReLU(inplace=True)]
+    if imagenet:
+        layers.append(nn.MaxPool2d(3, 2, 1))
+    stages = zip(config["stage_depths"], config["stage_filters"], strict=True)
+    for stage, (depth, filters) in enumerate(stages):
         for index in range(depth):
-            layers.append(Block(width, filters, 2 if stage and not index else 1))
+            layers.append(_Block(config, width, filters, 2 if stage and not index else 1))
             width = filters * (4 if config["block"] == "bottleneck" else 1)
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, config["classes"])]
     torch.manual_seed(0)
     return nn.Sequential(*layers)
 
 
-def main() -> None:
-    """Serves steps of SGD with momentum, channels last, in float32 or under bfloat16 autocast."""
-    channel = Channel()
-    import torch
-
-    spec = channel.spec
+def _training(network: nn.Module, spec: dict[str, Any]) -> TakeSteps:
+    """SGD with momentum, channels last, in float32 or under bfloat16 autocast."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
-    network = build(spec["config"])
-    parameters = sum(parameter.numel() for parameter in network.parameters())
     model = network.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -95,28 +93,60 @@ def main() -> None:
         weight_decay=WEIGHT_DECAY,
         fused=True if device == "cuda" else None,
     )
-    if spec.get("compile"):
+    if spec["compile"]:
         model = torch.compile(model)
-    size, batch = spec["image_size"], spec["batch_size"]
-    images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
-    labels = torch.randint(spec["config"]["classes"], (batch,), device=device)
-    precise = spec["precision"] == "float32"
+    images = _images(spec).to(device, memory_format=torch.channels_last)
+    labels = torch.randint(spec["config"]["classes"], (spec["batch_size"],), device=device)
 
-    def measure(steps: int) -> float:
-        begun = time.perf_counter()
+    def take_steps(steps: int) -> float:
+        loss = None
         for _ in range(steps):
             optimizer.zero_grad()
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=not precise):
-                loss = torch.nn.functional.cross_entropy(model(images), labels)
+            with _autocast(device, spec):
+                loss = F.cross_entropy(model(images), labels)
             loss.backward()
             optimizer.step()
-        if not torch.isfinite(loss).item():  # also waits for the device
-            raise FloatingPointError("the loss is not finite")
-        return steps * batch / (time.perf_counter() - begun)
+        return loss.item()  # waits for the device
 
-    measure(spec["warm_up"])
-    channel.serve({"step": measure}, parameters=parameters, versions={"torch": torch.__version__})
+    return take_steps
+
+
+def _inference(network: nn.Module, spec: dict[str, Any]) -> TakeSteps:
+    """Inference on the CPU, channels last."""
+    network = network.eval()
+    images = _images(spec)
+    if "onnx" in spec:
+        axes = {"images": {0: "batch"}, "logits": {0: "batch"}}
+        names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_axes": axes}
+        # The exporter that needs no further package.
+        torch.onnx.export(network, (images,), spec["onnx"], opset_version=17, dynamo=False, **names)
+    images = images.to(memory_format=torch.channels_last)
+    network = network.to(memory_format=torch.channels_last)
+    if spec["compile"]:
+        network = torch.compile(network)
+
+    def take_steps(steps: int) -> None:
+        with torch.inference_mode(), _autocast("cpu", spec):
+            for _ in range(steps):
+                network(images)
+
+    return take_steps
+
+
+def _images(spec: dict[str, Any]):
+    return torch.randn(spec["batch_size"], 3, spec["image_size"], spec["image_size"])
+
+
+def _autocast(device: str, spec: dict[str, Any]):
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=spec["precision"] != "float32")
+
+
+def _prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], TakeSteps]:
+    network = _build(spec["config"])
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    take_steps = {"training": _training, "inference": _inference}[spec["task"]](network, spec)
+    return {"parameters": parameters, "versions": {"torch": torch.__version__}}, take_steps
 
 
 if __name__ == "__main__":
-    main()
+    serve_steps(_prepare)
