@@ -120,8 +120,8 @@ def evaluate(
         )
         steps = -(-len(images) // (batch_size * distribution.total_replicas))
         with _bar(len(images), distribution) as bar:
-            for scores, labels in _scores(batches, steps, networks, way, distribution):
-                _add(scores, labels, members, single, together)
+            for scores, labels, losses in _scores(batches, steps, networks, way, distribution):
+                _add(scores, labels, losses, members, single, together)
                 bar.update(len(labels))
                 if distribution.workers == 1:
                     bad.check(max_bad_images)
@@ -150,11 +150,11 @@ def evaluate(
     )
 
 
-def _add(scores: np.ndarray, labels: np.ndarray, members, single: list[Metrics], together: Metrics) -> None:
-    """Counts a batch of log-probabilities, (images, members, classes)."""
+def _add(scores, labels, losses, members, single: list[Metrics], together: Metrics) -> None:
+    """Adds a batch of log-probabilities, (images, members, classes), and sums of losses, (members,)."""
     for index, (member, metrics) in enumerate(zip(members, single, strict=True)):
         try:
-            metrics.update(scores[:, index], labels)
+            metrics.update(scores[:, index], labels, losses[index])
         except ValueError:
             raise InputError(f"{member.weights} gives scores that are not numbers") from None
     if len(single) > 1:
@@ -169,58 +169,74 @@ def _bar(images: int, distribution: Distribution) -> tqdm:
 
 def _scores(
     batches: tf.data.Dataset, steps: int, networks, protocol: Protocol, distribution: Distribution
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every image once: log-probabilities, float64 (images, members, classes), and labels (images,)."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, list[float]]]:
+    """Every image once: log-probabilities, float64 (images, members, classes), labels, and losses."""
     step = _step(networks, protocol, distribution)
     iterator = distribution.iterate(batches)
 
-    def read(rows):
+    def read(rows, losses):
         rows = rows.numpy().astype("float64")
         rows = rows[rows[:, -1] > 0]
-        return rows[:, :-2].reshape(len(rows), len(networks), -1), rows[:, -2].astype("int64")
+        scores = rows[:, :-2].reshape(len(rows), len(networks), -1)
+        with np.errstate(invalid="ignore"):  # of scores that are not numbers, which `Metrics` refuses
+            scores -= np.logaddexp.reduce(scores, axis=-1, keepdims=True)
+        return scores, rows[:, -2].astype("int64"), losses.numpy().tolist()
 
     pending = None
     for _ in range(steps):
-        rows = step(iterator)
-        # While the device works on this step, the last one's rows are counted.
+        results = step(iterator)
+        # While the device works on this step, the last one's results are counted.
         if pending is not None:
-            yield read(pending)
-        pending = rows
-    yield read(pending)
+            yield read(*pending)
+        pending = results
+    yield read(*pending)
 
 
 def _step(networks: Sequence[keras.Model], protocol: Protocol, distribution: Distribution):
-    """One step of all replicas: from the iterator to float32 (images, members * classes + 2).
+    """One step of all replicas: from the iterator to scores and losses.
 
-    Behind the scores stand an image's label and its weight. The rows are in the images' order,
-    whatever the number of replicas, and every worker has all of them.
+    The scores, float32 (images, members * classes + 2), end with an image's label and its weight. The rows
+    are in the images' order, whatever the number of replicas, and every worker has all of them. The losses,
+    float32 (members,), are summed as the training's evaluation sums them, to the last bit.
     """
 
     def on_replica(batch):
-        columns = [
-            mean_of_softmax([_logits(network, protocol, size) for size in views])
+        labels, weights = batch["labels"], batch["weights"]
+        scores = [
+            _scores_of_views(network, protocol, views)
             for network, views in zip(networks, batch["views"], strict=True)
         ]
+        losses = [tf.nn.sparse_softmax_cross_entropy_with_logits(labels, some) for some in scores]
+        sums = tf.stack([tf.reduce_sum(some * weights) for some in losses])
         # One array: one collective.
-        rows = tf.concat(
-            [*columns, tf.cast(batch["labels"], tf.float32)[:, None], batch["weights"][:, None]], 1
-        )
+        rows = tf.concat([*scores, tf.cast(labels, tf.float32)[:, None], weights[:, None]], 1)
         context = tf.distribute.get_replica_context()
-        return context.all_gather(rows, axis=0) if context.num_replicas_in_sync > 1 else rows
+        if context.num_replicas_in_sync > 1:
+            rows = context.all_gather(rows, axis=0)
+            sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        return rows, sums
 
     @tf.function
     def step(iterator):
-        return distribution.local(distribution.run(on_replica, (next(iterator),)))
+        rows, sums = distribution.run(on_replica, (next(iterator),))
+        return distribution.local(rows), distribution.local(sums)
 
     return step
 
 
+def _scores_of_views(network: keras.Model, protocol: Protocol, views: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Scores, float32 (batch, classes): the logits of a single view, else the mean over the views."""
+    logits = [_logits(network, protocol, size) for size in views]
+    if len(logits) == 1 and logits[0].shape[1] == 1:
+        return logits[0][:, 0]
+    return mean_of_softmax(logits)
+
+
 def _logits(network: keras.Model, protocol: Protocol, views: tf.Tensor) -> tf.Tensor:
     """float32 (batch, views, classes) of float32 (batch, views, height, width, channels)."""
-    shape = tf.shape(views)
-    flat = tf.reshape(views, tf.concat([shape[:1] * shape[1:2], shape[2:]], 0))
-    flat = tf.ensure_shape(flat, (None, *views.shape[2:]))
-    logits = network(flat, training=False)
+    batch, count = views.shape[:2]
+    flat = tf.reshape(views, tf.concat([[batch * count], tf.shape(views)[2:]], 0))
+    logits = network(tf.ensure_shape(flat, (batch * count, *views.shape[2:])), training=False)
     if protocol.fully_convolutional:
         logits = mean_over_places(logits)
-    return tf.reshape(logits, (shape[0], shape[1], logits.shape[-1]))
+    return tf.reshape(logits, (batch, count, logits.shape[-1]))

@@ -46,12 +46,13 @@ class Metrics:
         # By the confidence's bin: images, confidences added up, right ones.
         self._bins = np.zeros((3, BINS), "float64")
 
-    def update(self, log_probabilities: np.ndarray, labels: np.ndarray) -> None:
+    def update(self, log_probabilities: np.ndarray, labels: np.ndarray, loss: float | None = None) -> None:
         """Adds images.
 
         Args:
             log_probabilities: float (images, classes), natural logarithms, finite or minus infinity.
             labels: int (images,).
+            loss: the sum of the images' losses, if it is known as the training computes it.
 
         Raises:
             ValueError: something is not a number, as the scores of a network that diverged are not.
@@ -66,7 +67,7 @@ class Metrics:
         predicted = scores.argmax(1)
         right = predicted == labels
         self._top5 += int((before.sum(1) < TOP).sum())
-        self._loss -= float(own.sum())
+        self._loss += -float(own.sum()) if loss is None else loss
         np.add.at(self.confusion, (labels, predicted), 1)
         confidences = np.exp(scores[rows, predicted])
         edges = np.linspace(0.0, 1.0, BINS + 1)

@@ -9,10 +9,11 @@ import tensorflow as tf
 from keras import layers
 
 from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.images.ops import evaluation_view, normalize, resize_shorter_side, with_channels
 from keras_resnet.images.preprocessing import REFERENCE_SIZE, Normalization, Preprocessing, usual_resize
 from keras_resnet.models.graph import recursion_limit
 
-SIDES = (224, 256, 384, 480, 640)
+SCALES = (224, 256, 384, 480, 640)
 """Section 3.4's shorter sides for inputs of `REFERENCE_SIZE`; others take them in proportion."""
 
 
@@ -24,41 +25,45 @@ class Protocol:
         name: for `--protocol`.
         summary: what it does, in words.
         views: from an image, (height, width, channels), uint8, and the weights' preprocessing to the
-            network's inputs: one array (views, height, width, channels), float32, for each side.
-        sides: from the preprocessing to the shorter sides, pixels, to which images are resized; None
+            network's inputs: one tensor (views, height, width, channels), float32, for each size.
+        resizes: from the preprocessing to the shorter sides, pixels, to which images are resized; None
             where whole images are resized to the network's own size.
         fully_convolutional: whether the network must take inputs of any size.
-        batch_size: images a replica takes at once by default; the more views, the fewer.
+        batch_size: images per replica and step by default; the more views, the fewer.
     """
 
     name: str
     summary: str
-    views: Callable[[np.ndarray, Preprocessing], tuple[np.ndarray, ...]]
-    sides: Callable[[Preprocessing], tuple[int | None, ...]]
+    views: Callable[[tf.Tensor, Preprocessing], tuple[tf.Tensor, ...]]
+    resizes: Callable[[Preprocessing], tuple[int | None, ...]]
     fully_convolutional: bool = False
     batch_size: int = 64
 
 
-def single_crop(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarray, ...]:
-    """What the weights' published accuracy was measured on: the centre, or the whole image resized."""
-    return (preprocessing(image)[None],)
+def single_crop(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tensor, ...]:
+    """The view on which the weights' published accuracy was measured: a center crop or the whole image."""
+    view = evaluation_view(
+        image, preprocessing.resize, preprocessing.size, preprocessing.channels, preprocessing.interpolation
+    )
+    return (normalize(view, preprocessing.normalization)[None],)
 
 
-def ten_crop(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarray, ...]:
-    """Four corners and the centre, as they are and flipped (section 3.4, after AlexNet).
+def ten_crop(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tensor, ...]:
+    """Four corners and the center, as they are and flipped (section 3.4, after AlexNet).
 
-    They are cut out of the image whose shorter side is 256 for crops of 224, and in proportion.
+    They are cropped from the image whose shorter side is 256 for crops of 224, and in proportion.
     """
-    (side,) = _ten_crop_side(preprocessing)
-    resized = preprocessing.resized(image, side)
-    return (preprocessing(ten_windows(resized, preprocessing.size), crop=False),)
+    (resize,) = _ten_crop_resize(preprocessing)
+    resized = resize_shorter_side(image, resize, preprocessing.interpolation)
+    crops = with_channels(ten_crops(resized, preprocessing.size), preprocessing.channels)
+    return (normalize(crops, preprocessing.normalization),)
 
 
-def _ten_crop_side(preprocessing: Preprocessing) -> tuple[int]:
+def _ten_crop_resize(preprocessing: Preprocessing) -> tuple[int]:
     return (usual_resize(preprocessing.size),)
 
 
-def ten_windows(image: np.ndarray, size: int) -> np.ndarray:
+def ten_crops(image: tf.Tensor, size: int) -> tf.Tensor:
     """The ten crops, in the order and with the rounding of torchvision's `TenCrop`.
 
     Args:
@@ -66,30 +71,32 @@ def ten_windows(image: np.ndarray, size: int) -> np.ndarray:
         size: of the crops, pixels.
 
     Returns:
-        (10, size, size, channels): top left, top right, bottom left, bottom right, centre; then the
-        same windows of the flipped image.
+        (10, size, size, channels): top left, top right, bottom left, bottom right, center; then the
+        same crops of the flipped image.
     """
-    bottom, right = image.shape[0] - size, image.shape[1] - size
-    middle = round(bottom / 2.0), round(right / 2.0)
+    bottom, right = tf.unstack(tf.shape(image)[:2] - size)
+    middle = tf.unstack(tf.cast(tf.round(tf.cast(tf.stack([bottom, right]), tf.float32) / 2), tf.int32))
     corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), middle)
-    return np.stack(
-        [
-            turned[top : top + size, left : left + size]
-            for turned in (image, image[:, ::-1])
-            for top, left in corners
-        ]
-    )
+    crops = [
+        flipped[top : top + size, left : left + size]
+        for flipped in (image, tf.reverse(image, [1]))
+        for top, left in corners
+    ]
+    return tf.ensure_shape(tf.stack(crops), (10, size, size, image.shape[-1]))
 
 
-def multi_scale(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarray, ...]:
+def multi_scale(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tensor, ...]:
     """The whole image at five sizes (section 3.4); not flipped, of which the paper says nothing."""
-    flat = dataclasses.replace(preprocessing, normalization=_per_channel(preprocessing.normalization))
-    return tuple(flat(preprocessing.resized(image, side)[None], crop=False) for side in scales(preprocessing))
+    normalization = _per_channel(preprocessing.normalization)
+    resized = [
+        resize_shorter_side(image, resize, preprocessing.interpolation) for resize in scales(preprocessing)
+    ]
+    return tuple(normalize(with_channels(a, preprocessing.channels), normalization)[None] for a in resized)
 
 
 def scales(preprocessing: Preprocessing) -> tuple[int, ...]:
     """The shorter sides, pixels, at which a network of this input is tested."""
-    return tuple(round(side * preprocessing.size / REFERENCE_SIZE) for side in SIDES)
+    return tuple(round(side * preprocessing.size / REFERENCE_SIZE) for side in SCALES)
 
 
 def _per_channel(normalization: Normalization) -> Normalization:
@@ -108,20 +115,20 @@ PROTOCOLS = {
             "single_crop",
             "one view, as the weights' own preprocessing has it",
             single_crop,
-            sides=lambda preprocessing: (preprocessing.resize,),
+            resizes=lambda preprocessing: (preprocessing.resize,),
         ),
         Protocol(
             "ten_crop",
             "4 corners and the centre, also flipped; softmax averaged over the 10 views",
             ten_crop,
-            sides=_ten_crop_side,
+            resizes=_ten_crop_resize,
             batch_size=8,
         ),
         Protocol(
             "multi_scale",
             "whole images at 5 sizes, fully convolutional: logits averaged over space, softmax over sizes",
             multi_scale,
-            sides=scales,
+            resizes=scales,
             fully_convolutional=True,
             batch_size=8,
         ),

@@ -63,7 +63,7 @@ def content(evaluation: Evaluation, command: str) -> dict:
                 "sha256": member.digest,
                 "overrides": member.spec.overrides,
                 "input_size": member.preprocessing.size,
-                "shorter_sides": list(evaluation.protocol.sides(member.preprocessing)),
+                "shorter_sides": list(evaluation.protocol.resizes(member.preprocessing)),
                 "interpolation": member.preprocessing.interpolation,
                 "figures": metrics.figures(),
             }

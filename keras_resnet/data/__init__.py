@@ -6,7 +6,7 @@ from keras_resnet import lazy
 
 if TYPE_CHECKING:
     from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation, get_augmentation
-    from keras_resnet.data.decoding import BadImages
+    from keras_resnet.data.examples import BadImages
     from keras_resnet.data.pipeline import (
         Transform,
         dataset_statistics,
@@ -39,7 +39,7 @@ __getattr__ = lazy.attach(
     __name__,
     {
         "augmentation": ["AUGMENTATIONS", "Augmentation", "get_augmentation"],
-        "decoding": ["BadImages"],
+        "examples": ["BadImages"],
         "pipeline": [
             "Transform",
             "dataset_statistics",

@@ -21,7 +21,7 @@ COMMAND = cli.Group(
             ),
         ),
         "check": cli.Command(
-            "keras_resnet.data.check:main_check",
+            "keras_resnet.data.check:check",
             "Finds the images of a folder that cannot be used; the exit status is 1 if there are any.",
             arguments=(cli.Flag("path", "A folder: PATH/[split/]class/image.", required=True),),
         ),

@@ -3,46 +3,41 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
 
-import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.decoding import BadImages, attempt_each
-from keras_resnet.data.pipeline import reporter
-from keras_resnet.data.sources import Dataset, IndexedSplit, Split, open_dataset
-from keras_resnet.images.ops import decode_image
+from keras_resnet.data.examples import (
+    PADDING,
+    BadImages,
+    Shard,
+    in_order,
+    prepare_batches,
+    record_skipped_files,
+    shard_examples,
+)
+from keras_resnet.data.sources import Dataset, Split, open_dataset
+from keras_resnet.images.decode import decode_image
 from keras_resnet.tables import markdown_table
 
-_AT_A_TIME = 16
+_BATCH = 16
 _SECONDS_BETWEEN_LINES = 1.0
 
 
-def check(path_or_dataset: str | os.PathLike | Dataset) -> list[tuple[str, str]]:
-    """Decodes every image of every split, with a line of progress on standard error.
+def check(path: str | os.PathLike) -> int:
+    """Decodes every image of a folder, and prints a table of the unusable ones and how many there are.
 
     Args:
-        path_or_dataset: a folder of images as `folder:PATH` takes it, or a dataset.
+        path: a folder of images as `folder:PATH` takes it.
 
     Returns:
-        `(path, reason)` of the unusable, sorted; for a dataset that has no files, `split, record number`
-        instead of a path.
+        The exit status: 1 if there are unusable images, else 0.
 
     Raises:
         InputError: the path is no such folder.
     """
-    return _check(_opened(path_or_dataset))[0]
-
-
-def main_check(path: str) -> int:
-    """Prints a folder's unusable images as a table, and how many there are.
-
-    Returns:
-        The exit status: 1 if there are any, else 0.
-
-    Raises:
-        InputError: the path is no such folder.
-    """
-    rows, total = _check(_opened(path))
+    path = os.fspath(path)
+    rows, total = find_unusable(open_dataset(path if path.startswith("folder:") else f"folder:{path}"))
     if rows:
         print(markdown_table(["path", "reason"], [list(row) for row in rows]))
         print()
@@ -50,60 +45,42 @@ def main_check(path: str) -> int:
     return 1 if rows else 0
 
 
-def _opened(path_or_dataset) -> Dataset:
-    if isinstance(path_or_dataset, Dataset):
-        return path_or_dataset
-    path = os.fspath(path_or_dataset)
-    return open_dataset(path if path.startswith("folder:") else f"folder:{path}")
+def find_unusable(dataset: Dataset) -> tuple[list[tuple[str, str]], int]:
+    """Decodes every image of every split, with a line of progress on standard error.
 
-
-def _check(dataset: Dataset) -> tuple[list[tuple[str, str]], int]:
-    """The unusable images, and how many images there are."""
+    Returns:
+        `(path, reason)` of the unusable images, sorted; and how many images there are.
+    """
     bad, total, done = BadImages(), sum(dataset.sizes.values()), 0
-    named = True
     begun = shown = time.monotonic()
     for name in dataset.split_names:
-        split = dataset.split(name)
-        named = isinstance(split, IndexedSplit) and split.files
-        for count in _decoded(split, bad):
+        for count in _decode(dataset.split(name), bad):
             done += count
             if time.monotonic() - shown > _SECONDS_BETWEEN_LINES:
                 shown = time.monotonic()
                 _say(f"{done} of {total} images, {bad.count} bad, {done / (shown - begun):.0f} images/s")
     _say(f"{done} of {total} images, {bad.count} bad", last=True)
     # A file name that is not text is shown, not printed as it is.
-    rows = [
-        (path.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), split, reason)
-        for path, split, reason in bad.rows()
+    paths = [
+        (path.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), why)
+        for path, _, why in bad.rows()
     ]
-    return [(path if named else f"{split}, {path}", reason) for path, split, reason in rows], total
+    return paths, total
 
 
-def _decoded(split: Split, bad: BadImages):
-    """Decodes a split's images, and yields how many more were looked at."""
-    if isinstance(split, IndexedSplit):
-        for path, reason in split.faults:
-            bad.add(path, split.name, reason)
-        if split.decoded:
-            yield len(split)
-            return
-        indices = np.arange(len(split), dtype="int64")
-        examples = tf.data.Dataset.from_tensor_slices((indices, indices))
-    else:
-        examples = split.records()
-
-    def decode(index, record):
-        del index
-        encoded, _ = split.fetch(record)
-        return (tf.shape(decode_image(encoded))[0],)
-
-    def look(*some):
-        return tf.size(attempt_each(decode, some, reporter(split, bad))[0])
-
-    looked = examples.batch(_AT_A_TIME).map(
-        tf.autograph.experimental.do_not_convert(look), num_parallel_calls=tf.data.AUTOTUNE
+def _decode(split: Split, bad: BadImages) -> Iterator[int]:
+    """Decodes a split's images, and yields how many more were decoded."""
+    record_skipped_files(split, bad)
+    batches = prepare_batches(
+        split,
+        shard_examples(in_order(split, _BATCH), Shard(_BATCH)),
+        _BATCH,
+        lambda image, index: (tf.cast(tf.shape(decode_image(image))[0], tf.float32),),
+        [()],
+        lambda heights, labels, weights, indices: tf.reduce_sum(tf.cast(indices != PADDING, tf.int32)),
+        bad,
     )
-    for count in looked.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+    for count in batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
         yield int(count)
 
 

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from keras_resnet.data.decoding import is_image
 from keras_resnet.data.digits import HOLD_OUT, held_out
 from keras_resnet.errors import InputError
+from keras_resnet.images.decode import is_image
 
 HELD_OUT_SPLITS = ("test", "validation", "val")
 
@@ -20,12 +20,12 @@ class Files:
     Attributes:
         paths: file names, ordered by class and then by name.
         labels: int32 array (images,).
-        faults: `(path, reason)` of what is neither a class folder nor a file in one.
+        skipped: `(path, reason)` of what is neither a class folder nor a file in one.
     """
 
     paths: tuple[str, ...]
     labels: np.ndarray
-    faults: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 def scan(path: str) -> tuple[tuple[str, ...], dict[str, Files]]:
@@ -69,17 +69,17 @@ def scan(path: str) -> tuple[tuple[str, ...], dict[str, Files]]:
                 f"{path!r}: no class has {HOLD_OUT} images, so none can be held out for testing;"
                 " add images, or make train/ and test/ folders"
             )
-        splits = {"train": _select(files, ~test, files.faults), "test": _select(files, test, ())}
+        splits = {"train": _select(files, ~test, files.skipped), "test": _select(files, test, ())}
     return classes, splits
 
 
-def _select(files: Files, mask: np.ndarray, faults: tuple) -> Files:
-    return Files(tuple(files.paths[i] for i in np.flatnonzero(mask)), files.labels[mask], faults)
+def _select(files: Files, mask: np.ndarray, skipped: tuple) -> Files:
+    return Files(tuple(files.paths[i] for i in np.flatnonzero(mask)), files.labels[mask], skipped)
 
 
 def _subfolders(path: str) -> tuple[list[str], list[tuple[str, str]]]:
     """The names of the folders in a folder, and `(path, reason)` of links that lead to none."""
-    names, faults = [], []
+    names, skipped = [], []
     above = os.path.realpath(path)
     with os.scandir(path) as entries:
         for entry in entries:
@@ -88,18 +88,18 @@ def _subfolders(path: str) -> tuple[list[str], list[tuple[str, str]]]:
             if entry.is_symlink():
                 target = os.path.realpath(entry.path)
                 if not os.path.exists(entry.path):
-                    faults.append((entry.path, "a link to nothing, or to itself"))
+                    skipped.append((entry.path, "a link to nothing, or to itself"))
                     continue
                 if os.path.isdir(target) and os.path.commonpath([above, target]) == target:
-                    faults.append((entry.path, "a link to a folder that it is in"))
+                    skipped.append((entry.path, "a link to a folder that it is in"))
                     continue
             if entry.is_dir():
                 names.append(entry.name)
-    return sorted(names), sorted(faults)
+    return sorted(names), sorted(skipped)
 
 
 def _scan_classes(path: str) -> tuple[tuple[str, ...], Files]:
-    classes, faults = _subfolders(path)
+    classes, skipped = _subfolders(path)
     if len(classes) < 2:
         found = f"only the class folder {classes[0]!r}" if classes else "no class folders"
         raise InputError(f"{path!r} has {found}; a dataset needs two or more, one a class")
@@ -108,9 +108,9 @@ def _scan_classes(path: str) -> tuple[tuple[str, ...], Files]:
     with ThreadPoolExecutor(16) as pool:
         listed = list(pool.map(_class_files, folders))
     paths = [file for files, _ in listed for file in files]
-    faults += [fault for _, of_class in listed for fault in of_class]
+    skipped += [skip for _, of_class in listed for skip in of_class]
     labels = np.repeat(np.arange(len(classes), dtype="int32"), [len(files) for files, _ in listed])
-    return tuple(classes), Files(tuple(paths), labels, tuple(faults))
+    return tuple(classes), Files(tuple(paths), labels, tuple(skipped))
 
 
 def _class_files(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
@@ -119,7 +119,7 @@ def _class_files(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
     Raises:
         InputError: it cannot be read, or nothing of it is an image.
     """
-    files, faults = [], []
+    files, skipped = [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -129,7 +129,7 @@ def _class_files(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
                     files.append(entry.path)
                 else:
                     kind = "a folder" if entry.is_dir(follow_symlinks=False) else "no regular file"
-                    faults.append((entry.path, f"{kind} where an image was expected"))
+                    skipped.append((entry.path, f"{kind} where an image was expected"))
     except OSError as error:
         raise InputError(f"the class folder {folder!r} cannot be read: {error.strerror}") from None
     if not files:
@@ -137,7 +137,7 @@ def _class_files(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
     files.sort()
     if not any(_looks_like_image(file) for file in files):
         raise InputError(f"the class folder {folder!r} has no JPEG, PNG, GIF or BMP image")
-    return files, sorted(faults)
+    return files, sorted(skipped)
 
 
 def _looks_like_image(path: str) -> bool:

@@ -1,26 +1,34 @@
 """Batches of normalized images for training and evaluation, the same bytes wherever they are made."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data import augmentation
 from keras_resnet.data.augmentation import AUGMENTATIONS, Augmentation, get_augmentation
-from keras_resnet.data.decoding import BadImages, attempt_each, cut_window, decode_window
+from keras_resnet.data.augmentation.apply import adjust, pad_crop_erase
+from keras_resnet.data.augmentation.crop import random_crop
+from keras_resnet.data.examples import (
+    PADDING,
+    BadImages,
+    Shard,
+    in_order,
+    parallel_map,
+    prefetched,
+    prepare_batches,
+    record_skipped_files,
+    shard_examples,
+)
 from keras_resnet.data.sources import IndexedSplit, Split
 from keras_resnet.errors import InputError
-from keras_resnet.images import ops as geometry
-from keras_resnet.images.ops import decode_image, with_channels
+from keras_resnet.images.decode import decode_image
+from keras_resnet.images.ops import evaluation_view, normalize, with_channels
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 
-_RAW_BATCH = 64
-_AT_A_TIME = 8  # examples that one thread prepares in turn
-_PADDING = -1  # the index of an example that only fills up a batch
-_ORDER, _DRAWS = range(2)  # what a key is for
+_RAW_BATCH, _RAW_GROUP = 64, 8
+_ORDER, _AUGMENTATION = range(2)  # what a key is for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,15 +124,15 @@ def training_batches(
         InputError: if the batch cannot be divided, or does not fit the split.
     """
     steps = steps_per_epoch(split, global_batch)
-    part = _Part(global_batch, workers, worker, replicas)
+    shard = Shard(global_batch, workers, worker, replicas)
     if isinstance(split, IndexedSplit):
         ranks = np.random.Philox(_key(seed, epoch, _ORDER)).random_raw(len(split))
         examples = np.argsort(ranks, kind="stable")[: steps * global_batch]
     else:
         examples = split.records(np.random.Generator(np.random.Philox(_key(seed, epoch, _ORDER))))
         examples = examples.take(steps * global_batch)
-    draws = int(_key(seed, epoch, _DRAWS).generate_state(1, np.uint64)[0] >> 1)
-    return _batches(split, transform, examples, part, first_step, draws, bad)
+    augmentation_seed = int(_key(seed, epoch, _AUGMENTATION).generate_state(1, np.uint64)[0] >> 1)
+    return _batches(split, transform, examples, shard, first_step, augmentation_seed, bad)
 
 
 def evaluation_batches(
@@ -159,14 +167,9 @@ def evaluation_batches(
     """
     if global_batch < 1:
         raise InputError(f"the batch size must be at least 1, not {global_batch}")
-    part = _Part(global_batch, workers, worker, replicas)
-    missing = -len(split) % global_batch
-    if isinstance(split, IndexedSplit):
-        examples = np.append(np.arange(len(split)), np.full(missing, _PADDING))
-    else:
-        padding = tf.data.Dataset.from_tensors((np.int64(_PADDING), b"")).repeat(missing)
-        examples = split.records().concatenate(padding)
-    return _batches(split, Transform(preprocessing), examples, part, 0, None, bad)
+    shard = Shard(global_batch, workers, worker, replicas)
+    examples = in_order(split, global_batch)
+    return _batches(split, Transform(preprocessing), examples, shard, 0, None, bad)
 
 
 def raw_images(
@@ -185,17 +188,18 @@ def raw_images(
         Images, float32 (batch, height, width, channels) in 0-255 and always channels last, and
         labels, int32 (batch,). The last batch may be smaller.
     """
-    count = len(split) if limit is None else min(limit, len(split))
-    if isinstance(split, IndexedSplit):
-        indices = np.arange(count, dtype="int64") * len(split) // max(count, 1)
-        examples = tf.data.Dataset.from_tensor_slices((indices, indices))
-    else:
-        examples = split.records().take(count)
-    see = _viewer(split, preprocessing, lambda image, index: _evaluation_view(image, preprocessing))
-    report = reporter(split, BadImages() if bad is None else bad)
-    views = _parallel(examples.batch(_AT_A_TIME), lambda *some: tuple(attempt_each(see, some, report)))
-    views = views.unbatch().filter(lambda image, label, weight: weight > 0)
-    batches = views.map(lambda image, label, weight: (image, label)).batch(_RAW_BATCH)
+    records = shard_examples(in_order(split, _RAW_GROUP, limit), Shard(_RAW_GROUP))
+    groups = prepare_batches(
+        split,
+        records,
+        _RAW_GROUP,
+        lambda image, index: (_evaluation_view(image, preprocessing),),
+        [preprocessing.input_shape],
+        lambda images, labels, weights, indices: (images, labels, weights),
+        BadImages() if bad is None else bad,
+    )
+    usable = groups.unbatch().filter(lambda image, label, weight: weight > 0)
+    batches = usable.map(lambda image, label, weight: (image, label)).batch(_RAW_BATCH)
     yield from batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
@@ -245,39 +249,6 @@ def dataset_statistics(
     return Normalization(tuple(mean.tolist()), tuple(std.tolist()))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """The part of every global batch that one worker makes."""
-
-    global_batch: int
-    workers: int
-    worker: int
-    replicas: int
-
-    def __post_init__(self):
-        if self.workers < 1 or self.replicas < 1 or not 0 <= self.worker < self.workers:
-            raise InputError(
-                f"there is no worker {self.worker} of {self.workers} with {self.replicas} replicas"
-            )
-        if self.global_batch % (self.workers * self.replicas):
-            raise InputError(
-                f"the batch size {self.global_batch} cannot be divided among {self.workers * self.replicas}"
-                f" replicas ({self.workers} workers x {self.replicas})"
-            )
-
-    @property
-    def start(self) -> int:
-        return self.worker * self.size
-
-    @property
-    def size(self) -> int:
-        return self.global_batch // self.workers
-
-    @property
-    def replica_batch(self) -> int:
-        return self.size // self.replicas
-
-
 def _key(seed: int, epoch: int, purpose: int) -> np.random.SeedSequence:
     """Independent randomness for each (seed, epoch, purpose)."""
     if seed < 0 or epoch < 0:
@@ -285,164 +256,70 @@ def _key(seed: int, epoch: int, purpose: int) -> np.random.SeedSequence:
     return np.random.SeedSequence([seed, epoch, purpose])
 
 
-def _batches(split, transform, examples, part, first_step, draws, bad) -> tf.data.Dataset:
-    """Divides examples among workers and replicas and prepares them.
+def _batches(split, transform, examples, shard, first_step, seed, bad) -> tf.data.Dataset:
+    """Shards examples, and prepares and batches them.
 
     Args:
         split: the examples' split.
-        transform: what to make of them.
+        transform: of the examples.
         examples: indices (array), or a dataset of (index, record); whole global batches.
-        part: this worker's.
+        shard: of this worker.
         first_step: global batches to skip.
-        draws: the epoch's key, or None for no augmentation.
-        bad: told of images that cannot be decoded, or None.
+        seed: the epoch's `augmentation_seed`, or None for no augmentation.
+        bad: records images that cannot be decoded, or None.
     """
-    batch, policy, preprocessing = part.replica_batch, transform.policy, transform.preprocessing
-    size = preprocessing.size
-
-    def seeds(indices):
-        # A pair of (epoch, example): no two examples share a draw, nor do two epochs of one.
-        return tf.stack([tf.fill(tf.shape(indices), tf.constant(draws, tf.int64)), indices], -1)
-
-    def view(image, index):
-        """The unnormalized input from pixels or encoded ones."""
-        if draws is None or not policy.cuts:
-            return _evaluation_view(image, preprocessing)
-        cut = functools.partial(decode_window if image.dtype == tf.string else cut_window, image)
-        chosen = cut(
-            lambda shape: augmentation.window(shape, seeds(index), policy, size),
-            size,
-            whole_pixels=policy.area is not None,
-        )
-        if policy.flip:
-            # Here and not in `adjust`: one image's columns are turned round in a tenth of the time that
-            # a choice among a batch's takes.
-            chosen = tf.cond(
-                augmentation.is_mirrored(seeds(index)),
-                lambda: tf.reverse(chosen, [1]),
-                lambda: chosen,
-            )
-        return with_channels(chosen, preprocessing.channels)
+    record_skipped_files(split, bad, shard.worker)
+    preprocessing, batch = transform.preprocessing, shard.replica_batch
+    records = shard_examples(examples, shard, first_step)
+    crops = seed is not None and transform.policy.crops
 
     def finish(images, labels, weights, indices):
-        if draws is not None:
-            adjusted = dataclasses.replace(policy, flip=policy.flip and not policy.cuts)
-            images = augmentation.adjust(images, seeds(indices), adjusted)
-        images = _normalized(images, preprocessing.normalization)
-        if draws is not None:
-            images = augmentation.pad_crop_erase(images, seeds(indices), policy)
-        images = tf.cond(
-            tf.reduce_all(weights > 0),
-            lambda: images,
-            lambda: tf.where(weights[:, None, None, None] > 0, images, tf.zeros_like(images)),
-        )
-        if keras.config.image_data_format() == "channels_first":
-            images = tf.transpose(images, [0, 3, 1, 2])
-        return {"images": images, "labels": tf.where(weights > 0, labels, 0), "weights": weights}
+        return _finish(images, labels, weights, indices, transform, seed)
 
-    if bad is not None and isinstance(split, IndexedSplit) and part.worker == 0:
-        for path, reason in split.faults:
-            bad.add(path, split.name, reason)
-    if isinstance(split, IndexedSplit):
-        examples = examples.astype("int64").reshape(-1, part.global_batch)
-        examples = examples[first_step:, part.start : part.start + part.size].reshape(-1)
-        if split.decoded and not policy.cuts and preprocessing.resize is None:
+    def prepare(image, index):
+        if not crops:
+            return (_evaluation_view(image, preprocessing),)
+        image = random_crop(image, _seed_pairs(seed, index), transform.policy, preprocessing.size)
+        return (with_channels(image, preprocessing.channels),)
 
-            def prepare_batch(indices):
-                images, labels = split.gather(tf.maximum(indices, 0))
-                weights = tf.cast(indices != _PADDING, tf.float32)
-                return finish(view(images, indices), labels, weights, indices)
+    def prepare_batch(indices, _):
+        images, labels = split.gather(tf.maximum(indices, 0))
+        weights = tf.cast(indices != PADDING, tf.float32)
+        return finish(_evaluation_view(images, preprocessing), labels, weights, indices)
 
-            batches = tf.data.Dataset.from_tensor_slices(examples.reshape(-1, batch))
-            return _configured(_parallel(batches, prepare_batch))
-        records = tf.data.Dataset.from_tensor_slices((examples, examples))
-    else:
-        records = examples.skip(first_step * part.global_batch)
-        if part.workers > 1:
-            # Records of other workers are read, in order to keep count, but never decoded.
-            turns = records.enumerate().filter(
-                lambda turn, record: (turn % part.global_batch) // part.size == part.worker
-            )
-            records = turns.map(lambda turn, record: record)
-    see = _viewer(split, preprocessing, view)
-    report = None if bad is None or split.decoded else reporter(split, bad)
-    count = max(number for number in range(1, _AT_A_TIME + 1) if batch % number == 0)
-
-    def prepare(indices, records):
-        return *attempt_each(see, (indices, records), report), indices
-
-    def join(*parts):
-        return finish(*(tf.reshape(part, [batch, *part.shape[2:]]) for part in parts))
-
-    prepared = _parallel(records.batch(count, drop_remainder=True), prepare)
-    return _configured(_parallel(prepared.batch(batch // count, drop_remainder=True), join))
+    if split.decoded and not crops and preprocessing.resize is None:
+        return prefetched(parallel_map(records.batch(batch, drop_remainder=True), prepare_batch))
+    return prefetched(
+        prepare_batches(split, records, batch, prepare, [preprocessing.input_shape], finish, bad)
+    )
 
 
-def _parallel(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
-    # Nothing here is for AutoGraph, which would take most of the time until the first batch.
-    function = tf.autograph.experimental.do_not_convert(function)
-    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+def _finish(images, labels, weights, indices, transform: Transform, seed: int | None) -> dict:
+    """The element of a batch of cropped images: augmented, normalized, and zeros where the weight is 0."""
+    policy = transform.policy
+    if seed is not None:
+        images = adjust(images, _seed_pairs(seed, indices), policy, mirrored=policy.crops)
+    images = normalize(images, transform.preprocessing.normalization)
+    if seed is not None:
+        images = pad_crop_erase(images, _seed_pairs(seed, indices), policy)
+    images = tf.cond(
+        tf.reduce_all(weights > 0),
+        lambda: images,
+        lambda: tf.where(weights[:, None, None, None] > 0, images, tf.zeros_like(images)),
+    )
+    if keras.config.image_data_format() == "channels_first":
+        images = tf.transpose(images, [0, 3, 1, 2])
+    return {"images": images, "labels": tf.where(weights > 0, labels, 0), "weights": weights}
+
+
+def _seed_pairs(seed: int, indices: tf.Tensor) -> tf.Tensor:
+    """(epoch, example) of each: no two examples share a draw, nor do two epochs of one."""
+    return tf.stack([tf.fill(tf.shape(indices), tf.constant(seed, tf.int64)), indices], -1)
 
 
 def _evaluation_view(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """The unnormalized input of pixels or of an encoded image."""
     pixels = decode_image(image) if image.dtype == tf.string else image
-    return geometry.evaluation_view(
+    return evaluation_view(
         pixels, preprocessing.resize, preprocessing.size, preprocessing.channels, preprocessing.interpolation
     )
-
-
-def _normalized(images: tf.Tensor, normalization: Normalization) -> tf.Tensor:
-    """A batch normalized, to the same bits as by `normalization` itself, in a fifth of the time.
-
-    Three numbers are too few to repeat quickly along each pixel; a row of them is not.
-    """
-    batch, height, width, channels = images.shape
-    if normalization.shape != (channels,):
-        return normalization(images)
-    row = Normalization(tuple(normalization.mean) * width, tuple(normalization.std) * width)
-    return tf.reshape(row(tf.reshape(images, [batch, height, width * channels])), images.shape)
-
-
-def _viewer(split: Split, preprocessing: Preprocessing, view: Callable) -> Callable:
-    """From (index, record) to the unnormalized input, its label and its weight.
-
-    Args:
-        split: of which `record` is an example; the index again where the split is indexed.
-        preprocessing: has the input's shape.
-        view: from (pixels or encoded image, index) to the input.
-    """
-    shape = (preprocessing.size, preprocessing.size, preprocessing.channels)
-
-    def see(index, record):
-        def real():
-            image, label = (split.gather if split.decoded else split.fetch)(record)
-            return tf.ensure_shape(view(image, index), shape), label, tf.constant(1.0)
-
-        def padding():
-            return tf.zeros(shape), tf.constant(0), tf.constant(0.0)
-
-        return tf.cond(index == _PADDING, padding, real)
-
-    return see
-
-
-def reporter(split: Split, bad: BadImages) -> Callable[[np.ndarray, np.ndarray], None]:
-    """What puts examples that failed into `bad`."""
-
-    def report(indices, records):
-        for index, record in zip(indices.tolist(), records.tolist(), strict=True):
-            name, reason = split.fault(index, record)
-            if reason is None:
-                raise RuntimeError(f"{name} of {split.name} can be decoded, but could not be prepared")
-            bad.add(name, split.name, reason)
-
-    return report
-
-
-def _configured(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    options = tf.data.Options()
-    options.deterministic = True
-    # The division among workers is already made.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)

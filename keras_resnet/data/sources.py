@@ -12,10 +12,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_resnet.data import folder
-from keras_resnet.data.decoding import fault, file_fault
 from keras_resnet.data.digits import Digits
 from keras_resnet.errors import InputError, unknown_name
-from keras_resnet.images.ops import decode_image
+from keras_resnet.images.decode import decode_error, decode_image
 
 INDEXED_BYTES = 512 * 2**20
 """A TFDS split up to this size is held in memory, so that an epoch is a full permutation."""
@@ -39,21 +38,17 @@ class IndexedSplit:
             or, where `files` is set, file names.
         classes: int32 (examples,), the label of each example.
         files: whether `images` holds file names.
-        faults: `(path, reason)` of what was found beside the examples and is none.
+        skipped_files: `(path, reason)` of what was found beside the examples and is none.
     """
 
     name: str
     images: np.ndarray
     classes: np.ndarray
     files: bool = False
-    faults: tuple[tuple[str, str], ...] = ()
+    skipped_files: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.classes)
-
-    def labels(self) -> np.ndarray:
-        """The label of every example, int32 (examples,)."""
-        return self.classes
 
     @property
     def decoded(self) -> bool:
@@ -87,7 +82,7 @@ class IndexedSplit:
         image = tf.gather(images, index)
         return tf.io.read_file(image) if self.files else image, tf.gather(classes, index)
 
-    def fault(self, index: int, record: int) -> tuple[str, str | None]:
+    def decode_error(self, index: int, record: int) -> tuple[str, str | None]:
         """An example's name, and why it is no image, in a few words, or None.
 
         Args:
@@ -97,8 +92,8 @@ class IndexedSplit:
         del record
         image = self.images[index]
         if self.files:
-            return os.fsdecode(image), file_fault(image)
-        return _record_name(index), fault(image)
+            return os.fsdecode(image), file_error(image)
+        return _record_name(index), decode_error(image)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,10 +114,6 @@ class StreamedSplit:
 
     def __len__(self) -> int:
         return sum(take for _, _, take in self.shards)
-
-    def labels(self) -> None:
-        """None: the labels are not known without reading everything."""
-        return None
 
     def records(self, order: np.random.Generator | None = None) -> tf.data.Dataset:
         """Every record once, as `(index int64 (), record string ())`.
@@ -163,19 +154,25 @@ class StreamedSplit:
         image, label = self.parse(record)
         return image, tf.cast(label, tf.int32)
 
-    def decode(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The image, uint8 (height, width, 3), and the label, int32 (), of one record."""
-        image, label = self.fetch(record)
-        return decode_image(image), label
-
-    def fault(self, index: int, record: bytes) -> tuple[str, str | None]:
+    def decode_error(self, index: int, record: bytes) -> tuple[str, str | None]:
         """A record's name, and why it is no image, in a few words, or None."""
-        return _record_name(index), fault(self.fetch(tf.constant(record))[0].numpy())
+        return _record_name(index), decode_error(self.fetch(tf.constant(record))[0].numpy())
 
 
 def _record_name(index: int) -> str:
     """What names an example that has no file of its own."""
     return f"record {index}"
+
+
+def file_error(path: str | bytes) -> str | None:
+    """`decode_error` of a file, which may also be unreadable."""
+    try:
+        with open(path, "rb") as file:
+            return decode_error(file.read())
+    except IsADirectoryError:
+        return "a folder where an image was expected"
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
 
 
 Split = IndexedSplit | StreamedSplit
@@ -275,8 +272,8 @@ def _open_folder(name: str) -> Dataset:
     def load(spec: str, split: str, start: int, stop: int) -> IndexedSplit:
         files = splits[split]
         paths = np.array([os.fsencode(path) for path in files.paths[start:stop]], dtype=object)
-        faults = () if start else files.faults  # once, however many slices there are
-        return IndexedSplit(spec, paths, files.labels[start:stop], files=True, faults=faults)
+        skipped_files = () if start else files.skipped  # once, however many slices there are
+        return IndexedSplit(spec, paths, files.labels[start:stop], files=True, skipped_files=skipped_files)
 
     return Dataset(name, class_names, {split: len(files.paths) for split, files in splits.items()}, load)
 

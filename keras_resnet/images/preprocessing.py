@@ -220,6 +220,11 @@ class Preprocessing:
         """The number of channels of the network's input."""
         return self.normalization.shape[-1]
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the network's input."""
+        return self.size, self.size, self.channels
+
     def for_channels(self, channels: int) -> "Preprocessing":
         """The same for images of another number of channels: see `Normalization.for_channels`."""
         return dataclasses.replace(self, normalization=self.normalization.for_channels(channels))

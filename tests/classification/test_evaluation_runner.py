@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from keras_resnet import InputError
 from keras_resnet.classification import PROTOCOLS, evaluate, find_member
-from keras_resnet.classification.batches import fits_batches, read_examples, view_batches
+from keras_resnet.classification.batches import fits_batches, view_batches
 from keras_resnet.classification.members import check_classes
 from keras_resnet.data import BadImages, IndexedSplit, open_dataset, sources
 from keras_resnet.data.sources import Dataset
@@ -31,7 +31,7 @@ def scores_by_hand(member, images, protocol):
     network = member.network(any_size=True)
     rows = []
     for image in images:
-        views = PROTOCOLS[protocol].views(image, member.preprocessing)
+        views = PROTOCOLS[protocol].views(tf.constant(image), member.preprocessing)
         logits = np.concatenate([network(view, training=False).numpy() for view in views])
         rows.append(np.exp(log_softmax(logits)).mean(0))
     return np.array(rows)
@@ -51,7 +51,7 @@ def test_every_protocol_is_the_mean_over_its_views(digits, split, weights_of, on
     member = find_member(weights_of())
     found = evaluate([member], digits, protocol, distribution=one_device, split=SPLIT, batch_size=8)
     probabilities = scores_by_hand(member, split.images, protocol)
-    labels = split.labels()
+    labels = split.classes
     figures = found.metrics.figures()
     assert figures["loss"] == pytest.approx(loss_of(probabilities, labels), rel=1e-4)
     assert figures["top1"] == (probabilities.argmax(1) == labels).mean()
@@ -74,7 +74,7 @@ def test_every_image_is_counted_once_by_two_devices_as_by_one(
     for found in (one, two):
         assert found.metrics.images == 37
         np.testing.assert_array_equal(
-            found.metrics.confusion.sum(1), np.bincount(split.labels(), minlength=10)
+            found.metrics.confusion.sum(1), np.bincount(split.classes, minlength=10)
         )
     np.testing.assert_array_equal(one.metrics.confusion, two.metrics.confusion)
     assert two.metrics.figures() == pytest.approx(one.metrics.figures(), rel=1e-5)
@@ -93,11 +93,11 @@ def test_an_ensemble_averages_probabilities(digits, split, weights_of, one_devic
     found = evaluate(members, digits, "ten_crop", distribution=one_device, split=SPLIT)
     each = [scores_by_hand(member, split.images, "ten_crop") for member in members]
     for metrics, probabilities in zip(found.member_metrics, each, strict=True):
-        assert metrics.figures()["loss"] == pytest.approx(loss_of(probabilities, split.labels()), rel=1e-4)
+        assert metrics.figures()["loss"] == pytest.approx(loss_of(probabilities, split.classes), rel=1e-4)
     together = np.mean(each, axis=0)
     figures = found.metrics.figures()
-    assert figures["loss"] == pytest.approx(loss_of(together, split.labels()), rel=1e-4)
-    assert figures["top1"] == (together.argmax(1) == split.labels()).mean()
+    assert figures["loss"] == pytest.approx(loss_of(together, split.classes), rel=1e-4)
+    assert figures["top1"] == (together.argmax(1) == split.classes).mean()
     assert not np.array_equal(*(metrics.confusion for metrics in found.member_metrics))
 
 
@@ -113,8 +113,8 @@ def folder(tmp_path):
 
 
 def decoded(split):
-    records, decode = read_examples(split, BadImages())
-    return zip(*((image.numpy(), int(label)) for image, label, _ in records.map(decode)), strict=True)
+    images = [tf.io.decode_png(tf.io.read_file(path), channels=3).numpy() for path in split.images]
+    return images, split.classes
 
 
 @pytest.mark.parametrize(("protocol", "channels"), [("single_crop", 1), ("ten_crop", 3), ("multi_scale", 3)])
@@ -125,9 +125,7 @@ def test_a_folder_of_images_of_any_size(folder, weights_of, two_devices, protoco
     assert found.split == "test"
     assert found.batch_size == (1 if protocol == "multi_scale" else 2)
     images, labels = decoded(folder.split("test"))
-    if channels == 1:
-        images = [tf.image.rgb_to_grayscale(image).numpy() for image in images]
-    expected = loss_of(scores_by_hand(member, images, protocol), np.array(labels))
+    expected = loss_of(scores_by_hand(member, images, protocol), labels)
     assert found.metrics.images == 5
     assert found.metrics.figures()["loss"] == pytest.approx(expected, rel=1e-4)
 
@@ -145,7 +143,7 @@ def test_images_that_cannot_be_decoded_are_an_error_or_left_out(folder, weights_
     assert found.bad_images == ((path, "test", "truncated"),)
     others = [image for index, image in enumerate(split.images) if index != 1]
     images = [tf.io.decode_png(tf.io.read_file(image), channels=3).numpy() for image in others]
-    labels = np.delete(split.labels(), 1)
+    labels = np.delete(split.classes, 1)
     expected = loss_of(scores_by_hand(member, images, "single_crop"), labels)
     assert found.metrics.figures()["loss"] == pytest.approx(expected, rel=1e-4)
 
@@ -155,9 +153,8 @@ def test_gray_and_coloured_networks_in_one_ensemble(folder, weights_of, one_devi
     members = [find_member(weights_of(spec, name=name)) for name, spec in specs.items()]
     found = evaluate(members, folder, distribution=one_device)
     images, labels = decoded(folder.split("test"))
-    gray = [tf.image.rgb_to_grayscale(image).numpy() for image in images]
-    for member, metrics, seen in zip(members, found.member_metrics, (gray, images), strict=True):
-        expected = loss_of(scores_by_hand(member, seen, "single_crop"), np.array(labels))
+    for member, metrics in zip(members, found.member_metrics, strict=True):
+        expected = loss_of(scores_by_hand(member, images, "single_crop"), labels)
         assert metrics.figures()["loss"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -199,10 +196,14 @@ def test_a_streamed_record_that_cannot_be_decoded(streamed):
         image, label = split.parse(record)
         return tf.where(label == 140, tf.strings.substr(image, 0, 300), image), label
 
+    def read(split, bad):
+        preprocessing = Preprocessing(8, None, "bilinear", Normalization.identity(3))
+        batches = view_batches(split, PROTOCOLS["single_crop"], [preprocessing], batch_size=1, bad=bad)
+        return [(int(batch["labels"][0]), float(batch["weights"][0])) for batch in batches]
+
     bad = BadImages()
-    records, decode = read_examples(dataclasses.replace(split, parse=parse), bad)
-    found = [(int(label), float(weight)) for _, label, weight in records.map(decode)]
-    whole = [int(label) for _, label, _ in records.map(read_examples(split, bad)[1])]
+    found = read(dataclasses.replace(split, parse=parse), bad)
+    whole = [label for label, _ in read(split, bad)]
     assert found == [(0, 0.0) if label == 140 else (label, 1.0) for label in whole]
     assert bad.rows() == [(f"record {whole.index(140)}", "validation", "truncated")]
 
@@ -243,7 +244,7 @@ def test_views_are_channels_first_where_keras_says_so(split, monkeypatch):
     batches = view_batches(split, PROTOCOLS["ten_crop"], [preprocessing], batch_size=3, bad=BadImages())
     batch = next(iter(batches))
     assert batch["views"][0][0].shape == (3, 10, 3, 16, 16)
-    (expected,) = PROTOCOLS["ten_crop"].views(split.images[0], preprocessing)
+    (expected,) = PROTOCOLS["ten_crop"].views(tf.constant(split.images[0]), preprocessing)
     np.testing.assert_array_equal(np.moveaxis(batch["views"][0][0][0], 1, -1), expected)
 
 

@@ -13,11 +13,12 @@ from keras_resnet.data import (
     Augmentation,
     IndexedSplit,
     Transform,
-    augmentation,
-    color,
     training_batches,
 )
-from keras_resnet.data.augmentation import adjust, pad_crop_erase, scaled_sides, window
+from keras_resnet.data.augmentation import color
+from keras_resnet.data.augmentation.apply import adjust, pad_crop_erase
+from keras_resnet.data.augmentation.crop import crop_box
+from keras_resnet.data.augmentation.draws import uniforms
 from keras_resnet.images.ops import center_crop, resize_whole
 from keras_resnet.images.preprocessing import Normalization
 
@@ -47,7 +48,7 @@ def both(images, pairs, policy):
     return pad_crop_erase(adjust(images, pairs, policy), pairs, policy)
 
 
-GRAPHS = {function: tf.function(function) for function in (adjust, pad_crop_erase, augmentation._uniforms)}
+GRAPHS = {function: tf.function(function) for function in (adjust, pad_crop_erase, uniforms)}
 
 
 def windows(shape, policy, size, count, epoch=KEY):
@@ -56,7 +57,7 @@ def windows(shape, policy, size, count, epoch=KEY):
     @tf.function
     def draw(shape):
         return tf.map_fn(
-            lambda seed: window(shape, seed, policy, size),
+            lambda seed: crop_box(shape, seed, policy, size),
             seeds(epoch, count),
             fn_output_signature=tf.float32,
         )
@@ -96,7 +97,7 @@ def test_older_policies_draw_what_they_always_did(name):
 @pytest.mark.parametrize("crop", CROPS)
 def test_the_papers_crops_are_drawn_as_ever(name, crop):
     *shape, example, height, width, top, left = crop
-    found = window(tf.constant(shape), tf.constant([KEY, example], tf.int64), AUGMENTATIONS[name], 224)
+    found = crop_box(tf.constant(shape), tf.constant([KEY, example], tf.int64), AUGMENTATIONS[name], 224)
     scale = np.array([height, width]) / shape
     np.testing.assert_allclose(found[:2], [top, left] / scale, rtol=1e-6)
     np.testing.assert_allclose(found[2:], 224 / scale, rtol=1e-6)
@@ -166,10 +167,10 @@ def test_the_box_in_the_middle_where_none_fits():
     assert np.unique(windows((1, 1), policy, 64, 50), axis=0).tolist() == [[0, 0, 1, 1]]
 
 
-def test_scaled_sides_are_the_papers_at_224():
+def test_resize_ranges_are_the_papers_at_224():
     policy = AUGMENTATIONS["scale_crop_flip"]
-    assert scaled_sides(policy, 224) == (256, 480)
-    assert scaled_sides(policy, 112) == (128, 240)
+    assert policy.resize_range(224) == (256, 480)
+    assert policy.resize_range(112) == (128, 240)
 
 
 def find_crop(image, result, flips):
@@ -226,8 +227,8 @@ def test_draws_follow_from_the_seed_pair_alone(photos, name, channels):
     if name != "none":
         again = both(pixels, seeds(KEY + 1, len(photos)), policy).numpy()
         assert (again != whole).any((1, 2, 3)).mean() > (0.3 if policy == AUGMENTATIONS["inception"] else 0.5)
-    if policy.cuts:
-        eager = [window(tf.constant([375, 500]), pair, policy, 224).numpy() for pair in pairs]
+    if policy.crops:
+        eager = [crop_box(tf.constant([375, 500]), pair, policy, 224).numpy() for pair in pairs]
         np.testing.assert_array_equal(windows((375, 500), policy, 224, len(photos)), eager)
         assert len({tuple(box) for box in eager}) == len(photos)
 
@@ -254,7 +255,7 @@ def test_none_leaves_images_alone(images):
 def test_neighbours_and_streams_are_independent():
     streams = range(7)
     for key in (0, KEY):
-        draws = [GRAPHS[augmentation._uniforms](seeds(key, 2000), stream).numpy() for stream in streams]
+        draws = [GRAPHS[uniforms](seeds(key, 2000), stream).numpy() for stream in streams]
         table = np.concatenate(draws, 1)
         assert table.min() >= 0
         assert table.max() < 1
@@ -263,7 +264,7 @@ def test_neighbours_and_streams_are_independent():
         assert np.abs(correlations).max() < 0.1
         for column in table.T:
             assert stats.kstest(column, "uniform").pvalue > 1e-4
-    other = GRAPHS[augmentation._uniforms](seeds(KEY + 1, 2000)).numpy()
+    other = GRAPHS[uniforms](seeds(KEY + 1, 2000)).numpy()
     assert abs(np.corrcoef(other.ravel(), draws[0].ravel())[0, 1]) < 0.05
 
 
@@ -404,7 +405,7 @@ def test_erasing_is_torchvisions():
     }.items():
         assert stats.ks_2samp(measure(found), measure(expected)).pvalue > 0.01, name
     # Whether an image is erased says nothing about whether it is mirrored.
-    mirrored = GRAPHS[augmentation._uniforms](seeds(KEY, count)).numpy()[:, 2] >= 0.5
+    mirrored = GRAPHS[uniforms](seeds(KEY, count)).numpy()[:, 2] >= 0.5
     assert abs(np.corrcoef(mirrored, hit)[0, 1]) < 0.04
 
 

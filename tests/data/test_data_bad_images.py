@@ -20,7 +20,7 @@ from keras_resnet.data import (
     sources,
     training_batches,
 )
-from keras_resnet.data.check import check, main_check
+from keras_resnet.data.check import check, find_unusable
 from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization
 
@@ -201,9 +201,8 @@ def test_records_are_named_by_their_number(imagenet_dir, monkeypatch):
 
 def test_check_finds_what_training_would(dirty, capsys):
     root, bad_train, bad_val = dirty
-    assert_lists(check(root), bad_train | bad_val)
-    assert_lists(check(open_dataset(f"folder:{root}")), bad_train | bad_val)
-    assert main_check(str(root)) == 1
+    assert_lists(find_unusable(open_dataset(f"folder:{root}"))[0], bad_train | bad_val)
+    assert check(str(root)) == 1
     printed = capsys.readouterr().out.splitlines()
     images = 2 * len(open_dataset(f"folder:{root}").split("train"))
     assert printed[0].split("|")[1].strip() == "path"
@@ -213,7 +212,7 @@ def test_check_finds_what_training_would(dirty, capsys):
 
 def test_check_of_a_good_folder(tmp_path, capsys):
     fill(tmp_path, 10)
-    assert main_check(str(tmp_path)) == 0
+    assert check(str(tmp_path)) == 0
     assert capsys.readouterr().out == "10 images, 0 cannot be used\n"
     with pytest.raises(InputError, match="there is no folder"):
         check(tmp_path / "nowhere")
@@ -233,7 +232,9 @@ def test_every_kind_among_two_thousand_good_images(tmp_path):
     fill(tmp_path, 2000)
     bad = make_dirty(tmp_path)
     split = open_dataset(f"folder:{tmp_path}").split("train[:]")
-    everything = type(split)("train", split.images, split.classes, files=True, faults=split.faults)
+    everything = type(split)(
+        "train", split.images, split.classes, files=True, skipped_files=split.skipped_files
+    )
     test = open_dataset(f"folder:{tmp_path}").split("test")
     collected = BadImages()
     transform = Transform.create(32, SOME, "inception")

@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_image
 
-from keras_resnet.data import color as colour
+from keras_resnet.data.augmentation import color
 
 SIZE = 128
 
@@ -30,10 +30,10 @@ def theirs(image):
 @pytest.mark.parametrize(
     ("operation", "enhancer"),
     [
-        (colour.brightness, ImageEnhance.Brightness),
-        (colour.contrast, ImageEnhance.Contrast),
-        (colour.saturation, ImageEnhance.Color),
-        (colour.sharpness, ImageEnhance.Sharpness),
+        (color.brightness, ImageEnhance.Brightness),
+        (color.contrast, ImageEnhance.Contrast),
+        (color.saturation, ImageEnhance.Color),
+        (color.sharpness, ImageEnhance.Sharpness),
     ],
 )
 def test_blends_are_pillows(photo, operation, enhancer, factor):
@@ -48,13 +48,13 @@ def test_blends_are_pillows(photo, operation, enhancer, factor):
 @pytest.mark.parametrize("bits", [1, 4, 7, 8])
 def test_posterize_is_pillows(photo, bits):
     expected = ImageOps.posterize(Image.fromarray(photo), bits)
-    np.testing.assert_array_equal(ours(colour.posterize, photo, bits), theirs(expected))
+    np.testing.assert_array_equal(ours(color.posterize, photo, bits), theirs(expected))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 127.5, 178.0, 255.0])
 def test_solarize_is_pillows(photo, threshold):
     expected = ImageOps.solarize(Image.fromarray(photo), threshold)
-    np.testing.assert_array_equal(ours(colour.solarize, photo, threshold), theirs(expected))
+    np.testing.assert_array_equal(ours(color.solarize, photo, threshold), theirs(expected))
 
 
 def pale(photo):
@@ -62,22 +62,22 @@ def pale(photo):
 
 
 def test_equalize_is_pillows(photo):
-    one_colour = np.full_like(photo, 77)
-    two_colours = np.where(photo > 100, 200, 31).astype("uint8")
-    for image in (photo, pale(photo), one_colour, two_colours, photo[:9, :9]):
+    one_color = np.full_like(photo, 77)
+    two_colors = np.where(photo > 100, 200, 31).astype("uint8")
+    for image in (photo, pale(photo), one_color, two_colors, photo[:9, :9]):
         expected = theirs(ImageOps.equalize(Image.fromarray(image)))
-        np.testing.assert_array_equal(ours(colour.equalize, image), expected)
+        np.testing.assert_array_equal(ours(color.equalize, image), expected)
     assert np.abs(theirs(ImageOps.equalize(Image.fromarray(pale(photo)))) - photo).mean() > 5
 
 
 def test_autocontrast_is_pillows(photo):
     for image in (photo, pale(photo), np.full_like(photo, 77)):
         difference = np.abs(
-            ours(colour.autocontrast, image) - theirs(ImageOps.autocontrast(Image.fromarray(image)))
+            ours(color.autocontrast, image) - theirs(ImageOps.autocontrast(Image.fromarray(image)))
         )
         assert difference.max() <= 1
         assert difference.mean() < 0.05
-    stretched = ours(colour.autocontrast, pale(photo))
+    stretched = ours(color.autocontrast, pale(photo))
     assert stretched.min((0, 1)).tolist() == [0, 0, 0]
     assert stretched.max((0, 1)).tolist() == [255, 255, 255]
 
@@ -86,10 +86,10 @@ def test_autocontrast_is_pillows(photo):
 @pytest.mark.parametrize(
     ("operation", "coefficients"),
     [
-        (colour.shear_x, lambda amount: (1, amount, 0, 0, 1, 0)),
-        (colour.shear_y, lambda amount: (1, 0, 0, amount, 1, 0)),
-        (colour.translate_x, lambda amount: (1, 0, -round(100 * amount), 0, 1, 0)),
-        (colour.translate_y, lambda amount: (1, 0, 0, 0, 1, -round(100 * amount))),
+        (color.shear_x, lambda amount: (1, amount, 0, 0, 1, 0)),
+        (color.shear_y, lambda amount: (1, 0, 0, amount, 1, 0)),
+        (color.translate_x, lambda amount: (1, 0, -round(100 * amount), 0, 1, 0)),
+        (color.translate_y, lambda amount: (1, 0, 0, 0, 1, -round(100 * amount))),
     ],
 )
 def test_shears_and_translations_are_pillows(photo, operation, coefficients, amount):
@@ -107,7 +107,7 @@ def test_shears_and_translations_are_pillows(photo, operation, coefficients, amo
 def test_rotations_are_pillows(photo, degrees):
     for image in (photo, photo[:61, :90]):
         expected = theirs(Image.fromarray(image).rotate(degrees))
-        assert (ours(colour.rotate, image, degrees) != expected).any(-1).mean() < 0.01
+        assert (ours(color.rotate, image, degrees) != expected).any(-1).mean() < 0.01
 
 
 @pytest.mark.parametrize("magnitude", [0, 9, 30])
@@ -141,7 +141,7 @@ def test_randaugments_operations_have_torchvisions_magnitudes(photo, magnitude):
             "AutoContrast": ImageOps.autocontrast,
             "Equalize": ImageOps.equalize,
         }
-        operations = colour.randaugment_operations(SIZE, magnitude)
+        operations = color.randaugment_operations(SIZE, magnitude)
         assert list(operations) == list(expected)
         for name, operation in operations.items():
             result = ours(operation, photo, sign)
@@ -153,7 +153,7 @@ def test_randaugments_operations_have_torchvisions_magnitudes(photo, magnitude):
 
 def test_gray_images_are_treated_as_gray_photographs(photo):
     gray = np.asarray(Image.fromarray(photo).convert("L"))
-    for name, operation in colour.randaugment_operations(SIZE, 20).items():
+    for name, operation in color.randaugment_operations(SIZE, 20).items():
         one = ours(operation, gray[..., None], 1.0)
         three = ours(operation, np.repeat(gray[..., None], 3, -1), 1.0)
         assert one.shape == (SIZE, SIZE, 1), name
@@ -161,6 +161,6 @@ def test_gray_images_are_treated_as_gray_photographs(photo):
 
 
 def test_the_principal_components_are_orthonormal():
-    vectors = np.array(colour.EIGENVECTORS)
+    vectors = np.array(color.EIGENVECTORS)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=2e-4)
-    assert sum(colour.GRAY) == pytest.approx(1)
+    assert sum(color.GRAY) == pytest.approx(1)

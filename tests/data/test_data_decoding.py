@@ -7,16 +7,20 @@ import tensorflow as tf
 from helpers.dirty_images import by_pillow, convertible, encoded, exif, inks, photo, png16, unusable
 from PIL import Image
 
-from keras_resnet.data.decoding import BadImages, attempt_each, cut_window, decode_window, fault, file_fault
+from keras_resnet.data.augmentation.crop import crop_pixels, decode_crop
+from keras_resnet.data.examples import BadImages
+from keras_resnet.data.sources import file_error
 from keras_resnet.errors import InputError
-from keras_resnet.images import ops as geometry
+from keras_resnet.images import decode as decoding
+from keras_resnet.images import ops
+from keras_resnet.images.decode import decode_error, try_each
 
 KINDS = convertible()
 
 
 @pytest.fixture(scope="module")
 def decode():
-    return tf.function(geometry.decode_image, input_signature=[tf.TensorSpec((), tf.string)])
+    return tf.function(decoding.decode_image, input_signature=[tf.TensorSpec((), tf.string)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -25,7 +29,7 @@ def test_pixels_are_pillows(decode, kind):
     assert found.shape == expected.shape
     # Pillow rounds the product of inks otherwise.
     assert np.abs(found - expected).max() <= (1 if "cmyk" in kind or "ycck" in kind else 0)
-    assert fault(KINDS[kind]) is None
+    assert decode_error(KINDS[kind]) is None
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -41,17 +45,17 @@ def test_the_unusable_are_refused_with_a_reason(decode, kind):
     file, reason = unusable()[kind]
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode(file)
-    assert reason in fault(file)
+    assert reason in decode_error(file)
 
 
 def test_size_is_read_before_anything_is_decoded(decode, monkeypatch):
     file = encoded("PNG")
     assert decode(file).shape == (75, 101, 3)
-    monkeypatch.setattr(geometry, "MAX_PIXELS", 75 * 101)
-    assert fault(file) is None
-    monkeypatch.setattr(geometry, "MAX_PIXELS", 75 * 101 - 1)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 75 * 101)
+    assert decode_error(file) is None
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 75 * 101 - 1)
     monkeypatch.setattr(tf.io, "decode_image", None)
-    assert fault(file) == "of 101 x 75 pixels; 7574 are the most"
+    assert decode_error(file) == "of 101 x 75 pixels; 7574 are the most"
 
 
 def test_faults_of_files(tmp_path):
@@ -64,7 +68,7 @@ def test_faults_of_files(tmp_path):
         "": "a folder where an image was expected",
         "good": None,
     }.items():
-        assert file_fault(str(tmp_path / name)) == reason
+        assert file_error(str(tmp_path / name)) == reason
 
 
 def test_an_orientation_elsewhere_than_in_the_directory_is_none(decode):
@@ -78,7 +82,7 @@ def test_an_orientation_elsewhere_than_in_the_directory_is_none(decode):
         file = encoded("JPEG")
         segment = b"Exif\x00\x00" + tiff
         file = file[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + file[2:]
-        assert int(geometry.read_orientation(tf.constant(file))) == 0
+        assert int(decoding.read_orientation(tf.constant(file))) == 0
         assert decode(file).shape == (75, 101, 3)
 
 
@@ -98,8 +102,8 @@ def test_a_decoded_window_is_the_window_of_the_decoded_image(decode, kind, size)
                 assert shape.numpy().tolist() == [75, 101]
                 return tf.constant(window)
 
-            part = decode_window(tf.constant(KINDS[kind]), choose, size, whole_pixels)
-            expected = cut_window(whole, choose, size, whole_pixels)
+            part = decode_crop(tf.constant(KINDS[kind]), choose, size, whole_pixels)
+            expected = crop_pixels(whole, choose, size, whole_pixels)
             assert part.shape == (size, size, 3)
             np.testing.assert_allclose(part, expected, atol=bound)
 
@@ -115,7 +119,7 @@ def test_a_window_is_chosen_in_the_upright_image(orientation):
         shapes.append(shape.numpy().tolist())
         return tf.constant((3.0, 5.0, 24.0, 24.0))
 
-    part = decode_window(tf.constant(file), choose, 24, True).numpy()
+    part = decode_crop(tf.constant(file), choose, 24, True).numpy()
     np.testing.assert_array_equal(part, upright[3:27, 5:29])
     assert shapes == [list(upright.shape[:2])]
 
@@ -123,7 +127,7 @@ def test_a_window_is_chosen_in_the_upright_image(orientation):
 def test_a_truncated_file_is_refused_wherever_its_window_lies():
     file = encoded("JPEG", photo(200, 200))
     with pytest.raises(tf.errors.InvalidArgumentError):
-        decode_window(tf.constant(file[:-30]), lambda shape: tf.constant((0.0, 0.0, 20.0, 20.0)), 20, True)
+        decode_crop(tf.constant(file[:-30]), lambda shape: tf.constant((0.0, 0.0, 20.0, 20.0)), 20, True)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -139,40 +143,36 @@ def test_resizing_in_two_passes_has_the_bits_of_one(shape, interpolation):
             kernel_type={"bilinear": "triangle", "bicubic": "keyscubic"}[interpolation],
             antialias=True,
         )
-        cut = geometry.resize_and_crop(tf.constant(images), resized, corner, 24, interpolation)
+        cut = ops.resize_and_crop(tf.constant(images), resized, corner, 24, interpolation)
         np.testing.assert_array_equal(cut, np.clip(once, 0, 255))
 
 
 def test_quick_resizing_is_the_mean_of_the_area_or_bilinear():
     image = np.random.default_rng(1).integers(0, 256, (48, 72, 3), dtype=np.uint8)
     means = image.reshape(24, 2, 24, 3, 3).mean((1, 3))
-    np.testing.assert_allclose(geometry.resize_quickly(tf.constant(image), 24), means, atol=1e-3)
+    np.testing.assert_allclose(ops.resize_area(tf.constant(image), 24), means, atol=1e-3)
     expected = tf.image.resize(image, (60, 60))
-    np.testing.assert_allclose(geometry.resize_quickly(tf.constant(image), 60), expected, atol=1e-3)
+    np.testing.assert_allclose(ops.resize_area(tf.constant(image), 60), expected, atol=1e-3)
 
 
-def test_elements_that_fail_are_zeros_and_reported_and_the_others_as_without_them():
-    reported = []
-
-    def report(numbers, names):
-        reported.append((numbers.tolist(), names.tolist()))
-
+@pytest.mark.parametrize("size", [4, 1])
+def test_elements_that_fail_are_zeros_and_the_others_as_without_them(size):
     def double(number, name):
         with tf.control_dependencies([tf.debugging.Assert(number % 3 != 1, ["no"])]):
             return tf.fill([2], number * 2), name + b"!"
 
-    def make(report):
-        data = tf.data.Dataset.range(8)
-        data = data.map(lambda n: (n, tf.strings.as_string(n))).batch(4)
-        return data.map(lambda *some: tuple(attempt_each(double, some, report)))
-
-    (first, names), (second, _) = make(report).as_numpy_iterator()
-    np.testing.assert_array_equal(first, [[0, 0], [0, 0], [4, 4], [6, 6]])
-    assert names.tolist() == [b"0!", b"", b"2!", b"3!"]
-    np.testing.assert_array_equal(second, [[0, 0], [10, 10], [12, 12], [0, 0]])
-    assert sorted(reported) == [([1], [b"1"]), ([4, 7], [b"4", b"7"])]
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        list(make(None))
+    data = (
+        tf.data.Dataset.range(8).map(lambda n: (n, tf.strings.as_string(n))).batch(size, drop_remainder=True)
+    )
+    data = data.map(lambda *some: try_each(double, some))
+    results = [((first, names), done) for (first, names), done in data.as_numpy_iterator()]
+    first = np.concatenate([first for (first, _), _ in results])
+    np.testing.assert_array_equal(first[:, 0], [0, 0, 4, 6, 0, 10, 12, 0])
+    np.testing.assert_array_equal(first[:, 1], first[:, 0])
+    names = np.concatenate([names for (_, names), _ in results])
+    assert names.tolist() == [b"0!", b"", b"2!", b"3!", b"", b"5!", b"6!", b""]
+    succeeded = np.concatenate([done for _, done in results])
+    assert succeeded.tolist() == [number % 3 != 1 for number in range(8)]
 
 
 def test_bad_images_are_counted_once_and_kept_in_a_file(tmp_path):

@@ -22,7 +22,7 @@ def test_digits_have_the_pixels_and_the_split_of_the_rule(digits):
         assert split.images.shape == (len(rows), 8, 8, 1)
         assert split.images.dtype == np.uint8
         found = [
-            (int(y), tuple(x.ravel().tolist())) for x, y in zip(split.images, split.labels(), strict=True)
+            (int(y), tuple(x.ravel().tolist())) for x, y in zip(split.images, split.classes, strict=True)
         ]
         assert sorted(found) == sorted(rows)
     assert not set(expected["train"]) & set(expected["test"])
@@ -30,8 +30,8 @@ def test_digits_have_the_pixels_and_the_split_of_the_rule(digits):
 
 def test_digits_are_stratified(digits):
     counts = np.bincount(load_digits().target)
-    assert np.bincount(digits.split("test").labels()).tolist() == (counts // 5).tolist()
-    assert np.bincount(digits.split("train").labels()).tolist() == (counts - counts // 5).tolist()
+    assert np.bincount(digits.split("test").classes).tolist() == (counts // 5).tolist()
+    assert np.bincount(digits.split("train").classes).tolist() == (counts - counts // 5).tolist()
     assert digits.sizes == {"train": 1797 - int((counts // 5).sum()), "test": int((counts // 5).sum())}
     assert digits.class_names == tuple("0123456789")
     assert (digits.classes, digits.test_split) == (10, "test")

@@ -20,7 +20,7 @@ def test_examples_of_a_folder_are_spread_over_its_classes_and_named_by_their_fil
     split = dataset.split("train")
     few, titles = few_examples(split, dataset.class_names, 4, PLAIN)
     assert titles == ["cats, 00.jpg", "cats, 03.png", "dogs, 01.png", "dogs, 05.png"]
-    assert few.labels().tolist() == [0, 1, 2, 3]
+    assert few.classes.tolist() == [0, 1, 2, 3]
     chosen = [split.images.tolist().index(path) for path in few.images]
     assert chosen == [0, 3, 7, 10]
     assert len(few_examples(split, dataset.class_names, 99, PLAIN)[0]) == len(split)

@@ -39,7 +39,7 @@ def test_slices(digits):
     }.items():
         split = digits.split(spec)
         np.testing.assert_array_equal(split.images, whole.images[part])
-        np.testing.assert_array_equal(split.labels(), whole.labels()[part])
+        np.testing.assert_array_equal(split.classes, whole.classes[part])
 
 
 def test_bad_splits(digits):
@@ -109,7 +109,7 @@ def test_cifar10_is_indexed(tmp_path):
     assert sorted(dataset.split_names) == ["test", "train"]
     assert dataset.test_split == "test"
     # TFDS stores examples in an order of its own; pixels must stay with their labels.
-    stored = {image.tobytes(): label for image, label in zip(split.images, split.labels(), strict=True)}
+    stored = {image.tobytes(): label for image, label in zip(split.images, split.classes, strict=True)}
     assert stored == {image.tobytes(): i % 10 for i, image in enumerate(images)}
 
 
@@ -126,7 +126,6 @@ def test_streamed_records_have_the_index_of_their_place(streamed):
     split = streamed.split("train")
     assert isinstance(split, StreamedSplit)
     assert len(split.shards) == 4
-    assert split.labels() is None
     labels = [int(split.decode(record)[1]) for _, record in split.records()]
     assert sorted(labels) == list(range(53))
     shuffled = list(split.records(np.random.default_rng(5)))
@@ -159,9 +158,9 @@ def test_folder_holds_out_every_fifth(image_folder):
     assert dataset.sizes == {"train": 14, "test": 3}
     names = [path.decode().removeprefix(str(image_folder)) for path in dataset.split("test").images]
     assert names == ["/cats/04.jpg", "/dogs/04.jpg", "/dogs/09.png"]
-    assert dataset.split("test").labels().tolist() == [0, 1, 1]
+    assert dataset.split("test").classes.tolist() == [0, 1, 1]
     assert not set(dataset.split("train").images) & set(dataset.split("test").images)
-    assert dataset.split("train[5:7]").labels().tolist() == [0, 1]
+    assert dataset.split("train[5:7]").classes.tolist() == [0, 1]
     image, label = dataset.split("train").gather(tf.constant(0, tf.int64))
     assert image.shape == (9, 20, 3)
     assert int(label) == 0
@@ -214,14 +213,14 @@ def test_what_is_in_a_class_folder_is_an_example_and_what_is_no_file_is_listed(i
     assert dataset.class_names == ("cats", "dogs")
     assert sum(dataset.sizes.values()) == 7 + 3 + 10
     split = dataset.split("train")
-    assert [(path.removeprefix(f"{image_folder}/"), reason) for path, reason in split.faults] == [
+    assert [(path.removeprefix(f"{image_folder}/"), reason) for path, reason in split.skipped_files] == [
         ("dangling", "a link to nothing, or to itself"),
         ("self", "a link to nothing, or to itself"),
         ("up", "a link to a folder that it is in"),
         ("cats/deep", "a folder where an image was expected"),
         ("cats/pipe", "no regular file where an image was expected"),
     ]
-    assert dataset.split("test").faults == dataset.split("train[3:]").faults == ()
+    assert dataset.split("test").skipped_files == dataset.split("train[3:]").skipped_files == ()
 
 
 def test_a_class_folder_that_is_a_link_is_a_class(image_folder, tmp_path_factory):
@@ -230,7 +229,7 @@ def test_a_class_folder_that_is_a_link_is_a_class(image_folder, tmp_path_factory
     (image_folder / "dogs").symlink_to(elsewhere)
     dataset = open_dataset(f"folder:{image_folder}")
     assert dataset.class_names == ("cats", "dogs")
-    assert dataset.split("train").faults == ()
+    assert dataset.split("train").skipped_files == ()
 
 
 @pytest.mark.parametrize(
@@ -245,7 +244,7 @@ def test_imagenets_relatives_are_tfds_names(name, splits, tmp_path):
     assert dataset.split_names == tuple(splits)
     assert dataset.test_split == splits[-1]
     split = dataset.split(splits[-1])
-    assert sorted(split.labels().tolist()) == [3, 5]
+    assert sorted(split.classes.tolist()) == [3, 5]
     assert split.gather(tf.constant(1, tf.int64))[0].shape == (30, 40, 3)
 
 

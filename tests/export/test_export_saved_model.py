@@ -20,7 +20,8 @@ from keras_resnet.export.serving import serving_function
 from keras_resnet.export.verification import verify
 from keras_resnet.export.writers.image_bytes import decode_batch
 from keras_resnet.export.writers.saved_model import to_saved_model
-from keras_resnet.images.ops import decode_image, evaluation_view
+from keras_resnet.images.decode import decode_image
+from keras_resnet.images.ops import evaluation_view
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 
 LABELS = tuple(f"class {index}" for index in range(10))

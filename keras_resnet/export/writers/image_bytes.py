@@ -1,9 +1,7 @@
 """JPEG and PNG bytes to a network's pixels, inside an artifact: a bad image is an answer, not a crash."""
 
-from keras_resnet.images.ops import decode_image, evaluation_view
-
-# So many pixels take 200 MB when decoded; a file of a few kilobytes can claim billions.
-MAX_PIXELS = 2**26
+from keras_resnet.images.decode import MAX_PIXELS, decode_image, try_each
+from keras_resnet.images.ops import evaluation_view
 
 
 def decode_batch(image_bytes, size: int, side: int | None, channels: int, interpolation: str):
@@ -23,40 +21,18 @@ def decode_batch(image_bytes, size: int, side: int | None, channels: int, interp
     """
     import tensorflow as tf
 
-    count = tf.size(image_bytes, out_type=tf.int64)
     known = (tf.strings.substr(image_bytes, 0, 3) == b"\xff\xd8\xff") | (
         tf.strings.substr(image_bytes, 0, 8) == b"\x89PNG\r\n\x1a\n"
     )
 
-    def view(index, encoded):
-        with tf.control_dependencies([_refuse_too_many_pixels(encoded)]):
-            return index, evaluation_view(decode_image(encoded), side, size, channels, interpolation)
+    def view(encoded, known):
+        with tf.control_dependencies([tf.debugging.Assert(known, ["neither a JPEG nor a PNG"])]):
+            pixels = decode_image(tf.identity(encoded))
+        return (evaluation_view(pixels, side, size, channels, interpolation),)
 
-    # A data pipeline, because there an image that fails does not take the call with it.
-    positions = tf.where(known)[:, 0]
-    views = tf.data.Dataset.from_tensor_slices((positions, tf.gather(image_bytes, positions)))
-    views = views.map(view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
-    end = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), tf.zeros((size, size, channels))))
-    decoded, images = views.concatenate(end).batch(count + 1).get_single_element()
-
-    readable = tf.scatter_nd(decoded[:-1, None], tf.ones_like(decoded[:-1]), count[None]) > 0
+    (images,), readable = try_each(view, (image_bytes, known), parallel=True)
     with tf.control_dependencies([_refuse_unreadable(known, readable)]):
-        return tf.ensure_shape(images[:-1], (None, size, size, channels))
-
-
-def _refuse_too_many_pixels(encoded):
-    import tensorflow as tf
-
-    def of_png():
-        # Width and height open every PNG, and are below 2^31.
-        sides = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
-        return tf.cast(sides, tf.int64)
-
-    def of_jpeg():
-        return tf.io.extract_jpeg_shape(encoded, tf.int64)[:2]
-
-    sides = tf.cond(tf.strings.substr(encoded, 0, 1) == b"\x89", of_png, of_jpeg)
-    return tf.debugging.assert_less_equal(tf.reduce_prod(sides), tf.constant(MAX_PIXELS, tf.int64))
+        return tf.ensure_shape(images, (None, size, size, channels))
 
 
 def _refuse_unreadable(known, readable):

@@ -1,4 +1,4 @@
-"""What the colour jitter and RandAugment do to the pixels of one image.
+"""What the color jitter and RandAugment do to the pixels of one image.
 
 Images are float32 (height, width, channels) in 0-255, of 3 channels or 1 (gray). Nothing is drawn
 here. The operations are Pillow's (`ImageEnhance`, `ImageOps`, `Image.transform`), which torchvision
@@ -13,7 +13,7 @@ GRAY = (0.299, 0.587, 0.114)
 """The shares of red, green and blue in gray (ITU-R BT.601)."""
 
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
-"""Of the covariance of ImageNet's colours, for pixels 0-1, in the order of `EIGENVECTORS`.
+"""Of the covariance of ImageNet's colors, for pixels 0-1, in the order of `EIGENVECTORS`.
 
 AlexNet (Krizhevsky et al. 2012, section 4.1) describes the analysis and prints no numbers; these are
 the ones that fb.resnet.torch found on ImageNet and published (datasets/imagenet.lua).

@@ -1,0 +1,146 @@
+"""Applies a policy to a batch, before and after its normalization.
+
+`keras.layers.RandAugment` and `MixUp` are not functions of (seed, epoch, example), hence these.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data.augmentation import color, draws
+from keras_resnet.data.augmentation.crop import pad_crop_flip, random_box
+from keras_resnet.data.augmentation.policies import Augmentation
+
+_ERASED_AREA = (0.02, 0.33)
+_ERASED_ASPECT = (1 / 3.3, 1 / 0.3)
+
+
+def adjust(images: tf.Tensor, seeds: tf.Tensor, policy: Augmentation, mirrored: bool = False) -> tf.Tensor:
+    """Applies what precedes the normalization: mirroring, RandAugment, color jitter, PCA.
+
+    A policy that pads mirrors afterwards: see `pad_crop_erase`.
+
+    Args:
+        images: float32 (batch, size, size, channels), 0-255; 3 channels, or 1.
+        seeds: int64 (batch, 2), one pair per image.
+        policy: which augmentations to apply.
+        mirrored: whether the images were mirrored when they were cropped.
+
+    Returns:
+        float32 (batch, size, size, channels), 0-255; with `pca` a little beyond, as published.
+    """
+    if policy.flip and not policy.pad and not mirrored:
+        images = pad_crop_flip(images, seeds, 0, True)
+    if policy.randaugment or policy.jitter:
+
+        def recolor(example):
+            image, seed = example
+            if policy.randaugment:
+                image = _randaugment(image, seed, *policy.randaugment)
+            return _jitter(image, seed, policy.jitter) if policy.jitter else image
+
+        images = tf.map_fn(recolor, (images, seeds), fn_output_signature=images.dtype)
+    return _pca_shift(images, seeds, policy.pca) if policy.pca else images
+
+
+def _randaugment(image: tf.Tensor, seed: tf.Tensor, layers: int, magnitude: int) -> tf.Tensor:
+    """Operations drawn with replacement; they work on whole numbers."""
+    operations = list(color.randaugment_operations(image.shape[0], magnitude).values())
+    uniforms = draws.uniforms(seed, draws.OPERATIONS, 2 * layers)
+    chosen = draws.choose(uniforms[:layers], len(operations))
+    signs = tf.where(uniforms[layers:] < 0.5, -1.0, 1.0)
+    image = tf.round(image)
+    for layer in range(layers):
+        branches = [
+            lambda operation=operation, image=image, sign=signs[layer]: tf.floor(operation(image, sign))
+            for operation in operations
+        ]
+        image = tf.ensure_shape(tf.switch_case(chosen[layer], branches), image.shape)
+    return image
+
+
+def _jitter(image: tf.Tensor, seed: tf.Tensor, strengths: Sequence[float]) -> tf.Tensor:
+    """Brightness, contrast and saturation, in random order."""
+    operations = (color.brightness, color.contrast, color.saturation)
+    uniforms = draws.uniforms(seed, draws.JITTER, 2 * len(operations))
+    lows = tf.constant([max(0.0, 1.0 - strength) for strength in strengths])
+    highs = tf.constant([1.0 + strength for strength in strengths])
+    factors = lows + uniforms[: len(operations)] * (highs - lows)
+    order = tf.argsort(uniforms[len(operations) :])
+    for turn in range(len(operations)):
+        branches = [
+            lambda operation=operation, image=image, factor=factors[kind]: operation(image, factor)
+            for kind, operation in enumerate(operations)
+        ]
+        image = tf.ensure_shape(tf.switch_case(order[turn], branches), image.shape)
+    return image
+
+
+def _pca_shift(images: tf.Tensor, seeds: tf.Tensor, deviation: float) -> tf.Tensor:
+    """AlexNet's: all pixels of an image become a little redder, yellower, lighter ..."""
+    vectors = np.array(color.EIGENVECTORS)
+    if images.shape[3] == 1:
+        vectors = np.array([color.GRAY]) @ vectors
+    # One constant: TensorFlow's graphs would multiply several in another order than its eager mode.
+    vectors = tf.constant(255.0 * deviation * np.array(color.EIGENVALUES) * vectors, tf.float32)
+
+    def draw(seed):
+        return tf.reduce_sum(
+            vectors * tf.random.stateless_normal([3], draws.stream(seed, draws.PCA), alg="philox"), 1
+        )
+
+    shifts = tf.map_fn(draw, seeds, fn_output_signature=tf.float32)
+    # As whole rows: TensorFlow is slow where the last axis of a broadcast is short.
+    rows = _as_rows(images) + tf.tile(shifts, [1, images.shape[2]])[:, None]
+    return tf.reshape(rows, images.shape)
+
+
+def _as_rows(images: tf.Tensor) -> tf.Tensor:
+    """(batch, height, width * channels)."""
+    batch, height, width, channels = images.shape
+    return tf.reshape(images, [batch, height, width * channels])
+
+
+def pad_crop_erase(images: tf.Tensor, seeds: tf.Tensor, policy: Augmentation) -> tf.Tensor:
+    """Applies what follows the normalization, whose zeros are the mean color.
+
+    Section 4.2: zero padding, a random crop of the original size, a random mirror image. And random
+    erasing.
+
+    Args:
+        images: float32 (batch, size, size, channels), normalized.
+        seeds: int64 (batch, 2), one pair per image.
+        policy: which augmentations to apply.
+
+    Returns:
+        float32 (batch, size, size, channels).
+    """
+    if policy.pad:
+        images = pad_crop_flip(images, seeds, policy.pad, policy.flip)
+    if policy.erasing:
+        images = _erase(images, seeds, policy.erasing)
+    return images
+
+
+def _erase(images: tf.Tensor, seeds: tf.Tensor, probability: float) -> tf.Tensor:
+    """Zeros in a rectangle, with torchvision's ranges of area and aspect."""
+    size = images.shape[1]
+    shape = tf.constant([size, size])
+
+    def draw(seed):
+        box, fits = random_box(
+            draws.stream(seed, draws.ERASED_BOX), shape, _ERASED_AREA, _ERASED_ASPECT, shape - 1
+        )
+        erased = fits & (draws.uniforms(seed, draws.ERASED)[0] < probability)
+        return tf.where(erased, box, tf.zeros_like(box))
+
+    boxes = tf.map_fn(draw, seeds, fn_output_signature=tf.int32)
+    pixels = tf.range(size)
+    inside = [
+        (pixels >= boxes[:, axis, None]) & (pixels < boxes[:, axis, None] + boxes[:, axis + 2, None])
+        for axis in (0, 1)
+    ]
+    columns = tf.repeat(inside[1], images.shape[3], axis=1)
+    rows = tf.where(inside[0][:, :, None] & columns[:, None], 0.0, _as_rows(images))
+    return tf.reshape(rows, images.shape)

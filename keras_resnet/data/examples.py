@@ -1,0 +1,284 @@
+"""Reads examples: shards them, loads and prepares each, and leaves out images that cannot be decoded."""
+
+import csv
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data.sources import IndexedSplit, Split
+from keras_resnet.errors import InputError
+from keras_resnet.files import atomic_path
+from keras_resnet.images.decode import each, try_each
+
+PADDING = -1
+"""The index of an example that only fills up a batch."""
+
+_GROUP = 8  # the most examples that one thread prepares in turn
+_COLUMNS = ("path", "split", "reason")
+
+
+class BadImages:
+    """Records images that cannot be decoded, once per (path, split).
+
+    Pipelines add to it from their threads while the run reads it.
+    """
+
+    def __init__(self):
+        self._reasons: dict[tuple[str, str], str] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """The number of recorded images."""
+        return len(self._reasons)
+
+    def add(self, path: str, split: str, reason: str) -> None:
+        """Records an image.
+
+        Args:
+            path: of the file, or another name of the example in its split.
+            split: the split's name.
+            reason: a few words.
+        """
+        with self._lock:
+            self._reasons[path, split] = reason
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """`(path, split, reason)` of each, sorted."""
+        with self._lock:
+            return sorted((*key, reason) for key, reason in self._reasons.items())
+
+    def check(self, limit: int) -> None:
+        """Raises `InputError` once there are more than `limit`."""
+        if self.count > limit:
+            path, _, reason = self.rows()[0]
+            raise InputError(
+                f"{self.count} images cannot be used, {limit} are allowed (--max_bad_images);"
+                f" one of them: {path!r} is {reason}"
+            )
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Replaces a CSV file with `rows`, atomically.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        # File names need not be text.
+        with (
+            atomic_path(path) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            writer.writerows(self.rows())
+
+    def read(self, path: str | os.PathLike) -> None:
+        """Adds the rows of a file that `write` wrote, if it exists.
+
+        A run that resumes in the middle of an epoch does not read again what came before.
+
+        Raises:
+            InputError: it is not such a file.
+        """
+        try:
+            with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+                header, *rows = csv.reader(file)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {path}: {error}") from None
+        if tuple(header) != _COLUMNS or any(len(row) != len(_COLUMNS) for row in rows):
+            raise InputError(f"{path} is not a list of bad images; its columns are {', '.join(_COLUMNS)}")
+        for row in rows:
+            self.add(*row)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The part of every global batch that one worker prepares."""
+
+    global_batch: int
+    workers: int = 1
+    worker: int = 0
+    replicas: int = 1
+
+    def __post_init__(self):
+        if self.workers < 1 or self.replicas < 1 or not 0 <= self.worker < self.workers:
+            raise InputError(
+                f"there is no worker {self.worker} of {self.workers} with {self.replicas} replicas"
+            )
+        if self.global_batch % (self.workers * self.replicas):
+            raise InputError(
+                f"the batch size {self.global_batch} cannot be divided among {self.workers * self.replicas}"
+                f" replicas ({self.workers} workers x {self.replicas})"
+            )
+
+    @property
+    def start(self) -> int:
+        """The worker's first place in a global batch."""
+        return self.worker * self.size
+
+    @property
+    def size(self) -> int:
+        """The worker's examples of a global batch."""
+        return self.global_batch // self.workers
+
+    @property
+    def replica_batch(self) -> int:
+        """The examples of one replica."""
+        return self.size // self.replicas
+
+
+def in_order(split: Split, multiple: int, limit: int | None = None) -> np.ndarray | tf.data.Dataset:
+    """Every example once, in order, and padding up to a multiple.
+
+    Args:
+        split: the examples.
+        multiple: of which the number of examples becomes a multiple.
+        limit: the most examples, spread evenly over an indexed split (a folder's is sorted by class),
+            else the first; None for all.
+
+    Returns:
+        Indices of an indexed split, or the records of a streamed one, as `shard_examples` takes them.
+    """
+    count = len(split) if limit is None else min(limit, len(split))
+    missing = -count % multiple
+    if isinstance(split, IndexedSplit):
+        indices = np.arange(count, dtype="int64") * len(split) // max(count, 1)
+        return np.append(indices, np.full(missing, PADDING))
+    padding = tf.data.Dataset.from_tensors((np.int64(PADDING), b"")).repeat(missing)
+    return split.records().take(count).concatenate(padding)
+
+
+def shard_examples(
+    examples: np.ndarray | tf.data.Dataset, shard: Shard, first_step: int = 0
+) -> tf.data.Dataset:
+    """One worker's examples of each global batch, as `(index, record)`.
+
+    Args:
+        examples: whole global batches: indices, or a dataset of `(index, record)`.
+        shard: of the worker.
+        first_step: global batches to skip.
+    """
+    if isinstance(examples, np.ndarray):
+        steps = examples.astype("int64").reshape(-1, shard.global_batch)
+        indices = steps[first_step:, shard.start : shard.start + shard.size].reshape(-1)
+        return tf.data.Dataset.from_tensor_slices((indices, indices))
+    records = examples.skip(first_step * shard.global_batch)
+    if shard.workers == 1:
+        return records
+    # Records of other workers are read, in order to keep count, but never decoded.
+    turns = records.enumerate().filter(
+        lambda turn, record: (turn % shard.global_batch) // shard.size == shard.worker
+    )
+    return turns.map(lambda turn, record: record)
+
+
+def prepare_batches(
+    split: Split,
+    records: tf.data.Dataset,
+    batch: int,
+    prepare: Callable[[tf.Tensor, tf.Tensor], Sequence[tf.Tensor]],
+    shapes: Sequence[tuple],
+    finish: Callable,
+    bad: BadImages | None,
+) -> tf.data.Dataset:
+    """Loads and prepares each example, and batches them.
+
+    Args:
+        split: of the examples.
+        records: of `shard_examples`.
+        batch: examples in a batch.
+        prepare: from an image, pixels or encoded, and its index to float32 tensors.
+        shapes: of these tensors; with unknown sides only where `batch` is 1.
+        finish: from a batch of each tensor, and the labels, weights and indices, to the element; the
+            weight is 0 for padding and for images that cannot be decoded, whose tensors are zeros.
+        bad: records images that cannot be decoded; with None the first of them is an error.
+    """
+    group = max(number for number in range(1, _GROUP + 1) if batch % number == 0)
+    load = _loader(split, prepare, shapes)
+
+    def load_group(indices, records):
+        if bad is None or split.decoded:
+            results = each(load, (indices, records)).batch(group).get_single_element()[1:]
+            results = [tf.ensure_shape(result, (group, *result.shape[1:])) for result in results]
+            succeeded = tf.fill([group], True)
+        else:
+            results, succeeded = try_each(load, (indices, records))
+            succeeded = _report(split, bad, succeeded, indices, records)
+        return *results, tf.cast(succeeded & (indices != PADDING), tf.float32), indices
+
+    def join(*groups):
+        *tensors, labels, weights, indices = (_merge(some, batch) for some in groups)
+        return finish(*tensors, labels, weights, indices)
+
+    groups = parallel_map(records.batch(group, drop_remainder=True), load_group)
+    return parallel_map(groups.batch(batch // group, drop_remainder=True), join)
+
+
+def parallel_map(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
+    """`dataset.map` with several threads, in order."""
+    # AutoGraph, which nothing here needs, would take most of the time until the first batch.
+    function = tf.autograph.experimental.do_not_convert(function)
+    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The dataset as `Distribution.iterate` takes it: deterministic, and not sharded again."""
+    options = tf.data.Options()
+    options.deterministic = True
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def record_skipped_files(split: Split, bad: BadImages | None, worker: int = 0) -> None:
+    """Records what was found beside an indexed split's examples; the first worker does it for all."""
+    if bad is not None and isinstance(split, IndexedSplit) and worker == 0:
+        for path, reason in split.skipped_files:
+            bad.add(path, split.name, reason)
+
+
+def _loader(split: Split, prepare: Callable, shapes: Sequence[tuple]) -> Callable:
+    """From (index, record) to the prepared tensors and the label; zeros for padding."""
+
+    def load(index, record):
+        def example():
+            image, label = (split.gather if split.decoded else split.fetch)(record)
+            tensors = prepare(image, index)
+            return *(tf.ensure_shape(*pair) for pair in zip(tensors, shapes, strict=True)), label
+
+        def padding():
+            return *(tf.zeros([side or 1 for side in shape]) for shape in shapes), tf.constant(0)
+
+        return tf.cond(index == PADDING, padding, example)
+
+    return load
+
+
+def _merge(groups: tf.Tensor, batch: int) -> tf.Tensor:
+    """(batch, ...) of (groups, examples of a group, ...)."""
+    shape = groups.shape[2:]
+    merged = tf.reshape(groups, tf.concat([[batch], tf.shape(groups)[2:]], 0))
+    return tf.ensure_shape(merged, (batch, *shape))
+
+
+def _report(split: Split, bad: BadImages, succeeded: tf.Tensor, indices, records) -> tf.Tensor:
+    """Returns `succeeded`, and records the examples that failed."""
+
+    def record_failures(succeeded, indices, records):
+        for index, record in zip(indices[~succeeded].tolist(), records[~succeeded].tolist(), strict=True):
+            name, reason = split.decode_error(index, record)
+            if reason is None:
+                raise RuntimeError(f"{name} of {split.name} can be decoded, but could not be prepared")
+            bad.add(name, split.name, reason)
+        return succeeded
+
+    def failed():
+        reported = tf.numpy_function(record_failures, [succeeded, indices, records], tf.bool)
+        return tf.ensure_shape(reported, succeeded.shape)
+
+    return tf.cond(tf.reduce_all(succeeded), lambda: succeeded, failed)
