@@ -20,7 +20,7 @@ from keras_resnet.export.serving import serving_function
 from keras_resnet.export.verification import verify
 from keras_resnet.export.writers.image_bytes import decode_batch
 from keras_resnet.export.writers.saved_model import to_saved_model
-from keras_resnet.images.decode import decode_image
+from keras_resnet.images.decode import MAX_PIXELS, decode_image
 from keras_resnet.images.ops import evaluation_view
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 
@@ -202,12 +202,12 @@ def huge_jpeg():
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
-        (encoded("JPEG")[:700], "is damaged, or has more than 67108864 pixels"),
+        (encoded("JPEG")[:700], f"is damaged, or has more than {MAX_PIXELS} pixels"),
         (encoded("JPEG")[:3], "is damaged"),
         (encoded("PNG")[:-60], "is damaged"),
         (encoded("PNG")[:12], "is damaged"),
-        (huge_png(), "is damaged, or has more than 67108864 pixels"),
-        (huge_jpeg(), "is damaged, or has more than 67108864 pixels"),
+        (huge_png(), f"is damaged, or has more than {MAX_PIXELS} pixels"),
+        (huge_jpeg(), f"is damaged, or has more than {MAX_PIXELS} pixels"),
         (b"", "is neither a JPEG nor a PNG"),
         (b"an ordinary text", "is neither a JPEG nor a PNG"),
         (
