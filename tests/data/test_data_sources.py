@@ -126,11 +126,11 @@ def test_streamed_records_have_the_index_of_their_place(streamed):
     split = streamed.split("train")
     assert isinstance(split, StreamedSplit)
     assert len(split.shards) == 4
-    labels = [int(split.decode(record)[1]) for _, record in split.records()]
+    labels = [int(split.fetch(record)[1]) for _, record in split.records()]
     assert sorted(labels) == list(range(53))
     shuffled = list(split.records(np.random.default_rng(5)))
     assert [int(i) for i, _ in shuffled] != list(range(53))
-    assert {int(i): int(split.decode(record)[1]) for i, record in shuffled} == dict(enumerate(labels))
+    assert {int(i): int(split.fetch(record)[1]) for i, record in shuffled} == dict(enumerate(labels))
 
 
 def test_streamed_slices(streamed):
