@@ -90,7 +90,6 @@ KNOWN_PRIVATE: set[str] = set()
 KNOWN_CIRCLES: list[set[str]] = []
 KNOWN_LONG: set[str] = {
     "keras_resnet.classification.evaluation.evaluate",
-    "keras_resnet.data.pipeline._batches",
     "keras_resnet.export.pipeline.export_and_verify",
 }
 KNOWN_DEEP: set[str] = set()
@@ -99,7 +98,6 @@ KNOWN_UNUSED: set[str] = {
     "experiments.studies.very_deep.CONVERGED",
     "experiments.studies.very_deep.SIMILAR",
     "experiments.studies.very_deep.STARTED",
-    "keras_resnet.classification.protocols.SIDES",
     "keras_resnet.export.measure.median_milliseconds",
     "keras_resnet.export.pipeline.CALIBRATION_IMAGES",
     "keras_resnet.export.pipeline.CARD",

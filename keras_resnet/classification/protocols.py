@@ -13,7 +13,7 @@ from keras_resnet.images.ops import evaluation_view, normalize, resize_shorter_s
 from keras_resnet.images.preprocessing import REFERENCE_SIZE, Normalization, Preprocessing, usual_resize
 from keras_resnet.models.graph import recursion_limit
 
-SCALES = (224, 256, 384, 480, 640)
+_SCALES = (224, 256, 384, 480, 640)
 """Section 3.4's shorter sides for inputs of `REFERENCE_SIZE`; others take them in proportion."""
 
 
@@ -96,7 +96,7 @@ def multi_scale(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tens
 
 def scales(preprocessing: Preprocessing) -> tuple[int, ...]:
     """The shorter sides, pixels, at which a network of this input is tested."""
-    return tuple(round(side * preprocessing.size / REFERENCE_SIZE) for side in SCALES)
+    return tuple(round(side * preprocessing.size / REFERENCE_SIZE) for side in _SCALES)
 
 
 def _per_channel(normalization: Normalization) -> Normalization:
