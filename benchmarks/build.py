@@ -84,6 +84,8 @@ def _measure_import(rounds: int) -> list[harness.Row]:
 
 def main() -> None:
     """Measures what the flags say."""
+    import keras
+
     subjects, rounds = _subjects(), harness.rounds()
     rows = _measure_import(rounds) if _IMPORT in subjects else []
     networks = [name for name in subjects if name != _IMPORT]
@@ -92,7 +94,7 @@ def main() -> None:
         keras_resnet.build_model("resnet18")
     for name in networks:
         rows += _measure_build(name, rounds)
-    harness.report(rows, harness.versions("keras", "tensorflow", "numpy"))
+    harness.report(rows, harness.versions("keras", keras.backend.backend(), "numpy"))
 
 
 if __name__ == "__main__":

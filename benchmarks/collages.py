@@ -4,6 +4,7 @@ python -m benchmarks.collages --output_dir=collages --height=224 --width=224 --t
 """
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from absl import flags
@@ -36,7 +37,8 @@ def write(folder: Path, height: int, width: int, counts: dict[str, int]) -> None
     import tensorflow as tf
     from sklearn.datasets import load_digits, load_sample_images
 
-    digits, photos = load_digits(), load_sample_images().images
+    digits: Any = load_digits()
+    photos = cast(Any, load_sample_images()).images
     test = data.digits.held_out(digits.target)
     for number, (split, count) in enumerate(counts.items()):
         random = np.random.default_rng(number)

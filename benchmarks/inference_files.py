@@ -6,7 +6,9 @@ python -m benchmarks.inference_files FOLDER MODEL
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -38,7 +40,8 @@ def main() -> None:
         "seconds": seconds,
         "peak_memory_mib": round(resident_memory(peak=True) / 2**20),
     }
-    peer = {"resnet50": keras.applications.ResNet50}.get(name)
+    peers: dict[str, Callable[..., Any]] = {"resnet50": keras.applications.ResNet50}
+    peer = peers.get(name)
     if peer is not None:
         peer(weights=None, classifier_activation=None).export(str(folder / "applications"), verbose=False)
         answer["files"]["applications"] = str(folder / "applications")

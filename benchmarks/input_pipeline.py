@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from absl import flags
@@ -46,13 +47,13 @@ def _tiles() -> tuple[np.ndarray, str]:
     import tensorflow_datasets as tfds
 
     with contextlib.suppress(Exception):
-        builder = tfds.builder("fashion_mnist")
+        builder: Any = tfds.builder("fashion_mnist")
         if builder.is_prepared():
             examples = builder.as_dataset(split="test").take(2000).as_numpy_iterator()
             return np.stack([example["image"][..., 0] for example in examples]), "Fashion-MNIST"
     from sklearn.datasets import load_digits
 
-    return (load_digits().images * (255 / 16)).astype("uint8"), "digits"
+    return (cast(Any, load_digits()).images * (255 / 16)).astype("uint8"), "digits"
 
 
 def _draw(rng: np.random.Generator, photos: list, tiles: np.ndarray):
@@ -83,7 +84,7 @@ def _write_folder(folder: Path, count: int, distinct: int) -> str:
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng(0)
-    photos = [Image.fromarray(image) for image in load_sample_images().images]
+    photos = [Image.fromarray(image) for image in cast(Any, load_sample_images()).images]
     tiles, kind = _tiles()
     files = []
     for _ in range(distinct):

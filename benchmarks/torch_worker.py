@@ -99,7 +99,7 @@ def _training(network: nn.Module, spec: dict[str, Any]) -> TakeSteps:
     labels = torch.randint(spec["config"]["classes"], (spec["batch_size"],), device=device)
 
     def take_steps(steps: int) -> float:
-        loss = None
+        loss = torch.zeros(())
         for _ in range(steps):
             optimizer.zero_grad()
             with _autocast(device, spec):

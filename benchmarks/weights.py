@@ -62,7 +62,8 @@ def _files(folder: Path, subjects: list[str]) -> dict[str, _File]:
 
         # The name of the published file, whose ending means Keras' old layout.
         theirs = folder / Path(weights.get_entry("imagenet", "resnet152").url).name
-        keras.applications.ResNet152(weights=None).save(theirs)
+        build: Callable[..., Any] = keras.applications.ResNet152
+        build(weights=None).save(theirs)
         first = keras_resnet.build_model("resnet152")
         files["keras_applications.h5"] = _File(theirs, first, _opening(theirs, first))
     return files
@@ -98,6 +99,8 @@ def _measure_converting(path: Path, rounds: int) -> list[harness.Row]:
 
 def main() -> None:
     """Measures what the flags say."""
+    import keras
+
     subjects, rounds, rows = _subjects(), harness.rounds(), []
     with tempfile.TemporaryDirectory() as folder:
         files = _files(Path(folder), subjects)
@@ -106,7 +109,7 @@ def main() -> None:
                 rows += _measure_loading(kind, file, rounds)
         if _CONVERT in subjects:
             rows += _measure_converting(files["safetensors"].path, min(rounds, 3))
-    harness.report(rows, harness.versions("keras", "tensorflow", "numpy", "h5py", "safetensors"))
+    harness.report(rows, harness.versions("keras", keras.backend.backend(), "numpy", "h5py", "safetensors"))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 
-def attach(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[str], object]:
+def attach(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[str], Any]:
     """The `__getattr__` of a package that imports its public names, and its submodules, on first use.
 
     The package lists the same names in `__all__`, and imports them under `if TYPE_CHECKING:` for tools.
@@ -18,7 +19,7 @@ def attach(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[str], 
     """
     modules = {name: f"{package}.{module}" for module, names in homes.items() for name in names}
 
-    def load(name: str) -> object:
+    def load(name: str) -> Any:
         if name in modules:
             value = getattr(importlib.import_module(modules[name]), name)
             setattr(sys.modules[package], name, value)
