@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from keras_resnet.errors import InputError, unknown_name
 
@@ -128,7 +129,8 @@ class Normalization:
         return cls(IMAGENET_MEAN, IMAGENET_STD)
 
 
-INTERPOLATIONS = ("bilinear", "bicubic")
+_METHODS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+INTERPOLATIONS = tuple(_METHODS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +204,7 @@ class Preprocessing:
         for image in images:
             _check_channels(image.shape[-1], statistics[-1])
         if crop:
-            images = [self._resized_and_cut(image) for image in images]
+            images = [self._resized_and_cropped(image) for image in images]
         sizes = sorted({image.shape[:2] for image in images})
         if len(sizes) > 1:
             raise InputError(f"without the crop, images must be of one size, not {sizes[0]} and {sizes[1]}")
@@ -236,49 +238,26 @@ class Preprocessing:
             resize = max(size, round(resize * size / self.size))
         return dataclasses.replace(self, size=size, resize=resize)
 
-    def resized(self, image: np.ndarray, side: int) -> np.ndarray:
-        """A whole image at another size, with its proportions kept; neither cut nor normalized.
+    def _resized_and_cropped(self, image: np.ndarray) -> np.ndarray:
+        """(size, size, channels) of an image (height, width, channels), in its dtype.
 
-        Args:
-            image: (height, width, channels), uint8 or float, 0-255.
-            side: pixels that the shorter side becomes; the longer one is truncated, as torchvision's.
-
-        Returns:
-            (resized height, resized width, channels): uint8 as Pillow resizes it, or float32.
-
-        Raises:
-            InputError: something else than such an image, or a side that is no positive integer.
+        The resampling is Pillow's, with which the accuracy of published weights was measured.
         """
-        if not _is_integer(side) or side < 1:
-            raise InputError(f"the side must be a positive integer of pixels, not {side!r}")
-        image = _as_pixels(image, (3,))
-        shape = _resized_shape(image, side)
-        return self._window(image, shape, (0, 0), shape)
-
-    def _resized_and_cut(self, image: np.ndarray) -> np.ndarray:
-        """(size, size, channels) of an image (height, width, channels), in its dtype."""
-        resized = (self.size, self.size)
-        if self.resize is not None:
-            resized = _resized_shape(image, self.resize)
+        shape = image.shape[:2]
+        height, width = self.size, self.size
+        if self.resize is not None:  # the longer side is truncated, as torchvision's
+            height, width = (int(self.resize * length / min(shape)) for length in shape)
         # Python's rounding to even, as torchvision's.
-        corner = tuple(round((side - self.size) / 2.0) for side in resized)
-        return self._window(image, resized, corner, (self.size, self.size))
-
-    def _window(self, image: np.ndarray, resized: tuple, corner: tuple, shape: tuple) -> np.ndarray:
-        """The window of `shape` from `corner` (top, left) on, of the image at the size `resized`."""
-        rows, row_weights = _taps(image.shape[0], resized[0], corner[0], shape[0], self.interpolation)
-        columns, column_weights = _taps(image.shape[1], resized[1], corner[1], shape[1], self.interpolation)
-        image = image[rows[0] : rows[-1] + row_weights.shape[1]]
-        # As uint8 is rounded between the passes, their order counts. Published weights were evaluated
-        # with the width first; Pillow 13 begins with the height for some sizes.
-        image = _resample(image.swapaxes(0, 1), columns, column_weights)
-        return _resample(image.swapaxes(0, 1), rows - rows[0], row_weights)
-
-
-def _resized_shape(image: np.ndarray, side: int) -> tuple[int, int]:
-    """(height, width) with `side` as the shorter one; the longer is truncated, as torchvision's."""
-    shorter = min(image.shape[:2])
-    return tuple(int(side * length / shorter) for length in image.shape[:2])
+        top, left = (round((length - self.size) / 2) for length in (height, width))
+        method = _METHODS[self.interpolation]
+        channels = []
+        for channel in np.moveaxis(image, -1, 0):
+            # In one call Pillow 13 resizes the height first for some sizes. uint8 is rounded between the
+            # two passes, so their order matters, and published weights were evaluated with the width first.
+            wide = Image.fromarray(np.ascontiguousarray(channel)).resize((width, shape[0]), method)
+            wide = wide.crop((left, 0, left + self.size, shape[0]))
+            channels.append(np.asarray(wide.resize((self.size, height), method)))
+        return np.stack(channels, axis=-1)[top : top + self.size]
 
 
 def _is_integer(value) -> bool:
@@ -320,77 +299,3 @@ def _check_channels(channels: int, expected: int) -> None:
         return
     advice = "convert them to gray first" if expected == 1 else "their last axis must be the channels"
     raise InputError(f"the images have {channels} channels and the normalization {expected}; {advice}")
-
-
-# The resampling is Pillow's, so that images come out as in the evaluations by which published
-# weights are known: the filter is widened by the factor by which it shrinks, and weights for
-# uint8 pixels are rounded to multiples of 2^-22.
-_WEIGHT_UNIT = 2.0**-22
-_BLOCK = 32  # outputs for which one dense matrix is cheaper than their separate taps
-
-
-def _triangle(x: np.ndarray) -> np.ndarray:
-    return np.maximum(1.0 - np.abs(x), 0.0)
-
-
-def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' piecewise cubic with a = -1/2."""
-    a, x = -0.5, np.abs(x)
-    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
-    far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
-    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
-
-
-_FILTERS = {"bilinear": (_triangle, 1.0), "bicubic": (_cubic, 2.0)}  # with half their width
-
-
-def _taps(
-    length: int, resized: int, start: int, size: int, interpolation: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which pixels of an axis make up `size` resized ones, from the resized axis' `start` on.
-
-    Args:
-        length: of the axis, pixels.
-        resized: its length after the resizing.
-
-    Returns:
-        The first pixel of each sum, (size,), never falling, and the weights of it and of those that
-        follow, (size, taps), zero where the axis has ended.
-    """
-    if length == resized:
-        return np.arange(start, start + size), np.ones((size, 1))
-    kernel, support = _FILTERS[interpolation]
-    scale = length / resized
-    stretch = max(scale, 1.0)
-    centers = (np.arange(start, start + size) + 0.5) * scale
-    first = np.maximum((centers - support * stretch + 0.5).astype(int), 0)
-    stop = np.minimum((centers + support * stretch + 0.5).astype(int), length)
-    pixels = first[:, None] + np.arange((stop - first).max())
-    weights = kernel((pixels - centers[:, None] + 0.5) * (1.0 / stretch))
-    weights = np.where(pixels < stop[:, None], weights, 0.0)
-    return first, weights / np.cumsum(weights, axis=1)[:, -1:]  # one by one, as Pillow adds them
-
-
-def _resample(pixels: np.ndarray, first: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted sums along the first axis of (length, ...), with the weights of `_taps`.
-
-    uint8 is rounded and clipped to uint8, float32 gives float32.
-    """
-    taps = weights.shape[1]
-    if taps == 1:
-        return pixels[first]
-    whole = pixels.dtype == "uint8"
-    if whole:
-        weights = np.trunc(weights / _WEIGHT_UNIT + np.copysign(0.5, weights))
-    sums = np.empty((len(first), *pixels.shape[1:]), pixels.dtype)
-    for begin in range(0, len(first), _BLOCK):
-        block = slice(begin, begin + _BLOCK)
-        offsets = first[block] - first[begin]
-        matrix = np.zeros((len(offsets), offsets[-1] + taps))
-        np.put_along_axis(matrix, offsets[:, None] + np.arange(taps), weights[block], axis=1)
-        source = pixels[first[begin] : first[begin] + matrix.shape[1]].astype("float64", order="C")
-        values = matrix[:, : len(source)] @ source.reshape(len(source), -1)
-        if whole:  # sums of integers, exact in float64
-            values = np.clip(np.floor(values * _WEIGHT_UNIT + 0.5), 0.0, 255.0)
-        sums[block] = values.reshape(-1, *pixels.shape[1:])
-    return sums
