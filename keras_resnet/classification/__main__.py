@@ -16,9 +16,18 @@ COMMAND = cli.Command(
             tuple,
         ),
         cli.Flag("dataset", "digits, a TFDS name or folder:PATH. Default: that of the workdir."),
-        cli.Flag("split", "Split of the dataset, such as validation or test[:100]. Default: its test split."),
+        cli.Flag(
+            "split",
+            "Split of the dataset, such as validation or test[:100]. Default: the recipe's val_split with "
+            "--workdir, else the test split.",
+        ),
         cli.Flag("protocol", "single_crop, ten_crop or multi_scale.", default="single_crop"),
-        cli.Flag("batch_size", "Images per replica and step. Default: the protocol's.", int),
+        cli.Flag(
+            "batch_size",
+            "Images per replica and step. Default: the recipe's with --workdir and single_crop, which repeats "
+            "the run's val_loss to the last digit; else the protocol's.",
+            int,
+        ),
         cli.Flag("max_bad_images", "Undecodable images that are skipped before it is an error.", int, 0),
         cli.Flag(
             "output_dir",

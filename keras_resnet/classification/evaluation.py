@@ -1,5 +1,6 @@
 """An evaluation from its beginning to its end: networks, batches, replicas, figures."""
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -87,16 +88,8 @@ def evaluate(
         EvaluationFailed: another worker is gone.
     """
     way = get_protocol(protocol)
-    if not members:
-        raise InputError("an evaluation needs at least one network")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"the batch size must be at least 1, not {batch_size}")
-    if max_bad_images < 0:
-        raise InputError(f"max_bad_images must be at least 0, not {max_bad_images}")
-    for member in members:
-        check_classes(member, dataset)
-    name = dataset.test_split if split is None else split
-    images = dataset.split(name)
+    _check_arguments(members, dataset, batch_size, max_bad_images)
+    images = dataset.split(dataset.test_split if split is None else split)
     batch_size = (batch_size or way.batch_size) if fits_batches(images, way) else 1
     with distribution.scope():
         networks = [member.network(any_size=way.fully_convolutional) for member in members]
@@ -107,39 +100,33 @@ def evaluate(
     together = Metrics(dataset.classes) if len(members) > 1 else single[0]
     bad = BadImages()
     begun = time.perf_counter()
-    try:
-        batches = view_batches(
-            images,
-            way,
-            [member.preprocessing for member in members],
-            batch_size=batch_size,
-            bad=bad,
-            workers=distribution.workers,
-            worker=distribution.worker,
-            replicas=distribution.replicas,
-        )
-        steps = -(-len(images) // (batch_size * distribution.total_replicas))
-        with _bar(len(images), distribution) as bar:
-            for scores, labels, losses in _scores(batches, steps, networks, way, distribution):
-                _add(scores, labels, losses, members, single, together)
-                bar.update(len(labels))
-                if distribution.workers == 1:
-                    bad.check(max_bad_images)
-    except tf.errors.OpError as error:
-        lost = distribution.lost_workers(error)
-        if not lost:
-            raise
-        raise EvaluationFailed(f"lost {' and '.join(lost)}; start all workers again") from error
+    batches = view_batches(
+        images,
+        way,
+        [member.preprocessing for member in members],
+        batch_size=batch_size,
+        bad=bad,
+        workers=distribution.workers,
+        worker=distribution.worker,
+        replicas=distribution.replicas,
+    )
+    steps = -(-len(images) // (batch_size * distribution.total_replicas))
+    with _lost_workers_named(distribution), _bar(len(images), distribution) as bar:
+        for scores, labels, losses in _scores(batches, steps, networks, way, distribution):
+            _add(scores, labels, losses, members, single, together)
+            bar.update(len(labels))
+            if distribution.workers == 1:
+                bad.check(max_bad_images)
     seconds = time.perf_counter() - begun
-    # Several workers must not part before all are through: each knows its own bad images alone.
+    # With several workers, each knows only its own bad images, and none may stop before the others.
     bad.check(max_bad_images)
     missing = len(images) - together.images
     if missing > max_bad_images or not together.images:
-        raise InputError(f"{missing} of the {len(images)} images of {name!r} cannot be decoded")
+        raise InputError(f"{missing} of the {len(images)} images of {images.name!r} cannot be decoded")
     return Evaluation(
         tuple(members),
         dataset,
-        name,
+        images.name,
         way,
         together,
         tuple(single),
@@ -148,6 +135,48 @@ def evaluate(
         seconds,
         tuple(bad.rows()),
     )
+
+
+def validation_arguments(recipe: dict, dataset: str, protocol: str, replicas: int) -> dict:
+    """The `split` and `batch_size` of `evaluate` that repeat a run's validation to the last digit.
+
+    Args:
+        recipe: the values of the run's recipe.json.
+        dataset: the dataset to evaluate on; another one than the run's has splits of its own.
+        protocol: only a single crop is what training's validation sees.
+        replicas: the number of devices that share a step.
+    """
+    batch_size = recipe.get("batch_size")
+    same = protocol == "single_crop" and isinstance(batch_size, int) and batch_size % replicas == 0
+    return {
+        "split": recipe.get("val_split") if dataset == recipe["dataset"] else None,
+        "batch_size": batch_size // replicas if same else None,
+    }
+
+
+def _check_arguments(
+    members: Sequence[Member], dataset: Dataset, batch_size: int | None, max_bad_images: int
+) -> None:
+    if not members:
+        raise InputError("an evaluation needs at least one network")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"the batch size must be at least 1, not {batch_size}")
+    if max_bad_images < 0:
+        raise InputError(f"max_bad_images must be at least 0, not {max_bad_images}")
+    for member in members:
+        check_classes(member, dataset)
+
+
+@contextlib.contextmanager
+def _lost_workers_named(distribution: Distribution) -> Iterator[None]:
+    """Turns TensorFlow's error about other workers into an `EvaluationFailed` that names them."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        lost = distribution.lost_workers(error)
+        if not lost:
+            raise
+        raise EvaluationFailed(f"lost {' and '.join(lost)}; start all workers again") from error
 
 
 def _add(scores, labels, losses, members, single: list[Metrics], together: Metrics) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_resnet import cli
 from keras_resnet.classification.__main__ import COMMAND
-from keras_resnet.classification.evaluation import evaluate
+from keras_resnet.classification.evaluation import evaluate, validation_arguments
 from keras_resnet.classification.members import Member, find_member
 from keras_resnet.classification.protocols import get_protocol
 from keras_resnet.classification.report import check_folder, table, write_report
@@ -15,7 +15,7 @@ from keras_resnet.data import open_dataset
 from keras_resnet.errors import InputError
 from keras_resnet.files import os_errors_as_input_errors
 from keras_resnet.run_folder import RunFolder
-from keras_resnet.training.distribution import create
+from keras_resnet.training.distribution import Distribution, create
 
 
 def main(**flags: Any) -> None:
@@ -28,7 +28,7 @@ def main(**flags: Any) -> None:
     get_protocol(given.protocol)
     # Several workers must find each other before TensorFlow does anything.
     distribution = create(given.strategy, given.worker_timeout)
-    members, dataset = _members(given)
+    members, dataset, defaults = _members(given, distribution)
     folder = given.output_dir or _default_folder(given, members, dataset)
     check_folder(folder)
     evaluation = evaluate(
@@ -36,8 +36,8 @@ def main(**flags: Any) -> None:
         open_dataset(dataset, given.data_dir),
         given.protocol,
         distribution=distribution,
-        split=given.split,
-        batch_size=given.batch_size,
+        split=given.split or defaults.get("split"),
+        batch_size=defaults.get("batch_size") if given.batch_size is None else given.batch_size,
         max_bad_images=given.max_bad_images,
     )
     if not distribution.is_chief:
@@ -52,15 +52,17 @@ def main(**flags: Any) -> None:
     )
 
 
-def _members(given: SimpleNamespace) -> tuple[list[Member], str]:
-    """The networks and the dataset's name."""
+def _members(given: SimpleNamespace, distribution: Distribution) -> tuple[list[Member], str, dict]:
+    """The networks, the dataset's name, and defaults of `evaluate`'s arguments."""
     if given.workdir is not None:
         for name in ("model", "weights"):
             if getattr(given, name) is not None:
                 raise InputError(f"--workdir and --{name} exclude each other")
         folder = RunFolder(given.workdir)
-        dataset = given.dataset or folder.read_recipe()["dataset"]
-        return [find_member(str(folder.weights))], dataset
+        recipe = folder.read_recipe()
+        dataset = given.dataset or recipe["dataset"]
+        defaults = validation_arguments(recipe, dataset, given.protocol, distribution.total_replicas)
+        return [find_member(str(folder.weights))], dataset, defaults
     if not given.weights or given.dataset is None:
         raise InputError("give --weights=FILE_OR_NAME and --dataset=NAME, or --workdir=DIR")
     if not all(given.weights):
@@ -72,7 +74,7 @@ def _members(given: SimpleNamespace) -> tuple[list[Member], str]:
         )
     models = models * len(given.weights) if len(models) == 1 else models
     pairs = zip(given.weights, models, strict=True)
-    return [find_member(name, model or None) for name, model in pairs], given.dataset
+    return [find_member(name, model or None) for name, model in pairs], given.dataset, {}
 
 
 def _default_folder(given: SimpleNamespace, members: list[Member], dataset: str) -> Path:

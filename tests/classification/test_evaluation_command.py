@@ -1,6 +1,7 @@
 """`python -m keras_resnet evaluate`: what it writes, and one line for what is wrong."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,15 +10,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.commands import run
 from helpers.evaluation_networks import tiny_spec, write_weights
+from PIL import Image
+from sklearn.datasets import load_digits
 
 import keras_resnet
-from keras_resnet.classification import EvaluationFailed, get_recipe
+from keras_resnet.classification import PROTOCOLS, EvaluationFailed, find_member, get_recipe, train
 from keras_resnet.classification.__main__ import COMMAND
 from keras_resnet.commands import evaluate
+from keras_resnet.images.decode import decode_image
+from keras_resnet.images.preprocessing import INTERPOLATIONS
+from keras_resnet.run_folder import RunFolder
+from keras_resnet.training import RunOptions
 from keras_resnet.weights import save_weights
 
 ROOT = Path(keras_resnet.__file__).parents[1]
@@ -102,6 +110,70 @@ def test_a_trainings_folder(command, weights_of):
     assert held["command"].startswith("python -m keras_resnet evaluate --workdir=run ")
     assert held["networks"][0]["weights"] == "run/model.weights.h5"
     assert held["images"] == 20
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder of digits as photos of odd sizes, PNG and JPEG."""
+    found, random = load_digits(), np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(700):
+        split = "train" if index < 600 else "val"
+        pixels = np.uint8(255 / 16 * found.images[index])
+        photo = Image.fromarray(pixels).resize(random.integers(23, 60, 2), Image.Resampling.BICUBIC)
+        path = folder / split / str(found.target[index]) / f"{index}.{'png' if index % 2 else 'jpg'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo.convert("RGB").save(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(photos, tmp_path_factory):
+    """The folder of a run on the photos."""
+    recipe = get_recipe("digits").replace(
+        model_overrides={"stage_depths": (1, 1, 1), "stage_filters": (8, 16, 32)},
+        dataset=f"folder:{photos}",
+        image_size=16,
+        augmentation="none",
+        val_split="val",
+        batch_size=32,
+        epochs=4,
+    )
+    folder = tmp_path_factory.mktemp("trained")
+    train(recipe, folder, RunOptions(strategy="one_device"))
+    return folder
+
+
+def test_a_run_is_evaluated_as_it_was_validated(command, trained):
+    """The same photos, resized alike, in the same batches: figures equal to the last digit."""
+    status, _, _ = command(f"--workdir={trained}", "--strategy=one_device", "--output_dir=out")
+    assert status == 0
+    held = json.loads(Path("out/evaluation.json").read_text())
+    assert (held["split"], held["images"], held["batch_size"]) == ("val", 100, 32)
+    last = RunFolder(trained).read_history()[-1]
+    assert held["figures"]["top1"] == float(last["val_top1"])
+    assert held["figures"]["loss"] == float(last["val_loss"])
+
+
+def test_photos_resized_by_pillow_are_predicted_alike(photos, trained):
+    """At most one of 100 predictions depends on whether TensorFlow or Pillow resizes."""
+    run = find_member(str(RunFolder(trained).weights))
+    network = run.network()
+    files = sorted(photos.glob("val/*/*"))
+    labels = [int(file.parent.name) for file in files]
+    for interpolation in INTERPOLATIONS:
+        preprocessing = dataclasses.replace(run.preprocessing, interpolation=interpolation)
+        by_pillow = preprocessing([Image.open(file) for file in files])
+        by_tensorflow = [
+            PROTOCOLS["single_crop"].views(decode_image(tf.constant(file.read_bytes())), preprocessing)[0]
+            for file in files
+        ]
+        one, other = (
+            network(images, training=False).numpy().argmax(1)
+            for images in (by_pillow, np.concatenate(by_tensorflow))
+        )
+        assert (one == labels).mean() > 0.5
+        assert (one != other).sum() <= 1
 
 
 @pytest.fixture(scope="session")

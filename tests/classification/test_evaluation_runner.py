@@ -13,7 +13,7 @@ from keras_resnet import InputError
 from keras_resnet.classification import PROTOCOLS, evaluate, find_member
 from keras_resnet.classification.batches import fits_batches, view_batches
 from keras_resnet.classification.members import check_classes
-from keras_resnet.data import BadImages, IndexedSplit, open_dataset, sources
+from keras_resnet.data import BadImages, IndexedSplit, evaluation_batches, open_dataset, sources
 from keras_resnet.data.sources import Dataset
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.weights import open_weights
@@ -128,6 +128,17 @@ def test_a_folder_of_images_of_any_size(folder, weights_of, two_devices, protoco
     expected = loss_of(scores_by_hand(member, images, protocol), labels)
     assert found.metrics.images == 5
     assert found.metrics.figures()["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("resize", [18, None])
+def test_single_crops_are_the_images_of_trainings_validation(folder, resize):
+    preprocessing = Preprocessing(16, resize, "bilinear", Normalization.imagenet())
+    split = folder.split("test")
+    views = view_batches(split, PROTOCOLS["single_crop"], [preprocessing], batch_size=3, bad=BadImages())
+    for ours, theirs in zip(views, evaluation_batches(split, preprocessing, global_batch=3), strict=True):
+        shown = ours["weights"] > 0
+        np.testing.assert_array_equal(ours["views"][0][0][:, 0][shown], theirs["images"][shown])
+        np.testing.assert_array_equal(ours["weights"], theirs["weights"])
 
 
 def test_images_that_cannot_be_decoded_are_an_error_or_left_out(folder, weights_of, one_device):

@@ -1,0 +1,47 @@
+"""How far TensorFlow's resizing, in training and evaluation, is from Pillow's, in `Preprocessing`."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_sample_images
+
+from keras_resnet.images.ops import evaluation_view
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
+
+ROUNDING = 1.01
+"""Levels by which the two may differ where nothing is clipped: Pillow rounds after each of two passes."""
+
+PIXELS = Normalization.identity(3)
+
+
+def differences(image, size, resize, interpolation):
+    by_pillow = Preprocessing(size, resize, interpolation, PIXELS)(image)
+    by_tensorflow = evaluation_view(tf.constant(image), resize, size, 3, interpolation)
+    return np.abs(by_pillow - by_tensorflow.numpy())
+
+
+SIZES = [(224, 256), (224, 232), (224, None), (61, 73), (600, 700)]
+
+
+@pytest.mark.parametrize(("size", "resize"), SIZES)
+@pytest.mark.parametrize("photo", [0, 1], ids=["china", "flower"])
+def test_photos(photo, size, resize):
+    """Beside hard edges the cubic overshoots; Pillow clips after each pass, TensorFlow's side at the end."""
+    image = load_sample_images().images[photo]
+    assert differences(image, size, resize, "bilinear").max() < ROUNDING
+    cubic = differences(image, size, resize, "bicubic")
+    assert cubic.mean() < 0.3
+    assert (cubic > ROUNDING).mean() < 0.0025
+    assert cubic.max() < (9 if size > min(image.shape[:2]) else 5.5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(37, 50), (45, 61), (300, 411), (20, 25)])
+@pytest.mark.parametrize(("size", "resize"), [(24, 28), (24, None), (64, 70)])
+def test_noise(height, width, size, resize):
+    """The worst case, half of it clipped: pixels that are black or white, each by itself."""
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (height, width, 3), "uint8")
+    black_or_white = np.where(noise < 128, 0, 255).astype("uint8")
+    for image, most in ((noise, 18), (black_or_white, 32)):
+        assert differences(image, size, resize, "bilinear").max() < ROUNDING
+        assert differences(image, size, resize, "bicubic").max() < most
