@@ -24,7 +24,7 @@ COMMAND = cli.Command(
         cli.Flag("protocol", "single_crop, ten_crop or multi_scale.", default="single_crop"),
         cli.Flag(
             "batch_size",
-            "Images per replica and step. Default: the recipe's with --workdir and single_crop, which repeats "
+            "Images per replica and step. Default: the recipe's with --workdir and single_crop, to repeat "
             "the run's val_loss to the last digit; else the protocol's.",
             int,
         ),
