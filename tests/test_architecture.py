@@ -89,7 +89,6 @@ KNOWN_INNER: set[str] = {
 KNOWN_PRIVATE: set[str] = set()
 KNOWN_CIRCLES: list[set[str]] = []
 KNOWN_LONG: set[str] = {
-    "keras_resnet.classification.evaluation.evaluate",
     "keras_resnet.export.pipeline.export_and_verify",
 }
 KNOWN_DEEP: set[str] = set()
