@@ -55,7 +55,7 @@ def per_seed(
 def ladder(setting: Setting) -> dict[tuple[str, int], list[Run]]:
     """The ladder's runs by kind ("plain", "resnet") and depth."""
     keys = [(kind, depth) for kind in KINDS for depth in setting.depths]
-    return per_seed(setting, keys, lambda setting, key, seed: ladder_run(setting, *key, seed))
+    return per_seed(setting, keys, lambda setting, key, seed: ladder_run(setting, key[0], key[1], seed))
 
 
 def diverged(groups: Groups, consequence: str) -> list[str]:

@@ -223,7 +223,7 @@ def _check_names(pictures: Iterable[Picture]) -> None:
 
 def _anchors(sections: Iterable[Section]) -> list[str]:
     """A different anchor for each section."""
-    anchors = list(_RESERVED)
+    anchors: list[str] = list(_RESERVED)
     for section in sections:
         wanted = re.sub(r"\W+", "-", section.anchor or section.title).strip("-").lower() or "section"
         anchor, number = wanted, 1

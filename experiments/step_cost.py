@@ -71,7 +71,8 @@ def _define_flags() -> None:
 
 def _main() -> None:
     names = ("model", "batch_size", "remat", "image_size", "steps", "jit")
-    print(json.dumps(measure(**{name: flags.FLAGS[name].value for name in names})))
+    given: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
+    print(json.dumps(measure(**given)))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def _take_steps(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
     batch = {
         "images": tf.random.normal((spec["batch_size"], *shape), seed=1),
-        "labels": tf.random.uniform((spec["batch_size"],), 0, network.output.shape[-1], tf.int32, seed=2),
+        "labels": tf.random.uniform((spec["batch_size"],), 0, network.outputs[0].shape[-1], tf.int32, seed=2),
         "weights": tf.ones((spec["batch_size"],)),
     }
     iterator = distribution.iterate(tf.data.Dataset.from_tensors(batch).repeat())

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from keras_resnet import files
 from keras_resnet.errors import InputError
@@ -21,7 +22,7 @@ def export_zoo(
     precision: str | Iterable[str] = "float32",
     options: Options | None = None,
     models: Iterable[str] | None = None,
-    **more,
+    **more: Any,
 ) -> bool:
     """Exports one network after the other, and resumes where an earlier call stopped.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -89,13 +89,12 @@ def layer_norms(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> d
         Euclidean norms by layer name, in the model's order. The loss is the mean cross-entropy with the
         batch's statistics, as in training.
     """
-    kernels = {
-        layer.name: layer.kernel.value for layer in model.layers if isinstance(layer, keras.layers.Conv2D)
-    }
+    convolutions: list[Any] = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    kernels = {layer.name: layer.kernel.value for layer in convolutions}
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(list(kernels.values()))
         loss = training_loss(model, images, labels)
-    gradients = tape.gradient(loss, kernels)
+    gradients: Any = tape.gradient(loss, kernels)
     return {name: float(tf.norm(tf.cast(gradient, tf.float64))) for name, gradient in gradients.items()}
 
 

@@ -1,10 +1,14 @@
 """mixup and cutmix on a batch, drawn from (seed, step, part) alone."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 
-def mix(images, targets, mixup: float, cutmix: float, key: tuple):
+def mix(
+    images: tf.Tensor, targets: tf.Tensor, mixup: float, cutmix: float, key: tuple
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Mixes a batch with itself in reverse order.
 
     Args:
@@ -20,8 +24,9 @@ def mix(images, targets, mixup: float, cutmix: float, key: tuple):
     if not mixup and not cutmix:
         return images, targets
     seed, step, part = (tf.cast(value, tf.int32) for value in key)
-    base = tf.random.experimental.stateless_fold_in(tf.stack([seed, step]), part)
-    seeds = tf.random.experimental.stateless_split(base, 6)
+    random: Any = tf.random.experimental  # pyright: ignore[reportAttributeAccessIssue]: not in the stubs
+    base = random.stateless_fold_in(tf.stack([seed, step]), part)
+    seeds = random.stateless_split(base, 6)
     if mixup and cutmix:
         choice = tf.random.stateless_uniform((), seeds[0]) < 0.5
         return tf.cond(

@@ -130,7 +130,8 @@ def _write_classes(file, metrics: Metrics, names: Sequence[str]) -> None:
     writer.writerow(("class", "name", *fields, "confused_with", "confused_images"))
     for index, figures in enumerate(metrics.per_class()):
         values = dataclasses.asdict(figures)
-        other = (names[figures.confused_with[0]], figures.confused_with[1]) if values["confused_with"] else ()
+        confused = figures.confused_with
+        other = (names[confused[0]], confused[1]) if confused else ()
         writer.writerow((index, names[index], *(values[field] for field in fields), *(other or ("", 0))))
 
 

@@ -143,7 +143,7 @@ class ClassificationTask(Task):
     ) -> list[tf.Tensor]:
         """See `Task`."""
         recipe, weights = self.recipe, batch["weights"]
-        targets = tf.one_hot(batch["labels"], model.output.shape[-1])
+        targets = tf.one_hot(batch["labels"], model.outputs[0].shape[-1])
         images, targets = mixing.mix(batch["images"], targets, recipe.mixup, recipe.cutmix, key)
         if recipe.label_smoothing:
             smoothing = recipe.label_smoothing
@@ -266,5 +266,5 @@ def _normalization_of_weights(
 
 def _held_normalization(arrays: dict[str, np.ndarray]) -> Normalization | None:
     """The normalization in a checkpoint; None in one of an older version, which has none."""
-    held = [arrays.get(f"normalization/{field}") for field in _NORMALIZATION]
-    return None if any(array is None for array in held) else Normalization(*(a.tolist() for a in held))
+    held = [arrays[key] for field in _NORMALIZATION if (key := f"normalization/{field}") in arrays]
+    return Normalization(*(a.tolist() for a in held)) if len(held) == len(_NORMALIZATION) else None

@@ -5,7 +5,9 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -84,8 +86,9 @@ def load(path: Path) -> Checkpoint:
                     arrays[name] = item[...]
 
             file.visititems(take)
-            checkpoint = Checkpoint(int(file.attrs["step"]), arrays, json.loads(file.attrs["numbers"]))
-            written = file.attrs["sha256"]
+            attributes: Any = file.attrs
+            checkpoint = Checkpoint(int(attributes["step"]), arrays, json.loads(attributes["numbers"]))
+            written = attributes["sha256"]
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise BrokenCheckpoint(f"{path} cannot be read ({error})") from None
     if _digest(checkpoint) != written:
@@ -93,7 +96,7 @@ def load(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def load_newest(folder: Path, report) -> Checkpoint | None:
+def load_newest(folder: Path, report: Callable[[str], object]) -> Checkpoint | None:
     """Loads the newest intact checkpoint; None if the folder has none at all.
 
     Args:

@@ -85,7 +85,7 @@ def rendezvous(addresses: list[str], index: int, timeout: float) -> None:
     try:
         server = socket.create_server(("", port), backlog=len(addresses))
     except OSError as error:
-        raise InputError(f"cannot listen at {addresses[index]}: {os.strerror(error.errno)}") from None
+        raise InputError(f"cannot listen at {addresses[index]}: {os.strerror(error.errno or 0)}") from None
     deadline = time.monotonic() + timeout
     with server:
         server.settimeout(_RETRY_SECONDS)

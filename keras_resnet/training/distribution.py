@@ -5,7 +5,8 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from keras_resnet.errors import InputError, unknown_name
 from keras_resnet.training import cluster
@@ -25,7 +26,7 @@ class Distribution:
         worker: the index of this process among them.
     """
 
-    def __init__(self, strategy, addresses: Sequence[str] = ("localhost:0",), worker: int = 0):
+    def __init__(self, strategy: Any, addresses: Sequence[str] = ("localhost:0",), worker: int = 0):
         self._strategy = strategy
         self._addresses = addresses
         self.workers = len(addresses)
@@ -46,7 +47,7 @@ class Distribution:
         """The context in which variables are created."""
         return self._strategy.scope()
 
-    def iterate(self, dataset) -> Iterator:
+    def iterate(self, dataset: Any) -> Any:
         """An iterator for `next` inside a `tf.function`.
 
         Args:
@@ -69,7 +70,7 @@ class Distribution:
         named = {int(task) for task in re.findall(r"/task:(\d+)", str(error))}
         return [f"worker {i} at {others[i]}" for i in closed or sorted(named & set(others))]
 
-    def local(self, value):
+    def local(self, value: Any) -> Any:
         """Returns the first replica's copy of a result that is equal on all."""
         return self._strategy.experimental_local_results(value)[0]
 

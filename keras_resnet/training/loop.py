@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -194,7 +195,8 @@ def _finish_epoch(run: Run, position: Position) -> None:
 def _evaluate(run: Run) -> dict[str, float]:
     """The metrics of the validation split, with the weights as they are."""
     iterator = run.distribution.iterate(run.task.evaluation_batches(run.distribution, run.bad_images))
-    total, collected = 0.0, []
+    total: Any = 0.0
+    collected = []
     for _ in range(run.task.evaluation_steps):
         sums, more = run.trainer.evaluate(iterator)
         total = total + sums.numpy().astype("float64")

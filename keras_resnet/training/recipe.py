@@ -103,7 +103,7 @@ class Recipe:
         ordered = all(0 < a < 1 for a in self.boundaries) and list(self.boundaries) == sorted(self.boundaries)
         require(ordered, "boundaries must be rising fractions between 0 and 1", self.boundaries)
 
-    def replace(self, **changes) -> Self:
+    def replace(self, **changes: Any) -> Self:
         """A copy with other fields; `InputError` for a key that does not exist or a wrong type."""
         names = {field.name for field in dataclasses.fields(self)}
         for name in changes:
@@ -201,7 +201,7 @@ def _checked(field: dataclasses.Field, value):
         if all(_is_number(item) for item in items):
             return tuple(float(item) for item in items)
     else:
-        plain = options[0] if optional else kind
+        plain: Any = options[0] if optional else kind
         if plain is float and _is_number(value):
             return float(value)
         if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):

@@ -6,6 +6,7 @@ Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
 import collections
 import itertools
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -57,7 +58,7 @@ class Rematerialized:
                 x = segment(x, training=True)
         return self.segments[-1](x, training=True)
 
-    def _call_twice(self, segment: keras.Model, x: tf.Tensor, with_input: bool) -> tf.Tensor:
+    def _call_twice(self, segment: keras.Model, x: tf.Tensor, with_input: bool) -> Any:
         """`segment(x, training=True)`, recomputed for the gradients; also that of x if `with_input`."""
         variables = segment.variables
         trained = {id(variable) for variable in segment.trainable_variables}
@@ -98,9 +99,9 @@ class Rematerialized:
         return y
 
 
-def _barrier(tensors: list[tf.Tensor | None], jit: bool) -> list[tf.Tensor | None]:
+def _barrier(tensors: list[Any], jit: bool) -> list[Any]:
     """A barrier: no output is available before all inputs are; None passes through."""
-    present = [tensor for tensor in tensors if tensor is not None]
+    present: Any = [tensor for tensor in tensors if tensor is not None]
     if jit:  # XLA ignores control dependencies, and TensorFlow has no kernel for XLA's barrier
         from tensorflow.compiler.tf2xla.python import xla
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+from typing import Any
 
 import keras
 
@@ -207,7 +208,7 @@ def _load_checkpoint(
     if checkpoint is None:
         return None
     wanted = _identity(recipe, options)
-    held = {key: checkpoint.numbers.get(key) for key in wanted}
+    held: dict[str, Any] = {key: checkpoint.numbers.get(key) for key in wanted}
     # Checkpoints of older versions lack newer keys, which then had their defaults.
     with contextlib.suppress(InputError, TypeError):
         held["recipe"] = type(recipe).from_dict(held["recipe"]).to_dict()

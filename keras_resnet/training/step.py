@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -81,8 +82,8 @@ class Trainer:
                 [tf.Variable(v.value, trainable=False) for v in model.variables] if recipe.ema_decay else []
             )
             scale = _INITIAL_LOSS_SCALE if self._scaled else 1.0
-            self._loss_scale = tf.Variable(scale, trainable=False)
-            self._good_steps = tf.Variable(0, trainable=False)
+            self._loss_scale = tf.Variable(tf.constant(scale), trainable=False)
+            self._good_steps = tf.Variable(tf.constant(0), trainable=False)
         self._train_replica = (
             tf.function(self._train_on_replica, jit_compile=True) if jit else self._train_on_replica
         )
@@ -148,7 +149,7 @@ class Trainer:
             return local
         return [total / context.num_replicas_in_sync for total in _sum_over_replicas(context, local)]
 
-    def train(self, iterator: Iterator, rates: tf.Tensor, first_step: tf.Tensor, stopping: tf.Tensor):
+    def train(self, iterator: Any, rates: tf.Tensor, first_step: tf.Tensor, stopping: tf.Tensor):
         """Several steps in one call.
 
         Args:

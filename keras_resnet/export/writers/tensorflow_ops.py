@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from keras_resnet.export.graph import (
     Add,
@@ -37,7 +38,7 @@ def weight_arrays(graph: Graph) -> dict[tuple[str, str], "np.ndarray"]:  # noqa:
     }
 
 
-def compute(graph: Graph, images, weights: Weights, precision: str = "float32") -> dict:
+def compute(graph: Graph, images: Any, weights: Weights, precision: str = "float32") -> dict:
     """Computes a folded network with TensorFlow's operations.
 
     Args:
