@@ -8,14 +8,13 @@ from experiments.runs import CLASSES, Outcome
 from experiments.settings import Setting
 from keras_resnet.classification.recipe import ClassificationRecipe
 from keras_resnet.data import Dataset, evaluation_batches, open_dataset
-from keras_resnet.weights import ModelSpec, load_weights, read_spec
+from keras_resnet.weights import ModelSpec, open_weights
 
 
 def load_network(outcome: Outcome) -> keras.Model:
     """The trained network, which outputs logits."""
-    model = read_spec(outcome.folder.weights).build()
-    load_weights(model, outcome.folder.weights)
-    return model
+    with open_weights(outcome.folder.weights) as file:
+        return file.build()
 
 
 def initial_network(recipe: ClassificationRecipe, seed: int) -> keras.Model:
@@ -49,7 +48,8 @@ def network_images(
     Returns:
         float32 (images, height, width, channels) and int32 (images,).
     """
-    preprocessing = read_spec(outcome.folder.weights).preprocessing
+    with open_weights(outcome.folder.weights) as file:
+        preprocessing = file.spec.preprocessing
     batch = next(iter(evaluation_batches(dataset.split(split), preprocessing, global_batch=count)))
     real = batch["weights"].numpy() > 0
     return batch["images"].numpy()[real], batch["labels"].numpy()[real]

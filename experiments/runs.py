@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from tqdm import tqdm
@@ -211,7 +212,8 @@ def _train(waiting: Sequence[Run], slots: list[dict[str, str]], folder: Path, da
                     bar.write(_summary(read_outcome(run, folder)), file=sys.stderr)
         finally:
             for worker in running:
-                worker.process.stdin.close()  # all stop at the same time
+                stdin: Any = worker.process.stdin
+                stdin.close()  # all stop at the same time
             for worker in running:
                 worker.close(wait=True)
 

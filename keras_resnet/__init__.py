@@ -156,8 +156,10 @@ _elsewhere = {"Entry", "InputError", "__version__"}.union(*_HOMES.values())
 _load = lazy.attach(__name__, {**_HOMES, "applications": [n for n in __all__ if n not in _elsewhere]})
 
 
-def __getattr__(name: str) -> object:
-    return _load("PretrainedWeights" if name == "Entry" else name)  # its name in the first edition
+if not TYPE_CHECKING:  # for tools, no other name exists
+
+    def __getattr__(name: str) -> object:
+        return _load("PretrainedWeights" if name == "Entry" else name)  # its name in the first edition
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from experiments import figures
-from experiments.claims import Claim, Sample, above, all_of
+from experiments.claims import Claim, Sample, Verdict, above, all_of
 from experiments.experiment import KINDS, Experiment, Groups, diverged, ladder
 from experiments.networks import load_network, network_images, open_data
 from experiments.page import Part, Picture, Table
@@ -95,7 +95,7 @@ def claims(depths: Sequence[int], measured: Responses) -> list[Claim]:
         measured: responses of both kinds at every depth.
     """
     means = {key: Sample.of(map(np.mean, rows)) for key, rows in measured.items()}
-    smaller = [above(means["plain", depth], means["resnet", depth]) for depth in depths]
+    smaller: list[Verdict] = [above(means["plain", depth], means["resnet", depth]) for depth in depths]
     return [
         Claim(
             "residual networks have smaller responses than their plain twins, at every depth",

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -143,11 +144,12 @@ class ClassificationTask(Task):
     ) -> list[tf.Tensor]:
         """See `Task`."""
         recipe, weights = self.recipe, batch["weights"]
-        targets = tf.one_hot(batch["labels"], model.outputs[0].shape[-1])
+        classes: Any = model.outputs[0].shape[-1]
+        targets = tf.one_hot(batch["labels"], classes)
         images, targets = mixing.mix(batch["images"], targets, recipe.mixup, recipe.cutmix, key)
         if recipe.label_smoothing:
             smoothing = recipe.label_smoothing
-            targets = targets * (1 - smoothing) + smoothing / targets.shape[-1]
+            targets = targets * (1 - smoothing) + smoothing / classes
         logits = call(images)
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         # With mixed images the larger share decides what is correct.
