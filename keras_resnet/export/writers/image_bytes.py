@@ -4,7 +4,7 @@ from keras_resnet.images.decode import MAX_PIXELS, decode_image, try_each
 from keras_resnet.images.ops import evaluation_view
 
 
-def decode_batch(image_bytes, size: int, side: int | None, channels: int, interpolation: str):
+def decode_batch(image_bytes: tf.Tensor, size: int, side: int | None, channels: int, interpolation: str):
     """Decodes and cuts out every image of a batch exactly as the evaluation does.
 
     Args:
