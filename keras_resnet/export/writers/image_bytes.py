@@ -1,5 +1,7 @@
 """JPEG and PNG bytes to a network's pixels, inside an artifact: a bad image is an answer, not a crash."""
 
+import tensorflow as tf
+
 from keras_resnet.images.decode import MAX_PIXELS, decode_image, try_each
 from keras_resnet.images.ops import evaluation_view
 
@@ -19,8 +21,6 @@ def decode_batch(image_bytes: tf.Tensor, size: int, side: int | None, channels: 
         float32 (batch, size, size, channels), raw pixels 0-255. When it is run, an image that cannot be
         read raises `InvalidArgumentError` with its position in the batch and the reason.
     """
-    import tensorflow as tf
-
     known = (tf.strings.substr(image_bytes, 0, 3) == b"\xff\xd8\xff") | (
         tf.strings.substr(image_bytes, 0, 8) == b"\x89PNG\r\n\x1a\n"
     )
@@ -36,8 +36,6 @@ def decode_batch(image_bytes: tf.Tensor, size: int, side: int | None, channels: 
 
 
 def _refuse_unreadable(known, readable):
-    import tensorflow as tf
-
     bad = tf.where(~readable)[:, 0]
 
     def sentence():
