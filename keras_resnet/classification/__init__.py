@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from keras_resnet import lazy
 
 if TYPE_CHECKING:
+    from keras_resnet.classification.evaluated_model import EvaluatedModel, load_evaluated_model
     from keras_resnet.classification.evaluation import Evaluation, EvaluationFailed, evaluate
-    from keras_resnet.classification.members import Member, find_member
     from keras_resnet.classification.metrics import Metrics
     from keras_resnet.classification.protocols import PROTOCOLS, Protocol, fully_convolutional
     from keras_resnet.classification.recipe import RECIPES, ClassificationRecipe, get_recipe
@@ -18,15 +18,15 @@ __all__ = [
     "RECIPES",
     "ClassificationRecipe",
     "ClassificationTask",
+    "EvaluatedModel",
     "Evaluation",
     "EvaluationFailed",
-    "Member",
     "Metrics",
     "Protocol",
     "evaluate",
-    "find_member",
     "fully_convolutional",
     "get_recipe",
+    "load_evaluated_model",
     "table",
     "train",
     "write_report",
@@ -36,7 +36,7 @@ __getattr__ = lazy.attach(
     __name__,
     {
         "evaluation": ["Evaluation", "EvaluationFailed", "evaluate"],
-        "members": ["Member", "find_member"],
+        "evaluated_model": ["EvaluatedModel", "load_evaluated_model"],
         "metrics": ["Metrics"],
         "protocols": ["PROTOCOLS", "Protocol", "fully_convolutional"],
         "recipe": ["RECIPES", "ClassificationRecipe", "get_recipe"],

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_resnet.classification.batches import fits_batches, view_batches
-from keras_resnet.classification.members import Member, check_classes
+from keras_resnet.classification.evaluated_model import EvaluatedModel, check_classes
 from keras_resnet.classification.metrics import Metrics
 from keras_resnet.classification.protocols import (
     Protocol,
@@ -35,12 +35,12 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        members: the networks.
+        models: the networks.
         dataset: it was about.
         split: of the dataset.
         protocol: how each image was seen.
         metrics: of the network, or of the ensemble of all.
-        member_metrics: of each network of its own.
+        model_metrics: of each network of its own.
         batch_size: images a replica and step.
         replicas: of all workers.
         seconds: from the first batch to the last, with the compilation.
@@ -48,12 +48,12 @@ class Evaluation:
             as this worker met them.
     """
 
-    members: tuple[Member, ...]
+    models: tuple[EvaluatedModel, ...]
     dataset: Dataset
     split: str
     protocol: Protocol
     metrics: Metrics
-    member_metrics: tuple[Metrics, ...]
+    model_metrics: tuple[Metrics, ...]
     batch_size: int
     replicas: int
     seconds: float
@@ -61,7 +61,7 @@ class Evaluation:
 
 
 def evaluate(
-    members: Sequence[Member],
+    models: Sequence[EvaluatedModel],
     dataset: Dataset,
     protocol: str = "single_crop",
     *,
@@ -73,7 +73,7 @@ def evaluate(
     """Tests one network, or an ensemble whose probabilities are averaged, on every image of a split.
 
     Args:
-        members: the networks; each sees images as its own weights' preprocessing has them.
+        models: the networks; each sees images as its own weights' preprocessing has them.
         dataset: whose labels count.
         protocol: a name of `PROTOCOLS`.
         distribution: the devices, which share the images.
@@ -88,22 +88,22 @@ def evaluate(
         EvaluationFailed: another worker is gone.
     """
     way = get_protocol(protocol)
-    _check_arguments(members, dataset, batch_size, max_bad_images)
+    _check_arguments(models, dataset, batch_size, max_bad_images)
     images = dataset.split(dataset.test_split if split is None else split)
     batch_size = (batch_size or way.batch_size) if fits_batches(images, way) else 1
     with distribution.scope():
-        networks = [member.network(any_size=way.fully_convolutional) for member in members]
+        networks = [model.network(any_size=way.fully_convolutional) for model in models]
         if way.fully_convolutional:
             networks = [fully_convolutional(network) for network in networks]
 
-    single = [Metrics(dataset.classes) for _ in members]
-    together = Metrics(dataset.classes) if len(members) > 1 else single[0]
+    single = [Metrics(dataset.classes) for _ in models]
+    together = Metrics(dataset.classes) if len(models) > 1 else single[0]
     bad = BadImages()
     begun = time.perf_counter()
     batches = view_batches(
         images,
         way,
-        [member.preprocessing for member in members],
+        [model.preprocessing for model in models],
         batch_size=batch_size,
         bad=bad,
         workers=distribution.workers,
@@ -113,7 +113,7 @@ def evaluate(
     steps = -(-len(images) // (batch_size * distribution.total_replicas))
     with _lost_workers_named(distribution), _bar(len(images), distribution) as bar:
         for scores, labels, losses in _scores(batches, steps, networks, way, distribution):
-            _add(scores, labels, losses, members, single, together)
+            _add(scores, labels, losses, models, single, together)
             bar.update(len(labels))
             if distribution.workers == 1:
                 bad.check(max_bad_images)
@@ -124,7 +124,7 @@ def evaluate(
     if missing > max_bad_images or not together.images:
         raise InputError(f"{missing} of the {len(images)} images of {images.name!r} cannot be decoded")
     return Evaluation(
-        tuple(members),
+        tuple(models),
         dataset,
         images.name,
         way,
@@ -155,16 +155,16 @@ def validation_arguments(recipe: dict, dataset: str, protocol: str, replicas: in
 
 
 def _check_arguments(
-    members: Sequence[Member], dataset: Dataset, batch_size: int | None, max_bad_images: int
+    models: Sequence[EvaluatedModel], dataset: Dataset, batch_size: int | None, max_bad_images: int
 ) -> None:
-    if not members:
+    if not models:
         raise InputError("an evaluation needs at least one network")
     if batch_size is not None and batch_size < 1:
         raise InputError(f"the batch size must be at least 1, not {batch_size}")
     if max_bad_images < 0:
         raise InputError(f"max_bad_images must be at least 0, not {max_bad_images}")
-    for member in members:
-        check_classes(member, dataset)
+    for model in models:
+        check_classes(model, dataset)
 
 
 @contextlib.contextmanager
@@ -179,13 +179,13 @@ def _lost_workers_named(distribution: Distribution) -> Iterator[None]:
         raise EvaluationFailed(f"lost {' and '.join(lost)}; start all workers again") from error
 
 
-def _add(scores, labels, losses, members, single: list[Metrics], together: Metrics) -> None:
-    """Adds a batch of log-probabilities, (images, members, classes), and sums of losses, (members,)."""
-    for index, (member, metrics) in enumerate(zip(members, single, strict=True)):
+def _add(scores, labels, losses, models, single: list[Metrics], together: Metrics) -> None:
+    """Adds a batch of log-probabilities, (images, models, classes), and sums of losses, (models,)."""
+    for index, (model, metrics) in enumerate(zip(models, single, strict=True)):
         try:
             metrics.update(scores[:, index], labels, losses[index])
         except ValueError:
-            raise InputError(f"{member.weights} gives scores that are not numbers") from None
+            raise InputError(f"{model.weights} gives scores that are not numbers") from None
     if len(single) > 1:
         together.update(np.logaddexp.reduce(scores, axis=1) - np.log(len(single)), labels)
 
@@ -199,7 +199,7 @@ def _bar(images: int, distribution: Distribution) -> tqdm:
 def _scores(
     batches: tf.data.Dataset, steps: int, networks, protocol: Protocol, distribution: Distribution
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[float]]]:
-    """Every image once: log-probabilities, float64 (images, members, classes), labels, and losses."""
+    """Every image once: log-probabilities, float64 (images, models, classes), labels, and losses."""
     step = _step(networks, protocol, distribution)
     iterator = distribution.iterate(batches)
 
@@ -224,9 +224,9 @@ def _scores(
 def _step(networks: Sequence[keras.Model], protocol: Protocol, distribution: Distribution):
     """One step of all replicas: from the iterator to scores and losses.
 
-    The scores, float32 (images, members * classes + 2), end with an image's label and its weight. The rows
+    The scores, float32 (images, models * classes + 2), end with an image's label and its weight. The rows
     are in the images' order, whatever the number of replicas, and every worker has all of them. The losses,
-    float32 (members,), are summed as the training's evaluation sums them, to the last bit.
+    float32 (models,), are summed as the training's evaluation sums them, to the last bit.
     """
 
     def on_replica(batch):

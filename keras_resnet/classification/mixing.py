@@ -68,6 +68,6 @@ def _cutmix(images, targets, alpha, seeds):
 
 def _span(size, side, seed):
     length = tf.cast(tf.cast(size, tf.float32) * side, tf.int32)
-    centre = tf.random.stateless_uniform((), seed, 0, size, dtype=tf.int32)
+    center = tf.random.stateless_uniform((), seed, 0, size, dtype=tf.int32)
     position = tf.range(size)
-    return (position >= centre - length // 2) & (position < centre - length // 2 + length)
+    return (position >= center - length // 2) & (position < center - length // 2 + length)

@@ -28,8 +28,8 @@ _LETTERS = 28  # of a class' name in the picture
 def table(evaluation: Evaluation) -> str:
     """The figures for a terminal: a row for each network, and one for all together."""
     rows = [
-        (member.weights, member.spec.model, *_cells(metrics))
-        for member, metrics in zip(evaluation.members, evaluation.member_metrics, strict=True)
+        (model.weights, model.spec.model, *_cells(metrics))
+        for model, metrics in zip(evaluation.models, evaluation.model_metrics, strict=True)
     ]
     if len(rows) > 1:
         rows.append(("all", "ensemble", *_cells(evaluation.metrics)))
@@ -58,16 +58,16 @@ def content(evaluation: Evaluation, command: str) -> dict:
         "figures": evaluation.metrics.figures(),
         "networks": [
             {
-                "model": member.spec.model,
-                "weights": member.weights,
-                "sha256": member.digest,
-                "overrides": member.spec.overrides,
-                "input_size": member.preprocessing.size,
-                "shorter_sides": list(evaluation.protocol.resizes(member.preprocessing)),
-                "interpolation": member.preprocessing.interpolation,
+                "model": model.spec.model,
+                "weights": model.weights,
+                "sha256": model.digest,
+                "overrides": model.spec.overrides,
+                "input_size": model.preprocessing.size,
+                "shorter_sides": list(evaluation.protocol.resizes(model.preprocessing)),
+                "interpolation": model.preprocessing.interpolation,
                 "figures": metrics.figures(),
             }
-            for member, metrics in zip(evaluation.members, evaluation.member_metrics, strict=True)
+            for model, metrics in zip(evaluation.models, evaluation.model_metrics, strict=True)
         ],
         "reliability": evaluation.metrics.reliability(),
         "replicas": evaluation.replicas,
@@ -100,7 +100,7 @@ def check_folder(folder: str | os.PathLike) -> None:
 
 
 def write_report(evaluation: Evaluation, folder: str | os.PathLike, command: str) -> None:
-    """Writes evaluation.json, per_class.csv and confusion.png, each whole or not at all.
+    """Writes evaluation.json, per_class.csv and confusion.png, each atomically.
 
     Args:
         evaluation: what `evaluate` found.
@@ -136,7 +136,7 @@ def _write_classes(file, metrics: Metrics, names: Sequence[str]) -> None:
 
 
 def draw_confusion(metrics: Metrics, names: Sequence[str], title: str, path: str | os.PathLike) -> None:
-    """Draws the confusion matrix, coloured by the share of each label's images.
+    """Draws the confusion matrix, colored by the share of each label's images.
 
     With few classes the cells hold their numbers of images and the axes the names; with many the most
     frequent mistakes are listed beside the matrix.
@@ -178,9 +178,9 @@ def draw_confusion(metrics: Metrics, names: Sequence[str], title: str, path: str
         axes.set_xticks(range(classes), short, rotation=90 if max(map(len, short)) > 2 else 0)
         axes.set_yticks(range(classes), short)
         for row, column in zip(*np.nonzero(confusion), strict=True):
-            colour = "white" if shares[row, column] > 0.3 else "black"
+            color = "white" if shares[row, column] > 0.3 else "black"
             text = str(confusion[row, column])
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.6, label="share of the label's images")
     # Without the software's name and version, the same pictures have the same bytes.
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})

@@ -7,8 +7,8 @@ from typing import Any
 
 from keras_resnet import cli
 from keras_resnet.classification.__main__ import COMMAND
+from keras_resnet.classification.evaluated_model import EvaluatedModel, load_evaluated_model
 from keras_resnet.classification.evaluation import evaluate, validation_arguments
-from keras_resnet.classification.members import Member, find_member
 from keras_resnet.classification.protocols import get_protocol
 from keras_resnet.classification.report import check_folder, table, write_report
 from keras_resnet.data import open_dataset
@@ -28,11 +28,11 @@ def main(**flags: Any) -> None:
     get_protocol(given.protocol)
     # Several workers must find each other before TensorFlow does anything.
     distribution = create(given.strategy, given.worker_timeout)
-    members, dataset, defaults = _members(given, distribution)
-    folder = given.output_dir or _default_folder(given, members, dataset)
+    models, dataset, defaults = _evaluated_models(given, distribution)
+    folder = given.output_dir or _default_folder(given, models, dataset)
     check_folder(folder)
     evaluation = evaluate(
-        members,
+        models,
         open_dataset(dataset, given.data_dir),
         given.protocol,
         distribution=distribution,
@@ -52,7 +52,9 @@ def main(**flags: Any) -> None:
     )
 
 
-def _members(given: SimpleNamespace, distribution: Distribution) -> tuple[list[Member], str, dict]:
+def _evaluated_models(
+    given: SimpleNamespace, distribution: Distribution
+) -> tuple[list[EvaluatedModel], str, dict]:
     """The networks, the dataset's name, and defaults of `evaluate`'s arguments."""
     if given.workdir is not None:
         for name in ("model", "weights"):
@@ -62,27 +64,27 @@ def _members(given: SimpleNamespace, distribution: Distribution) -> tuple[list[M
         recipe = folder.read_recipe()
         dataset = given.dataset or recipe["dataset"]
         defaults = validation_arguments(recipe, dataset, given.protocol, distribution.total_replicas)
-        return [find_member(str(folder.weights))], dataset, defaults
+        return [load_evaluated_model(str(folder.weights))], dataset, defaults
     if not given.weights or given.dataset is None:
         raise InputError("give --weights=FILE_OR_NAME and --dataset=NAME, or --workdir=DIR")
     if not all(given.weights):
         raise InputError(f"--weights has an empty name: {','.join(given.weights)!r}")
-    models = (given.model or "").split(",")
-    if len(models) not in (1, len(given.weights)):
+    names = (given.model or "").split(",")
+    if len(names) not in (1, len(given.weights)):
         raise InputError(
-            f"--model has {len(models)} names, --weights {len(given.weights)}; give one, or as many"
+            f"--model has {len(names)} names, --weights {len(given.weights)}; give one, or as many"
         )
-    models = models * len(given.weights) if len(models) == 1 else models
-    pairs = zip(given.weights, models, strict=True)
-    return [find_member(name, model or None) for name, model in pairs], given.dataset, {}
+    names = names * len(given.weights) if len(names) == 1 else names
+    pairs = zip(given.weights, names, strict=True)
+    return [load_evaluated_model(name, model or None) for name, model in pairs], given.dataset, {}
 
 
-def _default_folder(given: SimpleNamespace, members: list[Member], dataset: str) -> Path:
+def _default_folder(given: SimpleNamespace, models: list[EvaluatedModel], dataset: str) -> Path:
     """A folder that no other evaluation uses."""
     about = [dataset if given.split is None else f"{dataset}-{given.split}", given.protocol]
     if given.workdir is not None:
         folder = Path(given.workdir, "evaluation")
     else:
         folder = Path("runs", "evaluation")
-        about[:0] = [f"{member.spec.model}-{member.digest[:8]}" for member in members]
+        about[:0] = [f"{model.spec.model}-{model.digest[:8]}" for model in models]
     return folder / re.sub(r"[^\w.+-]+", "_", "-".join(about))

@@ -79,9 +79,9 @@ def _classify_bytes(call, model, serve, pixels, options, tolerance):
     size, channels = model.input_shape[1], model.input_shape[3]
     colors = pixels if channels == 3 else np.repeat(pixels, 3, -1)  # as a PNG is decoded
     preprocessing = options.preprocessing
-    side = preprocessing.resize if preprocessing else None
+    resize = preprocessing.resize if preprocessing else None
     interpolation = preprocessing.interpolation if preprocessing else "bilinear"
-    views = [evaluation_view(tf.constant(image), side, size, channels, interpolation) for image in colors]
+    views = [evaluation_view(tf.constant(image), resize, size, channels, interpolation) for image in colors]
     probabilities = serve(np.stack(views))[PROBABILITIES].numpy()
     count = min(TOP, probabilities.shape[-1])
     best = np.sort(probabilities, -1)[:, ::-1][:, :count]

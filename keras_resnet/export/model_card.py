@@ -227,19 +227,19 @@ def _preprocessing(spec, measured):
         return f"Bring each image to {height} x {width} pixels with {channels} channels, values 0 to 255."
     axes = "None, ..., None" if channels == 1 else "None"
     shape = (1, *spec.input_shape)
-    side, interpolation = spec.preprocessing.resize, spec.preprocessing.interpolation
+    resize, interpolation = spec.preprocessing.resize, spec.preprocessing.interpolation
     method = f"Image.Resampling.{interpolation.upper()}"
-    if side is None:
+    if resize is None:
         how = f"Resize each image to {height} x {width} pixels ({interpolation}){as_measured}"
-        resize = f"photo = photo.resize(({width}, {height}), {method})"
+        code = f"photo = photo.resize(({width}, {height}), {method})"
     else:
         how = (
-            f"Resize the shorter side of each image to {side} pixels ({interpolation}) and crop the "
+            f"Resize the shorter side of each image to {resize} pixels ({interpolation}) and crop the "
             f"{height} x {width} pixels in its center{as_measured}"
         )
-        resize = f"""\
+        code = f"""\
 shorter = min(photo.size)
-photo = photo.resize([length * {side} // shorter for length in photo.size], {method})
+photo = photo.resize([length * {resize} // shorter for length in photo.size], {method})
 left, top = round((photo.width - {width}) / 2), round((photo.height - {height}) / 2)
 photo = photo.crop((left, top, left + {width}, top + {height}))"""
     return f"""\
@@ -250,7 +250,7 @@ import numpy as np
 from PIL import Image
 
 photo = Image.open("photo.jpg").convert("{_MODES[channels]}")
-{resize}
+{code}
 images = np.asarray(photo, "float32")[{axes}]  # {shape}, values 0 to 255
 ```
 

@@ -18,11 +18,11 @@ REFERENCE_SIZE = 224
 """The crop size for which `EVALUATION_SIDE` and the augmentations' shorter sides are given."""
 
 EVALUATION_SIDE = 256
-"""The shorter side from which the evaluation's `REFERENCE_SIZE` centre crop is taken."""
+"""The shorter side from which the evaluation's `REFERENCE_SIZE` center crop is taken."""
 
 
 def usual_resize(size: int) -> int:
-    """The shorter side, in pixels, from which a centre crop of `size` is usually taken."""
+    """The shorter side, in pixels, from which a center crop of `size` is usually taken."""
     return round(size * EVALUATION_SIDE / REFERENCE_SIZE)
 
 
@@ -139,7 +139,7 @@ class Preprocessing:
 
     Attributes:
         size: height and width of the network's input, pixels.
-        resize: pixels to which the shorter side is resized before the centre is cut out; None
+        resize: pixels to which the shorter side is resized before a center crop; None
             resizes the whole image to `size`, whatever its proportions.
         interpolation: "bilinear" or "bicubic", antialiased where it shrinks.
         normalization: of the pixels, at the end.
@@ -179,7 +179,7 @@ class Preprocessing:
             images: uint8 or float, 0-255, NumPy arrays or Keras tensors: (height, width, channels)
                 or, gray, (height, width); a batch (n, height, width, channels); a Pillow image of mode
                 RGB or L; or a list of images.
-            crop: resize, and cut out the centre. Without it the images, which then must be of one
+            crop: resize, and crop the center. Without it the images, which then must be of one
                 size, are only normalized.
 
         Returns:
@@ -275,7 +275,7 @@ def _as_pixels(image, ranks: tuple) -> np.ndarray:
     try:
         import keras  # here, because listing weights does not need it
 
-        pixels = keras.ops.convert_to_numpy(image) if keras.ops.is_tensor(image) else np.asarray(image)
+        pixels = np.asarray(keras.ops.convert_to_numpy(image) if keras.ops.is_tensor(image) else image)
     except (ValueError, TypeError, NotImplementedError):
         raise InputError(f"images must hold values, not be symbolic as this {type(image).__name__}") from None
     if pixels.ndim not in ranks:

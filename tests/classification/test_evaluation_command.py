@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import keras_resnet
-from keras_resnet.classification import PROTOCOLS, EvaluationFailed, find_member, get_recipe, train
+from keras_resnet.classification import PROTOCOLS, EvaluationFailed, get_recipe, load_evaluated_model, train
 from keras_resnet.classification.__main__ import COMMAND
 from keras_resnet.commands import evaluate
 from keras_resnet.images.decode import decode_image
@@ -157,7 +157,7 @@ def test_a_run_is_evaluated_as_it_was_validated(command, trained):
 
 def test_photos_resized_by_pillow_are_predicted_alike(photos, trained):
     """At most one of 100 predictions depends on whether TensorFlow or Pillow resizes."""
-    run = find_member(str(RunFolder(trained).weights))
+    run = load_evaluated_model(str(RunFolder(trained).weights))
     network = run.network()
     files = sorted(photos.glob("val/*/*"))
     labels = [int(file.parent.name) for file in files]

@@ -10,9 +10,9 @@ from helpers.torch_files import state_dict
 from safetensors.numpy import save_file
 
 from keras_resnet import InputError
-from keras_resnet.classification import PROTOCOLS, evaluate, find_member
+from keras_resnet.classification import PROTOCOLS, evaluate, load_evaluated_model
 from keras_resnet.classification.batches import fits_batches, view_batches
-from keras_resnet.classification.members import check_classes
+from keras_resnet.classification.evaluated_model import check_classes
 from keras_resnet.data import BadImages, IndexedSplit, evaluation_batches, open_dataset, sources
 from keras_resnet.data.sources import Dataset
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
@@ -26,12 +26,12 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
-def scores_by_hand(member, images, protocol):
+def scores_by_hand(model, images, protocol):
     """Probabilities (images, classes), view by view through the network with its own pooling."""
-    network = member.network(any_size=True)
+    network = model.network(any_size=True)
     rows = []
     for image in images:
-        views = PROTOCOLS[protocol].views(tf.constant(image), member.preprocessing)
+        views = PROTOCOLS[protocol].views(tf.constant(image), model.preprocessing)
         logits = np.concatenate([network(view, training=False).numpy() for view in views])
         rows.append(np.exp(log_softmax(logits)).mean(0))
     return np.array(rows)
@@ -48,9 +48,9 @@ def split(digits):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_protocol_is_the_mean_over_its_views(digits, split, weights_of, one_device, protocol):
-    member = find_member(weights_of())
-    found = evaluate([member], digits, protocol, distribution=one_device, split=SPLIT, batch_size=8)
-    probabilities = scores_by_hand(member, split.images, protocol)
+    model = load_evaluated_model(weights_of())
+    found = evaluate([model], digits, protocol, distribution=one_device, split=SPLIT, batch_size=8)
+    probabilities = scores_by_hand(model, split.images, protocol)
     labels = split.classes
     figures = found.metrics.figures()
     assert figures["loss"] == pytest.approx(loss_of(probabilities, labels), rel=1e-4)
@@ -66,10 +66,10 @@ def test_every_protocol_is_the_mean_over_its_views(digits, split, weights_of, on
 def test_every_image_is_counted_once_by_two_devices_as_by_one(
     digits, split, weights_of, one_device, two_devices, protocol, batch_size
 ):
-    member = find_member(weights_of())
+    model = load_evaluated_model(weights_of())
     arguments = {"protocol": protocol, "split": SPLIT, "batch_size": batch_size}
-    one = evaluate([member], digits, distribution=one_device, **arguments)
-    two = evaluate([member], digits, distribution=two_devices, **arguments)
+    one = evaluate([model], digits, distribution=one_device, **arguments)
+    two = evaluate([model], digits, distribution=two_devices, **arguments)
     assert two.replicas == 2
     for found in (one, two):
         assert found.metrics.images == 37
@@ -81,24 +81,27 @@ def test_every_image_is_counted_once_by_two_devices_as_by_one(
 
 
 def test_an_evaluation_repeats_itself_to_the_last_bit(digits, weights_of, one_device):
-    member = find_member(weights_of())
-    runs = [evaluate([member], digits, distribution=one_device, split=SPLIT, batch_size=7) for _ in range(2)]
+    model = load_evaluated_model(weights_of())
+    runs = [evaluate([model], digits, distribution=one_device, split=SPLIT, batch_size=7) for _ in range(2)]
     assert runs[0].metrics.figures() == runs[1].metrics.figures()
 
 
 def test_an_ensemble_averages_probabilities(digits, split, weights_of, one_device):
     """Of networks with sizes and statistics of their own."""
     other = tiny_spec(size=20, normalization=Normalization((0.0,) * 3, (99.0,) * 3))
-    members = [find_member(weights_of(name="a")), find_member(weights_of(other, seed=1, name="b"))]
-    found = evaluate(members, digits, "ten_crop", distribution=one_device, split=SPLIT)
-    each = [scores_by_hand(member, split.images, "ten_crop") for member in members]
-    for metrics, probabilities in zip(found.member_metrics, each, strict=True):
+    models = [
+        load_evaluated_model(weights_of(name="a")),
+        load_evaluated_model(weights_of(other, seed=1, name="b")),
+    ]
+    found = evaluate(models, digits, "ten_crop", distribution=one_device, split=SPLIT)
+    each = [scores_by_hand(model, split.images, "ten_crop") for model in models]
+    for metrics, probabilities in zip(found.model_metrics, each, strict=True):
         assert metrics.figures()["loss"] == pytest.approx(loss_of(probabilities, split.classes), rel=1e-4)
     together = np.mean(each, axis=0)
     figures = found.metrics.figures()
     assert figures["loss"] == pytest.approx(loss_of(together, split.classes), rel=1e-4)
     assert figures["top1"] == (together.argmax(1) == split.classes).mean()
-    assert not np.array_equal(*(metrics.confusion for metrics in found.member_metrics))
+    assert not np.array_equal(*(metrics.confusion for metrics in found.model_metrics))
 
 
 @pytest.fixture
@@ -120,12 +123,12 @@ def decoded(split):
 @pytest.mark.parametrize(("protocol", "channels"), [("single_crop", 1), ("ten_crop", 3), ("multi_scale", 3)])
 def test_a_folder_of_images_of_any_size(folder, weights_of, two_devices, protocol, channels):
     spec = tiny_spec(classes=2, channels=channels, labels=("a", "b"), resize=18)
-    member = find_member(weights_of(spec))
-    found = evaluate([member], folder, protocol, distribution=two_devices, batch_size=2)
+    model = load_evaluated_model(weights_of(spec))
+    found = evaluate([model], folder, protocol, distribution=two_devices, batch_size=2)
     assert found.split == "test"
     assert found.batch_size == (1 if protocol == "multi_scale" else 2)
     images, labels = decoded(folder.split("test"))
-    expected = loss_of(scores_by_hand(member, images, protocol), labels)
+    expected = loss_of(scores_by_hand(model, images, protocol), labels)
     assert found.metrics.images == 5
     assert found.metrics.figures()["loss"] == pytest.approx(expected, rel=1e-4)
 
@@ -142,30 +145,30 @@ def test_single_crops_are_the_images_of_trainings_validation(folder, resize):
 
 
 def test_images_that_cannot_be_decoded_are_an_error_or_left_out(folder, weights_of, one_device):
-    member = find_member(weights_of(tiny_spec(classes=2)))
+    model = load_evaluated_model(weights_of(tiny_spec(classes=2)))
     split = folder.split("test")
     path = os.fsdecode(split.images[1])
     with open(path, "rb+") as file:
         file.truncate(200)
     with pytest.raises(InputError, match=r"1 images cannot be used, 0 are allowed.*is truncated"):
-        evaluate([member], folder, distribution=one_device)
-    found = evaluate([member], folder, distribution=one_device, max_bad_images=1)
+        evaluate([model], folder, distribution=one_device)
+    found = evaluate([model], folder, distribution=one_device, max_bad_images=1)
     assert found.metrics.images == 4
     assert found.bad_images == ((path, "test", "truncated"),)
     others = [image for index, image in enumerate(split.images) if index != 1]
     images = [tf.io.decode_png(tf.io.read_file(image), channels=3).numpy() for image in others]
     labels = np.delete(split.classes, 1)
-    expected = loss_of(scores_by_hand(member, images, "single_crop"), labels)
+    expected = loss_of(scores_by_hand(model, images, "single_crop"), labels)
     assert found.metrics.figures()["loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_gray_and_coloured_networks_in_one_ensemble(folder, weights_of, one_device):
     specs = {f"of{channels}": tiny_spec(2, channels=channels) for channels in (1, 3)}
-    members = [find_member(weights_of(spec, name=name)) for name, spec in specs.items()]
-    found = evaluate(members, folder, distribution=one_device)
+    models = [load_evaluated_model(weights_of(spec, name=name)) for name, spec in specs.items()]
+    found = evaluate(models, folder, distribution=one_device)
     images, labels = decoded(folder.split("test"))
-    for member, metrics in zip(members, found.member_metrics, strict=True):
-        expected = loss_of(scores_by_hand(member, images, "single_crop"), labels)
+    for model, metrics in zip(models, found.model_metrics, strict=True):
+        expected = loss_of(scores_by_hand(model, images, "single_crop"), labels)
         assert metrics.figures()["loss"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -192,8 +195,8 @@ def streamed(tmp_path, monkeypatch):
 
 
 def test_a_streamed_dataset(streamed, weights_of, two_devices):
-    member = find_member(weights_of(tiny_spec(classes=1000)))
-    found = evaluate([member], streamed, distribution=two_devices, batch_size=4)
+    model = load_evaluated_model(weights_of(tiny_spec(classes=1000)))
+    found = evaluate([model], streamed, distribution=two_devices, batch_size=4)
     assert found.split == "validation"
     assert found.metrics.images == 13
     assert np.flatnonzero(found.metrics.confusion.sum(1)).tolist() == [70 * i for i in range(13)]
@@ -260,19 +263,19 @@ def test_views_are_channels_first_where_keras_says_so(split, monkeypatch):
 
 
 def test_weights_that_give_no_numbers_are_named(digits, weights_of, one_device):
-    member = find_member(weights_of(scale=np.nan, name="diverged"))
+    model = load_evaluated_model(weights_of(scale=np.nan, name="diverged"))
     with pytest.raises(InputError, match=r"diverged.weights.h5 gives scores that are not numbers"):
-        evaluate([member], digits, distribution=one_device, split=SPLIT)
+        evaluate([model], digits, distribution=one_device, split=SPLIT)
 
 
 def test_published_weights_are_seen_as_their_entry_says(tmp_path, monkeypatch):
     path = tmp_path / "theirs.safetensors"
     save_file(state_dict("basic", (2, 2, 2, 2), (64, 128, 256, 512), classes=10), path)
     monkeypatch.setattr("keras_resnet.weights.weight_file.fetch", lambda url, digest: path)
-    member = find_member("torchvision_v1", "resnet18")
-    assert (member.spec.classes, member.file.path) == (10, path)
-    assert member.preprocessing == Preprocessing(224, 256, "bilinear", Normalization.imagenet())
-    network = member.network(any_size=True)
+    model = load_evaluated_model("torchvision_v1", "resnet18")
+    assert (model.spec.classes, model.file.path) == (10, path)
+    assert model.preprocessing == Preprocessing(224, 256, "bilinear", Normalization.imagenet())
+    network = model.network(any_size=True)
     expected = open_weights(path).tensors()["fc.bias"]
     np.testing.assert_array_equal(network.get_layer("predictions").bias, expected)
 
@@ -290,9 +293,9 @@ def named(*names):
     ],
 )
 def test_weights_for_other_classes_are_refused(weights_of, labels, classes, dataset, message):
-    member = find_member(weights_of(tiny_spec(classes, labels=labels)))
+    model = load_evaluated_model(weights_of(tiny_spec(classes, labels=labels)))
     with pytest.raises(InputError) as caught:
-        check_classes(member, dataset)
+        check_classes(model, dataset)
     assert message in str(caught.value)
 
 
@@ -300,12 +303,12 @@ def test_imagenets_classes_go_by_their_identifiers_or_their_names(weights_of):
     from keras_resnet.weights.labels import labels
 
     identifiers, names = zip(*labels("imagenet"), strict=True)
-    member = find_member(weights_of(tiny_spec(1000, labels=names)))
-    check_classes(member, named(*identifiers))
-    unnamed = dataclasses.replace(member, spec=dataclasses.replace(member.spec, labels=()))
+    model = load_evaluated_model(weights_of(tiny_spec(1000, labels=names)))
+    check_classes(model, named(*identifiers))
+    unnamed = dataclasses.replace(model, spec=dataclasses.replace(model.spec, labels=()))
     check_classes(unnamed, named(*reversed(identifiers)))
     with pytest.raises(InputError, match="takes class 0 for 'tench', in dataset pets it is 'n15075141'"):
-        check_classes(member, named(*reversed(identifiers)))
+        check_classes(model, named(*reversed(identifiers)))
 
 
 def test_an_evaluation_of_nothing(digits, one_device):

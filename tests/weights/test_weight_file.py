@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_images
 
 import keras_resnet
 from keras_resnet import InputError, Normalization, Preprocessing, build_model, get_entry, preprocess_input
-from keras_resnet.classification import find_member
+from keras_resnet.classification import load_evaluated_model
 from keras_resnet.commands.weights import convert_weights as convert
 from keras_resnet.weights import ModelSpec, compare, hdf5, open_weights, read_spec, save_weights, torch_files
 from keras_resnet.weights import weight_file as pretrained
@@ -323,7 +323,7 @@ def test_a_native_file_is_opened_and_searched_once(opened, tmp_path):
     assert model.preprocess == spec.preprocessing
     assert opened == ["m.weights.h5"] * 2  # the search of the heaps, and the opening
     opened.clear()
-    assert np.shape(find_member(str(path)).network()(images(1, 224, 224, 3))) == (1, 5)
+    assert np.shape(load_evaluated_model(str(path)).network()(images(1, 224, 224, 3))) == (1, 5)
     assert opened == ["m.weights.h5"] * 2
     opened.clear()
     with open_weights(path) as file:

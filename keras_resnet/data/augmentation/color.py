@@ -127,7 +127,7 @@ def translate_y(image: tf.Tensor, pixels: tf.Tensor | float) -> tf.Tensor:
 
 
 def rotate(image: tf.Tensor, degrees: tf.Tensor | float) -> tf.Tensor:
-    """Turns the image about its centre, counterclockwise."""
+    """Turns the image about its center, counterclockwise."""
     angle = tf.convert_to_tensor(degrees, tf.float32) * (3.141592653589793 / 180)
     cosine, sine = tf.cos(angle), tf.sin(angle)
     y, x = (side / 2 for side in image.shape[:2])
@@ -142,10 +142,10 @@ def _affine(image: tf.Tensor, x: tuple, y: tuple) -> tf.Tensor:
     Args:
         image: the image.
         x: (a, b, c): the column a * column + b * row + c is fetched, counted from the left edge, so
-            that the centre of the first pixel is 0.5.
+            that the center of the first pixel is 0.5.
         y: the same for the row.
     """
-    # The operation counts from the centre of the first pixel.
+    # The operation counts from the center of the first pixel.
     rows = [[a, b, c + (a + b - 1.0) / 2.0] for a, b, c in (x, y)]
     transform = tf.stack([tf.cast(value, tf.float32) for value in (*rows[0], *rows[1], 0.0, 0.0)])
     return tf.raw_ops.ImageProjectiveTransformV3(

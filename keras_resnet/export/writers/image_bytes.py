@@ -6,13 +6,13 @@ from keras_resnet.images.decode import MAX_PIXELS, decode_image, try_each
 from keras_resnet.images.ops import evaluation_view
 
 
-def decode_batch(image_bytes: tf.Tensor, size: int, side: int | None, channels: int, interpolation: str):
+def decode_batch(image_bytes: tf.Tensor, size: int, resize: int | None, channels: int, interpolation: str):
     """Decodes and cuts out every image of a batch exactly as the evaluation does.
 
     Args:
         image_bytes: string tensor (batch,): JPEG or PNG files.
         size: height and width of the network's input.
-        side: pixels to which the shorter side is resized before the centre is cut out; None resizes
+        resize: pixels to which the shorter side is resized before a center crop; None resizes
             the whole image to the input's size.
         channels: of the network's input.
         interpolation: of the resizing, "bilinear" or "bicubic".
@@ -28,7 +28,7 @@ def decode_batch(image_bytes: tf.Tensor, size: int, side: int | None, channels: 
     def view(encoded, known):
         with tf.control_dependencies([tf.debugging.Assert(known, ["neither a JPEG nor a PNG"])]):
             pixels = decode_image(tf.identity(encoded))
-        return (evaluation_view(pixels, side, size, channels, interpolation),)
+        return (evaluation_view(pixels, resize, size, channels, interpolation),)
 
     (images,), readable = try_each(view, (image_bytes, known), parallel=True)
     with tf.control_dependencies([_refuse_unreadable(known, readable)]):

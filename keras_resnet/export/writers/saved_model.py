@@ -172,11 +172,11 @@ def _module(tf, graph: Graph, precision: str, labels: tuple[str, ...], preproces
     signatures[LABELS] = list_labels.get_concrete_function()
     height, width, channels = graph.input_shape
     if height is not None and height == width and channels in (1, 3):
-        side = preprocessing.resize if preprocessing else None
+        resize = preprocessing.resize if preprocessing else None
         interpolation = preprocessing.interpolation if preprocessing else "bilinear"
 
         def classify_bytes(image_bytes):
-            images = decode_batch(image_bytes, height, side, channels, interpolation)
+            images = decode_batch(image_bytes, height, resize, channels, interpolation)
             values, indices = tf.math.top_k(outputs(images)[PROBABILITIES], min(TOP, graph.classes))
             return {"classes": tf.gather(names, indices), PROBABILITIES: values}
 

@@ -15,7 +15,7 @@ from keras_resnet.weights.weight_file import HDF5
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
+class EvaluatedModel:
     """One network of an evaluation.
 
     Attributes:
@@ -58,7 +58,7 @@ class Member:
         return network
 
 
-def find_member(weights: str, model: str | None = None) -> Member:
+def load_evaluated_model(weights: str, model: str | None = None) -> EvaluatedModel:
     """The network that weights belong to.
 
     Args:
@@ -77,20 +77,19 @@ def find_member(weights: str, model: str | None = None) -> Member:
     height, width, _ = spec.input_shape
     if height != width:
         raise InputError(f"images are cut square; the network of {weights} takes {height}x{width}")
-    return Member(weights, file, spec)
+    return EvaluatedModel(weights, file, spec)
 
 
-def check_classes(member: Member, dataset: Dataset) -> None:
+def check_classes(model: EvaluatedModel, dataset: Dataset) -> None:
     """Refuses weights whose classes are others than the dataset's, or stand in another order.
 
     Raises:
         InputError: it says what differs.
     """
-    theirs, ours = member.spec.labels, dataset.class_names
-    if member.spec.classes != dataset.classes:
+    theirs, ours = model.spec.labels, dataset.class_names
+    if model.spec.classes != dataset.classes:
         raise InputError(
-            f"{member.weights} has {member.spec.classes} classes,"
-            f" dataset {dataset.name} has {dataset.classes}"
+            f"{model.weights} has {model.spec.classes} classes, dataset {dataset.name} has {dataset.classes}"
         )
     identifiers, names = zip(*labels("imagenet"), strict=True)
     if not theirs or theirs == ours or {theirs, ours} == {identifiers, names}:
@@ -98,5 +97,5 @@ def check_classes(member: Member, dataset: Dataset) -> None:
     for index, (their, our) in enumerate(zip(theirs, ours, strict=True)):
         if their != our:
             raise InputError(
-                f"{member.weights} takes class {index} for {their!r}, in dataset {dataset.name} it is {our!r}"
+                f"{model.weights} takes class {index} for {their!r}, in dataset {dataset.name} it is {our!r}"
             )
