@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def export_zoo(
     return all(report["equal"] for report in reports.values())
 
 
-def _sources(weights: str | Path, models: Iterable[str]) -> dict[str, str | Path]:
+def _sources(weights: str | Path, models: Iterable[str]) -> Mapping[str, str | Path]:
     if str(weights) == "none":
         return dict.fromkeys(models, "none")
     folder = Path(weights)

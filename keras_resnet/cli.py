@@ -222,9 +222,9 @@ def _is_help(argument: str) -> bool:
 
 def _program() -> str:
     """How this process was started: `python -m MODULE`, `python FILE` or the installed command."""
-    main = sys.modules["__main__"]
-    if getattr(main, "__spec__", None) is not None:
-        return f"python -m {main.__spec__.name.removesuffix('.__main__')}"
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None:
+        return f"python -m {spec.name.removesuffix('.__main__')}"
     return (
         f"python {os.path.relpath(sys.argv[0])}"
         if sys.argv[0].endswith(".py")

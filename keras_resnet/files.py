@@ -80,7 +80,7 @@ def replacing(path: str | Path, is_ours: Callable[[Path], bool]) -> Iterator[Pat
 
 
 @contextlib.contextmanager
-def os_errors_as_input_errors(path: Path) -> Iterator[None]:
+def os_errors_as_input_errors(path: str | os.PathLike) -> Iterator[None]:
     """Turns an `OSError` while writing `path` into one line about it."""
     try:
         yield

@@ -11,10 +11,7 @@ from typing import BinaryIO
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Captures what Python and C++ write to standard error; shows it only if the body raises."""
-    try:
-        saved = None if sys.stderr is None else os.dup(2)
-    except OSError:
-        saved = None
+    saved = _duplicate()
     if saved is None:  # standard error is closed: nothing to hold back
         yield
         return
@@ -30,6 +27,13 @@ def quiet() -> Iterator[None]:
             raise
         else:
             _restore(saved)
+
+
+def _duplicate() -> int | None:
+    try:
+        return None if sys.stderr is None else os.dup(2)
+    except OSError:
+        return None
 
 
 def _buffer() -> BinaryIO:

@@ -5,14 +5,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from keras_resnet.classification import get_recipe, train
+from keras_resnet.classification import ClassificationRecipe, get_recipe, train
 from keras_resnet.export import check_formats, export_workdir
 from keras_resnet.files import os_errors_as_input_errors
 from keras_resnet.training import RunOptions
-from keras_resnet.training.recipe import Recipe
 
 
-def changed_recipe(recipe: str, assignments: Sequence[str] = (), **changes: Any) -> Recipe:
+def changed_recipe(recipe: str, assignments: Sequence[str] = (), **changes: Any) -> ClassificationRecipe:
     """A recipe with other values; None leaves a value as it is.
 
     Args:

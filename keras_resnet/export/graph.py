@@ -7,6 +7,7 @@ own graph.
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import keras
 import numpy as np
@@ -157,8 +158,9 @@ def fold(model: keras.Model | Graph) -> Graph:
     (images,) = model.inputs
     shape = tuple(model.input_shape[1:])
     reader.given[tensor_key(images)] = reader.add(Input, images.name, (), shape=shape)
-    reader.read(model.output.values())
-    outputs = {name: reader.given[tensor_key(tensor)] for name, tensor in model.output.items()}
+    tensors = cast(dict[str, keras.KerasTensor], model.output)
+    reader.read(tensors.values())
+    outputs = {name: reader.given[tensor_key(tensor)] for name, tensor in tensors.items()}
     nodes = _without_unused(reader.nodes, outputs.values())
     means = [node.name for node in nodes if isinstance(node, Mean)]
     if len(means) != 1:
@@ -203,7 +205,7 @@ class _Reader:
                 self.given[tensor_key(output)] = self.given[tensor_key(result)]
             elif isinstance(call.layer, keras.layers.BatchNormalization):
                 shared = self.uses[tensor_key(call.inputs[0])] > 1
-                self.given[tensor_key(output)] = _batch_normalization(self, call.layer, *inputs, shared)
+                self.given[tensor_key(output)] = _batch_normalization(self, call.layer, inputs[0], shared)
             else:
                 self.given[tensor_key(output)] = self._layer(call.layer, inputs)
 

@@ -128,7 +128,7 @@ def _photos() -> list[np.ndarray]:
 
 
 def _with_channels(images: list[np.ndarray], channels: int) -> np.ndarray:
-    images = np.clip(np.stack(images), 0, 255).astype("float32")
+    pixels = np.clip(np.stack(images), 0, 255).astype("float32")
     if channels == 1:
-        return images.mean(-1, keepdims=True)
-    return np.take(images, np.arange(channels) % 3, axis=-1)
+        return pixels.mean(-1, keepdims=True)
+    return np.take(pixels, np.arange(channels) % 3, axis=-1)

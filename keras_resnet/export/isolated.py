@@ -9,7 +9,7 @@ import importlib.metadata
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras_resnet.processes import Worker, cores, resident_memory, serve
@@ -18,6 +18,7 @@ _BLOCKED = ("keras", "keras_resnet", "tf_keras", "export")
 _SIGNATURE = "serving_default"
 
 Tensors = dict[str, Any]  # names to NumPy arrays
+Types = Mapping[str, tuple[str | None, list]]  # names to dtype and shape
 
 
 def start_runtime(runtime: str, path: str | os.PathLike) -> Worker:
@@ -49,7 +50,7 @@ class _Opened:
     """
 
     version: str
-    signatures: dict[str, dict[str, dict[str, tuple[str, list]]]]
+    signatures: Mapping[str, Mapping[str, Types]]
     call: Callable[[str, Tensors], Tensors]
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     channels_first: bool = False
@@ -86,7 +87,8 @@ def _open_tflite(path):
 
     with open(path, "rb") as file:
         model = schema.Model.GetRootAs(file.read(), 0)
-    codes = [model.OperatorCodes(index).CustomCode() for index in range(model.OperatorCodesLength())]
+    operators = filter(None, map(model.OperatorCodes, range(model.OperatorCodesLength())))
+    codes = [operator.CustomCode() for operator in operators]
     runner = Interpreter(path, num_threads=len(cores())).get_signature_runner(_SIGNATURE)
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
 
@@ -162,7 +164,7 @@ def _open_openvino(path):
     return _Opened(version, described, call, channels_first=_is_channels_first(inputs))
 
 
-def _is_channels_first(inputs: dict[str, tuple[str, list]]) -> bool:
+def _is_channels_first(inputs: Types) -> bool:
     ((_, shape),) = inputs.values()
     return len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (1, 3, 4)
 
@@ -178,7 +180,8 @@ _RUNTIMES = {
 def _prepare(spec):
     for name in [name for name in sys.modules if name.partition(".")[0] in _BLOCKED]:
         del sys.modules[name]
-    sys.modules.update(dict.fromkeys(_BLOCKED))  # None makes an import fail
+    blocked: dict[str, Any] = dict.fromkeys(_BLOCKED)
+    sys.modules.update(blocked)  # None makes an import fail
     sys.setrecursionlimit(20_000)
     import numpy as np
 

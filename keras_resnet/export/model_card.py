@@ -332,11 +332,10 @@ def draw_predictions(
         pixels = image.clip(0, 255).astype("uint8")
         axis.imshow(pixels[..., 0] if pixels.shape[-1] != 3 else pixels, cmap="gray", vmin=0, vmax=255)
         best = int(row.argmax())
-        wrong = truth is not None and best != int(truth[index])
         name = labels[best] if labels else f"class {best}"
-        title = f"{name}  {100 * row[best]:.0f} %"
-        if wrong:
-            title += f"\nis {labels[int(truth[index])] if labels else f'class {int(truth[index])}'}"
-        axis.set_title(title, fontsize=10, color="tab:red" if wrong else "black")
+        title, color = f"{name}  {100 * row[best]:.0f} %", "black"
+        if truth is not None and best != (actual := int(truth[index])):
+            title, color = f"{title}\nis {labels[actual] if labels else f'class {actual}'}", "tab:red"
+        axis.set_title(title, fontsize=10, color=color)
     # Without the software's version, equal pictures have equal bytes.
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})

@@ -122,7 +122,7 @@ class ExportReport:
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON values with the keys of the attributes, and "equal"."""
-        values = dataclasses.asdict(self) | {"equal": self.equal}
+        values: dict[str, Any] = dataclasses.asdict(self) | {"equal": self.equal}
         for entry in values["formats"].values():
             entry["problems"] = list(entry["problems"])
             if not entry["latency"]:

@@ -5,7 +5,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -81,7 +81,7 @@ class ExportRequest:
             InputError: they are missing or damaged, or contradict the request or each other.
         """
         if self.workdir is not None:
-            return self._run()
+            return self._run(self.workdir)
         if self.model is None or self.weights is None:
             raise InputError("an export needs a workdir, or a model and weights")
         # Refuses an unknown name before any file is read.
@@ -104,8 +104,8 @@ class ExportRequest:
         images = self._images(spec, self.dataset)
         return Source(spec, lambda: network_for_export(spec, file), output_dir, images, origin=origin)
 
-    def _run(self) -> "Source":
-        folder = RunFolder(self.workdir)
+    def _run(self, workdir: str | Path) -> "Source":
+        folder = RunFolder(workdir)
         if not folder.path.is_dir():
             raise InputError(f"there is no workdir {folder.path}")
         if not folder.weights.is_file():
@@ -191,9 +191,9 @@ def network_with_random_weights(spec: ModelSpec) -> keras.Model:
     for layer in network.layers:
         normalizes = isinstance(layer, keras.layers.BatchNormalization)
         if normalizes or (isinstance(layer, keras.layers.Conv2D) and layer.use_bias):
-            shift = layer.beta if normalizes else layer.bias
+            shift = cast(keras.Variable, layer.beta if normalizes else layer.bias)
             shift.assign(random.normal(0, 0.1, shift.shape))
         if spec.config.shortcut is not None and layer.name.endswith(last):
-            gain = layer.gamma if normalizes else layer.kernel
+            gain = cast(keras.Variable, layer.gamma if normalizes else layer.kernel)
             gain.assign(0.2 * gain)
     return network

@@ -78,7 +78,7 @@ def open_artifact(format: str, path: str | Path) -> Iterator[Artifact]:
             if signature is not None and signature not in signatures:
                 raise RunError(f"has no signature {signature}")
             files = {name: str(Path(folder) / f"{name}.npz") for name in ("inputs", "outputs")}
-            np.savez(files["inputs"], **inputs)
+            np.savez(files["inputs"], **inputs)  # pyright: ignore[reportArgumentType]
             try:
                 worker.call("call", signature=signature, **files)
             except WorkerError as error:

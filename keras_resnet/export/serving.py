@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -65,7 +66,9 @@ def serving_model(model: keras.Model, normalization: Normalization) -> keras.Mod
     scale, offset = normalization.as_scale_and_offset()
     with _channels_last_float32(), recursion_limit():
         images = keras.Input(model.input_shape[1:], name=INPUT, dtype="float32")
-        logits = model(keras.layers.Rescaling(scale, offset, name="normalization")(images))
+        # Keras annotates numbers, and takes lists.
+        normalize = keras.layers.Rescaling(scale, cast(Any, offset), name="normalization")
+        logits = model(normalize(images))
         probabilities = keras.layers.Softmax(name=PROBABILITIES)(logits)
         return keras.Model(images, {LOGITS: logits, PROBABILITIES: probabilities}, name=model.name)
 

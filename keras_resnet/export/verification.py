@@ -5,6 +5,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import cast
 
 import keras
 import numpy as np
@@ -98,7 +99,8 @@ def expected_signature(
             height = width = None
         nchw = options.layout == "nchw"
         shape = (batch, channels, height, width) if nchw else (batch, height, width, channels)
-    outputs = {name: (output_dtype, tuple(model.output[name].shape)) for name in OUTPUTS}
+    tensors = cast(dict[str, keras.KerasTensor], model.output)
+    outputs = {name: (output_dtype, tuple(tensors[name].shape)) for name in OUTPUTS}
     return {INPUT: (input_dtype, tuple(shape))}, outputs
 
 

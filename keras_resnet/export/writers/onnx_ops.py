@@ -6,6 +6,7 @@ weights of ResNet-152 are 240 MB.
 
 import dataclasses
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from keras_resnet.export.graph import (
 )
 from keras_resnet.export.serving import BATCH, INPUT
 
+if TYPE_CHECKING:
+    import onnx
+
 # Names of the other axes, where they are of any size.
 HEIGHT, WIDTH = "height", "width"
 
@@ -50,7 +54,7 @@ def write_graph(
     io_dtype: str = "float32",
     precision: str = "float32",
     dynamic_size: bool = False,
-) -> "onnx.ModelProto":  # noqa: F821 (onnx is loaded when it is needed)
+) -> "onnx.ModelProto":
     """Converts a folded network and its weights to an ONNX model.
 
     Args:

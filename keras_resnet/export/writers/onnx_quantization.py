@@ -5,6 +5,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,19 +22,22 @@ from keras_resnet.export.graph import (
 from keras_resnet.export.serving import INPUT
 from keras_resnet.quiet import quiet
 
+if TYPE_CHECKING:
+    import onnx
+
 BATCH_SIZE = 8  # for calibration; bounds the memory for activations
 # The normalization, the mean and the softmax stay float32: they cost nothing.
 _QUANTIZED_NODES = (Dense, Relu, Add, MaxPool, AveragePool, Pad, PadChannels)  # convolutions are `Dense`
 
 
 def quantize(
-    proto: "onnx.ModelProto",  # noqa: F821
+    proto: "onnx.ModelProto",
     graph: Graph,
     batches: list[np.ndarray],
     layout: str,
     io_dtype: str,
     folder: Path,
-) -> "onnx.ModelProto":  # noqa: F821
+) -> "onnx.ModelProto":
     """Quantizes weights and activations, with QuantizeLinear and DequantizeLinear in the graph.
 
     Args:
@@ -62,7 +66,7 @@ def quantize(
         quantize_static(
             source,
             target,
-            _Reader(batches, layout, io_dtype),
+            _Reader(batches, layout, io_dtype),  # pyright: ignore[reportArgumentType] (it has `get_next`)
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=kinds,
             nodes_to_quantize=names,

@@ -2,7 +2,9 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from keras_resnet.export.graph import (
     Add,
@@ -22,13 +24,16 @@ from keras_resnet.export.graph import (
 )
 from keras_resnet.export.serving import LOGITS, PROBABILITIES
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 FEATURES = "features"
 
 # Gives the tensor of a node's weight, such as ("conv1_conv", "kernel").
-Weights = Callable[[str, str], "tf.Tensor"]  # noqa: F821 (TensorFlow is loaded when it is needed)
+Weights = Callable[[str, str], "tf.Tensor"]
 
 
-def weight_arrays(graph: Graph) -> dict[tuple[str, str], "np.ndarray"]:  # noqa: F821
+def weight_arrays(graph: Graph) -> dict[tuple[str, str], np.ndarray]:
     """Returns the trained arrays, kernels and biases, by node and attribute."""
     return {
         (node.name, attribute): getattr(node, attribute)

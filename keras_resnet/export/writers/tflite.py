@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -77,8 +78,11 @@ def _write_source(graph: Graph, path: Path, input_dtype: str) -> None:
     """A SavedModel for the converter, which reads weights from its files, not through Python."""
     import tensorflow as tf
 
-    module = tf.Module()
-    variables = {key: tf.Variable(array, trainable=False) for key, array in weight_arrays(graph).items()}
+    module: Any = tf.Module()
+    variables = {
+        key: tf.Variable(array, trainable=False)  # pyright: ignore[reportArgumentType] (takes arrays, too)
+        for key, array in weight_arrays(graph).items()
+    }
     module.model_variables = list(variables.values())
     signature = [tf.TensorSpec((None, *graph.input_shape), input_dtype, name=INPUT)]
 
@@ -106,7 +110,7 @@ def _convert(
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if precision == "int8":
+        if images is not None:
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = _one_at_a_time(images)
             converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io_dtype)

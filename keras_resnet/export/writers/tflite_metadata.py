@@ -9,6 +9,7 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,13 +55,14 @@ def write_with_metadata(
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromPackedBuf(content)
+    # Untyped: the schema's annotations say str and list where it reads and packs bytes and arrays.
+    model: Any = schema.ModelT.InitFromPackedBuf(content)
     names = _name_tensors(model)
     described = _metadata_buffer(model.subgraphs[0], names, metadata or {}, labels)
-    entry = schema.MetadataT()
+    entry: Any = schema.MetadataT()
     entry.name, entry.buffer = METADATA.encode(), len(model.buffers)
     model.metadata = [*(model.metadata or []), entry]
-    buffer = schema.BufferT()
+    buffer: Any = schema.BufferT()
     buffer.data = np.frombuffer(described, np.uint8)
     model.buffers.append(buffer)
     with path.open("wb") as file:
@@ -127,7 +129,7 @@ def _name_tensors(model) -> dict[int, str]:
     return names
 
 
-def _layout(model) -> Iterator[bytes | np.ndarray]:
+def _layout(model) -> Iterator[bytes | bytearray | memoryview]:
     """The pieces of a flatbuffer: everything but the buffers' data, then these data, aligned.
 
     Flatbuffers are built from their end. The builder takes a negative offset for something behind what
@@ -153,7 +155,7 @@ def _layout(model) -> Iterator[bytes | np.ndarray]:
         # A vector is its length, four bytes, and its elements; these are what must be aligned.
         padding = -(size + 4) % ALIGNMENT
         length = len(buffer.data)
-        data += [bytes(padding) + length.to_bytes(4, "little"), buffer.data]
+        data += [bytes(padding) + length.to_bytes(4, "little"), memoryview(buffer.data)]
         model.buffers[index] = Elsewhere(size + padding)
         size += padding + 4 + length
     builder = flatbuffers.Builder(1 << 16)
