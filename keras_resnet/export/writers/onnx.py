@@ -6,7 +6,6 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resnet import __version__
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import (
     IO_DTYPES,
@@ -22,8 +21,9 @@ from keras_resnet.export.graph import Affine, Graph, fold
 from keras_resnet.export.writers.onnx_ops import write_graph
 from keras_resnet.export.writers.onnx_quantization import quantize
 from keras_resnet.files import replacing, starts_with
+from keras_resnet.version import __version__
 
-PRODUCER = "keras_resnet"
+_PRODUCER = "keras_resnet"
 
 
 def to_onnx(
@@ -76,7 +76,7 @@ def to_onnx(
         batches = check_calibration(calibration, graph.input_shape)
 
     properties = {"license": "Apache-2.0", **(metadata or {})}
-    with replacing(path, starts_with(PRODUCER.encode())) as temporary:
+    with replacing(path, starts_with(_PRODUCER.encode())) as temporary:
         inner = "float16" if precision == "float16" else "float32"
         proto = write_graph(graph, opset, layout, io_dtype, inner, dynamic_size)
         if precision == "int8":
@@ -100,7 +100,7 @@ def _check_any_size(graph: Graph) -> None:
 
 
 def _write(onnx, proto, properties: Mapping[str, str], path: Path) -> None:
-    proto.producer_name = PRODUCER
+    proto.producer_name = _PRODUCER
     proto.producer_version = __version__
     onnx.helper.set_model_props(proto, properties)
     path.write_bytes(proto.SerializeToString())

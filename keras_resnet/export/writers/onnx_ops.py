@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import onnx
 
 # Names of the other axes, where they are of any size.
-HEIGHT, WIDTH = "height", "width"
+_HEIGHT, _WIDTH = "height", "width"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def write_graph(
     height, width, channels = graph.input_shape
     if dynamic_size:
         height = width = None
-    height, width = height or HEIGHT, width or WIDTH
+    height, width = height or _HEIGHT, width or _WIDTH
     shape = (height, width, channels) if layout == "nhwc" else (channels, height, width)
     model.graph.input.append(_value_info(onnx, INPUT, io_dtype, (BATCH, *shape)))
     for output, name in graph.outputs.items():

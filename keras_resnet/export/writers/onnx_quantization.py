@@ -25,7 +25,7 @@ from keras_resnet.quiet import quiet
 if TYPE_CHECKING:
     import onnx
 
-BATCH_SIZE = 8  # for calibration; bounds the memory for activations
+_BATCH_SIZE = 8  # for calibration; bounds the memory for activations
 # The normalization, the mean and the softmax stay float32: they cost nothing.
 _QUANTIZED_NODES = (Dense, Relu, Add, MaxPool, AveragePool, Pad, PadChannels)  # convolutions are `Dense`
 
@@ -99,8 +99,8 @@ class _Reader:
     @staticmethod
     def _read(batches, layout, io_dtype):
         for batch in batches:
-            for begin in range(0, len(batch), BATCH_SIZE):
-                images = batch[begin : begin + BATCH_SIZE]
+            for begin in range(0, len(batch), _BATCH_SIZE):
+                images = batch[begin : begin + _BATCH_SIZE]
                 if layout == "nchw":
                     images = images.transpose(0, 3, 1, 2)
                 if io_dtype == "uint8":

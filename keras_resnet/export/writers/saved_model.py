@@ -27,7 +27,7 @@ TOP = 5  # classes that `classify_bytes` names
 # TensorFlow copies constants from graph to graph, 25 times their size in memory before the first answer.
 # Both are fused with their bias, ReLU and addition, with one exception: the addition of a constant bias of
 # zeros, which untrained networks have, is dropped from the graph, and then nothing is fused.
-CONSTANT_BYTES = 2**27
+_CONSTANT_BYTES = 2**27
 
 
 def to_saved_model(
@@ -136,7 +136,7 @@ def _module(tf, graph: Graph, precision: str, labels: tuple[str, ...], preproces
         for node in graph.nodes
     }
     arrays = {key: array.astype(dtypes[key[0]], copy=False) for key, array in weight_arrays(graph).items()}
-    if sum(array.nbytes for array in arrays.values()) <= CONSTANT_BYTES:
+    if sum(array.nbytes for array in arrays.values()) <= _CONSTANT_BYTES:
 
         def weight(*key):
             return tf.constant(arrays[key])

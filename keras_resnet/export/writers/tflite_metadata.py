@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet import __version__
 from keras_resnet.errors import InputError
 from keras_resnet.export.serving import INPUT, LOGITS, PROBABILITIES
+from keras_resnet.version import __version__
 
 METADATA = "TFLITE_METADATA"
-IDENTIFIER = b"M001"
-MIN_PARSER_VERSION = "1.0.0"  # of all the fields used here
-LABELS_FILE = "labels.txt"
-METADATA_FILE = "metadata.json"
+_IDENTIFIER = b"M001"
+_MIN_PARSER_VERSION = "1.0.0"  # of all the fields used here
+_LABELS_FILE = "labels.txt"
+_METADATA_FILE = "metadata.json"
 
 # Kernels read weights where they lie in the file, and expect them on such addresses.
-ALIGNMENT = 16
+_ALIGNMENT = 16
 
 _AXIS_LABELS, _DESCRIPTIONS = 2, 1  # AssociatedFileType
 _FEATURES, _IMAGE = 1, 2  # ContentProperties
@@ -101,17 +101,17 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
             if not zipfile.is_zipfile(file):
                 return ()
             with zipfile.ZipFile(file) as archive:
-                if LABELS_FILE not in archive.namelist():
+                if _LABELS_FILE not in archive.namelist():
                     return ()
-                return tuple(archive.read(LABELS_FILE).decode("utf-8").split("\n")[:-1])
+                return tuple(archive.read(_LABELS_FILE).decode("utf-8").split("\n")[:-1])
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _append_archive(path: Path, metadata: Mapping[str, str], labels: Sequence[str]) -> None:
-    files = {METADATA_FILE: json.dumps(dict(metadata), indent=2) + "\n"}
+    files = {_METADATA_FILE: json.dumps(dict(metadata), indent=2) + "\n"}
     if labels:
-        files[LABELS_FILE] = "".join(f"{label}\n" for label in labels)
+        files[_LABELS_FILE] = "".join(f"{label}\n" for label in labels)
     with zipfile.ZipFile(path, "a") as archive:
         for name, text in files.items():
             # Stored, because TFLite's own readers do not unpack; a fixed date, so that files are equal.
@@ -153,13 +153,13 @@ def _layout(model) -> Iterator[bytes | bytearray | memoryview]:
         if buffer.data is None or not len(buffer.data):
             continue
         # A vector is its length, four bytes, and its elements; these are what must be aligned.
-        padding = -(size + 4) % ALIGNMENT
+        padding = -(size + 4) % _ALIGNMENT
         length = len(buffer.data)
         data += [bytes(padding) + length.to_bytes(4, "little"), memoryview(buffer.data)]
         model.buffers[index] = Elsewhere(size + padding)
         size += padding + 4 + length
     builder = flatbuffers.Builder(1 << 16)
-    builder.Prep(ALIGNMENT, 0)  # what is built becomes a multiple of this long
+    builder.Prep(_ALIGNMENT, 0)  # what is built becomes a multiple of this long
     builder.Finish(model.Pack(builder), b"TFL3")
     yield builder.Output()
     yield from data
@@ -177,12 +177,14 @@ def _metadata_buffer(
     inputs = [write.tensor(names[index], write.image(channels), (0, 255), []) for index in subgraph.inputs]
     outputs = []
     for index in subgraph.outputs:
-        files = [write.file(LABELS_FILE, "Names of the classes, one a line.", _AXIS_LABELS)] if labels else []
+        files = (
+            [write.file(_LABELS_FILE, "Names of the classes, one a line.", _AXIS_LABELS)] if labels else []
+        )
         ends = (0, 1) if names[index] == PROBABILITIES else None
         outputs.append(write.tensor(names[index], write.features(), ends, files))
     name = write.text(metadata.get("model", "") or "model")
     graph = write.table({2: write.tables(inputs), 3: write.tables(outputs)}, 10)
-    about = write.file(METADATA_FILE, "What the exporter knew about the model.", _DESCRIPTIONS)
+    about = write.file(_METADATA_FILE, "What the exporter knew about the model.", _DESCRIPTIONS)
     root = write.table(
         {
             0: name,
@@ -192,11 +194,11 @@ def _metadata_buffer(
             4: write.text("keras_resnet"),
             5: write.text(metadata.get("license", "Apache-2.0")),
             6: write.tables([about]),
-            7: write.text(MIN_PARSER_VERSION),
+            7: write.text(_MIN_PARSER_VERSION),
         },
         8,
     )
-    builder.Finish(root, IDENTIFIER)
+    builder.Finish(root, _IDENTIFIER)
     return bytes(builder.Output())
 
 
