@@ -4,7 +4,7 @@ python train_main.py --recipe=digits --workdir=runs/digits
 """
 
 from keras_resnet import cli
-from keras_resnet.training.__main__ import TRAIN
+from keras_resnet.commands.recipes import TRAIN
 
 if __name__ == "__main__":
     cli.run(TRAIN)

@@ -30,8 +30,8 @@ COMMAND = cli.Group(
     'Trains, evaluates and exports the networks of "Deep Residual Learning for Image Recognition".',
     {
         "models": _MODELS,
-        "recipes": "keras_resnet.training.__main__",
-        "train": "keras_resnet.training.__main__:TRAIN",
+        "recipes": "keras_resnet.commands.recipes",
+        "train": "keras_resnet.commands.recipes:TRAIN",
         "evaluate": "keras_resnet.classification.__main__",
         "weights": "keras_resnet.weights.__main__",
         "data": "keras_resnet.data.__main__",

@@ -47,7 +47,7 @@ ROOMS = {
     "package": None,  # keras_resnet/__init__.py: names for type checkers, loaded at their first use
     "tools": None,  # None: anything
 }
-FLOOR_MODULES = {"cli", "errors", "files", "lazy", "processes", "quiet", "tables", "version"}
+FLOOR_MODULES = {"cli", "errors", "files", "processes", "quiet", "tables", "version"}
 
 # The only imports of our own modules inside functions: (importing module, imported module).
 LAZY: set[tuple[str, str]] = set()
@@ -58,9 +58,9 @@ PACKAGES = {
     "floor": {"numpy", "absl"},
     "models": NUMERIC,
     "images.preprocessing": {"numpy", "keras", "PIL"},
-    "weights": NUMERIC | {"h5py", "ml_dtypes", "tqdm"},
+    "weights": NUMERIC | {"h5py", "lazy_loader", "ml_dtypes", "tqdm"},
     "applications": NUMERIC,
-    "package": set(),
+    "package": {"lazy_loader"},
     "run_folder": {"numpy"},
 }
 LAZY_PACKAGES = {
@@ -380,6 +380,9 @@ def unused_names():
     users = collections.Counter()
     for tree in [*TREES.values(), *(ast.parse(path.read_text()) for path in others)]:
         users.update(words_of(tree))
+    for path in ROOT.glob("keras_resnet/**/*.pyi"):  # what a package offers is for its users
+        offered = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        users.update({alias.name for node in offered for alias in node.names})
     unused = set()
     for module, tree in TREES.items():
         own, types = words_of(tree), annotated_words(tree)

@@ -24,11 +24,11 @@ from safetensors.numpy import save_file
 
 import keras_resnet
 from keras_resnet import applications, cli
+from keras_resnet.commands.recipes import CHANGES, TRAIN
 from keras_resnet.commands.train import changed_recipe
 from keras_resnet.export.__main__ import COMMAND as EXPORT
 from keras_resnet.export.images import sample_photos
 from keras_resnet.models.config import MODELS, get_config
-from keras_resnet.training.__main__ import CHANGES, TRAIN
 from keras_resnet.weights import weight_file as pretrained
 from keras_resnet.weights.__main__ import COMMAND as WEIGHTS
 from keras_resnet.weights.registry import ENTRIES

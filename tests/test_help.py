@@ -11,7 +11,7 @@ from experiments.command import EXPERIMENTS
 from export.__main__ import COMMAND as EXPORT
 from keras_resnet import cli
 from keras_resnet.__main__ import COMMAND
-from keras_resnet.training.__main__ import CHANGES, TRAIN
+from keras_resnet.commands.recipes import CHANGES, TRAIN
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.recipe import Recipe
 

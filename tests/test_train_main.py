@@ -11,7 +11,7 @@ import tensorflow as tf
 from helpers.commands import run as run_command
 
 import keras_resnet
-from keras_resnet.training.__main__ import TRAIN
+from keras_resnet.commands.recipes import TRAIN
 from keras_resnet.weights import read_spec, save_weights
 
 ROOT = Path(__file__).parents[1]

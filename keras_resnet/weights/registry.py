@@ -49,6 +49,9 @@ class PretrainedWeights:
     default: bool = False
 
 
+Entry = PretrainedWeights  # its name in the first edition
+
+
 def _hash_in_name(file: str) -> str:
     """Returns the first digits of the SHA-256, with which names in PyTorch Hub end."""
     return "sha256:" + file.rsplit("-", 1)[1]

@@ -5,9 +5,9 @@ import pytest
 
 from keras_resnet import InputError
 from keras_resnet.classification import RECIPES, ClassificationRecipe, get_recipe
+from keras_resnet.commands.recipes import print_recipes
 from keras_resnet.data import AUGMENTATIONS
 from keras_resnet.models.config import MODELS
-from keras_resnet.training.__main__ import print_recipes
 from keras_resnet.weights import get_entry
 
 
