@@ -1,10 +1,10 @@
 """The public names, as tools read them and `lazy_loader` imports them."""
 
+from .evaluated_model import EvaluatedModel as EvaluatedModel
+from .evaluated_model import load_evaluated_model as load_evaluated_model
 from .evaluation import Evaluation as Evaluation
 from .evaluation import EvaluationFailed as EvaluationFailed
 from .evaluation import evaluate as evaluate
-from .evaluated_model import EvaluatedModel as EvaluatedModel
-from .evaluated_model import load_evaluated_model as load_evaluated_model
 from .metrics import Metrics as Metrics
 from .protocols import PROTOCOLS as PROTOCOLS
 from .protocols import Protocol as Protocol
