@@ -65,7 +65,7 @@ def replacing(path: str | Path, is_ours: Callable[[Path], bool]) -> Iterator[Pat
         try:
             yield hidden / path.name
             if os.path.lexists(path) and not is_ours(path):  # it came while we wrote
-                raise InputError(f"{path} was written by another program meanwhile; start again")
+                raise InputError(f"another program has written {path} in the meantime; start again")
             old = hidden / "replaced"
             if path.is_dir() and not path.is_symlink():
                 path.rename(old)  # a folder cannot be renamed over one that has entries

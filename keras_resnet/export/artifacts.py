@@ -1,4 +1,4 @@
-"""The kinds of artifacts in one table, and what a user may choose about them."""
+"""The table of artifact kinds, and the options of an export."""
 
 import dataclasses
 import types
@@ -18,7 +18,7 @@ class ArtifactKind:
 
     Attributes:
         format: "saved_model", "tflite" or "onnx".
-        precision: of the weights, and for some of the activations.
+        precision: precision of the weights, and in some kinds of the activations.
         tolerance: largest allowed logit difference. In float32: of any image, over the largest logit of
             all (artifacts reach 2e-6). Otherwise: the differences' root mean square over the logits'.
         probability_tolerance: largest allowed difference from the softmax of the file's own logits.
@@ -75,13 +75,13 @@ def precisions(format: str) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a user may choose about artifacts, besides format and precision.
+    """The options of artifacts, besides format and precision.
 
     Attributes:
-        io_dtype: of the pixels that TFLite and ONNX files take: "float32" or "uint8". An int8 TFLite
-            file then also answers in uint8.
+        io_dtype: dtype of the pixels that TFLite and ONNX files take: "float32" or "uint8". An int8 TFLite
+            file then also has uint8 outputs.
         opset: ONNX operator set version.
-        layout: of the images that ONNX files take: "nhwc" or "nchw".
+        layout: layout of the images that ONNX files take: "nhwc" or "nchw".
         dynamic_size: whether ONNX files take images of any height and width.
         metadata: strings by name to store in an artifact.
         labels: class names in the order of the logits, or empty.
@@ -152,13 +152,13 @@ def check_formats(names: str | Iterable[str], precisions: str | Iterable[str] = 
 
     Args:
         names: formats, as a list or separated by commas.
-        precisions: likewise.
+        precisions: precisions, as a list or separated by commas.
 
     Returns:
         Keys of `ARTIFACTS`, in its order: every pair of a format and a precision that exists.
 
     Raises:
-        InputError: an unknown name, no name, or one that has no partner.
+        InputError: an unknown name, no name, or a format or precision that no pair has.
     """
     formats = _names("format", names, FORMATS)
     wanted = _names("precision", precisions, PRECISIONS)
@@ -166,11 +166,11 @@ def check_formats(names: str | Iterable[str], precisions: str | Iterable[str] = 
     for name in formats:
         if all(kind.format != name for kind in kinds):
             known = ", ".join(kind.precision for kind in _KINDS if kind.format == name)
-            raise InputError(f"{name} has no precision {' or '.join(wanted)}; it has {known}")
+            raise InputError(f"{name} has no precision {' or '.join(wanted)}; choose from {known}")
     for precision in wanted:
         if all(kind.precision != precision for kind in kinds):
             having = " and ".join(kind.format for kind in _KINDS if kind.precision == precision)
-            raise InputError(f"{' or '.join(formats)} in {precision} does not exist; {having} have it")
+            raise InputError(f"{' or '.join(formats)} in {precision} does not exist; it exists for {having}")
     return tuple(kind.name for kind in kinds)
 
 

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md and its picture: what to know about the exported files."""
+"""Writes MODEL_CARD.md, which describes the exported files, and its picture."""
 
 import dataclasses
 from collections.abc import Mapping

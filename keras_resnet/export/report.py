@@ -1,4 +1,4 @@
-"""What an export found, and the table of it for the terminal."""
+"""The results of an export, and their table for the terminal."""
 
 import dataclasses
 from collections.abc import Mapping

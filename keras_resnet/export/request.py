@@ -1,4 +1,4 @@
-"""What an export is asked for: read and checked before anything is written."""
+"""The arguments of an export, checked before anything is written."""
 
 import dataclasses
 import json
@@ -26,15 +26,16 @@ class ExportRequest:
     """The arguments of `python -m export`.
 
     Attributes:
-        workdir: folder of a run with `model.weights.h5` and `recipe.json`; or
-        model: name of a network, with
+        workdir: folder of a run with `model.weights.h5` and `recipe.json`. Alternative to `model` and
+            `weights`.
+        model: name of a network.
         weights: a weight file, native or converted; the name of pretrained weights; or "none" for random
             weights, whose size and speed are those of any others.
         classes: width of the last layer. Default: the file's, or the network's own.
-        formats: names of `FORMATS`, as a list or separated by commas.
-        precision: names of `PRECISIONS`, likewise.
-        output_dir: default `workdir/export`, or `exported/MODEL`.
-        dataset: to verify on. Default: the recipe's; without a run, scikit-learn's two photos.
+        formats: names from `FORMATS`, as a list or separated by commas.
+        precision: names from `PRECISIONS`, as a list or separated by commas.
+        output_dir: where to write. Default: `workdir/export`, or `exported/MODEL`.
+        dataset: dataset to verify on. Default: the recipe's; without a run, scikit-learn's two photos.
         data_dir: folder of the datasets.
         calibration_images: number of images from the dataset's training split, or crops of the photos,
             for int8.
@@ -62,7 +63,7 @@ class ExportRequest:
 
     @property
     def command(self) -> str:
-        """The command line of this request."""
+        """The command line that repeats this request."""
         kinds = [ARTIFACTS[name] for name in self.artifacts]
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["formats"] = ",".join(dict.fromkeys(kind.format for kind in kinds))
@@ -115,10 +116,10 @@ class ExportRequest:
         spec = file.described
         if spec is None:
             path = folder.weights
-            raise InputError(f"{path} does not say what it belongs to; use --model=NAME --weights={path}")
+            raise InputError(f"{path} does not name its network; use --model=NAME --weights={path}")
         if recipe["model"] != spec.model:
             raise InputError(
-                f"{folder.path}: the recipe is of {recipe['model']}, the weights are of {spec.model}"
+                f"{folder.path}: the recipe is for {recipe['model']}, but the weights are for {spec.model}"
             )
         images = self._images(spec, self.dataset or recipe["dataset"])
         output_dir = Path(self.output_dir or folder.path / "export")
@@ -132,15 +133,15 @@ class ExportRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The network that a request is about.
+    """The network that a request exports.
 
     Attributes:
         spec: description of the network.
         load: builds the network with its weights.
         output_dir: where to write.
-        images: to verify and calibrate on.
-        recipe: of the training, for the model card.
-        origin: of weights that were trained elsewhere.
+        images: images to verify and calibrate on.
+        recipe: the training's recipe, for the model card.
+        origin: where weights come from that were trained elsewhere.
     """
 
     spec: ModelSpec
@@ -154,7 +155,7 @@ class Source:
 def complete_options(
     options: Options, spec: ModelSpec, artifacts: Iterable[str], images: Images, origin: Origin | None
 ) -> Options:
-    """Returns the options with what the network, its weights and its images determine.
+    """Fills in the options that the network, its weights and its images determine.
 
     Raises:
         InputError: too few calibration images for int8.
@@ -180,10 +181,11 @@ def complete_options(
 
 
 def network_with_random_weights(spec: ModelSpec) -> keras.Model:
-    """Returns a network to measure size and speed with: finite at every depth, and with no bias of zero.
+    """Builds a network with random weights, to measure size and speed.
 
-    Residual branches are scaled down, else each block would double the variance. Shifts are random,
-    because exporters and runtimes drop additions of zero, which no trained network has.
+    Residual branches are scaled down so that the outputs are finite at every depth: otherwise each block
+    would double the variance. Shifts are random, because exporters and runtimes drop additions of zero,
+    which no trained network has.
     """
     keras.utils.set_random_seed(0)
     random, network = np.random.default_rng(0), network_for_export(spec)

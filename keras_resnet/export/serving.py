@@ -1,4 +1,4 @@
-"""What every artifact promises: `images` in, as raw pixels, `logits` and `probabilities` out."""
+"""The model that artifacts are made from: raw pixels in, logits and probabilities out."""
 
 import contextlib
 import os
@@ -44,19 +44,19 @@ def network_for_export(spec: ModelSpec, weights: str | os.PathLike | WeightFile 
 
 
 def serving_model(model: keras.Model, normalization: Normalization) -> keras.Model:
-    """Puts the normalization before a network and the softmax behind it.
+    """Adds the normalization before a network and the softmax after it.
 
     Args:
         model: a network of the zoo that gives logits (`classifier_activation=None`), channels last,
             float32; `network_for_export` builds one.
-        normalization: of pixels 0-255; its statistics a channel or a pixel.
+        normalization: for pixels 0-255, with statistics per channel or per pixel.
 
     Returns:
         A model from `images`, float32 (batch, height, width, channels) of raw pixels 0-255, to a
         dictionary of `logits` and `probabilities`, float32 (batch, classes).
 
     Raises:
-        InputError: the model gives something else than logits, is channels first or not float32, or
+        InputError: the model does not return logits, is channels first or not float32, or
             the normalization does not fit its input.
     """
     if keras.backend.backend() != "tensorflow":
@@ -126,7 +126,7 @@ def _check_network(model: keras.Model) -> None:
 
 
 def _check_normalization(normalization: Normalization, image_shape: tuple) -> None:
-    # That they are finite numbers, and the std positive, `Normalization` has seen to.
+    # `Normalization` has checked that they are finite, and that the std is positive.
     for name in ("mean", "std"):
         values = np.asarray(getattr(normalization, name))
         fits = values.ndim <= 3 and all(

@@ -186,7 +186,7 @@ def test_bad_workdirs(workdir, toy_dataset, tmp_path):
         with pytest.raises(InputError, match=problem):
             pipeline.export_workdir(workdir)
     recipe.write_text('{"dataset": "x", "model": "resnet18"}')
-    with pytest.raises(InputError, match="recipe is of resnet18, the weights are of cifar_resnet20"):
+    with pytest.raises(InputError, match="recipe is for resnet18, but the weights are for cifar_resnet20"):
         pipeline.export_workdir(workdir)
     recipe.unlink()
     with pytest.raises(InputError, match=r"holds no recipe\.json"):

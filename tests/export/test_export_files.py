@@ -175,9 +175,9 @@ def test_check_precisions():
         "saved_model_bfloat16",
         "tflite_dynamic",
     )
-    with pytest.raises(InputError, match="saved_model has no precision int8; it has float32, bfloat16"):
+    with pytest.raises(InputError, match="saved_model has no precision int8; choose from float32, bfloat16"):
         check_formats("saved_model,onnx", "int8")
-    with pytest.raises(InputError, match="onnx in dynamic does not exist; tflite have it"):
+    with pytest.raises(InputError, match="onnx in dynamic does not exist; it exists for tflite"):
         check_formats("onnx", "float32,dynamic")
     with pytest.raises(InputError, match="unknown precision 'int4'"):
         check_formats("onnx", "int4")

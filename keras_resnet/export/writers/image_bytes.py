@@ -1,4 +1,4 @@
-"""JPEG and PNG bytes to a network's pixels, inside an artifact: a bad image is an answer, not a crash."""
+"""Decodes JPEG and PNG bytes inside an artifact; an unreadable image is an error, not a crash."""
 
 import tensorflow as tf
 
@@ -7,7 +7,7 @@ from keras_resnet.images.ops import evaluation_view
 
 
 def decode_batch(image_bytes: tf.Tensor, size: int, resize: int | None, channels: int, interpolation: str):
-    """Decodes and cuts out every image of a batch exactly as the evaluation does.
+    """Decodes and crops every image of a batch exactly as the evaluation does.
 
     Args:
         image_bytes: string tensor (batch,): JPEG or PNG files.

@@ -1,4 +1,4 @@
-"""A folded network as an ONNX model, channels first inside.
+"""Converts a folded network to an ONNX model, channels first inside.
 
 Written without the intermediate lists and copies of `onnx.helper.make_graph` and `make_model`: the
 weights of ResNet-152 are 240 MB.
@@ -165,7 +165,7 @@ class _Writer:
     def _(self, node: Input) -> _Tensor:
         x = INPUT
         if self._layout == "nhwc":
-            # Of the images, which have the fewest channels; and of bytes, where they are bytes.
+            # Transposing the images is cheapest: they have the fewest channels, and may be bytes.
             x = self._node("Transpose", f"{INPUT}/nchw", [x], perm=[0, 3, 1, 2])
         return self._cast(node, _Tensor(x, self._io_dtype), "float32", "float32")
 

@@ -1,4 +1,4 @@
-"""A folded network as TensorFlow operations."""
+"""Computes a folded network with TensorFlow operations."""
 
 import functools
 from collections.abc import Callable

@@ -75,7 +75,7 @@ def to_tflite(
 
 
 def _write_source(graph: Graph, path: Path, input_dtype: str) -> None:
-    """A SavedModel for the converter, which reads weights from its files, not through Python."""
+    """Writes a SavedModel for the converter, which reads weights from its files, not through Python."""
     import tensorflow as tf
 
     module: Any = tf.Module()
@@ -122,7 +122,7 @@ def _convert(
 
 
 def _calibration_images(batches: Iterable[np.ndarray] | None, shape: tuple) -> list[np.ndarray]:
-    """All images as bytes (an integer network sees no more of them), with both ends of the scale."""
+    """Returns all images as bytes, which is all that an integer network sees, with pixels 0 and 255."""
     images = [
         image
         for batch in check_calibration(batches, shape)

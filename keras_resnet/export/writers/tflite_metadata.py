@@ -1,4 +1,4 @@
-"""TFLite's standard metadata: what a file's tensors mean, and its class names, inside the file.
+"""Writes TFLite's standard metadata: descriptions of the tensors, and the class names.
 
 A TFLite file with metadata is a flatbuffer of the model, among whose buffers is a second flatbuffer, the
 metadata, and behind which a ZIP archive follows with the files that the metadata refers to. Field numbers
@@ -49,8 +49,8 @@ def write_with_metadata(
     Args:
         content: a TFLite model with one subgraph and one signature.
         path: the file to write.
-        metadata: strings about the model, kept in the archive as `metadata.json`; "model" and "license",
-            if they are there, are what viewers show.
+        metadata: strings about the model, stored in the archive as `metadata.json`; viewers show "model"
+            and "license".
         labels: names of the classes in the order of the logits, or none.
     """
     from ai_edge_litert import schema_py_generated as schema
@@ -72,16 +72,16 @@ def write_with_metadata(
 
 
 def check_labels(labels: Sequence[str], classes: int) -> None:
-    """Checks that `labels` can be kept one a line, and are one a class, or none.
+    """Checks that there is one label per class, or none, and that none has a line break.
 
     Raises:
-        InputError: they cannot, or are not.
+        InputError: the labels do not fit.
     """
     if len(labels) not in (0, classes):
         raise InputError(f"{len(labels)} labels do not fit {classes} classes")
     for label in labels:
         if len(f"{label}|".splitlines()) > 1:
-            raise InputError(f"label {label!r} has a line break; a TFLite file keeps labels one a line")
+            raise InputError(f"label {label!r} has a line break; a TFLite file stores one label per line")
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def _append_archive(path: Path, metadata: Mapping[str, str], labels: Sequence[st
 
 
 def _name_tensors(model) -> dict[int, str]:
-    """Gives the inputs and outputs their names in the signature: index of the tensor to name."""
+    """Names the inputs and outputs as the signature does; returns the names by tensor index."""
     (subgraph,), (signature,) = model.subgraphs, model.signatureDefs
     names = {entry.tensorIndex: entry.name.decode() for entry in (*signature.inputs, *signature.outputs)}
     for index, name in names.items():
@@ -130,7 +130,7 @@ def _name_tensors(model) -> dict[int, str]:
 
 
 def _layout(model) -> Iterator[bytes | bytearray | memoryview]:
-    """The pieces of a flatbuffer: everything but the buffers' data, then these data, aligned.
+    """Yields the pieces of a flatbuffer: everything but the buffers' data, then the data, aligned.
 
     Flatbuffers are built from their end. The builder takes a negative offset for something behind what
     it builds, so the weights need not pass through it (it would hold them four times).
@@ -168,7 +168,7 @@ def _layout(model) -> Iterator[bytes | bytearray | memoryview]:
 def _metadata_buffer(
     subgraph, names: dict[int, str], metadata: Mapping[str, str], labels: Sequence[str]
 ) -> bytes:
-    """The metadata's own flatbuffer: a ModelMetadata."""
+    """Returns the metadata's own flatbuffer, a ModelMetadata."""
     import flatbuffers
 
     builder = flatbuffers.Builder(4096)
@@ -208,7 +208,7 @@ def _description(metadata: Mapping[str, str]) -> str:
 
 
 class _Writer:
-    """One method a table of the metadata's schema; each returns where the table lies."""
+    """Writes the tables of the metadata's schema; each method returns its table's offset."""
 
     def __init__(self, builder):
         self._builder = builder
