@@ -4,7 +4,8 @@ In a checkout `import export` has the library's public names.
 """
 
 from keras_resnet import export as _library
-from keras_resnet.export import __all__  # noqa: F401
+
+__all__ = dir(_library)  # its public names
 
 
 def __getattr__(name: str):
