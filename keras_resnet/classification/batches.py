@@ -72,7 +72,8 @@ def view_batches(
         return {"views": views, "labels": labels, "weights": weights}
 
     record_skipped_files(split, bad)
-    pixels = tf.TensorSpec(split.images.shape[1:] if split.decoded else (None, None, 3), tf.uint8)
+    shape = split.images.shape[1:] if isinstance(split, IndexedSplit) and split.decoded else (None, None, 3)
+    pixels = tf.TensorSpec(shape, tf.uint8)
     traced = tf.function(prepare, autograph=False).get_concrete_function(pixels, None)
     shapes = [view.shape for view in traced.structured_outputs]
     records = shard_examples(in_order(split, shard.global_batch), shard)

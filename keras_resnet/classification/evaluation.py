@@ -23,6 +23,7 @@ from keras_resnet.classification.protocols import (
 )
 from keras_resnet.data import BadImages, Dataset
 from keras_resnet.errors import CommandFailed, InputError
+from keras_resnet.images.ops import static_shape
 from keras_resnet.training.distribution import Distribution
 
 
@@ -147,10 +148,11 @@ def validation_arguments(recipe: dict, dataset: str, protocol: str, replicas: in
         replicas: the number of devices that share a step.
     """
     batch_size = recipe.get("batch_size")
-    same = protocol == "single_crop" and isinstance(batch_size, int) and batch_size % replicas == 0
+    if protocol != "single_crop" or not isinstance(batch_size, int) or batch_size % replicas:
+        batch_size = None
     return {
         "split": recipe.get("val_split") if dataset == recipe["dataset"] else None,
-        "batch_size": batch_size // replicas if same else None,
+        "batch_size": None if batch_size is None else batch_size // replicas,
     }
 
 
@@ -218,6 +220,7 @@ def _scores(
         if pending is not None:
             yield read(*pending)
         pending = results
+    assert pending is not None  # no split is empty
     yield read(*pending)
 
 
@@ -263,7 +266,7 @@ def _scores_of_views(network: keras.Model, protocol: Protocol, views: Sequence[t
 
 def _logits(network: keras.Model, protocol: Protocol, views: tf.Tensor) -> tf.Tensor:
     """float32 (batch, views, classes) of float32 (batch, views, height, width, channels)."""
-    batch, count = views.shape[:2]
+    batch, count = static_shape(views)[:2]
     flat = tf.reshape(views, tf.concat([[batch * count], tf.shape(views)[2:]], 0))
     logits = network(tf.ensure_shape(flat, (batch * count, *views.shape[2:])), training=False)
     if protocol.fully_convolutional:

@@ -1,7 +1,10 @@
 """A real dataset that needs no network: scikit-learn's handwritten digits as a TFDS builder."""
 
+from typing import Any, cast
+
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.registered import skip_registration
 
 HOLD_OUT = 5
 """Of every `HOLD_OUT` examples of a class, in the source's order, the last is a test example."""
@@ -23,7 +26,7 @@ def held_out(classes: np.ndarray) -> np.ndarray:
 
 
 # Not registered: importing a module must not change what `tfds.list_builders()` says.
-with tfds.core.registered.skip_registration():
+with skip_registration():
 
     class Digits(tfds.core.GeneratorBasedBuilder):
         """1,797 images of digits, 8x8 gray pixels, that ship inside scikit-learn.
@@ -54,7 +57,7 @@ with tfds.core.registered.skip_registration():
         def _generate_examples(self, test: bool):
             from sklearn.datasets import load_digits
 
-            digits = load_digits()
+            digits = cast(Any, load_digits())
             images = np.rint(digits.images * (255 / 16)).astype("uint8")[..., None]
             for index in np.flatnonzero(held_out(digits.target) == test):
                 yield int(index), {"image": images[index], "label": int(digits.target[index])}

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -172,9 +173,8 @@ def shard_examples(
     if shard.workers == 1:
         return records
     # Records of other workers are read, in order to keep count, but never decoded.
-    turns = records.enumerate().filter(
-        lambda turn, record: (turn % shard.global_batch) // shard.size == shard.worker
-    )
+    turns = cast(Any, records.enumerate())  # annotated for functions of one argument only
+    turns = turns.filter(lambda turn, record: (turn % shard.global_batch) // shard.size == shard.worker)
     return turns.map(lambda turn, record: record)
 
 
@@ -247,7 +247,8 @@ def _loader(split: Split, prepare: Callable, shapes: Sequence[tuple]) -> Callabl
 
     def load(index, record):
         def example():
-            image, label = (split.gather if split.decoded else split.fetch)(record)
+            read = split.gather if isinstance(split, IndexedSplit) and split.decoded else split.fetch
+            image, label = read(record)
             tensors = prepare(image, index)
             return *(tf.ensure_shape(*pair) for pair in zip(tensors, shapes, strict=True)), label
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -198,7 +199,8 @@ def raw_images(
         lambda images, labels, weights, indices: (images, labels, weights),
         BadImages() if bad is None else bad,
     )
-    usable = groups.unbatch().filter(lambda image, label, weight: weight > 0)
+    images = cast(Any, groups.unbatch())  # annotated for functions of one argument only
+    usable = images.filter(lambda image, label, weight: weight > 0)
     batches = usable.map(lambda image, label, weight: (image, label)).batch(_RAW_BATCH)
     yield from batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
@@ -277,7 +279,7 @@ def _batches(split, transform, examples, shard, first_step, seed, bad) -> tf.dat
         return _finish(images, labels, weights, indices, transform, seed)
 
     def prepare(image, index):
-        if not crops:
+        if seed is None or not crops:
             return (_evaluation_view(image, preprocessing),)
         image = random_crop(image, _seed_pairs(seed, index), transform.policy, preprocessing.size)
         return (with_channels(image, preprocessing.channels),)

@@ -34,7 +34,7 @@ def few_examples(
     if isinstance(split, IndexedSplit):
         chosen = np.arange(count) * len(split) // count
         images, labels, files = split.images[chosen], split.classes[chosen], split.files
-        names = [_name(split, index) for index in chosen]
+        names = [_name(split, int(index)) for index in chosen]
     else:
         fetched = [split.fetch(record) for _, record in split.records().take(count)]
         # An object array of bytes, which NumPy would take for texts of one length.

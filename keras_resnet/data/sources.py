@@ -6,6 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -125,7 +126,7 @@ class StreamedSplit:
         counts = np.array([take for _, _, take in self.shards], "int64")
         starts = np.cumsum(counts) - counts
         turn = np.arange(len(counts)) if order is None else order.permutation(len(counts))
-        shards = tf.data.Dataset.from_tensor_slices(
+        slices = tf.data.Dataset.from_tensor_slices(
             (
                 tf.constant([self.shards[i][0] for i in turn]),
                 np.array([self.shards[i][1] for i in turn], "int64"),
@@ -133,6 +134,7 @@ class StreamedSplit:
                 starts[turn],
             )
         )
+        shards = cast(Any, slices)  # annotated for functions of one argument only
 
         def read(file, skip, take, start):
             return tf.data.TFRecordDataset(file).skip(skip).take(take).enumerate(start)
@@ -156,7 +158,8 @@ class StreamedSplit:
 
     def decode_error(self, index: int, record: bytes) -> tuple[str, str | None]:
         """A record's name, and why it is no image, in a few words, or None."""
-        return _record_name(index), decode_error(self.fetch(tf.constant(record))[0].numpy())
+        encoded = cast(Any, self.fetch(tf.constant(record))[0].numpy())
+        return _record_name(index), decode_error(encoded)
 
 
 def _record_name(index: int) -> str:
@@ -296,7 +299,7 @@ def _open_tfds(name: str, data_dir: str | None) -> Dataset:
         builder = _prepare(name, builder, make)
     return Dataset(
         name=name,
-        class_names=tuple(builder.info.features[label_key].names),
+        class_names=tuple(cast(Any, builder.info.features)[label_key].names),
         sizes={split: info.num_examples for split, info in builder.info.splits.items()},
         load=_Loader(name, builder, image_key, label_key),
     )
@@ -310,7 +313,8 @@ def _one_line(error: Exception) -> str:
 
 def _feature_keys(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
     """The names of the image and label features, or `InputError`."""
-    image, label = info.supervised_keys if len(info.supervised_keys or ()) == 2 else ("image", "label")
+    keys = cast(tuple, info.supervised_keys or ())
+    image, label = keys if len(keys) == 2 else ("image", "label")
     features = info.features if isinstance(info.features, tfds.features.FeaturesDict) else {}
     fits = (
         isinstance(image, str)
@@ -373,7 +377,7 @@ class _Loader:
     """Opens slices of a prepared TFDS dataset: `Dataset.load`."""
 
     name: str
-    builder: tfds.core.DatasetBuilder
+    builder: Any  # a tfds.core.DatasetBuilder; its annotations are wider than what a prepared one has
     image_key: str
     label_key: str
 

@@ -1,6 +1,7 @@
 """Decodes images with TensorFlow operations, upright, and says what is wrong with those it cannot decode."""
 
 from collections.abc import Callable
+from typing import cast
 
 import tensorflow as tf
 
@@ -230,7 +231,8 @@ def try_each(
     count = tf.size(elements[0], out_type=tf.int64)
     results = each(function, elements, parallel).ignore_errors()
     # With one more at the end there is always an element.
-    blank = [tf.zeros([side or 1 for side in spec.shape], spec.dtype) for spec in results.element_spec[1:]]
+    _, *specs = cast(tuple, results.element_spec)
+    blank = [tf.zeros([side or 1 for side in spec.shape], spec.dtype) for spec in specs]
     end = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), *blank))
     if elements[0].shape == (1,):
         done, *stacked = results.concatenate(end).take(1).batch(1).get_single_element()

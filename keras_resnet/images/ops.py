@@ -1,5 +1,7 @@
 """Resizing and cropping with TensorFlow operations: the evaluation's resampling, wherever it happens."""
 
+from typing import cast
+
 import numpy as np
 import tensorflow as tf
 
@@ -7,6 +9,11 @@ from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization
 
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
+
+
+def static_shape(tensor: tf.Tensor) -> tuple[int, ...]:
+    """A tensor's shape, for callers that know its sides when the graph is traced."""
+    return cast("tuple[int, ...]", tuple(tensor.shape))
 
 
 def resize_and_crop(
@@ -138,7 +145,8 @@ def center_crop(image: tf.Tensor, resize: int, size: int, interpolation: str = "
 def _resized_shape(image: tf.Tensor, resize: int) -> tuple | tf.Tensor:
     """Height and width with `resize` as the shorter; the longer is truncated, as in torchvision."""
     if image.shape[:2].is_fully_defined():
-        return tuple(side * resize // min(image.shape[:2]) for side in image.shape[:2])
+        sides = static_shape(image)[:2]
+        return tuple(side * resize // min(sides) for side in sides)
     shape = tf.shape(image)[:2]
     return shape * resize // tf.reduce_min(shape)
 
@@ -172,11 +180,11 @@ def normalize(images: tf.Tensor, normalization: Normalization) -> tf.Tensor:
     In a fifth of the time: three numbers are too few to repeat quickly along each pixel; a row of them
     is not.
     """
-    *outer, width, channels = images.shape
+    *outer, width, channels = static_shape(images)
     if normalization.shape != (channels,) or None in images.shape:
         return normalization(images)
     row = Normalization(
-        *(np.resize(values, width * channels) for values in (normalization.mean, normalization.std))
+        *(np.resize(values, width * channels).tolist() for values in (normalization.mean, normalization.std))
     )
     return tf.reshape(row(tf.reshape(images, [*outer, width * channels])), images.shape)
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_resnet.data.augmentation import color, draws
 from keras_resnet.data.augmentation.crop import pad_crop_flip, random_box
 from keras_resnet.data.augmentation.policies import Augmentation
+from keras_resnet.images.ops import static_shape
 
 _ERASED_AREA = (0.02, 0.33)
 _ERASED_ASPECT = (1 / 3.3, 1 / 0.3)
@@ -46,7 +47,7 @@ def adjust(images: tf.Tensor, seeds: tf.Tensor, policy: Augmentation, mirrored: 
 
 def _randaugment(image: tf.Tensor, seed: tf.Tensor, layers: int, magnitude: int) -> tf.Tensor:
     """Operations drawn with replacement; they work on whole numbers."""
-    operations = list(color.randaugment_operations(image.shape[0], magnitude).values())
+    operations = list(color.randaugment_operations(static_shape(image)[0], magnitude).values())
     uniforms = draws.uniforms(seed, draws.OPERATIONS, 2 * layers)
     chosen = draws.choose(uniforms[:layers], len(operations))
     signs = tf.where(uniforms[layers:] < 0.5, -1.0, 1.0)
@@ -92,13 +93,13 @@ def _pca_shift(images: tf.Tensor, seeds: tf.Tensor, deviation: float) -> tf.Tens
 
     shifts = tf.map_fn(draw, seeds, fn_output_signature=tf.float32)
     # As whole rows: TensorFlow is slow where the last axis of a broadcast is short.
-    rows = _as_rows(images) + tf.tile(shifts, [1, images.shape[2]])[:, None]
+    rows = _as_rows(images) + tf.tile(shifts, [1, static_shape(images)[2]])[:, None]
     return tf.reshape(rows, images.shape)
 
 
 def _as_rows(images: tf.Tensor) -> tf.Tensor:
     """(batch, height, width * channels)."""
-    batch, height, width, channels = images.shape
+    batch, height, width, channels = static_shape(images)
     return tf.reshape(images, [batch, height, width * channels])
 
 
@@ -125,7 +126,7 @@ def pad_crop_erase(images: tf.Tensor, seeds: tf.Tensor, policy: Augmentation) ->
 
 def _erase(images: tf.Tensor, seeds: tf.Tensor, probability: float) -> tf.Tensor:
     """Zeros in a rectangle, with torchvision's ranges of area and aspect."""
-    size = images.shape[1]
+    size = static_shape(images)[1]
     shape = tf.constant([size, size])
 
     def draw(seed):

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from keras_resnet.images.ops import static_shape
+
 GRAY = (0.299, 0.587, 0.114)
 """The shares of red, green and blue in gray (ITU-R BT.601)."""
 
@@ -60,12 +62,12 @@ def contrast(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
 
 def saturation(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
     """Blends with the gray image."""
-    return _blend(_gray(image, image.shape[-1]), image, factor)
+    return _blend(_gray(image, static_shape(image)[-1]), image, factor)
 
 
 def sharpness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
     """Blends with the smoothed image; the outermost pixels stay as they are."""
-    height, width, channels = image.shape
+    height, width, channels = static_shape(image)
     kernel = tf.tile(tf.reshape(tf.constant(_SMOOTH) / 13.0, [3, 3, 1, 1]), [1, 1, channels, 1])
     inner = tf.nn.depthwise_conv2d(image[None], kernel, [1, 1, 1, 1], "VALID")[0]
     is_inner = tf.pad(tf.ones([height - 2, width - 2, 1], tf.bool), [[1, 1], [1, 1], [0, 0]])
@@ -93,7 +95,7 @@ def autocontrast(image: tf.Tensor) -> tf.Tensor:
 
 def equalize(image: tf.Tensor) -> tf.Tensor:
     """Makes each channel's histogram as even as a table of whole numbers can."""
-    channels = image.shape[-1]
+    channels = static_shape(image)[-1]
     places = tf.cast(image, tf.int32) + 256 * tf.range(channels)
     counts = tf.reshape(
         tf.math.bincount(tf.reshape(places, [-1]), minlength=256 * channels, maxlength=256 * channels),
@@ -130,7 +132,7 @@ def rotate(image: tf.Tensor, degrees: tf.Tensor | float) -> tf.Tensor:
     """Turns the image about its center, counterclockwise."""
     angle = tf.convert_to_tensor(degrees, tf.float32) * (3.141592653589793 / 180)
     cosine, sine = tf.cos(angle), tf.sin(angle)
-    y, x = (side / 2 for side in image.shape[:2])
+    y, x = (side / 2 for side in static_shape(image)[:2])
     return _affine(
         image, (cosine, -sine, x - cosine * x + sine * y), (sine, cosine, y - sine * x - cosine * y)
     )

@@ -59,6 +59,7 @@ def crop_box(shape: tf.Tensor, seed: tf.Tensor, policy: Augmentation, size: int)
         corner = draws.choose(tf.stack([uniforms[draws.TOP], uniforms[draws.LEFT]]), resized - size + 1)
         scale = tf.cast(resized, tf.float32) / tf.cast(shape, tf.float32)
         return tf.concat([tf.cast(corner, tf.float32) / scale, size / scale], 0)
+    assert policy.area is not None
     box, fits = random_box(draws.stream(seed, draws.BOX), shape, policy.area, policy.aspect, shape)
     return tf.cast(tf.where(fits, box, _central_box(shape, policy.aspect)), tf.float32)
 

@@ -38,6 +38,7 @@ class Augmentation:
 
     def resize_range(self, size: int) -> tuple[int, int]:
         """The range of the shorter side for crops of another size than 224."""
+        assert self.resize is not None
         low, high = self.resize
         return round(low * size / REFERENCE_SIZE), round(high * size / REFERENCE_SIZE)
 
