@@ -114,9 +114,9 @@ def test_finetunes_a_file_on_a_folder(command, tmp_path):
 def test_folders_that_are_no_datasets(command, tmp_path):
     (tmp_path / "empty").mkdir()
     status, errors = command(f"--dataset=folder:{tmp_path}/empty")
-    assert (status, "two or more, one a class" in errors[-1]) == (2, True), errors
+    assert (status, "two or more, one per class" in errors[-1]) == (2, True), errors
     status, errors = command(write_folder(tmp_path / "one", ["cat"]))
-    assert (status, "two or more, one a class" in errors[-1]) == (2, True), errors
+    assert (status, "two or more, one per class" in errors[-1]) == (2, True), errors
     flag = write_folder(tmp_path / "text", ["cat", "dog"])
     (tmp_path / "text" / "dog" / "notes.txt").write_text("not an image")
     status, errors = command(flag, "--batch_size=4", "--max_bad_images=0")

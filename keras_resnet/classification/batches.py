@@ -1,4 +1,4 @@
-"""Batches of views: every image once, the same ones however many replicas and workers share them."""
+"""Batches of views of images, independent of the number of replicas and workers."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ from keras_resnet.images.preprocessing import Preprocessing
 
 
 def fits_batches(split: Split, protocol: Protocol) -> bool:
-    """Whether the views of several images fit one array: not if each image has sizes of its own."""
+    """Whether the views of several images have the same sizes, so that they can be batched."""
     return not protocol.fully_convolutional or (isinstance(split, IndexedSplit) and split.decoded)
 
 
@@ -35,25 +35,25 @@ def view_batches(
     worker: int = 0,
     replicas: int = 1,
 ) -> tf.data.Dataset:
-    """The batches of one worker's replicas, in turn: step 0 replica 0, step 0 replica 1, ...
+    """The batches of one worker's replicas: step 0 replica 0, step 0 replica 1, ...
 
-    The last step is filled up with examples of weight 0, so that every replica of every worker gets the
-    same number of batches.
+    The last step is padded with examples of weight 0, so that all replicas get the same number of
+    batches.
 
     Args:
         split: the examples.
-        protocol: which views of an image there are.
-        preprocessings: of each network.
+        protocol: the test protocol.
+        preprocessings: the preprocessing of each network.
         batch_size: images per replica and step.
-        bad: records images that cannot be decoded, which have weight 0, too.
+        bad: records images that cannot be decoded; they have weight 0.
         workers: processes that share a step.
-        worker: this process's number, from 0.
+        worker: number of this process, from 0.
         replicas: devices of this process.
 
     Returns:
         Elements `{"views": for each network a tuple of float32 (batch, views, height, width,
-        channels), one for each size, "labels": int32 (batch,), "weights": float32 (batch,), 1 or 0}`;
-        channels first where Keras' image data format says so.
+        channels), one for each size, "labels": int32 (batch,), "weights": float32 (batch,), 1 or 0}`,
+        in Keras' image data format.
     """
     shard = Shard(batch_size * replicas * workers, workers, worker, replicas)
     counts = [len(protocol.resizes(preprocessing)) for preprocessing in preprocessings]

@@ -1,4 +1,4 @@
-"""The networks that are evaluated: what their weights say about themselves, and building them."""
+"""Loads the networks to evaluate."""
 
 import dataclasses
 import functools
@@ -19,8 +19,8 @@ class EvaluatedModel:
     """One network of an evaluation.
 
     Attributes:
-        weights: the file's path or the entry's name, as it was given.
-        file: with its weights.
+        weights: the file or the name of published weights, as passed by the user.
+        file: the weight file.
         spec: the network, its classes and its preprocessing.
     """
 
@@ -30,7 +30,7 @@ class EvaluatedModel:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """From decoded images to the network's input, for as many channels as it has."""
+        """The preprocessing, adapted to the network's number of channels."""
         return self.spec.preprocessing.for_channels(self.spec.input_shape[2])
 
     @functools.cached_property
@@ -40,13 +40,13 @@ class EvaluatedModel:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def network(self, any_size: bool = False) -> keras.Model:
-        """The network with its weights, and logits as its output.
+        """Builds the network with its weights and logits as output.
 
         Args:
-            any_size: whether it takes images of any height and width, not of its own only.
+            any_size: whether the network accepts images of any height and width.
 
         Raises:
-            InputError: the file does not fit the network that it says to be of.
+            InputError: the file does not match its network.
         """
         changes = {}
         if any_size:
@@ -59,32 +59,33 @@ class EvaluatedModel:
 
 
 def load_evaluated_model(weights: str, model: str | None = None) -> EvaluatedModel:
-    """The network that weights belong to.
+    """Opens weights for evaluation.
 
     Args:
-        weights: a file, our own or another zoo's, or the name of published weights, which are fetched.
-        model: the zoo's name of the network; not needed for files of our own.
+        weights: a file of this package or of another zoo, or the name of published weights, which are
+            downloaded.
+        model: name of the network; not needed for files of this package.
 
     Raises:
-        InputError: there are no such weights, they do not say enough, or are of another network.
+        InputError: the weights do not exist, do not name their network, or are for another network.
     """
     file = open_weights(weights, model) if model or weights.endswith(HDF5) else None
     if file is None or (model is None and file.described is None):
-        raise InputError(f"{weights} does not say of which network it is; give --model=NAME")
+        raise InputError(f"{weights} does not name its network; pass --model=NAME")
     spec = file.spec
     if model not in (None, spec.model):
         raise InputError(f"--model={model}, but {weights} has weights of {spec.model}")
     height, width, _ = spec.input_shape
     if height != width:
-        raise InputError(f"images are cut square; the network of {weights} takes {height}x{width}")
+        raise InputError(f"images are cropped to squares; the network of {weights} takes {height}x{width}")
     return EvaluatedModel(weights, file, spec)
 
 
 def check_classes(model: EvaluatedModel, dataset: Dataset) -> None:
-    """Refuses weights whose classes are others than the dataset's, or stand in another order.
+    """Checks that the classes of weights are those of the dataset, in the same order.
 
     Raises:
-        InputError: it says what differs.
+        InputError: the classes differ from the dataset's.
     """
     theirs, ours = model.spec.labels, dataset.class_names
     if model.spec.classes != dataset.classes:
@@ -97,5 +98,5 @@ def check_classes(model: EvaluatedModel, dataset: Dataset) -> None:
     for index, (their, our) in enumerate(zip(theirs, ours, strict=True)):
         if their != our:
             raise InputError(
-                f"{model.weights} takes class {index} for {their!r}, in dataset {dataset.name} it is {our!r}"
+                f"class {index} is {their!r} in {model.weights}, but {our!r} in dataset {dataset.name}"
             )

@@ -1,4 +1,4 @@
-"""An evaluation from its beginning to its end: networks, batches, replicas, figures."""
+"""Evaluates networks on a dataset, on any number of replicas."""
 
 import contextlib
 import dataclasses
@@ -28,25 +28,25 @@ from keras_resnet.training.distribution import Distribution
 
 
 class EvaluationFailed(CommandFailed):
-    """The evaluation cannot go on by itself; the message is one line."""
+    """The evaluation cannot continue; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Attributes:
         models: the networks.
-        dataset: it was about.
-        split: of the dataset.
-        protocol: how each image was seen.
-        metrics: of the network, or of the ensemble of all.
-        model_metrics: of each network of its own.
-        batch_size: images a replica and step.
-        replicas: of all workers.
-        seconds: from the first batch to the last, with the compilation.
-        bad_images: `(path, split, reason)` of those that cannot be decoded and are not counted, as far
-            as this worker met them.
+        dataset: the dataset.
+        split: the evaluated split of the dataset.
+        protocol: the test protocol.
+        metrics: metrics of the network, or of the ensemble of all networks.
+        model_metrics: metrics of each network.
+        batch_size: images per replica and step.
+        replicas: number of replicas of all workers.
+        seconds: duration, with compilation.
+        bad_images: `(path, split, reason)` of images that this worker could not decode; they are not
+            counted in the metrics.
     """
 
     models: tuple[EvaluatedModel, ...]
@@ -71,22 +71,22 @@ def evaluate(
     batch_size: int | None = None,
     max_bad_images: int = 0,
 ) -> Evaluation:
-    """Tests one network, or an ensemble whose probabilities are averaged, on every image of a split.
+    """Evaluates one network, or an ensemble with averaged probabilities, on every image of a split.
 
     Args:
-        models: the networks; each sees images as its own weights' preprocessing has them.
-        dataset: whose labels count.
-        protocol: a name of `PROTOCOLS`.
-        distribution: the devices, which share the images.
-        split: in TFDS' slicing syntax; None: the dataset's test split.
-        batch_size: images a replica and step. Default: the protocol's. Where a protocol shows images
-            at sizes of their own, it is 1 whatever is asked for.
-        max_bad_images: that cannot be decoded and are left out, before it is an error.
+        models: the networks; each uses its own preprocessing.
+        dataset: the dataset.
+        protocol: a name in `PROTOCOLS`.
+        distribution: the devices that share the images.
+        split: a split in TFDS' slicing syntax; None for the dataset's test split.
+        batch_size: images per replica and step; None for the protocol's default. Always 1 if the
+            protocol keeps the images' own sizes.
+        max_bad_images: maximum number of images that cannot be decoded; they are skipped.
 
     Raises:
-        InputError: something does not fit, the weights give scores that are no numbers, or too many
-            images cannot be decoded.
-        EvaluationFailed: another worker is gone.
+        InputError: the arguments do not match, the scores are not numbers, or too many images cannot be
+            decoded.
+        EvaluationFailed: another worker was lost.
     """
     way = get_protocol(protocol)
     _check_arguments(models, dataset, batch_size, max_bad_images)
@@ -119,7 +119,7 @@ def evaluate(
             if distribution.workers == 1:
                 bad.check(max_bad_images)
     seconds = time.perf_counter() - begun
-    # With several workers, each knows only its own bad images, and none may stop before the others.
+    # Each worker knows only its own bad images, and none may stop before the others.
     bad.check(max_bad_images)
     missing = len(images) - together.images
     if missing > max_bad_images or not together.images:
@@ -139,13 +139,13 @@ def evaluate(
 
 
 def validation_arguments(recipe: dict, dataset: str, protocol: str, replicas: int) -> dict:
-    """The `split` and `batch_size` of `evaluate` that repeat a run's validation to the last digit.
+    """The `split` and `batch_size` with which `evaluate` repeats a run's validation to the last digit.
 
     Args:
         recipe: the values of the run's recipe.json.
-        dataset: the dataset to evaluate on; another one than the run's has splits of its own.
-        protocol: only a single crop is what training's validation sees.
-        replicas: the number of devices that share a step.
+        dataset: the dataset to evaluate on; only that of the run uses the recipe's split.
+        protocol: the test protocol; only single_crop uses the recipe's batch size.
+        replicas: number of devices that share a step.
     """
     batch_size = recipe.get("batch_size")
     if protocol != "single_crop" or not isinstance(batch_size, int) or batch_size % replicas:
@@ -171,7 +171,7 @@ def _check_arguments(
 
 @contextlib.contextmanager
 def _lost_workers_named(distribution: Distribution) -> Iterator[None]:
-    """Turns TensorFlow's error about other workers into an `EvaluationFailed` that names them."""
+    """Converts TensorFlow's error about lost workers to an `EvaluationFailed` that names them."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -182,7 +182,7 @@ def _lost_workers_named(distribution: Distribution) -> Iterator[None]:
 
 
 def _add(scores, labels, losses, models, single: list[Metrics], together: Metrics) -> None:
-    """Adds a batch of log-probabilities, (images, models, classes), and sums of losses, (models,)."""
+    """Adds a batch of log-probabilities (images, models, classes) and summed losses (models,)."""
     for index, (model, metrics) in enumerate(zip(models, single, strict=True)):
         try:
             metrics.update(scores[:, index], labels, losses[index])
@@ -193,7 +193,7 @@ def _add(scores, labels, losses, models, single: list[Metrics], together: Metric
 
 
 def _bar(images: int, distribution: Distribution) -> tqdm:
-    # No bar where standard error is no terminal.
+    # No bar if standard error is not a terminal.
     silent = None if distribution.is_chief else True
     return tqdm(total=images, unit=" images", dynamic_ncols=True, file=sys.stderr, disable=silent)
 
@@ -201,7 +201,7 @@ def _bar(images: int, distribution: Distribution) -> tqdm:
 def _scores(
     batches: tf.data.Dataset, steps: int, networks, protocol: Protocol, distribution: Distribution
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[float]]]:
-    """Every image once: log-probabilities, float64 (images, models, classes), labels, and losses."""
+    """Yields log-probabilities, float64 (images, models, classes), labels and losses of each step."""
     step = _step(networks, protocol, distribution)
     iterator = distribution.iterate(batches)
 
@@ -209,14 +209,14 @@ def _scores(
         rows = rows.numpy().astype("float64")
         rows = rows[rows[:, -1] > 0]
         scores = rows[:, :-2].reshape(len(rows), len(networks), -1)
-        with np.errstate(invalid="ignore"):  # of scores that are not numbers, which `Metrics` refuses
+        with np.errstate(invalid="ignore"):  # NaN and infinity, which `Metrics` rejects
             scores -= np.logaddexp.reduce(scores, axis=-1, keepdims=True)
         return scores, rows[:, -2].astype("int64"), losses.numpy().tolist()
 
     pending = None
     for _ in range(steps):
         results = step(iterator)
-        # While the device works on this step, the last one's results are counted.
+        # The previous results are processed while the device computes this step.
         if pending is not None:
             yield read(*pending)
         pending = results
@@ -225,11 +225,11 @@ def _scores(
 
 
 def _step(networks: Sequence[keras.Model], protocol: Protocol, distribution: Distribution):
-    """One step of all replicas: from the iterator to scores and losses.
+    """Returns a function that computes one step of all replicas: from the iterator to scores and losses.
 
-    The scores, float32 (images, models * classes + 2), end with an image's label and its weight. The rows
-    are in the images' order, whatever the number of replicas, and every worker has all of them. The losses,
-    float32 (models,), are summed as the training's evaluation sums them, to the last bit.
+    Each row of the scores, float32 (images, models * classes + 2), ends with the image's label and weight.
+    Every worker gets all rows, in the order of the images. The losses, float32 (models,), are summed as in
+    training's evaluation, to the last bit.
     """
 
     def on_replica(batch):
@@ -240,7 +240,7 @@ def _step(networks: Sequence[keras.Model], protocol: Protocol, distribution: Dis
         ]
         losses = [tf.nn.sparse_softmax_cross_entropy_with_logits(labels, some) for some in scores]
         sums = tf.stack([tf.reduce_sum(some * weights) for some in losses])
-        # One array: one collective.
+        # One array needs only one collective operation.
         rows = tf.concat([*scores, tf.cast(labels, tf.float32)[:, None], weights[:, None]], 1)
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync > 1:
@@ -257,7 +257,7 @@ def _step(networks: Sequence[keras.Model], protocol: Protocol, distribution: Dis
 
 
 def _scores_of_views(network: keras.Model, protocol: Protocol, views: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Scores, float32 (batch, classes): the logits of a single view, else the mean over the views."""
+    """Scores, float32 (batch, classes): logits of a single view, or the mean over several views."""
     logits = [_logits(network, protocol, size) for size in views]
     if len(logits) == 1 and logits[0].shape[1] == 1:
         return logits[0][:, 0]
@@ -265,7 +265,7 @@ def _scores_of_views(network: keras.Model, protocol: Protocol, views: Sequence[t
 
 
 def _logits(network: keras.Model, protocol: Protocol, views: tf.Tensor) -> tf.Tensor:
-    """float32 (batch, views, classes) of float32 (batch, views, height, width, channels)."""
+    """Computes logits (batch, views, classes) of views (batch, views, height, width, channels)."""
     batch, count = static_shape(views)[:2]
     flat = tf.reshape(views, tf.concat([[batch * count], tf.shape(views)[2:]], 0))
     logits = network(tf.ensure_shape(flat, (batch * count, *views.shape[2:])), training=False)

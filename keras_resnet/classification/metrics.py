@@ -1,26 +1,25 @@
-"""Figures over many predictions, added up batch by batch."""
+"""Metrics of predictions, accumulated over batches."""
 
 import dataclasses
 
 import numpy as np
 
 BINS = 15
-"""Of the confidence, for the expected calibration error; Guo et al. 2017 take as many."""
+"""Bins of the expected calibration error, as in Guo et al. 2017."""
 
 TOP = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassFigures:
-    """How one class fares.
+    """Metrics of one class.
 
     Attributes:
-        images: with this label.
-        predicted: images that were taken for it.
-        top1: share of its images that were taken for it; None without images.
-        precision: share of what was taken for it that has this label; None if nothing was.
-        confused_with: the class for which most of its other images were taken, and how many were;
-            None if there are none.
+        images: number of images with this label.
+        predicted: number of images with this prediction.
+        top1: share of the images with this label that are predicted correctly; None without images.
+        precision: share of the predictions that are correct; None without predictions.
+        confused_with: the most frequent wrong prediction and its number of images, or None.
     """
 
     images: int
@@ -31,11 +30,11 @@ class ClassFigures:
 
 
 class Metrics:
-    """Top-1, top-5, loss, calibration error and the confusion matrix of the predictions added so far.
+    """Accumulates top-1, top-5, loss, calibration error and the confusion matrix.
 
     Attributes:
-        classes: of the network.
-        confusion: int64 (classes, classes): images by their label (row) and prediction (column).
+        classes: number of classes.
+        confusion: int64 (classes, classes): number of images by label (row) and prediction (column).
     """
 
     def __init__(self, classes: int):
@@ -43,26 +42,26 @@ class Metrics:
         self.confusion = np.zeros((classes, classes), "int64")
         self._top5 = 0
         self._loss = 0.0
-        # By the confidence's bin: images, confidences added up, right ones.
+        # Per bin: images, sum of confidences, correct predictions.
         self._bins = np.zeros((3, BINS), "float64")
 
     def update(self, log_probabilities: np.ndarray, labels: np.ndarray, loss: float | None = None) -> None:
-        """Adds images.
+        """Adds a batch of predictions.
 
         Args:
             log_probabilities: float (images, classes), natural logarithms, finite or minus infinity.
             labels: int (images,).
-            loss: the sum of the images' losses, if it is known as the training computes it.
+            loss: sum of the losses as computed in training; None to compute it here.
 
         Raises:
-            ValueError: something is not a number, as the scores of a network that diverged are not.
+            ValueError: a score is NaN, as those of a network that diverged.
         """
         scores = np.asarray(log_probabilities, "float64")
         if np.isnan(scores).any():
             raise ValueError("a score is not a number")
         rows = np.arange(len(labels))
         own = scores[rows, labels][:, None]
-        # Among equals the lower index comes first, as argmax has it.
+        # Among equal scores the lower index comes first, as in argmax.
         before = (scores > own) | ((scores == own) & (np.arange(self.classes) < labels[:, None]))
         predicted = scores.argmax(1)
         right = predicted == labels
@@ -71,22 +70,22 @@ class Metrics:
         np.add.at(self.confusion, (labels, predicted), 1)
         confidences = np.exp(scores[rows, predicted])
         edges = np.linspace(0.0, 1.0, BINS + 1)
-        # A bin has its upper edge, but not its lower one.
+        # A bin includes its upper edge, but not its lower one.
         bins = np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, BINS - 1)
         for row, values in zip(self._bins, (1.0, confidences, right), strict=True):
             np.add.at(row, bins, values)
 
     @property
     def images(self) -> int:
-        """How many were added."""
+        """The number of images added."""
         return int(self.confusion.sum())
 
     def figures(self) -> dict[str, float]:
-        """Each figure by its name.
+        """The metrics by name.
 
-        `top1` and `top5` are shares of 1, where among fewer than five classes each is in the top 5;
-        `loss` is the mean cross-entropy in nats; `calibration_error` the expected one: the mean over
-        all images of the difference between confidence and accuracy in the image's bin.
+        `top1` and `top5` are in [0, 1]; with five classes or fewer `top5` is 1. `loss` is the mean
+        cross-entropy in nats. `calibration_error` is the expected calibration error: the difference
+        between confidence and accuracy in the image's bin, averaged over all images.
         """
         images = self.images
         return {
@@ -97,7 +96,7 @@ class Metrics:
         }
 
     def reliability(self) -> list[dict[str, float]]:
-        """The bins that have images: how many, their mean confidence, and the share that is right."""
+        """The number of images, mean confidence and accuracy of each bin that has images."""
         return [
             {"images": int(images), "confidence": confidence / images, "accuracy": right / images}
             for images, confidence, right in self._bins.T.tolist()
@@ -105,7 +104,7 @@ class Metrics:
         ]
 
     def per_class(self) -> list[ClassFigures]:
-        """Of every class, in the order of the labels."""
+        """The metrics of each class, in the order of the labels."""
         images, predicted = self.confusion.sum(1), self.confusion.sum(0)
         right = np.diag(self.confusion)
         wrong = self.confusion - np.diag(right)

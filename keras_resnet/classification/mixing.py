@@ -1,4 +1,4 @@
-"""mixup and cutmix on a batch, drawn from (seed, step, part) alone."""
+"""mixup and cutmix of a batch, as pure functions of (seed, step, part)."""
 
 from typing import Any
 
@@ -15,11 +15,12 @@ def mix(
         images: float32 (batch, height, width, channels), or channels first.
         targets: float32 (batch, classes).
         mixup: alpha of mixup's Beta distribution (Zhang et al., 2018); 0 is off.
-        cutmix: alpha of cutmix's (Yun et al., 2019); 0 is off. With both, half of the batches each.
+        cutmix: alpha of cutmix's Beta distribution (Yun et al., 2019); 0 is off. With both, each batch
+            uses one.
         key: (seed, step, part), integers or integer tensors.
 
     Returns:
-        Images and targets, mixed.
+        Mixed images and targets.
     """
     if not mixup and not cutmix:
         return images, targets
@@ -61,7 +62,7 @@ def _cutmix(images, targets, alpha, seeds):
         _span(height, side, seeds[3])[:, None] & _span(width, side, seeds[4])[None, :], images.dtype
     )
     mask = inside[None, None] if first == 2 else inside[None, :, :, None]
-    # The box is cut off at the border, so its true area decides the targets.
+    # The box is clipped at the border, so the targets use its actual area.
     share = 1.0 - tf.reduce_mean(inside)
     return images * (1 - mask) + images[::-1] * mask, _blend(targets, targets[::-1], share)
 

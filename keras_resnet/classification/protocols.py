@@ -1,4 +1,4 @@
-"""The paper's ways to test a network: from one image to views of it, and from their scores to one."""
+"""The paper's test protocols: the views of an image, and how their scores are combined."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,22 +14,22 @@ from keras_resnet.images.preprocessing import REFERENCE_SIZE, Normalization, Pre
 from keras_resnet.models.graph import recursion_limit
 
 _SCALES = (224, 256, 384, 480, 640)
-"""Section 3.4's shorter sides for inputs of `REFERENCE_SIZE`; others take them in proportion."""
+"""Section 3.4's shorter sides for inputs of `REFERENCE_SIZE`; scaled for others."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """A way to test.
+    """A test protocol.
 
     Attributes:
-        name: for `--protocol`.
-        summary: what it does, in words.
-        views: from an image, (height, width, channels), uint8, and the weights' preprocessing to the
-            network's inputs: one tensor (views, height, width, channels), float32, for each size.
-        resizes: from the preprocessing to the shorter sides, pixels, to which images are resized; None
-            where whole images are resized to the network's own size.
-        fully_convolutional: whether the network must take inputs of any size.
-        batch_size: images per replica and step by default; the more views, the fewer.
+        name: value of `--protocol`.
+        summary: one-line description.
+        views: converts an image, uint8 (height, width, channels), to the network's inputs: one tensor,
+            float32 (views, height, width, channels), for each size.
+        resizes: the shorter sides, in pixels, to which images are resized; None if whole images are
+            resized to the input size.
+        fully_convolutional: whether the network must accept inputs of any size.
+        batch_size: default number of images per replica and step.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Protocol:
 
 
 def single_crop(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tensor, ...]:
-    """The view on which the weights' published accuracy was measured: a center crop or the whole image."""
+    """The view used for the weights' published accuracy: a center crop or the whole image."""
     view = evaluation_view(
         image, preprocessing.resize, preprocessing.size, preprocessing.channels, preprocessing.interpolation
     )
@@ -49,9 +49,9 @@ def single_crop(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tens
 
 
 def ten_crop(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tensor, ...]:
-    """Four corners and the center, as they are and flipped (section 3.4, after AlexNet).
+    """Crops the four corners and the center, also flipped (section 3.4, after AlexNet).
 
-    They are cropped from the image whose shorter side is 256 for crops of 224, and in proportion.
+    The shorter side of the image is 256 for crops of 224, and scaled for others.
     """
     (resize,) = _ten_crop_resize(preprocessing)
     resized = resize_shorter_side(image, resize, preprocessing.interpolation)
@@ -64,11 +64,11 @@ def _ten_crop_resize(preprocessing: Preprocessing) -> tuple[int]:
 
 
 def ten_crops(image: tf.Tensor, size: int) -> tf.Tensor:
-    """The ten crops, in the order and with the rounding of torchvision's `TenCrop`.
+    """Crops in the order and with the rounding of torchvision's `TenCrop`.
 
     Args:
-        image: (height, width, channels), at least as high and wide as `size`.
-        size: of the crops, pixels.
+        image: (height, width, channels), at least `size` pixels high and wide.
+        size: height and width of the crops.
 
     Returns:
         (10, size, size, channels): top left, top right, bottom left, bottom right, center; then the
@@ -86,7 +86,7 @@ def ten_crops(image: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def multi_scale(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tensor, ...]:
-    """The whole image at five sizes (section 3.4); not flipped, of which the paper says nothing."""
+    """The whole image at five sizes (section 3.4); not flipped, which the paper does not mention."""
     normalization = _per_channel(preprocessing.normalization)
     resized = [
         resize_shorter_side(image, resize, preprocessing.interpolation) for resize in scales(preprocessing)
@@ -95,12 +95,12 @@ def multi_scale(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tens
 
 
 def scales(preprocessing: Preprocessing) -> tuple[int, ...]:
-    """The shorter sides, pixels, at which a network of this input is tested."""
+    """The shorter sides, in pixels, of `multi_scale`."""
     return tuple(round(side * preprocessing.size / REFERENCE_SIZE) for side in _SCALES)
 
 
 def _per_channel(normalization: Normalization) -> Normalization:
-    """The same with the mean over its pixels: a mean image fits no other size than its own."""
+    """Averages a per-pixel mean, which only fits images of its own size."""
 
     def flat(values):
         return values if np.ndim(values) < 3 else np.mean(values, axis=(0, 1)).tolist()
@@ -113,13 +113,13 @@ PROTOCOLS = {
     for protocol in (
         Protocol(
             "single_crop",
-            "one view, as the weights' own preprocessing has it",
+            "one view, with the weights' own preprocessing",
             single_crop,
             resizes=lambda preprocessing: (preprocessing.resize,),
         ),
         Protocol(
             "ten_crop",
-            "4 corners and the centre, also flipped; softmax averaged over the 10 views",
+            "4 corners and the center, also flipped; softmax averaged over the 10 views",
             ten_crop,
             resizes=_ten_crop_resize,
             batch_size=8,
@@ -137,7 +137,7 @@ PROTOCOLS = {
 
 
 def get_protocol(name: str) -> Protocol:
-    """The protocol `name`; `InputError` where there is none."""
+    """Returns the protocol `name`; raises `InputError` for an unknown name."""
     if name == "ensemble":
         raise InputError("an ensemble is any protocol with several weights: --weights=FILE,FILE,...")
     if name not in PROTOCOLS:
@@ -146,18 +146,18 @@ def get_protocol(name: str) -> Protocol:
 
 
 def fully_convolutional(network: keras.Model) -> keras.Model:
-    """The network with its classifier as a 1x1 convolution, so that it scores every place of an image.
+    """Converts the classifier to a 1x1 convolution that scores every position of an image.
 
-    The mean of the scores over all places equals the logits of the network itself, whose global
-    average pooling and classifier are linear.
+    The mean of the scores over all positions equals the logits of the network, because global average
+    pooling and classifier are linear.
 
     Args:
-        network: of `build_model` with the top and without an activation behind it; built for inputs
-            (None, None, channels) it takes images of any size.
+        network: a network of `build_model` with top and without classifier activation; for images of any
+            size, built for inputs (None, None, channels).
 
     Returns:
-        A model with the same weights: float (batch, height, width, channels) to float32 scores
-        (batch, rows, columns, classes), channels first under that image data format.
+        A model with the same weights: from float (batch, height, width, channels) to float32 scores
+        (batch, rows, columns, classes), in Keras' image data format.
     """
     classifier = network.get_layer("predictions")
     features = network.get_layer("avg_pool").input
@@ -170,20 +170,19 @@ def fully_convolutional(network: keras.Model) -> keras.Model:
 
 
 def mean_over_places(scores: tf.Tensor) -> tf.Tensor:
-    """(batch, classes) of the scores that a `fully_convolutional` network gives."""
+    """Averages the scores of a `fully_convolutional` network to (batch, classes)."""
     axes = (2, 3) if keras.config.image_data_format() == "channels_first" else (1, 2)
     return tf.reduce_mean(scores, axes)
 
 
 def mean_of_softmax(logits: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The score of images that were seen several times.
+    """Averages the softmax over views.
 
     Args:
-        logits: float32 (batch, views, classes), one for each size of views; all views count equally.
+        logits: float32 (batch, views, classes) for each size of views; all views count equally.
 
     Returns:
-        The logarithm of the mean softmax, float32 (batch, classes); as logarithms, because in 32 bits
-        the probability of a class may well be zero.
+        The logarithm of the mean, float32 (batch, classes): probabilities could underflow in 32 bits.
     """
     logarithms = tf.concat([tf.nn.log_softmax(part) for part in logits], axis=1)
     count = tf.cast(tf.shape(logarithms)[1], tf.float32)

@@ -116,7 +116,7 @@ def get_recipe(name: str, model: str | None = None) -> ClassificationRecipe:
     `cifar10_paper` with `cifar_resnet110` has the paper's warm-up.
 
     Raises:
-        InputError: there is no such recipe; the message names the nearest.
+        InputError: the recipe is unknown; the message suggests the closest name.
     """
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)

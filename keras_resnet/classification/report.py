@@ -1,4 +1,4 @@
-"""What remains of an evaluation: evaluation.json, per_class.csv, confusion.png and a table."""
+"""Writes evaluation.json, per_class.csv and confusion.png, and formats a table."""
 
 import csv
 import dataclasses
@@ -19,14 +19,14 @@ from keras_resnet.files import atomic_path
 from keras_resnet.tables import markdown_table
 from keras_resnet.version import __version__
 
-_NAMED_CLASSES = 30  # more names cannot be read beside a matrix
-_CELLS = 500  # a matrix of more classes is drawn with several to a cell
-_MISTAKES = 25  # listed beside a matrix without names
-_LETTERS = 28  # of a class' name in the picture
+_NAMED_CLASSES = 30  # more names are not legible beside a matrix
+_CELLS = 500  # with more classes, several share a cell
+_MISTAKES = 25  # number of mistakes listed beside a matrix without names
+_LETTERS = 28  # maximum length of class names in the plot
 
 
 def table(evaluation: Evaluation) -> str:
-    """The figures for a terminal: a row for each network, and one for all together."""
+    """A Markdown table of the metrics: a row per network, and one for the ensemble."""
     rows = [
         (model.weights, model.spec.model, *_cells(metrics))
         for model, metrics in zip(evaluation.models, evaluation.model_metrics, strict=True)
@@ -45,7 +45,7 @@ def _cells(metrics: Metrics) -> tuple[str, ...]:
 
 
 def content(evaluation: Evaluation, command: str) -> dict:
-    """What evaluation.json holds; shares are of 1, the loss is in nats, times are in seconds."""
+    """The content of evaluation.json; shares are in [0, 1], the loss in nats, times in seconds."""
     images = evaluation.metrics.images
     return {
         "command": command,
@@ -85,16 +85,16 @@ def content(evaluation: Evaluation, command: str) -> dict:
 
 
 def check_folder(folder: str | os.PathLike) -> None:
-    """Refuses a folder that cannot be made or written, before anybody waits for what goes there.
+    """Checks before an evaluation that its folder can be created and written.
 
     Raises:
-        InputError: it says which.
+        InputError: the folder cannot be created or written.
     """
     path = Path(folder).absolute()
     while not os.path.lexists(path):
         path = path.parent
     if not path.is_dir():
-        raise InputError(f"--output_dir {folder}: {path} is no folder")
+        raise InputError(f"--output_dir {folder}: {path} is not a folder")
     if not os.access(path, os.W_OK | os.X_OK):
         raise InputError(f"--output_dir {folder}: {path} cannot be written")
 
@@ -103,9 +103,9 @@ def write_report(evaluation: Evaluation, folder: str | os.PathLike, command: str
     """Writes evaluation.json, per_class.csv and confusion.png, each atomically.
 
     Args:
-        evaluation: what `evaluate` found.
-        folder: is made; files of these names are replaced. evaluation.json comes last.
-        command: that does the evaluation again.
+        evaluation: the results of `evaluate`.
+        folder: created if necessary; existing files are replaced, evaluation.json last.
+        command: the command that repeats the evaluation.
 
     Raises:
         OSError: the folder cannot be written.
@@ -138,14 +138,14 @@ def _write_classes(file, metrics: Metrics, names: Sequence[str]) -> None:
 def draw_confusion(metrics: Metrics, names: Sequence[str], title: str, path: str | os.PathLike) -> None:
     """Draws the confusion matrix, colored by the share of each label's images.
 
-    With few classes the cells hold their numbers of images and the axes the names; with many the most
+    With few classes, cells and axes are labeled with numbers of images and names; with many, the most
     frequent mistakes are listed beside the matrix.
 
     Args:
-        metrics: with images.
-        names: of the classes.
-        title: of the picture.
-        path: of the PNG.
+        metrics: metrics of at least one image.
+        names: class names.
+        title: title of the plot.
+        path: PNG file to write.
     """
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
@@ -166,7 +166,7 @@ def draw_confusion(metrics: Metrics, names: Sequence[str], title: str, path: str
             for label, other, count in metrics.confusions(_MISTAKES)
         ]
         beside.text(0, 1, "\n".join(lines) or "none", va="top", linespacing=1.8, transform=beside.transAxes)
-    # Rare mistakes are to be seen, too.
+    # Keeps rare mistakes visible.
     scale = PowerNorm(0.4, vmin=0, vmax=1)
     extent = (-0.5, classes - 0.5, classes - 0.5, -0.5)
     image = axes.imshow(_largest_of_blocks(shares), cmap="Blues", norm=scale, extent=extent)
@@ -182,12 +182,12 @@ def draw_confusion(metrics: Metrics, names: Sequence[str], title: str, path: str
             text = str(confusion[row, column])
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.6, label="share of the label's images")
-    # Without the software's name and version, the same pictures have the same bytes.
+    # The software's name and version would change the bytes of equal plots.
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
 
 
 def _largest_of_blocks(shares: np.ndarray) -> np.ndarray:
-    """At most `_CELLS` cells a side; a lone mistake stays as dark as it is."""
+    """Max-pools a matrix to at most `_CELLS` cells per side; single mistakes stay visible."""
     block = -(-len(shares) // _CELLS)
     missing = -len(shares) % block
     padded = np.pad(shares, (0, missing))
@@ -200,5 +200,5 @@ def _short(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib does not take for a formula."""
+    """Escapes text that matplotlib would parse as a formula."""
     return text.replace("$", r"\$")

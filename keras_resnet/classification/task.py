@@ -1,4 +1,4 @@
-"""Classification as a task of the training loop: softmax, label smoothing, mixing and top-1."""
+"""The classification task of the training loop."""
 
 import os
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from keras_resnet.training.schedules import progressive_size
 from keras_resnet.training.task import Batch, Curve, Task
 from keras_resnet.weights import ModelSpec, open_weights, save_weights
 
-_NORMALIZATION = ("mean", "std")  # fields of a `Normalization`, as checkpoints keep them
+_NORMALIZATION = ("mean", "std")  # fields of a `Normalization` in checkpoints
 
 
 def train(
@@ -152,7 +152,7 @@ class ClassificationTask(Task):
             targets = targets * (1 - smoothing) + smoothing / classes
         logits = call(images)
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-        # With mixed images the larger share decides what is correct.
+        # The label of mixed images is that of the larger share.
         correct = tf.cast(tf.equal(tf.argmax(logits, -1), tf.argmax(targets, -1)), tf.float32)
         return [tf.reduce_sum(losses * weights), tf.reduce_sum(correct * weights), tf.reduce_sum(weights)]
 
@@ -188,7 +188,7 @@ class ClassificationTask(Task):
 
     @property
     def _resize(self) -> int | None:
-        """The shorter side of an image before the evaluation's center crop."""
+        """The shorter side before the evaluation's center crop."""
         return get_augmentation(self.recipe.augmentation).evaluation_resize(self.recipe.image_size)
 
     def _choose_normalization(self, bad: BadImages) -> Normalization:
@@ -208,12 +208,12 @@ class ClassificationTask(Task):
 
 
 def _overrides(recipe: ClassificationRecipe) -> dict:
-    """The fields of the network's config that the recipe sets, without the width of its last layer."""
+    """The recipe's overrides of the network's config, without `classes`."""
     return {key: value for key, value in recipe.model_overrides.items() if key != "classes"}
 
 
 def _check_network(recipe: ClassificationRecipe, dataset: Dataset) -> None:
-    """Raises `InputError` where the network fits neither the dataset nor the size of its images."""
+    """Raises `InputError` if the network does not match the dataset or the image size."""
     config = get_config(recipe.model, **recipe.model_overrides)
     if recipe.model_overrides.get("classes", dataset.classes) != dataset.classes:
         raise InputError(f"classes is {config.classes}, but {dataset.name} has {dataset.classes}")
@@ -225,7 +225,7 @@ def _check_network(recipe: ClassificationRecipe, dataset: Dataset) -> None:
 
 
 def _network(recipe: ClassificationRecipe, classes: int) -> keras.Model:
-    """The network with logits as its output; for images of any size where the recipe varies it."""
+    """Builds the network with logits as output, for images of any size if training is progressive."""
     side = None if recipe.progressive else recipe.image_size
     shape = (side, side, recipe.channels)
     if keras.config.image_data_format() == "channels_first":
@@ -236,7 +236,7 @@ def _network(recipe: ClassificationRecipe, classes: int) -> keras.Model:
 
 
 def _model_spec(recipe: ClassificationRecipe, dataset: Dataset, preprocessing: Preprocessing) -> ModelSpec:
-    """What the weight file says about the network and its input."""
+    """The description of the network in weight files."""
     return ModelSpec(
         model=recipe.model,
         overrides=_overrides(recipe),
@@ -250,7 +250,7 @@ def _model_spec(recipe: ClassificationRecipe, dataset: Dataset, preprocessing: P
 def _normalization_of_weights(
     recipe: ClassificationRecipe, preprocessing: Preprocessing | None
 ) -> Normalization:
-    """The normalization of the pretrained weights; `InputError` where it is unknown or does not fit."""
+    """The normalization of the pretrained weights; `InputError` if it is unknown or does not match."""
     if preprocessing is None:
         raise InputError(
             f"{recipe.weights} does not say how its images are prepared; set another normalization"
@@ -267,6 +267,6 @@ def _normalization_of_weights(
 
 
 def _held_normalization(arrays: dict[str, np.ndarray]) -> Normalization | None:
-    """The normalization in a checkpoint; None in one of an older version, which has none."""
+    """The normalization in a checkpoint; None for checkpoints of older versions."""
     held = [arrays[key] for field in _NORMALIZATION if (key := f"normalization/{field}") in arrays]
     return Normalization(*(a.tolist() for a in held)) if len(held) == len(_NORMALIZATION) else None

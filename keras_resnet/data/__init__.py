@@ -1,4 +1,4 @@
-"""Datasets by name, and `tf.data` pipelines whose every byte follows from seed, epoch and example."""
+"""Datasets by name, and reproducible `tf.data` pipelines."""
 
 import lazy_loader
 

@@ -3,7 +3,7 @@
 from keras_resnet import cli
 
 COMMAND = cli.Group(
-    "Previews what training makes of images, and finds images that cannot be used.",
+    "Previews augmented training images, and finds images that cannot be used.",
     {
         "preview": cli.Command(
             "keras_resnet.commands.data:preview",

@@ -1,4 +1,4 @@
-"""Finds the images of a dataset that cannot be used, before a training run does."""
+"""Finds the images of a dataset that cannot be used for training."""
 
 import os
 import sys
@@ -25,16 +25,16 @@ _SECONDS_BETWEEN_LINES = 1.0
 
 
 def check(path: str | os.PathLike) -> int:
-    """Decodes every image of a folder, and prints a table of the unusable ones and how many there are.
+    """Decodes every image of a folder, and prints a table of the unusable ones.
 
     Args:
-        path: a folder of images as `folder:PATH` takes it.
+        path: a folder of images, with or without the prefix `folder:`.
 
     Returns:
         The exit status: 1 if there are unusable images, else 0.
 
     Raises:
-        InputError: the path is no such folder.
+        InputError: the path is not a folder of images.
     """
     path = os.fspath(path)
     rows, total = find_unusable(open_dataset(path if path.startswith("folder:") else f"folder:{path}"))
@@ -46,10 +46,10 @@ def check(path: str | os.PathLike) -> int:
 
 
 def find_unusable(dataset: Dataset) -> tuple[list[tuple[str, str]], int]:
-    """Decodes every image of every split, with a line of progress on standard error.
+    """Decodes every image of every split, printing the progress on standard error.
 
     Returns:
-        `(path, reason)` of the unusable images, sorted; and how many images there are.
+        Sorted `(path, reason)` of the unusable images, and the number of all images.
     """
     bad, total, done = BadImages(), sum(dataset.sizes.values()), 0
     begun = shown = time.monotonic()
@@ -60,7 +60,7 @@ def find_unusable(dataset: Dataset) -> tuple[list[tuple[str, str]], int]:
                 shown = time.monotonic()
                 _say(f"{done} of {total} images, {bad.count} bad, {done / (shown - begun):.0f} images/s")
     _say(f"{done} of {total} images, {bad.count} bad", last=True)
-    # A file name that is not text is shown, not printed as it is.
+    # Invalid bytes in file names are replaced.
     paths = [
         (path.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), why)
         for path, _, why in bad.rows()
@@ -69,7 +69,7 @@ def find_unusable(dataset: Dataset) -> tuple[list[tuple[str, str]], int]:
 
 
 def _decode(split: Split, bad: BadImages) -> Iterator[int]:
-    """Decodes a split's images, and yields how many more were decoded."""
+    """Decodes the images of a split, and yields the number of images of each batch."""
     record_skipped_files(split, bad)
     batches = prepare_batches(
         split,
@@ -85,7 +85,7 @@ def _decode(split: Split, bad: BadImages) -> Iterator[int]:
 
 
 def _say(line: str, last: bool = False) -> None:
-    """One line that is written over where someone watches; only the last of them elsewhere."""
+    """Overwrites the progress line on a terminal; elsewhere prints only the last one."""
     if sys.stderr.isatty():
         print(f"\r{line:<79}", end="\n" if last else "", file=sys.stderr, flush=True)
     elif last:

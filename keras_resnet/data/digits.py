@@ -7,17 +7,17 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.registered import skip_registration
 
 HOLD_OUT = 5
-"""Of every `HOLD_OUT` examples of a class, in the source's order, the last is a test example."""
+"""Every `HOLD_OUT`-th example of a class, in the source's order, is a test example."""
 
 
 def held_out(classes: np.ndarray) -> np.ndarray:
-    """Which examples of a list are test examples: every fifth one of each class.
+    """Selects the test examples: every fifth one of each class.
 
     Args:
-        classes: int array (examples,), the class of each example in the source's order.
+        classes: int (examples,), the class of each example in the source's order.
 
     Returns:
-        bool array (examples,).
+        bool (examples,).
     """
     test = np.zeros(len(classes), bool)
     for label in np.unique(classes):

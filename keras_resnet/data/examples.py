@@ -1,4 +1,4 @@
-"""Reads examples: shards them, loads and prepares each, and leaves out images that cannot be decoded."""
+"""Reads examples: sharding, loading, preparation, and handling of images that cannot be decoded."""
 
 import csv
 import dataclasses
@@ -16,9 +16,9 @@ from keras_resnet.files import atomic_path
 from keras_resnet.images.decode import each, try_each
 
 PADDING = -1
-"""The index of an example that only fills up a batch."""
+"""Index of the padding examples that fill up a batch."""
 
-_GROUP = 8  # the most examples that one thread prepares in turn
+_GROUP = 8  # maximum number of examples that a thread prepares at once
 _COLUMNS = ("path", "split", "reason")
 
 
@@ -41,15 +41,15 @@ class BadImages:
         """Records an image.
 
         Args:
-            path: of the file, or another name of the example in its split.
-            split: the split's name.
-            reason: a few words.
+            path: path of the file, or another unique name of the example in its split.
+            split: name of the split.
+            reason: short description, such as "truncated".
         """
         with self._lock:
             self._reasons[path, split] = reason
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """`(path, split, reason)` of each, sorted."""
+        """Sorted `(path, split, reason)` of all images."""
         with self._lock:
             return sorted((*key, reason) for key, reason in self._reasons.items())
 
@@ -68,7 +68,7 @@ class BadImages:
         Raises:
             OSError: the file cannot be written.
         """
-        # File names need not be text.
+        # File names may not be valid text.
         with (
             atomic_path(path) as temporary,
             open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
@@ -80,10 +80,10 @@ class BadImages:
     def read(self, path: str | os.PathLike) -> None:
         """Adds the rows of a file that `write` wrote, if it exists.
 
-        A run that resumes in the middle of an epoch does not read again what came before.
+        A run that resumes within an epoch does not read the earlier examples again.
 
         Raises:
-            InputError: it is not such a file.
+            InputError: the file is not a list of bad images.
         """
         try:
             with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -120,31 +120,31 @@ class Shard:
 
     @property
     def start(self) -> int:
-        """The worker's first place in a global batch."""
+        """The position of the worker's first example in a global batch."""
         return self.worker * self.size
 
     @property
     def size(self) -> int:
-        """The worker's examples of a global batch."""
+        """The worker's number of examples per global batch."""
         return self.global_batch // self.workers
 
     @property
     def replica_batch(self) -> int:
-        """The examples of one replica."""
+        """The number of examples per replica."""
         return self.size // self.replicas
 
 
 def in_order(split: Split, multiple: int, limit: int | None = None) -> np.ndarray | tf.data.Dataset:
-    """Every example once, in order, and padding up to a multiple.
+    """Every example once, in order, padded to a multiple.
 
     Args:
         split: the examples.
-        multiple: of which the number of examples becomes a multiple.
-        limit: the most examples, spread evenly over an indexed split (a folder's is sorted by class),
-            else the first; None for all.
+        multiple: the number of examples is padded to a multiple of this.
+        limit: maximum number of examples: spread evenly over an indexed split (folders are sorted by
+            class), or the first of a streamed one. None for all.
 
     Returns:
-        Indices of an indexed split, or the records of a streamed one, as `shard_examples` takes them.
+        Indices of an indexed split or the records of a streamed one, for `shard_examples`.
     """
     count = len(split) if limit is None else min(limit, len(split))
     missing = -count % multiple
@@ -162,8 +162,8 @@ def shard_examples(
 
     Args:
         examples: whole global batches: indices, or a dataset of `(index, record)`.
-        shard: of the worker.
-        first_step: global batches to skip.
+        shard: the worker's shard.
+        first_step: number of global batches to skip.
     """
     if isinstance(examples, np.ndarray):
         steps = examples.astype("int64").reshape(-1, shard.global_batch)
@@ -172,7 +172,7 @@ def shard_examples(
     records = examples.skip(first_step * shard.global_batch)
     if shard.workers == 1:
         return records
-    # Records of other workers are read, in order to keep count, but never decoded.
+    # The records of other workers are read for counting, but not decoded.
     turns = cast(Any, records.enumerate())  # annotated for functions of one argument only
     turns = turns.filter(lambda turn, record: (turn % shard.global_batch) // shard.size == shard.worker)
     return turns.map(lambda turn, record: record)
@@ -190,14 +190,14 @@ def prepare_batches(
     """Loads and prepares each example, and batches them.
 
     Args:
-        split: of the examples.
-        records: of `shard_examples`.
-        batch: examples in a batch.
-        prepare: from an image, pixels or encoded, and its index to float32 tensors.
-        shapes: of these tensors; with unknown sides only where `batch` is 1.
-        finish: from a batch of each tensor, and the labels, weights and indices, to the element; the
-            weight is 0 for padding and for images that cannot be decoded, whose tensors are zeros.
-        bad: records images that cannot be decoded; with None the first of them is an error.
+        split: the split of the examples.
+        records: what `shard_examples` returns.
+        batch: examples per batch.
+        prepare: converts an image, decoded or encoded, and its index to float32 tensors.
+        shapes: shapes of these tensors; sides may be unknown only if `batch` is 1.
+        finish: converts a batch of each tensor, the labels, weights and indices to an element. The
+            weight is 0 for padding and for images that cannot be decoded; their tensors are zeros.
+        bad: records images that cannot be decoded; if None, the first of them is an error.
     """
     group = max(number for number in range(1, _GROUP + 1) if batch % number == 0)
     load = _loader(split, prepare, shapes)
@@ -221,14 +221,14 @@ def prepare_batches(
 
 
 def parallel_map(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
-    """`dataset.map` with several threads, in order."""
-    # AutoGraph, which nothing here needs, would take most of the time until the first batch.
+    """Maps a dataset with several threads, in order."""
+    # AutoGraph is not needed, and would take most of the time until the first batch.
     function = tf.autograph.experimental.do_not_convert(function)
     return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The dataset as `Distribution.iterate` takes it: deterministic, and not sharded again."""
+    """Prefetches a dataset for `Distribution.iterate`: deterministic, and not sharded again."""
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
@@ -236,14 +236,14 @@ def prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def record_skipped_files(split: Split, bad: BadImages | None, worker: int = 0) -> None:
-    """Records what was found beside an indexed split's examples; the first worker does it for all."""
+    """Records the entries of a folder that are not examples, on the first worker only."""
     if bad is not None and isinstance(split, IndexedSplit) and worker == 0:
         for path, reason in split.skipped_files:
             bad.add(path, split.name, reason)
 
 
 def _loader(split: Split, prepare: Callable, shapes: Sequence[tuple]) -> Callable:
-    """From (index, record) to the prepared tensors and the label; zeros for padding."""
+    """Returns a function from (index, record) to prepared tensors and label; zeros for padding."""
 
     def load(index, record):
         def example():
@@ -261,14 +261,14 @@ def _loader(split: Split, prepare: Callable, shapes: Sequence[tuple]) -> Callabl
 
 
 def _merge(groups: tf.Tensor, batch: int) -> tf.Tensor:
-    """(batch, ...) of (groups, examples of a group, ...)."""
+    """Reshapes (groups, examples per group, ...) to (batch, ...)."""
     shape = groups.shape[2:]
     merged = tf.reshape(groups, tf.concat([[batch], tf.shape(groups)[2:]], 0))
     return tf.ensure_shape(merged, (batch, *shape))
 
 
 def _report(split: Split, bad: BadImages, succeeded: tf.Tensor, indices, records) -> tf.Tensor:
-    """Returns `succeeded`, and records the examples that failed."""
+    """Records the examples that failed, and returns `succeeded`."""
 
     def record_failures(succeeded, indices, records):
         for index, record in zip(indices[~succeeded].tolist(), records[~succeeded].tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Image classification datasets that are folders: `PATH/[split/]class/image`."""
+"""Image classification datasets in folders: `PATH/[split/]class/image`."""
 
 import dataclasses
 import os
@@ -18,9 +18,9 @@ class Files:
     """The images of one split.
 
     Attributes:
-        paths: file names, ordered by class and then by name.
-        labels: int32 array (images,).
-        skipped: `(path, reason)` of what is neither a class folder nor a file in one.
+        paths: file names, sorted by class and name.
+        labels: int32 (images,).
+        skipped: `(path, reason)` of entries that are not examples.
     """
 
     paths: tuple[str, ...]
@@ -31,18 +31,15 @@ class Files:
 def scan(path: str) -> tuple[tuple[str, ...], dict[str, Files]]:
     """Finds the classes and the splits of a folder.
 
-    What lies in a class folder counts as an example; whether it can be decoded is seen when it is read.
-    With `train/` and one of `test/`, `validation/`, `val/` inside, those are the splits; otherwise
-    every fifth image of each class (sorted by name) is the `test` split.
-
-    Args:
-        path: the folder.
+    All files in class folders are examples; they are not decoded here. If there are `train/` and any of
+    `test/`, `validation/`, `val/`, these are the splits; otherwise every fifth image of each class
+    (sorted by name) belongs to the `test` split.
 
     Returns:
-        The class names, sorted, and the files of each split.
+        The sorted class names, and the files of each split.
 
     Raises:
-        InputError: for a folder that is not a dataset, naming the offending path.
+        InputError: the folder is not a dataset; the message names the offending path.
     """
     if not os.path.exists(path):
         raise InputError(f"there is no folder {path!r}")
@@ -78,7 +75,7 @@ def _select(files: Files, mask: np.ndarray, skipped: tuple) -> Files:
 
 
 def _subfolders(path: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """The names of the folders in a folder, and `(path, reason)` of links that lead to none."""
+    """The sorted names of subfolders, and `(path, reason)` of invalid links."""
     names, skipped = [], []
     above = os.path.realpath(path)
     with os.scandir(path) as entries:
@@ -91,7 +88,7 @@ def _subfolders(path: str) -> tuple[list[str], list[tuple[str, str]]]:
                     skipped.append((entry.path, "a link to nothing, or to itself"))
                     continue
                 if os.path.isdir(target) and os.path.commonpath([above, target]) == target:
-                    skipped.append((entry.path, "a link to a folder that it is in"))
+                    skipped.append((entry.path, "a link to a folder that contains it"))
                     continue
             if entry.is_dir():
                 names.append(entry.name)
@@ -102,9 +99,9 @@ def _scan_classes(path: str) -> tuple[tuple[str, ...], Files]:
     classes, skipped = _subfolders(path)
     if len(classes) < 2:
         found = f"only the class folder {classes[0]!r}" if classes else "no class folders"
-        raise InputError(f"{path!r} has {found}; a dataset needs two or more, one a class")
+        raise InputError(f"{path!r} has {found}; a dataset needs two or more, one per class")
     folders = [os.path.join(path, name) for name in classes]
-    # Threads: on a network file system each look is a round trip.
+    # Threads: on a network file system each request is a round trip.
     with ThreadPoolExecutor(16) as pool:
         listed = list(pool.map(_class_files, folders))
     paths = [file for files, _ in listed for file in files]
@@ -114,10 +111,10 @@ def _scan_classes(path: str) -> tuple[tuple[str, ...], Files]:
 
 
 def _class_files(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """The sorted files and links of a class folder, and `(path, reason)` of what else is in it.
+    """The sorted files and links of a class folder, and `(path, reason)` of other entries.
 
     Raises:
-        InputError: it cannot be read, or nothing of it is an image.
+        InputError: the folder cannot be read, or contains no image.
     """
     files, skipped = [], []
     try:
@@ -128,7 +125,7 @@ def _class_files(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
                 if entry.is_symlink() or entry.is_file(follow_symlinks=False):
                     files.append(entry.path)
                 else:
-                    kind = "a folder" if entry.is_dir(follow_symlinks=False) else "no regular file"
+                    kind = "a folder" if entry.is_dir(follow_symlinks=False) else "not a regular file"
                     skipped.append((entry.path, f"{kind} where an image was expected"))
     except OSError as error:
         raise InputError(f"the class folder {folder!r} cannot be read: {error.strerror}") from None

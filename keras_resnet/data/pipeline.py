@@ -1,4 +1,4 @@
-"""Batches of normalized images for training and evaluation, the same bytes wherever they are made."""
+"""Reproducible batches of normalized images for training and evaluation."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -29,20 +29,20 @@ from keras_resnet.images.ops import evaluation_view, normalize, with_channels
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 
 _RAW_BATCH, _RAW_GROUP = 64, 8
-_ORDER, _AUGMENTATION = range(2)  # what a key is for
+_ORDER, _AUGMENTATION = range(2)  # purposes of random keys
 
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How a stored image becomes a network's input in training.
+    """Converts stored images to a network's input in training.
 
     Attributes:
-        preprocessing: what is done in evaluation; training replaces its resizing and center crop if
-            the augmentation crops.
-        augmentation: a name of `AUGMENTATIONS`.
+        preprocessing: preprocessing in evaluation; if the augmentation crops, training replaces its
+            resizing and center crop.
+        augmentation: a name in `AUGMENTATIONS`.
 
     Raises:
-        InputError: for an unknown augmentation, or a number of channels other than 1 and 3.
+        InputError: the augmentation is unknown, or the number of channels is not 1 or 3.
     """
 
     preprocessing: Preprocessing
@@ -55,13 +55,13 @@ class Transform:
 
     @classmethod
     def create(cls, size: int, normalization: Normalization, augmentation: str = "none") -> "Transform":
-        """Creates a transform whose evaluation resizes images as is usual for the augmentation."""
+        """Creates a transform with the usual evaluation resizing for the augmentation."""
         resize = get_augmentation(augmentation).evaluation_resize(size)
         return cls(Preprocessing(size, resize, "bilinear", normalization), augmentation)
 
     @property
     def policy(self) -> Augmentation:
-        """The augmentation itself."""
+        """The augmentation policy."""
         return AUGMENTATIONS[self.augmentation]
 
     def for_size(self, size: int) -> "Transform":
@@ -70,10 +70,10 @@ class Transform:
 
 
 def steps_per_epoch(split: Split, global_batch: int) -> int:
-    """The training steps of one epoch; examples that fill no batch are left out of it.
+    """The number of training steps per epoch, without the last incomplete batch.
 
     Raises:
-        InputError: for a batch below 1 or larger than the split.
+        InputError: the batch size is below 1 or larger than the split.
     """
     if global_batch < 1:
         raise InputError(f"the batch size must be at least 1, not {global_batch}")
@@ -99,30 +99,29 @@ def training_batches(
 ) -> tf.data.Dataset:
     """One epoch of shuffled, augmented batches, each for one replica.
 
-    A step's global batch holds the same examples in the same order however it is divided: worker
-    `w` takes its `w`-th part, and the worker's replica `r` the `r`-th part of that. The batches
-    come as step 0 replica 0, step 0 replica 1, ..., step 1 replica 0, ...
+    A global batch holds the same examples in the same order for any number of workers and replicas:
+    worker `w` gets its `w`-th part, and the worker's replica `r` the `r`-th part of that. The order of
+    the batches is step 0 replica 0, step 0 replica 1, ..., step 1 replica 0, ...
 
     Args:
         split: the examples.
-        transform: what to make of them.
-        global_batch: examples a step, over all workers and replicas.
-        seed: of the run; not negative.
-        epoch: counted from 0; another epoch has another order and other draws.
-        first_step: steps of the epoch to leave out; nothing is decoded for them.
+        transform: augmentation and preprocessing.
+        global_batch: examples per step, over all workers and replicas.
+        seed: seed of the run; not negative.
+        epoch: counted from 0; each epoch has its own order and augmentation.
+        first_step: number of steps to skip; nothing is decoded for them.
         workers: processes that share a step.
-        worker: this process's number, from 0.
+        worker: number of this process, from 0.
         replicas: devices of this process.
-        bad: told of images that cannot be decoded, which then are black, of label 0 and weight 0.
-            With None the first of them is an error where the batches are read.
+        bad: records images that cannot be decoded, which become black with label 0 and weight 0.
+            If None, the first of them is an error when the batches are read.
 
     Returns:
         Elements `{"images": float32 (batch, height, width, channels), "labels": int32 (batch,),
-        "weights": float32 (batch,)}`, with static shapes; channels first where Keras' image data format
-        says so.
+        "weights": float32 (batch,)}`, with static shapes, in Keras' image data format.
 
     Raises:
-        InputError: if the batch cannot be divided, or does not fit the split.
+        InputError: the batch cannot be divided, or is larger than the split.
     """
     steps = steps_per_epoch(split, global_batch)
     shard = Shard(global_batch, workers, worker, replicas)
@@ -148,23 +147,23 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Every example exactly once, in order, without augmentation.
 
-    The last step is filled up with black images of label 0 and weight 0, so that all batches have
-    one shape and every replica of every worker sees the same number of them.
+    The last step is padded with black images of label 0 and weight 0, so that all batches have the
+    same shape and all replicas get the same number of batches.
 
     Args:
         split: the examples.
-        preprocessing: from their pixels to the network's input.
-        global_batch: examples a step, over all workers and replicas.
+        preprocessing: preprocessing of the images.
+        global_batch: examples per step, over all workers and replicas.
         workers: processes that share a step.
-        worker: this process's number, from 0.
+        worker: number of this process, from 0.
         replicas: devices of this process.
-        bad: as for `training_batches`.
+        bad: see `training_batches`.
 
     Returns:
-        Elements as those of `training_batches`.
+        Elements like those of `training_batches`.
 
     Raises:
-        InputError: if the batch cannot be divided.
+        InputError: the batch cannot be divided.
     """
     if global_batch < 1:
         raise InputError(f"the batch size must be at least 1, not {global_batch}")
@@ -180,13 +179,12 @@ def raw_images(
 
     Args:
         split: the examples.
-        preprocessing: from their pixels to the network's input.
-        limit: the most examples to yield, spread evenly where examples are found by their number
-            (a folder's are sorted by class), else the first; None for all.
-        bad: told of images that cannot be decoded; they are left out, with None, too.
+        preprocessing: preprocessing of the images.
+        limit: see `in_order`.
+        bad: records images that cannot be decoded; they are always skipped.
 
     Yields:
-        Images, float32 (batch, height, width, channels) in 0-255 and always channels last, and
+        Images, float32 (batch, height, width, channels), 0-255, always channels last, and
         labels, int32 (batch,). The last batch may be smaller.
     """
     records = shard_examples(in_order(split, _RAW_GROUP, limit), Shard(_RAW_GROUP))
@@ -214,19 +212,19 @@ def dataset_statistics(
     per_pixel: bool = False,
     bad: BadImages | None = None,
 ) -> Normalization:
-    """The normalization of a split's own pixels, after the evaluation's geometry.
+    """Computes the normalization of a split, resized and cropped as in evaluation.
 
     Args:
         split: usually the training split.
         size: height and width of the network's input, pixels.
         channels: 3 or 1.
         resize: see `Preprocessing`.
-        per_pixel: the mean of every pixel, and ones for std (section 4.2); otherwise mean and
-            standard deviation of each channel.
-        bad: told of images that cannot be decoded; they are left out.
+        per_pixel: whether to compute the mean of each pixel, with std 1 (section 4.2), instead of the
+            mean and standard deviation of each channel.
+        bad: records images that cannot be decoded; they are skipped.
 
     Returns:
-        Means and deviations in 0-255 units; a channel that never varies gets deviation 1.
+        Means and deviations in 0-255 units; the deviation of a constant channel is 1.
 
     Raises:
         InputError: no image can be decoded.
@@ -252,7 +250,7 @@ def dataset_statistics(
 
 
 def _key(seed: int, epoch: int, purpose: int) -> np.random.SeedSequence:
-    """Independent randomness for each (seed, epoch, purpose)."""
+    """An independent random key for each (seed, epoch, purpose)."""
     if seed < 0 or epoch < 0:
         raise InputError(f"seed and epoch must not be negative: {seed}, {epoch}")
     return np.random.SeedSequence([seed, epoch, purpose])
@@ -262,12 +260,12 @@ def _batches(split, transform, examples, shard, first_step, seed, bad) -> tf.dat
     """Shards examples, and prepares and batches them.
 
     Args:
-        split: the examples' split.
-        transform: of the examples.
-        examples: indices (array), or a dataset of (index, record); whole global batches.
-        shard: of this worker.
-        first_step: global batches to skip.
-        seed: the epoch's `augmentation_seed`, or None for no augmentation.
+        split: the split of the examples.
+        transform: augmentation and preprocessing.
+        examples: whole global batches: indices, or a dataset of (index, record).
+        shard: the shard of this worker.
+        first_step: number of global batches to skip.
+        seed: the augmentation seed of the epoch; None for no augmentation.
         bad: records images that cannot be decoded, or None.
     """
     record_skipped_files(split, bad, shard.worker)
@@ -297,7 +295,7 @@ def _batches(split, transform, examples, shard, first_step, seed, bad) -> tf.dat
 
 
 def _finish(images, labels, weights, indices, transform: Transform, seed: int | None) -> dict:
-    """The element of a batch of cropped images: augmented, normalized, and zeros where the weight is 0."""
+    """Augments and normalizes a batch of cropped images; images of weight 0 become zeros."""
     policy = transform.policy
     if seed is not None:
         images = adjust(images, _seed_pairs(seed, indices), policy, mirrored=policy.crops)
@@ -315,12 +313,12 @@ def _finish(images, labels, weights, indices, transform: Transform, seed: int | 
 
 
 def _seed_pairs(seed: int, indices: tf.Tensor) -> tf.Tensor:
-    """(epoch, example) of each: no two examples share a draw, nor do two epochs of one."""
+    """The seed pair (epoch, example) of each example."""
     return tf.stack([tf.fill(tf.shape(indices), tf.constant(seed, tf.int64)), indices], -1)
 
 
 def _evaluation_view(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """The unnormalized input of pixels or of an encoded image."""
+    """The unnormalized input for a decoded or encoded image."""
     pixels = decode_image(image) if image.dtype == tf.string else image
     return evaluation_view(
         pixels, preprocessing.resize, preprocessing.size, preprocessing.channels, preprocessing.interpolation

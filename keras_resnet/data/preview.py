@@ -1,4 +1,4 @@
-"""A contact sheet: what an augmentation makes of a few images, as a training would see them."""
+"""Draws a contact sheet of augmented images, as seen in training."""
 
 import dataclasses
 import os
@@ -15,20 +15,20 @@ from keras_resnet.images.preprocessing import Normalization
 def few_examples(
     split: Split, class_names: tuple[str, ...], count: int, transform: Transform
 ) -> tuple[IndexedSplit, list[str]]:
-    """Some of a split's examples, each a class of its own, and what to call them.
+    """Selects a few examples of a split, each with its own label, and titles them.
 
     Args:
         split: any split.
         class_names: in the order of the labels.
-        count: how many, or as many as there are; spread evenly over an indexed split (a folder's is
-            sorted by class), the first of a streamed one. Images that cannot be decoded are left out.
-        transform: any that they will go through.
+        count: maximum number of examples: spread evenly over an indexed split (folders are sorted by
+            class), or the first of a streamed one. Images that cannot be decoded are skipped.
+        transform: the transform that they are drawn with.
 
     Returns:
-        A split whose labels are 0, 1, 2, ..., and a title for each.
+        A split with labels 0, 1, 2, ..., and a title for each example.
 
     Raises:
-        InputError: none of them can be decoded.
+        InputError: none of the examples can be decoded.
     """
     count = min(count, len(split))
     if isinstance(split, IndexedSplit):
@@ -37,7 +37,7 @@ def few_examples(
         names = [_name(split, int(index)) for index in chosen]
     else:
         fetched = [split.fetch(record) for _, record in split.records().take(count)]
-        # An object array of bytes, which NumPy would take for texts of one length.
+        # An object array: NumPy would convert a list of bytes to strings of one length.
         images = np.array([*(image.numpy() for image, _ in fetched), None], dtype=object)[:-1]
         labels, files = np.array([int(label) for _, label in fetched]), False
         names = [f"record {index}" for index in range(count)]
@@ -57,19 +57,19 @@ def _name(split: IndexedSplit, index: int) -> str:
 
 
 def to_pixels(images: np.ndarray, normalization: Normalization) -> np.ndarray:
-    """Undoes a normalization: uint8, rounded and clipped."""
+    """Inverts a normalization; returns uint8, rounded and clipped."""
     pixels = images * np.asarray(normalization.std) + np.asarray(normalization.mean)
     return pixels.round().clip(0, 255).astype("uint8")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sheet:
-    """Views of images.
+    """Views of a few images.
 
     Attributes:
-        evaluation: uint8 (images, height, width, channels), what the evaluation shows.
-        training: uint8 (images, epochs, height, width, channels), what each epoch shows.
-        epochs: the numbers of these epochs.
+        evaluation: uint8 (images, height, width, channels), the views in evaluation.
+        training: uint8 (images, epochs, height, width, channels), the views in each epoch.
+        epochs: the epoch numbers.
     """
 
     evaluation: np.ndarray
@@ -78,13 +78,13 @@ class Sheet:
 
 
 def draw_views(few: IndexedSplit, transform: Transform, seed: int, epochs: range) -> Sheet:
-    """The views of a few examples in some epochs of a run on them alone.
+    """Prepares the views of a few examples in several epochs of training on only these examples.
 
     Args:
-        few: of `few_examples`.
-        transform: how they become inputs.
-        seed: of the run.
-        epochs: which.
+        few: the split that `few_examples` returns.
+        transform: augmentation and preprocessing.
+        seed: seed of the run.
+        epochs: epochs to draw.
     """
     evaluation = np.concatenate([images for images, _ in raw_images(few, transform.preprocessing)])
     columns = []
@@ -94,13 +94,13 @@ def draw_views(few: IndexedSplit, transform: Transform, seed: int, epochs: range
         images = batch["images"]
         if keras.config.image_data_format() == "channels_first":
             images = images.transpose(0, 2, 3, 1)
-        # An epoch is shuffled; the labels say which image is which.
+        # Epochs are shuffled; the labels identify the images.
         columns.append(to_pixels(images, transform.preprocessing.normalization)[np.argsort(batch["labels"])])
     return Sheet(to_pixels(evaluation, Normalization.identity(1)), np.stack(columns, 1), epochs)
 
 
 def save_sheet(sheet: Sheet, titles: list[str], heading: str, path: str | os.PathLike) -> None:
-    """Draws a sheet as a PNG file: one row an image, its evaluation view first."""
+    """Draws a sheet as a PNG file: one row per image, with the evaluation view first."""
     from matplotlib.figure import Figure
 
     rows, size = sheet.evaluation.shape[:2]
@@ -121,5 +121,5 @@ def save_sheet(sheet: Sheet, titles: list[str], heading: str, path: str | os.Pat
         cells[-1], ("evaluation", *(f"epoch {epoch}" for epoch in sheet.epochs)), strict=True
     ):
         axis.set_xlabel(label, fontsize=8)
-    # Without the software's name and version, the same sheets have the same bytes.
+    # The software's name and version would change the bytes of equal sheets.
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})

@@ -18,10 +18,10 @@ from keras_resnet.errors import InputError, unknown_name
 from keras_resnet.images.decode import decode_error, decode_image
 
 INDEXED_BYTES = 512 * 2**20
-"""A TFDS split up to this size is held in memory, so that an epoch is a full permutation."""
+"""Largest TFDS split that is kept in memory, so that an epoch is a full permutation."""
 
 SHUFFLE_BUFFER = 8192
-"""Records (still encoded) among which a streamed epoch is shuffled, after its files are."""
+"""Size of the shuffle buffer of encoded records; the files are shuffled first."""
 
 _FILES_AT_ONCE = 16
 _RECORDS_A_TURN = 16
@@ -36,10 +36,10 @@ class IndexedSplit:
     Attributes:
         name: the split's spec, e.g. "train[:45000]".
         images: uint8 (examples, height, width, channels), or strings (examples,): encoded images
-            or, where `files` is set, file names.
-        classes: int32 (examples,), the label of each example.
+            or, if `files` is set, file names.
+        classes: int32 (examples,), the labels.
         files: whether `images` holds file names.
-        skipped_files: `(path, reason)` of what was found beside the examples and is none.
+        skipped_files: `(path, reason)` of entries in the folders that are not examples.
     """
 
     name: str
@@ -53,12 +53,12 @@ class IndexedSplit:
 
     @property
     def decoded(self) -> bool:
-        """Whether the images are pixels of one size, which `gather` can read in batches."""
+        """Whether the images are pixels of the same size, which `gather` reads in batches."""
         return self.images.ndim == 4
 
     @functools.cached_property
     def tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """`(images, classes)` as constants in host memory, made once and shared by all pipelines."""
+        """`(images, classes)` as constants in host memory, shared by all pipelines."""
         with tf.init_scope(), tf.device("CPU:0"):
             return tf.constant(self.images), tf.constant(self.classes)
 
@@ -66,7 +66,7 @@ class IndexedSplit:
         """Reads examples inside a `tf.data` map.
 
         Args:
-            indices: int64, () or, only where the images are `decoded`, (batch,).
+            indices: int64, () or, only if the images are `decoded`, (batch,).
 
         Returns:
             The images, uint8 (..., height, width, channels), and the labels, int32 (...).
@@ -84,11 +84,11 @@ class IndexedSplit:
         return tf.io.read_file(image) if self.files else image, tf.gather(classes, index)
 
     def decode_error(self, index: int, record: int) -> tuple[str, str | None]:
-        """An example's name, and why it is no image, in a few words, or None.
+        """The name of an example, and why it cannot be decoded, or None if it can.
 
         Args:
             index: the example's number.
-            record: the same again.
+            record: ignored; the same number.
         """
         del record
         image = self.images[index]
@@ -99,12 +99,12 @@ class IndexedSplit:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamedSplit:
-    """Examples that are read from TFRecord files, in the files' order.
+    """Examples read in order from TFRecord files.
 
     Attributes:
         name: the split's spec.
         shards: `(file, records to skip, records to take)` of each file, in order.
-        parse: from one serialized record to the encoded image and its label.
+        parse: converts a serialized record to the encoded image and its label.
     """
 
     name: str
@@ -120,8 +120,7 @@ class StreamedSplit:
         """Every record once, as `(index int64 (), record string ())`.
 
         Args:
-            order: draws the order of the files and of the records in the shuffle buffer; None
-                for the files' own order.
+            order: shuffles the files, and the records in a buffer; None keeps the files' order.
         """
         counts = np.array([take for _, _, take in self.shards], "int64")
         starts = np.cumsum(counts) - counts
@@ -157,18 +156,18 @@ class StreamedSplit:
         return image, tf.cast(label, tf.int32)
 
     def decode_error(self, index: int, record: bytes) -> tuple[str, str | None]:
-        """A record's name, and why it is no image, in a few words, or None."""
+        """The name of a record, and why it cannot be decoded, or None if it can."""
         encoded = cast(Any, self.fetch(tf.constant(record))[0].numpy())
         return _record_name(index), decode_error(encoded)
 
 
 def _record_name(index: int) -> str:
-    """What names an example that has no file of its own."""
+    """Names an example that does not have its own file."""
     return f"record {index}"
 
 
 def file_error(path: str | bytes) -> str | None:
-    """`decode_error` of a file, which may also be unreadable."""
+    """Why a file cannot be read or decoded, or None if it can."""
     try:
         with open(path, "rb") as file:
             return decode_error(file.read())
@@ -186,10 +185,10 @@ class Dataset:
     """A named image classification dataset.
 
     Attributes:
-        name: what `open_dataset` was given.
+        name: the name passed to `open_dataset`.
         class_names: in the order of the labels.
-        sizes: examples of each split, by its name.
-        load: from (spec, split name, start, stop) to a split; use `split`.
+        sizes: number of examples by split name.
+        load: opens a split from (spec, split name, start, stop); use `split` instead.
     """
 
     name: str
@@ -216,7 +215,7 @@ class Dataset:
             with contextlib.suppress(InputError):
                 self.split(name)
                 return name
-        raise InputError(f"dataset {self.name!r} has no labelled {' or '.join(folder.HELD_OUT_SPLITS)} split")
+        raise InputError(f"dataset {self.name!r} has no labeled {' or '.join(folder.HELD_OUT_SPLITS)} split")
 
     def split(self, spec: str) -> Split:
         """Opens a split or a slice of one.
@@ -225,7 +224,7 @@ class Dataset:
             spec: "train", "train[:45000]", "train[45000:]", "train[:10%]", "train[-500:]".
 
         Raises:
-            InputError: for an unknown split, a malformed or empty slice, a split without labels.
+            InputError: the split is unknown or has no labels, or the slice is malformed or empty.
         """
         name, bracket, rest = spec.partition("[")
         if name not in self.sizes:
@@ -248,21 +247,20 @@ class Dataset:
 
 
 def _boundary(bound: str, size: int) -> int:
-    """An end of a slice as an index 0..size; percentages round to the closest, as in TFDS."""
+    """Converts a slice boundary to an index in [0, size]; percentages are rounded as in TFDS."""
     number = round(int(bound[:-1]) * size / 100) if bound.endswith("%") else int(bound)
     return min(max(number + size if number < 0 else number, 0), size)
 
 
 def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
-    """Opens a dataset, downloading and preparing it if need be.
+    """Opens a dataset, downloading and preparing it if necessary.
 
     Args:
         name: "digits", a TFDS name ("cifar10", "name/config"), or "folder:PATH".
-        data_dir: where TFDS keeps prepared datasets; None for its own default.
+        data_dir: folder of prepared TFDS datasets; None for the default of TFDS.
 
     Raises:
-        InputError: for a name or a folder that is no image classification dataset, and for one
-            that cannot be prepared here.
+        InputError: the dataset does not exist, is not for image classification, or cannot be prepared.
     """
     if name.startswith("folder:"):
         return _open_folder(name)
@@ -275,7 +273,7 @@ def _open_folder(name: str) -> Dataset:
     def load(spec: str, split: str, start: int, stop: int) -> IndexedSplit:
         files = splits[split]
         paths = np.array([os.fsencode(path) for path in files.paths[start:stop]], dtype=object)
-        skipped_files = () if start else files.skipped  # once, however many slices there are
+        skipped_files = () if start else files.skipped  # once, even if the split is sliced
         return IndexedSplit(spec, paths, files.labels[start:stop], files=True, skipped_files=skipped_files)
 
     return Dataset(name, class_names, {split: len(files.paths) for split, files in splits.items()}, load)
@@ -335,7 +333,7 @@ def _feature_keys(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _few_retries() -> Iterator[None]:
-    """Without a network TFDS retries for minutes; its only handle on that is this constant."""
+    """Limits the download retries of TFDS, which take minutes without a network."""
     from tensorflow_datasets.core.download import downloader
 
     before = downloader.MAX_RETRIES
@@ -355,8 +353,8 @@ def _prepare(name: str, builder: tfds.core.DatasetBuilder, make: Callable) -> tf
             )
         return builder
     except Exception as error:
-        # Another process may have prepared it meanwhile: TFDS renames a finished folder into
-        # place, and the second to come fails there.
+        # Another process may have prepared it meanwhile: TFDS renames a finished folder, which
+        # fails for the second process.
         winner = make()
         if winner.is_prepared():
             return winner
@@ -364,7 +362,8 @@ def _prepare(name: str, builder: tfds.core.DatasetBuilder, make: Callable) -> tf
         remedy = (
             "install scikit-learn and choose a data_dir that can be written to"
             if name == "digits"
-            else f"run `tfds build {name} --data_dir={root}` where its files can be had and copy the result"
+            else f"run `tfds build {name} --data_dir={root}` where its files are available, and copy the"
+            " result"
         )
         raise InputError(
             f"dataset {name!r} is not prepared in {root} and cannot be prepared here"
@@ -394,7 +393,7 @@ class _Loader:
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 (a loader lives as long as its dataset)
     def _arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """The images of a whole split, decoded if they have one size and then fit, and the labels."""
+        """Images, decoded if they are of one size and fit `INDEXED_BYTES`, and labels of a whole split."""
         info = self.builder.info
         shape, count = info.features[self.image_key].shape, info.splits[split].num_examples
         # A fourth channel (alpha) or an unknown number of them is left to the decoder.

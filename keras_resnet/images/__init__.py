@@ -1,1 +1,1 @@
-"""From pixels to a network's input: one description, and its TensorFlow operations."""
+"""Preprocessing of images, and its TensorFlow operations."""

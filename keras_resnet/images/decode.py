@@ -1,4 +1,4 @@
-"""Decodes images with TensorFlow operations, upright, and says what is wrong with those it cannot decode."""
+"""Decodes images upright with TensorFlow operations, and describes errors in images."""
 
 from collections.abc import Callable
 from typing import cast
@@ -6,21 +6,21 @@ from typing import cast
 import tensorflow as tf
 
 MAX_PIXELS = 89_478_485
-"""Images with more pixels are not decoded: a file of a few kilobytes can claim billions. Pillow's limit."""
+"""Pillow's limit of the pixels of an image: a file of a few kilobytes can claim billions."""
 
 _JPEG = b"\xff\xd8\xff"
 _END_OF_JPEG = b"\xff\xd9"
-# Adobe's segment, transform 0: with it, four components are taken as inverted CMYK.
+# Adobe's segment with transform 0 makes the decoder treat four components as inverted CMYK.
 _ADOBE = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00d\x00\x00\x00\x00\x00"
-_HEAD = 4096  # Bytes at a file's start in which its orientation is looked for.
+_HEAD = 4096  # The orientation is searched in this many bytes.
 _EXIF = r"\C*(?:Exif\x00\x00|eXIf)\C*"
-# The directory comes first, its entries have 12 bytes each, and few tags are less than this one.
+# The directory comes first, with sorted entries of 12 bytes; few tags precede the orientation.
 _ORIENTATION = (
     r"\C*?(?:Exif\x00\x00|eXIf)"
     r"(?:II\*\x00\x08\x00\x00\x00\C\C(?:\C{12}){0,16}?\x12\x01\x03\x00\x01\x00\x00\x00([\x01-\x08])\C*"
     r"|MM\x00\*\x00\x00\x00\x08\C\C(?:\C{12}){0,16}?\x01\x12\x00\x03\x00\x00\x00\x01\x00([\x01-\x08])\C*)"
 )
-# For orientations 0-8, of which those from 5 are transposed first: whether rows and columns are reversed.
+# Whether rows and columns are reversed, for orientations 0-8; those from 5 are transposed first.
 _REVERSED = [
     *[(False, False), (False, False), (False, True), (True, True), (True, False)],
     *[(False, False), (False, True), (True, True), (True, False)],
@@ -28,20 +28,20 @@ _REVERSED = [
 
 
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes JPEG, PNG, GIF (its first frame) or BMP (24 or 32 bits a pixel) bytes.
+    """Decodes JPEG, PNG, GIF (first frame) or BMP (24 or 32 bits per pixel) bytes.
 
-    The pixels are those of Pillow's `exif_transpose` and `convert("RGB")`: JPEGs are decoded with the
-    accurate DCT and smooth chroma, CMYK and YCCK within 1. Of 16 bits the upper 8 are kept, gray, too.
+    The pixels equal those of Pillow's `exif_transpose` and `convert("RGB")`, up to 1 for CMYK and YCCK:
+    JPEGs are decoded with the accurate DCT and smooth chroma. 16-bit images keep the upper 8 bits.
 
     Args:
         encoded: string ().
 
     Returns:
-        uint8 (height, width, 3), upright as its Exif tag says.
+        uint8 (height, width, 3), upright according to the Exif tag.
 
     Raises:
-        InvalidArgumentError: when it is run, for anything else, for a damaged file, and for one of more
-            than `MAX_PIXELS`.
+        InvalidArgumentError: at run time, if the format is another, the file is damaged, or the image
+            has more than `MAX_PIXELS`.
     """
     header = read_header(encoded)
     return apply_exif_orientation(decode_box(encoded, header, None), read_orientation(encoded))
@@ -52,10 +52,10 @@ def read_header(encoded: tf.Tensor, bounded: bool = True) -> tf.Tensor:
 
     Args:
         encoded: string ().
-        bounded: whether more than `MAX_PIXELS` are an error.
+        bounded: whether to fail for more than `MAX_PIXELS`.
 
     Returns:
-        int32 (3,): height and width as the pixels are stored, and components, 3 for all but JPEGs.
+        int32 (3,): height and width of the stored pixels, and number of components (3 except for JPEGs).
     """
 
     def numbers(first, count, kind, little_endian=True):
@@ -79,7 +79,7 @@ def read_header(encoded: tf.Tensor, bounded: bool = True) -> tf.Tensor:
         bits = numbers(28, 1, tf.uint16)[0]
         readable = starts_with(b"BM") & ((bits == 24) | (bits == 32))
         with tf.control_dependencies([tf.debugging.Assert(readable, ["not an image"])]):
-            # A negative height stands for rows from top to bottom.
+            # A negative height means that rows go from top to bottom.
             return tf.abs(numbers(18, 2, tf.int32)[::-1])
 
     header = tf.cond(starts_with(_JPEG), lambda: tf.io.extract_jpeg_shape(encoded), others)
@@ -92,7 +92,7 @@ def read_header(encoded: tf.Tensor, bounded: bool = True) -> tf.Tensor:
 
 
 def read_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """The Exif tag's value, 1-8, or 0 without one: int32 ()."""
+    """Reads the Exif orientation: int32 (), 1-8, or 0 without a tag."""
     head = tf.strings.substr(encoded, 0, _HEAD)
 
     def tag():
@@ -107,7 +107,7 @@ def read_orientation(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def apply_exif_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns and mirrors decoded pixels (height, width, channels) as the Exif orientation says."""
+    """Rotates and mirrors decoded pixels (height, width, channels) by the Exif orientation."""
 
     def turned():
         lines = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
@@ -117,7 +117,7 @@ def apply_exif_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tenso
 
 
 def box_in_stored_pixels(box: tf.Tensor, shape: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Where a box of the upright image lies in the pixels as they are stored.
+    """Converts a box in the upright image to one in the stored pixels.
 
     Args:
         box: int32 (4,): top, left, height and width.
@@ -137,16 +137,16 @@ def box_in_stored_pixels(box: tf.Tensor, shape: tf.Tensor, orientation: tf.Tenso
 
 
 def decode_box(encoded: tf.Tensor, header: tf.Tensor, box: tf.Tensor | None) -> tf.Tensor:
-    """Decodes the whole of an image or, of a JPEG, no more than a box needs.
+    """Decodes an image or a box of it; for JPEGs, only what the box needs is decoded.
 
     Args:
         encoded: string ().
-        header: what `read_header` says of it.
-        box: int32 (4,): top, left, height and width in the pixels as they are stored; None for all.
+        header: what `read_header` returns.
+        box: int32 (4,): top, left, height and width in the stored pixels; None for the whole image.
 
     Returns:
-        uint8 (height, width, 3), the box's pixels. Along its edges those of a JPEG may differ by 2 from
-        the whole image's: to smooth the chroma, pixels beyond the edge are missing.
+        uint8 (height, width, 3). Pixels at the edges of a JPEG's box may differ by 2 from those of the
+        whole image, because smoothing the chroma lacks the pixels beyond.
     """
 
     def cut(image):
@@ -155,7 +155,7 @@ def decode_box(encoded: tf.Tensor, header: tf.Tensor, box: tf.Tensor | None) -> 
         return tf.slice(image, tf.concat([box[:2], [0]], 0), tf.concat([box[2:], [3]], 0))
 
     def jpeg():
-        # Of those without Adobe's segment, too, the inks are inverted; one that is there overrules ours.
+        # CMYK is inverted without Adobe's segment, too; a segment in the file overrides this one.
         adobe = tf.cond(
             header[2] == 4,
             lambda: tf.strings.join([_ADOBE, tf.strings.substr(encoded, 2, tf.int32.max)]),
@@ -168,7 +168,7 @@ def decode_box(encoded: tf.Tensor, header: tf.Tensor, box: tf.Tensor | None) -> 
         if box is None:
             return whole()
 
-        # Above the place where a file breaks off, a box would be found whole.
+        # A box before the end of a truncated file would be decoded without an error.
         return tf.cond(
             tf.strings.substr(encoded, -2, 2) == _END_OF_JPEG,
             lambda: tf.io.decode_and_crop_jpeg(adobe, box, channels=3, dct_method="INTEGER_ACCURATE"),
@@ -186,20 +186,20 @@ def decode_box(encoded: tf.Tensor, header: tf.Tensor, box: tf.Tensor | None) -> 
 
 
 def decode_error(encoded: bytes) -> str | None:
-    """What makes bytes unusable as an image, in a few words, or None."""
+    """Describes why bytes cannot be decoded as an image, or returns None if they can."""
     if not encoded:
         return "empty"
     if encoded.startswith(b"BM") and len(encoded) >= 30:
         bits = int.from_bytes(encoded[28:30], "little")
         if bits not in (24, 32):
-            return f"a BMP image with {bits} bits a pixel; only 24 and 32 can be read"
+            return f"a BMP image with {bits} bits per pixel; only 24 and 32 can be read"
     if not is_image(encoded):
         return "not a JPEG, PNG, GIF or BMP image"
     tensor = tf.constant(encoded)
     try:
         height, width, _ = read_header(tensor, bounded=False).numpy().tolist()
         if not 0 < height * width <= MAX_PIXELS:
-            return f"of {width} x {height} pixels; {MAX_PIXELS} are the most"
+            return f"{width} x {height} pixels; the limit is {MAX_PIXELS}"
         decode_image(tensor)
     except tf.errors.InvalidArgumentError:
         ends = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}
@@ -209,7 +209,7 @@ def decode_error(encoded: bytes) -> str | None:
 
 
 def is_image(head: bytes) -> bool:
-    """Whether a file of which these are the first bytes, 8 or more, claims to be an image."""
+    """Whether the first bytes of a file, at least 8, are those of an image."""
     return head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM"))
 
 
@@ -218,19 +218,19 @@ def try_each(
 ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
     """Applies a function to each of several elements; a failing element does not affect the others.
 
-    No operation of TensorFlow catches another's error; a dataset does.
+    Only datasets can catch errors of TensorFlow operations.
 
     Args:
-        function: from an element's tensors to others, of static shapes if there are several elements.
-        elements: tensors with a common first dimension, the number of elements.
-        parallel: whether elements are worked on at the same time.
+        function: maps an element's tensors to tensors, of static shapes if there are several elements.
+        elements: tensors whose first dimension is the number of elements.
+        parallel: whether to process elements in parallel.
 
     Returns:
-        The stacked results, with zeros where the function failed; and where it did not, bool (elements,).
+        The stacked results, with zeros for failed elements; and which succeeded, bool (elements,).
     """
     count = tf.size(elements[0], out_type=tf.int64)
     results = each(function, elements, parallel).ignore_errors()
-    # With one more at the end there is always an element.
+    # One more at the end, so that there is always an element.
     _, *specs = cast(tuple, results.element_spec)
     blank = [tf.zeros([side or 1 for side in spec.shape], spec.dtype) for spec in specs]
     end = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), *blank))
@@ -252,7 +252,7 @@ def try_each(
 
 
 def each(function: Callable, elements: tuple[tf.Tensor, ...], parallel: bool = False) -> tf.data.Dataset:
-    """A dataset of each element's place and what the function makes of it."""
+    """Returns a dataset of each element's position and its results."""
     count = tf.size(elements[0], out_type=tf.int64)
     places = tf.data.Dataset.from_tensor_slices((tf.range(count), *elements))
     return places.map(

@@ -1,4 +1,4 @@
-"""Resizing and cropping with TensorFlow operations: the evaluation's resampling, wherever it happens."""
+"""Resizes, crops and normalizes images with TensorFlow operations."""
 
 from typing import cast
 
@@ -23,7 +23,7 @@ def resize_and_crop(
     size: int | tuple | tf.Tensor,
     interpolation: str = "bilinear",
 ) -> tf.Tensor:
-    """Resizes (half-pixel centers, antialiased where it shrinks) and crops.
+    """Resizes (half-pixel centers, antialiased when shrinking) and crops images.
 
     Only the pixels of the crop are computed.
 
@@ -32,7 +32,7 @@ def resize_and_crop(
         resized: (height, width) of the whole resized image, pixels.
         corner: (top, left) of the crop in the resized image, pixels.
         size: height and width of the crop, or side of a square.
-        interpolation: "bilinear"; or "bicubic", for pixels 0-255, to which it is clipped.
+        interpolation: "bilinear", or "bicubic" for pixels 0-255, clipped to this range.
 
     Returns:
         float32 (..., height, width, channels), in the units of `images`.
@@ -41,7 +41,7 @@ def resize_and_crop(
     scale = tf.cast(tf.stack(resized), tf.float32) / tf.cast(tf.shape(batched)[1:3], tf.float32)
     cut = _resample(batched, scale, -tf.cast(tf.stack(corner), tf.float32), size, _KERNELS[interpolation])
     if interpolation == "bicubic":
-        cut = tf.clip_by_value(cut, 0.0, 255.0)  # beside an edge it overshoots
+        cut = tf.clip_by_value(cut, 0.0, 255.0)  # bicubic overshoots at edges
     return cut if images.shape.rank == 4 else cut[0]
 
 
@@ -50,8 +50,8 @@ def resize_box(image: tf.Tensor, window: tf.Tensor, size: int) -> tf.Tensor:
 
     Args:
         image: uint8 or float32 (height, width, channels).
-        window: float32 (4,), the part's top, left, height and width in pixels. What lies around it
-            is looked at where the part shrinks.
+        window: float32 (4,), the part's top, left, height and width in pixels. Pixels around it
+            contribute when shrinking.
         size: side of the square.
 
     Returns:
@@ -62,9 +62,9 @@ def resize_box(image: tf.Tensor, window: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def resize_area(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes a whole image to a square in a quarter of the time that `resize_whole` takes.
+    """Resizes a whole image to a square, four times as fast as `resize_whole`.
 
-    Each new pixel is the mean of the area that it covers, where both sides shrink; otherwise bilinear.
+    Averages areas if both sides shrink; otherwise bilinear.
 
     Args:
         image: uint8 or float32 (height, width, channels).
@@ -83,10 +83,10 @@ def resize_area(image: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _resample(images, scale, translation, size, kernel: str) -> tf.Tensor:
-    """`ScaleAndTranslate`, antialiased, in a third of its time and to the same bits.
+    """Antialiased `ScaleAndTranslate`, bit for bit, three times as fast.
 
-    Its loop over channels is the only fast one. So all pixels of a row are taken as the channels of
-    one, and when the heights are done the image is turned for its widths.
+    Only its loop over channels is fast, so each row is treated as the channels of one pixel; the image
+    is transposed between the two axes.
     """
     channels = images.shape[-1]
     sides = (
@@ -112,14 +112,14 @@ def _resample(images, scale, translation, size, kernel: str) -> tf.Tensor:
 
 
 def resize_whole(images: tf.Tensor, size: int, interpolation: str = "bilinear") -> tf.Tensor:
-    """Resizes images of any proportions to a square: float32 (..., size, size, channels)."""
+    """Resizes images to a square, ignoring their aspect: float32 (..., size, size, channels)."""
     if images.shape[-3] == size and images.shape[-2] == size:
         return tf.cast(images, tf.float32)
     return resize_and_crop(images, (size, size), (0, 0), size, interpolation)
 
 
 def resize_shorter_side(image: tf.Tensor, resize: int, interpolation: str = "bilinear") -> tf.Tensor:
-    """Resizes the whole image, uint8 (height, width, channels), so that its shorter side is `resize`."""
+    """Resizes an image, uint8 (height, width, channels), to the shorter side `resize`."""
     resized = _resized_shape(image, resize)
     return resize_and_crop(image, resized, (0, 0), resized, interpolation)
 
@@ -137,13 +137,13 @@ def center_crop(image: tf.Tensor, resize: int, size: int, interpolation: str = "
         float32 (size, size, channels), 0-255.
     """
     resized = tf.stack(_resized_shape(image, resize))
-    # torchvision rounds the corner half to even; so does `Preprocessing`.
+    # Rounded half to even, as in torchvision and `Preprocessing`.
     corner = tf.cast(tf.round(tf.cast(resized - size, tf.float32) / 2), tf.int32)
     return resize_and_crop(image, resized, corner, size, interpolation)
 
 
 def _resized_shape(image: tf.Tensor, resize: int) -> tuple | tf.Tensor:
-    """Height and width with `resize` as the shorter; the longer is truncated, as in torchvision."""
+    """Height and width for the shorter side `resize`; the longer is truncated, as in torchvision."""
     if image.shape[:2].is_fully_defined():
         sides = static_shape(image)[:2]
         return tuple(side * resize // min(sides) for side in sides)
@@ -154,14 +154,13 @@ def _resized_shape(image: tf.Tensor, resize: int) -> tuple | tf.Tensor:
 def evaluation_view(
     images: tf.Tensor, resize: int | None, size: int, channels: int, interpolation: str = "bilinear"
 ) -> tf.Tensor:
-    """Resizes and crops decoded images as `Preprocessing` does, without its normalization.
+    """Resizes and crops decoded images as `Preprocessing`, without normalization.
 
     Args:
-        images: uint8 (height, width, 3 or 1); with `resize` None also a batch of them.
-        resize: pixels to which the shorter side is resized before a center crop; None resizes the whole
-            image to the input's size.
+        images: uint8 (height, width, 3 or 1); also a batch if `resize` is None.
+        resize: shorter side before the center crop, in pixels; None resizes the whole image.
         size: height and width of the input.
-        channels: 3 repeats gray; 1 turns colors gray.
+        channels: 3 or 1.
         interpolation: "bilinear" or "bicubic".
 
     Returns:
@@ -175,10 +174,9 @@ def evaluation_view(
 
 
 def normalize(images: tf.Tensor, normalization: Normalization) -> tf.Tensor:
-    """Normalizes images (..., height, width, channels), to the same bits as `normalization`.
+    """Normalizes images (..., height, width, channels), bit for bit as `normalization` does.
 
-    In a fifth of the time: three numbers are too few to repeat quickly along each pixel; a row of them
-    is not.
+    Five times as fast: broadcasting whole rows is faster than broadcasting three numbers.
     """
     *outer, width, channels = static_shape(images)
     if normalization.shape != (channels,) or None in images.shape:
@@ -190,7 +188,7 @@ def normalize(images: tf.Tensor, normalization: Normalization) -> tf.Tensor:
 
 
 def with_channels(images: tf.Tensor, channels: int) -> tf.Tensor:
-    """Repeats gray, or turns colors gray; after the resizing, where fewer pixels are left."""
+    """Converts images to 3 channels or 1; cheaper after resizing, with fewer pixels."""
     if channels not in (1, 3):
         raise InputError(f"channels must be 1 or 3, not {channels}")
     if images.shape[-1] == channels:

@@ -1,4 +1,4 @@
-"""What happens to an image between its pixels and a network, as plain values."""
+"""Preprocessing of images for a network, described by plain values."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,20 +9,20 @@ from PIL import Image
 
 from keras_resnet.errors import InputError, unknown_name
 
-# Per-channel statistics of the ImageNet training set, in 0-255 units (the figures that
-# torchvision publishes as 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225).
+# Per-channel statistics of the ImageNet training set, in 0-255 units (published by
+# torchvision as 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225).
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 REFERENCE_SIZE = 224
-"""The crop size for which `EVALUATION_SIDE` and the augmentations' shorter sides are given."""
+"""The crop size to which `EVALUATION_SIDE` and the augmentations' shorter sides refer."""
 
 EVALUATION_SIDE = 256
-"""The shorter side from which the evaluation's `REFERENCE_SIZE` center crop is taken."""
+"""The shorter side of an image before the center crop of `REFERENCE_SIZE`."""
 
 
 def usual_resize(size: int) -> int:
-    """The shorter side, in pixels, from which a center crop of `size` is usually taken."""
+    """The usual shorter side of an image before a center crop of `size`."""
     return round(size * EVALUATION_SIDE / REFERENCE_SIZE)
 
 
@@ -35,12 +35,12 @@ class Normalization:
     """`(pixels - mean) / std`, in 0-255 units.
 
     Attributes:
-        mean: one number a channel, or nested lists (height, width, channels): the per-pixel mean
-            that the paper subtracts (section 4.2).
-        std: one number a channel; ones where only the mean is subtracted.
+        mean: one number per channel, or nested lists (height, width, channels) for the paper's
+            per-pixel mean (section 4.2).
+        std: one number per channel.
 
     Raises:
-        InputError: something else than finite numbers, or a `std` that is not positive.
+        InputError: the values are not finite numbers, or a `std` is not positive.
     """
 
     mean: Sequence
@@ -68,7 +68,7 @@ class Normalization:
     def as_scale_and_offset(self) -> tuple[list, list]:
         """`(scale, offset)` with `pixels * scale + offset` equal to calling this object.
 
-        The form of `keras.layers.Rescaling`, which exports cleanly to every format.
+        For `keras.layers.Rescaling`, which can be exported to every format.
         """
         scale = 1.0 / np.asarray(self.std, "float64")
         offset = -np.asarray(self.mean, "float64") * scale
@@ -76,10 +76,10 @@ class Normalization:
 
     @property
     def shape(self) -> tuple:
-        """Of the statistics: (channels,), or (height, width, channels) where they are per pixel.
+        """The shape of the statistics: (channels,), or (height, width, channels) if they are per pixel.
 
         Raises:
-            InputError: the mean and the std do not fit each other.
+            InputError: the shapes of mean and std do not match.
         """
         shapes = np.shape(self.mean), np.shape(self.std)
         try:
@@ -88,19 +88,19 @@ class Normalization:
             shape = ()
         if len(shape) not in (1, 3) or 0 in shape:
             raise InputError(
-                "the normalization's mean and std must have one number a channel, or a mean one a pixel;"
+                "the normalization's mean and std need one number per channel, or the mean one per pixel;"
                 f" their shapes are {shapes[0]} and {shapes[1]}"
             )
         return shape
 
     def for_channels(self, channels: int) -> "Normalization":
-        """The same for images of another number of channels.
+        """Adapts the normalization to another number of channels.
 
-        For one channel, the means are averaged, and so are the stds; for any other number both are
-        repeated cyclically, as the kernels of an adapted first convolution are.
+        For one channel, means and stds are averaged; otherwise they are repeated cyclically, like the
+        kernels of an adapted first convolution.
 
         Raises:
-            InputError: `channels` is no positive integer, or the statistics are per pixel and of
+            InputError: `channels` is not a positive integer, or the statistics are per pixel with
                 another number of channels.
         """
         if not _is_integer(channels) or channels < 1:
@@ -110,7 +110,7 @@ class Normalization:
             return self
         if len(shape) == 3:
             raise InputError(
-                f"per-pixel statistics of {shape[-1]} channels cannot be made ones of {channels}"
+                f"per-pixel statistics of {shape[-1]} channels cannot be converted to {channels}"
             )
         if channels == 1:
             return Normalization((float(np.mean(self.mean)),), (float(np.mean(self.std)),))
@@ -135,18 +135,17 @@ INTERPOLATIONS = tuple(_METHODS)
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From decoded images to a network's input, as the weights of that network were evaluated.
+    """Converts decoded images to the input of a network, as in the evaluation of its weights.
 
     Attributes:
-        size: height and width of the network's input, pixels.
-        resize: pixels to which the shorter side is resized before a center crop; None
-            resizes the whole image to `size`, whatever its proportions.
-        interpolation: "bilinear" or "bicubic", antialiased where it shrinks.
-        normalization: of the pixels, at the end.
+        size: height and width of the network's input.
+        resize: shorter side before the center crop, in pixels; None resizes the whole image to `size`,
+            ignoring its aspect.
+        interpolation: "bilinear" or "bicubic", antialiased when shrinking.
+        normalization: applied last.
 
     Raises:
-        InputError: a `size` that is no positive integer, a `resize` below it, or an unknown
-            interpolation.
+        InputError: `size` is not a positive integer, `resize` is smaller, or the interpolation is unknown.
     """
 
     size: int
@@ -170,24 +169,23 @@ class Preprocessing:
     def __call__(self, images, crop: bool = True) -> np.ndarray:
         """Prepares one image, a batch, or a list of images of different sizes.
 
-        The resizing and the crop are those of torchvision's evaluation. uint8 images come out as
-        Pillow resizes them (width first, then height), bit for bit: each pass ends in whole numbers
-        0-255. Float images are neither rounded nor clipped. Gray images are repeated where the
-        normalization has three channels.
+        Resizing and crop are those of torchvision's evaluation. uint8 images are resized bit for bit as
+        by Pillow (width first, then height), with rounding to 0-255 after each pass. Float images are
+        neither rounded nor clipped. Gray images are repeated if the normalization has three channels.
 
         Args:
-            images: uint8 or float, 0-255, NumPy arrays or Keras tensors: (height, width, channels)
-                or, gray, (height, width); a batch (n, height, width, channels); a Pillow image of mode
+            images: NumPy arrays or Keras tensors, uint8 or float, 0-255: (height, width, channels),
+                (height, width) if gray, or a batch (n, height, width, channels); a Pillow image of mode
                 RGB or L; or a list of images.
-            crop: resize, and crop the center. Without it the images, which then must be of one
-                size, are only normalized.
+            crop: whether to resize and crop. If not, the images must be of the same size and are only
+                normalized.
 
         Returns:
-            A NumPy array, float32, whatever the images came in: (size, size, channels) for one
-            image, (n, size, size, channels) for several; without `crop`, of the images' own size.
+            A NumPy array, float32: (size, size, channels) for one image, (n, size, size, channels) for
+            several; without `crop`, the images keep their size.
 
         Raises:
-            InputError: something else than such images, or channels that the normalization has not.
+            InputError: the images are invalid, or their channels do not match the normalization.
         """
         several = isinstance(images, list | tuple)
         if several:
@@ -228,26 +226,26 @@ class Preprocessing:
         return self.size, self.size, self.channels
 
     def for_channels(self, channels: int) -> "Preprocessing":
-        """The same for images of another number of channels: see `Normalization.for_channels`."""
+        """Adapts the normalization: see `Normalization.for_channels`."""
         return dataclasses.replace(self, normalization=self.normalization.for_channels(channels))
 
     def for_size(self, size: int) -> "Preprocessing":
-        """The same for another input size, cutting out the same share of an image."""
+        """Adapts the preprocessing to another input size, cropping the same share of an image."""
         resize = self.resize
         if resize is not None and _is_integer(size):
             resize = max(size, round(resize * size / self.size))
         return dataclasses.replace(self, size=size, resize=resize)
 
     def _resized_and_cropped(self, image: np.ndarray) -> np.ndarray:
-        """(size, size, channels) of an image (height, width, channels), in its dtype.
+        """Resizes and crops to (size, size, channels), keeping the dtype.
 
-        The resampling is Pillow's, with which the accuracy of published weights was measured.
+        Uses Pillow, with which the accuracy of published weights was measured.
         """
         shape = image.shape[:2]
         height, width = self.size, self.size
-        if self.resize is not None:  # the longer side is truncated, as torchvision's
+        if self.resize is not None:  # the longer side is truncated, as in torchvision
             height, width = (int(self.resize * length / min(shape)) for length in shape)
-        # Python's rounding to even, as torchvision's.
+        # Rounded half to even, as in torchvision.
         top, left = (round((length - self.size) / 2) for length in (height, width))
         method = _METHODS[self.interpolation]
         channels = []
@@ -265,7 +263,7 @@ def _is_integer(value) -> bool:
 
 
 def _as_pixels(image, ranks: tuple) -> np.ndarray:
-    """An image or a batch as a NumPy array, uint8 or finite float32."""
+    """Converts an image or a batch to a NumPy array, uint8 or finite float32."""
     if hasattr(image, "__array_interface__") and hasattr(image, "mode"):
         if image.mode not in ("RGB", "L"):
             raise InputError(f"a Pillow image must have mode RGB or L, not {image.mode}; use convert('RGB')")
@@ -273,7 +271,7 @@ def _as_pixels(image, ranks: tuple) -> np.ndarray:
     if not (hasattr(image, "shape") and hasattr(image, "dtype")):
         raise InputError(f"images must be arrays or tensors of pixels 0-255, not {type(image).__name__}")
     try:
-        import keras  # here, because listing weights does not need it
+        import keras  # here, because listing weights must not import Keras
 
         pixels = np.asarray(keras.ops.convert_to_numpy(image) if keras.ops.is_tensor(image) else image)
     except (ValueError, TypeError, NotImplementedError):
@@ -287,7 +285,7 @@ def _as_pixels(image, ranks: tuple) -> np.ndarray:
         return pixels
     if pixels.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
         raise InputError(f"images must be uint8 or float, 0-255, not {pixels.dtype}")
-    with np.errstate(over="ignore"):  # to infinity, which the next line finds
+    with np.errstate(over="ignore"):  # infinity is detected below
         pixels = pixels.astype("float32")
     if not np.isfinite(pixels).all():
         raise InputError("images must hold finite numbers, 0-255; these have NaN or infinity")

@@ -208,12 +208,12 @@ def some_weights(tmp_path_factory):
         ([TINY, DIGITS, "--model=resnet18,resnet34"], "--model has 2 names, --weights 1"),
         ([TINY + ",", DIGITS], "--weights has an empty name"),
         ([TINY + ",none.weights.h5", DIGITS], "weight file none.weights.h5 does not exist"),
-        (["--weights=bare.weights.h5", DIGITS], "does not say of which network it is; give --model=NAME"),
+        (["--weights=bare.weights.h5", DIGITS], "does not name its network; pass --model=NAME"),
         (
             ["--weights=bare.weights.h5", "--model=cifar_resnet32", DIGITS],
             "bare.weights.h5 is of another network",
         ),
-        (["--weights=imagenet", DIGITS], "imagenet does not say of which network it is; give --model=NAME"),
+        (["--weights=imagenet", DIGITS], "imagenet does not name its network; pass --model=NAME"),
         (
             ["--weights=imagenet", "--model=cifar_resnet20", DIGITS],
             "cifar_resnet20 has no pretrained weights",
@@ -221,9 +221,9 @@ def some_weights(tmp_path_factory):
         (["--weights=seven.weights.h5", DIGITS], "seven.weights.h5 has 7 classes, dataset digits has 10"),
         (
             ["--weights=wide.weights.h5", DIGITS],
-            "images are cut square; the network of wide.weights.h5 takes 16x20",
+            "images are cropped to squares; the network of wide.weights.h5 takes 16x20",
         ),
-        ([TINY, DIGITS, "--output_dir=tiny.weights.h5/deep"], "tiny.weights.h5 is no folder"),
+        ([TINY, DIGITS, "--output_dir=tiny.weights.h5/deep"], "tiny.weights.h5 is not a folder"),
         ([TINY, DIGITS, "--protocoll=ten_crop"], "protocoll"),
         (["tiny.weights.h5"], "unexpected argument 'tiny.weights.h5'"),
     ],

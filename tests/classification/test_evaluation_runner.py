@@ -287,16 +287,15 @@ def named(*names):
 @pytest.mark.parametrize(
     ("labels", "classes", "dataset", "message"),
     [
-        ((), 3, named("cat", "dog"), "tiny.weights.h5 has 3 classes, dataset pets has 2"),
-        (("dog", "cat"), 2, named("cat", "dog"), "takes class 0 for 'dog', in dataset pets it is 'cat'"),
-        (("cat", "cow"), 2, named("cat", "dog"), "takes class 1 for 'cow', in dataset pets it is 'dog'"),
+        ((), 3, named("cat", "dog"), r"tiny\.weights\.h5 has 3 classes, dataset pets has 2"),
+        (("dog", "cat"), 2, named("cat", "dog"), r"class 0 is 'dog' in .*, but 'cat' in dataset pets"),
+        (("cat", "cow"), 2, named("cat", "dog"), r"class 1 is 'cow' in .*, but 'dog' in dataset pets"),
     ],
 )
 def test_weights_for_other_classes_are_refused(weights_of, labels, classes, dataset, message):
     model = load_evaluated_model(weights_of(tiny_spec(classes, labels=labels)))
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=message):
         check_classes(model, dataset)
-    assert message in str(caught.value)
 
 
 def test_imagenets_classes_go_by_their_identifiers_or_their_names(weights_of):
@@ -307,7 +306,7 @@ def test_imagenets_classes_go_by_their_identifiers_or_their_names(weights_of):
     check_classes(model, named(*identifiers))
     unnamed = dataclasses.replace(model, spec=dataclasses.replace(model.spec, labels=()))
     check_classes(unnamed, named(*reversed(identifiers)))
-    with pytest.raises(InputError, match="takes class 0 for 'tench', in dataset pets it is 'n15075141'"):
+    with pytest.raises(InputError, match=r"class 0 is 'tench' in .*, but 'n15075141' in dataset pets"):
         check_classes(model, named(*reversed(identifiers)))
 
 

@@ -41,7 +41,7 @@ def make_dirty(folder):
         ("a/loop", "a/loop", "Too many levels of symbolic links"),
         ("a/dangling", "nowhere", "No such file"),
         ("b/up", "b", "a folder where an image was expected"),
-        ("up", ".", "a link to a folder that it is in"),
+        ("up", ".", "a link to a folder that contains it"),
     ):
         (folder / name).symlink_to(folder / target)
         bad[str(folder / name)] = reason

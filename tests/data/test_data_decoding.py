@@ -55,7 +55,7 @@ def test_size_is_read_before_anything_is_decoded(decode, monkeypatch):
     assert decode_error(file) is None
     monkeypatch.setattr(decoding, "MAX_PIXELS", 75 * 101 - 1)
     monkeypatch.setattr(tf.io, "decode_image", None)
-    assert decode_error(file) == "of 101 x 75 pixels; 7574 are the most"
+    assert decode_error(file) == "101 x 75 pixels; the limit is 7574"
 
 
 def test_faults_of_files(tmp_path):

@@ -146,7 +146,7 @@ def test_streamed_slices(streamed):
         assert len(split) == len(found)
 
 
-def test_unlabelled_test_split(streamed, imagenet_dir):
+def test_unlabeled_test_split(streamed, imagenet_dir):
     for dataset in (streamed, open_dataset("imagenet2012", imagenet_dir)):
         fails("'test' of imagenet2012 has no labels", dataset.split, "test")
         assert dataset.test_split == "validation"
@@ -216,9 +216,9 @@ def test_what_is_in_a_class_folder_is_an_example_and_what_is_no_file_is_listed(i
     assert [(path.removeprefix(f"{image_folder}/"), reason) for path, reason in split.skipped_files] == [
         ("dangling", "a link to nothing, or to itself"),
         ("self", "a link to nothing, or to itself"),
-        ("up", "a link to a folder that it is in"),
+        ("up", "a link to a folder that contains it"),
         ("cats/deep", "a folder where an image was expected"),
-        ("cats/pipe", "no regular file where an image was expected"),
+        ("cats/pipe", "not a regular file where an image was expected"),
     ]
     assert dataset.split("test").skipped_files == dataset.split("train[3:]").skipped_files == ()
 

@@ -324,7 +324,7 @@ def test_statistics_of_as_many_channels_stay():
 
 def test_per_pixel_statistics_have_their_channels():
     per_pixel = Normalization(noise(2, 4, 3).tolist(), (1.0, 1.0, 1.0))
-    with pytest.raises(InputError, match=r"per-pixel statistics of 3 channels cannot be made ones of 1$"):
+    with pytest.raises(InputError, match=r"per-pixel statistics of 3 channels cannot be converted to 1$"):
         per_pixel.for_channels(1)
 
 
@@ -341,9 +341,9 @@ def test_a_number_of_channels_is_a_positive_integer(channels):
 )
 def test_statistics_must_be_for_channels(mean, std):
     normalization = Normalization(mean, std)
-    with pytest.raises(InputError, match="must have one number a channel, or a mean one a pixel"):
+    with pytest.raises(InputError, match="need one number per channel, or the mean one per pixel"):
         normalization.for_channels(3)
-    with pytest.raises(InputError, match="must have one number a channel, or a mean one a pixel"):
+    with pytest.raises(InputError, match="need one number per channel, or the mean one per pixel"):
         Preprocessing(4, 6, "bilinear", normalization)(BATCH)
 
 

@@ -1,4 +1,4 @@
-"""Random changes to training images, as a table of policies."""
+"""Augmentation of training images."""
 
 from keras_resnet.data.augmentation.policies import (
     AUGMENTATIONS,

@@ -1,6 +1,6 @@
-"""Applies a policy to a batch, before and after its normalization.
+"""Applies an augmentation policy to a batch, before and after normalization.
 
-`keras.layers.RandAugment` and `MixUp` are not functions of (seed, epoch, example), hence these.
+Unlike Keras' augmentation layers, these are pure functions of (seed, epoch, example).
 """
 
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ _ERASED_ASPECT = (1 / 3.3, 1 / 0.3)
 
 
 def adjust(images: tf.Tensor, seeds: tf.Tensor, policy: Augmentation, mirrored: bool = False) -> tf.Tensor:
-    """Applies what precedes the normalization: mirroring, RandAugment, color jitter, PCA.
+    """Applies the steps before normalization: mirroring, RandAugment, color jitter, PCA.
 
-    A policy that pads mirrors afterwards: see `pad_crop_erase`.
+    Policies with padding mirror in `pad_crop_erase`.
 
     Args:
-        images: float32 (batch, size, size, channels), 0-255; 3 channels, or 1.
+        images: float32 (batch, size, size, channels), 0-255, with 3 channels or 1.
         seeds: int64 (batch, 2), one pair per image.
         policy: which augmentations to apply.
-        mirrored: whether the images were mirrored when they were cropped.
+        mirrored: whether mirroring was already done with the crop.
 
     Returns:
-        float32 (batch, size, size, channels), 0-255; with `pca` a little beyond, as published.
+        float32 (batch, size, size, channels), 0-255; `pca` may exceed this range, as published.
     """
     if policy.flip and not policy.pad and not mirrored:
         images = pad_crop_flip(images, seeds, 0, True)
@@ -46,7 +46,7 @@ def adjust(images: tf.Tensor, seeds: tf.Tensor, policy: Augmentation, mirrored: 
 
 
 def _randaugment(image: tf.Tensor, seed: tf.Tensor, layers: int, magnitude: int) -> tf.Tensor:
-    """Operations drawn with replacement; they work on whole numbers."""
+    """Applies operations drawn with replacement, to integers."""
     operations = list(color.randaugment_operations(static_shape(image)[0], magnitude).values())
     uniforms = draws.uniforms(seed, draws.OPERATIONS, 2 * layers)
     chosen = draws.choose(uniforms[:layers], len(operations))
@@ -62,7 +62,7 @@ def _randaugment(image: tf.Tensor, seed: tf.Tensor, layers: int, magnitude: int)
 
 
 def _jitter(image: tf.Tensor, seed: tf.Tensor, strengths: Sequence[float]) -> tf.Tensor:
-    """Brightness, contrast and saturation, in random order."""
+    """Changes brightness, contrast and saturation in random order."""
     operations = (color.brightness, color.contrast, color.saturation)
     uniforms = draws.uniforms(seed, draws.JITTER, 2 * len(operations))
     lows = tf.constant([max(0.0, 1.0 - strength) for strength in strengths])
@@ -79,11 +79,11 @@ def _jitter(image: tf.Tensor, seed: tf.Tensor, strengths: Sequence[float]) -> tf
 
 
 def _pca_shift(images: tf.Tensor, seeds: tf.Tensor, deviation: float) -> tf.Tensor:
-    """AlexNet's: all pixels of an image become a little redder, yellower, lighter ..."""
+    """AlexNet's color augmentation: shifts the colors along their principal components."""
     vectors = np.array(color.EIGENVECTORS)
     if images.shape[3] == 1:
         vectors = np.array([color.GRAY]) @ vectors
-    # One constant: TensorFlow's graphs would multiply several in another order than its eager mode.
+    # One constant: graphs and eager mode would multiply several in different orders.
     vectors = tf.constant(255.0 * deviation * np.array(color.EIGENVALUES) * vectors, tf.float32)
 
     def draw(seed):
@@ -92,22 +92,21 @@ def _pca_shift(images: tf.Tensor, seeds: tf.Tensor, deviation: float) -> tf.Tens
         )
 
     shifts = tf.map_fn(draw, seeds, fn_output_signature=tf.float32)
-    # As whole rows: TensorFlow is slow where the last axis of a broadcast is short.
+    # Whole rows: TensorFlow is slow where the last axis of a broadcast is short.
     rows = _as_rows(images) + tf.tile(shifts, [1, static_shape(images)[2]])[:, None]
     return tf.reshape(rows, images.shape)
 
 
 def _as_rows(images: tf.Tensor) -> tf.Tensor:
-    """(batch, height, width * channels)."""
+    """Reshapes to (batch, height, width * channels)."""
     batch, height, width, channels = static_shape(images)
     return tf.reshape(images, [batch, height, width * channels])
 
 
 def pad_crop_erase(images: tf.Tensor, seeds: tf.Tensor, policy: Augmentation) -> tf.Tensor:
-    """Applies what follows the normalization, whose zeros are the mean color.
+    """Applies the steps after normalization: padding, cropping and mirroring (section 4.2), and erasing.
 
-    Section 4.2: zero padding, a random crop of the original size, a random mirror image. And random
-    erasing.
+    The padding and the erased rectangles are zeros, the mean color.
 
     Args:
         images: float32 (batch, size, size, channels), normalized.
@@ -125,7 +124,7 @@ def pad_crop_erase(images: tf.Tensor, seeds: tf.Tensor, policy: Augmentation) ->
 
 
 def _erase(images: tf.Tensor, seeds: tf.Tensor, probability: float) -> tf.Tensor:
-    """Zeros in a rectangle, with torchvision's ranges of area and aspect."""
+    """Sets a rectangle to zero, with torchvision's ranges of area and aspect."""
     size = static_shape(images)[1]
     shape = tf.constant([size, size])
 

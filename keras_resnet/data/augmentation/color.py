@@ -1,8 +1,8 @@
-"""What the color jitter and RandAugment do to the pixels of one image.
+"""The image operations of color jitter and RandAugment.
 
-Images are float32 (height, width, channels) in 0-255, of 3 channels or 1 (gray). Nothing is drawn
-here. The operations are Pillow's (`ImageEnhance`, `ImageOps`, `Image.transform`), which torchvision
-and the published results of RandAugment used.
+Images are float32 (height, width, channels) in 0-255, with 3 channels or 1 (gray). The
+operations are deterministic, and those of Pillow (`ImageEnhance`, `ImageOps`, `Image.transform`), which
+torchvision and the published results of RandAugment used.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ import tensorflow as tf
 from keras_resnet.images.ops import static_shape
 
 GRAY = (0.299, 0.587, 0.114)
-"""The shares of red, green and blue in gray (ITU-R BT.601)."""
+"""Weights of red, green and blue in gray (ITU-R BT.601)."""
 
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
-"""Of the covariance of ImageNet's colors, for pixels 0-1, in the order of `EIGENVECTORS`.
+"""Eigenvalues of the covariance of ImageNet's colors, for pixels 0-1, in the order of `EIGENVECTORS`.
 
-AlexNet (Krizhevsky et al. 2012, section 4.1) describes the analysis and prints no numbers; these are
-the ones that fb.resnet.torch found on ImageNet and published (datasets/imagenet.lua).
+AlexNet (Krizhevsky et al. 2012, section 4.1) describes the analysis without numbers; these
+were published by fb.resnet.torch (datasets/imagenet.lua).
 """
 
 EIGENVECTORS = (
@@ -26,16 +26,16 @@ EIGENVECTORS = (
     (-0.5808, -0.0045, -0.8140),
     (-0.5836, -0.6948, 0.4203),
 )
-"""One column a principal component, one row for red, green and blue: see `EIGENVALUES`."""
+"""Principal components of the colors, in columns; the rows are red, green and blue."""
 
 BINS = 30
-"""RandAugment's largest magnitude: there are 31, from 0."""
+"""RandAugment's largest magnitude, of 31."""
 
 _SMOOTH = (1.0, 1.0, 1.0, 1.0, 5.0, 1.0, 1.0, 1.0, 1.0)  # Pillow's filter of that name, over 13
 
 
 def _gray(image: tf.Tensor, channels: int) -> tf.Tensor:
-    """Whole numbers, as Pillow's: (height, width, channels), all channels alike."""
+    """Converts to gray, rounded as in Pillow, and repeats it: (height, width, channels)."""
     if image.shape[-1] == 1:
         return tf.round(image)
     # As a product of matrices: TensorFlow is slow where the last axis of a broadcast is short.
@@ -43,7 +43,7 @@ def _gray(image: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def _blend(degenerate: tf.Tensor | float, image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
-    """The degenerate image at 0, the image at 1, and beyond it above 1; clipped."""
+    """Blends two images, clipped: 0 is the degenerate image, 1 is `image`, more extrapolates."""
     return tf.clip_by_value(degenerate + factor * (image - degenerate), 0.0, 255.0)
 
 
@@ -53,8 +53,8 @@ def brightness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
 
 
 def contrast(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
-    """Blends with the mean of the gray image, a whole number."""
-    # A sum of integers is the same however many threads share it.
+    """Blends with the rounded mean of the gray image."""
+    # Unlike a sum of floats, a sum of integers does not depend on the number of threads.
     gray = tf.cast(_gray(image, 1), tf.int32)
     mean = tf.reduce_sum(gray) / tf.size(gray)
     return _blend(tf.cast(tf.floor(mean + 0.5), tf.float32), image, factor)
@@ -94,7 +94,7 @@ def autocontrast(image: tf.Tensor) -> tf.Tensor:
 
 
 def equalize(image: tf.Tensor) -> tf.Tensor:
-    """Makes each channel's histogram as even as a table of whole numbers can."""
+    """Equalizes each channel's histogram with a table of integers."""
     channels = static_shape(image)[-1]
     places = tf.cast(image, tf.int32) + 256 * tf.range(channels)
     counts = tf.reshape(
@@ -139,13 +139,13 @@ def rotate(image: tf.Tensor, degrees: tf.Tensor | float) -> tf.Tensor:
 
 
 def _affine(image: tf.Tensor, x: tuple, y: tuple) -> tf.Tensor:
-    """Fetches each pixel from elsewhere, the nearest one; black from outside.
+    """Applies an affine transform with nearest neighbors; black outside.
 
     Args:
-        image: the image.
-        x: (a, b, c): the column a * column + b * row + c is fetched, counted from the left edge, so
-            that the center of the first pixel is 0.5.
-        y: the same for the row.
+        image: float32 (height, width, channels).
+        x: (a, b, c): the source column is a * column + b * row + c, where the center of the first
+            pixel is 0.5.
+        y: the same for the source row.
     """
     # The operation counts from the center of the first pixel.
     rows = [[a, b, c + (a + b - 1.0) / 2.0] for a, b, c in (x, y)]
@@ -168,8 +168,8 @@ def randaugment_operations(size: int, magnitude: int) -> dict[str, Callable]:
         magnitude: 0-`BINS`.
 
     Returns:
-        By name, functions of an image of whole numbers and of a sign (1.0 or -1.0), to which some
-        are indifferent. What they return is to be rounded down, as Pillow does.
+        By name, functions of an image of integers and a sign (1.0 or -1.0), which some ignore. Their
+        results must be rounded down, as in Pillow.
     """
     share = magnitude / BINS
     pixels = int(150 / 331 * size * share)

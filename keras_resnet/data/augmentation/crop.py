@@ -1,4 +1,4 @@
-"""Random crops and mirroring: drawn boxes, and decoding no more of an image than a crop needs."""
+"""Random crops and mirroring, decoding only the part of an image that a crop needs."""
 
 import math
 from collections.abc import Callable
@@ -18,8 +18,8 @@ def random_crop(image: tf.Tensor, seed: tf.Tensor, policy: Augmentation, size: i
     Args:
         image: uint8 (height, width, channels), or encoded, string ().
         seed: int64 (2,).
-        policy: one that `crops`.
-        size: height and width of the result, pixels.
+        policy: a policy that `crops`.
+        size: height and width of the result.
 
     Returns:
         float32 (size, size, channels), 0-255.
@@ -28,29 +28,29 @@ def random_crop(image: tf.Tensor, seed: tf.Tensor, policy: Augmentation, size: i
     cropped = crop(image, lambda shape: crop_box(shape, seed, policy, size), size, policy.area is not None)
     if not policy.flip:
         return cropped
-    # One image's columns are reversed in a tenth of the time that a choice among a batch's takes.
+    # Ten times as fast as choosing for each image of a batch.
     return tf.cond(_is_mirrored(seed), lambda: tf.reverse(cropped, [1]), lambda: cropped)
 
 
 def _is_mirrored(seed: tf.Tensor) -> tf.Tensor:
-    """Whether an image is mirrored: bool (), for a seed pair int64 (2,)."""
+    """Draws whether an image is mirrored: bool (), from a seed pair int64 (2,)."""
     return draws.uniforms(seed)[draws.FLIP] >= 0.5
 
 
 def crop_box(shape: tf.Tensor, seed: tf.Tensor, policy: Augmentation, size: int) -> tf.Tensor:
-    """The part of an image that becomes the input, drawn before the image is decoded.
+    """Draws the part of an image to use as input, before the image is decoded.
 
-    With a `resize` as in section 3.4: that side, then the place of a square of `size` in the
-    resized image. With an `area` as torchvision's RandomResizedCrop: whole pixels.
+    With `policy.resize`, as in section 3.4, draws the shorter side and then the position of a square of
+    `size` in the resized image. With `policy.area`, draws whole pixels as torchvision's RandomResizedCrop.
 
     Args:
         shape: int32 (2,), the image's height and width.
         seed: int64 (2,).
-        policy: one that `crops`.
-        size: height and width of the input, pixels.
+        policy: a policy that `crops`.
+        size: height and width of the input.
 
     Returns:
-        float32 (4,): top, left, height and width, in the image's own pixels.
+        float32 (4,): top, left, height and width in pixels of the image.
     """
     if policy.resize is not None:
         uniforms = draws.uniforms(seed)
@@ -65,7 +65,7 @@ def crop_box(shape: tf.Tensor, seed: tf.Tensor, policy: Augmentation, size: int)
 
 
 def _fit_shorter_side(shape: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
-    """Height and width, int32 (2,), of an image whose shorter side becomes `side`."""
+    """Height and width, int32 (2,), of an image resized to the shorter side `side`."""
     sides = tf.cast(shape, tf.float64)
     return tf.cast(tf.round(sides * (tf.cast(side, tf.float64) / tf.reduce_min(sides))), tf.int32)
 
@@ -73,17 +73,17 @@ def _fit_shorter_side(shape: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
 def random_box(
     seed: tf.Tensor, shape: tf.Tensor, area: tuple, aspect: tuple, largest: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draws boxes until one fits, ten at most.
+    """Draws up to ten boxes until one fits.
 
     Args:
         seed: int64 (2,).
-        shape: int32 (2,): height and width of what the box is in.
-        area: range of its share of that.
-        aspect: range of its width / height, drawn log-uniformly.
-        largest: int32 (2,): the largest height and width that fit.
+        shape: int32 (2,), height and width of the image.
+        area: range of the box's share of the image area.
+        aspect: range of the box's width / height, drawn log-uniformly.
+        largest: int32 (2,), maximum height and width.
 
     Returns:
-        int32 (4,), top, left, height and width; and whether this box fits.
+        The box, int32 (4,): top, left, height and width; and whether it fits.
     """
     uniforms = tf.random.stateless_uniform([4, _TRIES], seed, alg="philox")
     logs = [math.log(bound) for bound in aspect]
@@ -97,7 +97,7 @@ def random_box(
 
 
 def _central_box(shape: tf.Tensor, aspect: tuple) -> tf.Tensor:
-    """The largest box in the middle whose width / height is in the range: int32 (4,)."""
+    """The largest centered box with width / height in the range: int32 (4,)."""
     height, width = (tf.cast(side, tf.float32) for side in tf.unstack(shape))
     sides = tf.stack([tf.minimum(height, width / aspect[0]), tf.minimum(width, height * aspect[1])])
     sides = tf.cast(tf.round(sides), tf.int32)
@@ -105,7 +105,7 @@ def _central_box(shape: tf.Tensor, aspect: tuple) -> tf.Tensor:
 
 
 def pad_crop_flip(images: tf.Tensor, seeds: tf.Tensor, pad: int, flip: bool) -> tf.Tensor:
-    """A random crop of the images' own size after zero padding; a random mirror image."""
+    """Crops at random after zero padding, keeping the size, and mirrors at random."""
     uniforms = draws.uniforms(seeds)
     batch, size, channels = images.shape[0], images.shape[1], images.shape[3]
     pixels = tf.range(size)
@@ -117,7 +117,7 @@ def pad_crop_flip(images: tf.Tensor, seeds: tf.Tensor, pad: int, flip: bool) -> 
         rows += draws.choose(uniforms[:, draws.TOP, None], 2 * pad + 1)
         columns += draws.choose(uniforms[:, draws.LEFT, None], 2 * pad + 1)
         images = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
-    # One gather of whole pixels for the batch: far cheaper than a crop or a mirror image each.
+    # One gather of pixels for the batch is far cheaper than cropping and mirroring each image.
     side = images.shape[1]
     first = tf.range(batch)[:, None, None] * side * side
     return tf.gather(
@@ -128,18 +128,18 @@ def pad_crop_flip(images: tf.Tensor, seeds: tf.Tensor, pad: int, flip: bool) -> 
 def decode_crop(
     encoded: tf.Tensor, choose: Callable[[tf.Tensor], tf.Tensor], size: int, whole_pixels: bool
 ) -> tf.Tensor:
-    """Decodes a crop of an image and resizes it; of a JPEG little else is decoded.
+    """Decodes and resizes a crop; for JPEGs, little more than the crop is decoded.
 
     Args:
         encoded: string (): JPEG, PNG, GIF or BMP bytes.
-        choose: from the upright image's height and width, int32 (2,), to the crop, float32 (4,):
+        choose: converts height and width of the upright image, int32 (2,), to the crop, float32 (4,):
             top, left, height and width in pixels.
         size: side of the result.
-        whole_pixels: as for `crop_pixels`.
+        whole_pixels: see `crop_pixels`.
 
     Returns:
-        float32 (size, size, 3), 0-255: what `crop_pixels` makes of the decoded image, to rounding, or
-        with `whole_pixels` to 2 along the edges.
+        float32 (size, size, 3), 0-255. Equal to `crop_pixels` of the decoded image up to rounding, or
+        with `whole_pixels` up to 2 along the edges.
     """
     header = decode.read_header(encoded)
     orientation = decode.read_orientation(encoded)
@@ -157,10 +157,10 @@ def crop_pixels(
 
     Args:
         image: uint8 (height, width, channels).
-        choose: from the image's height and width to the crop, as for `decode_crop`.
+        choose: converts height and width to the crop; see `decode_crop`.
         size: side of the result.
-        whole_pixels: whether crops are cut out between pixels and then resized, which is quick: see
-            `ops.resize_area`. Otherwise the image is resized, and the result cut out of it.
+        whole_pixels: whether to crop whole pixels and resize these with the fast `ops.resize_area`;
+            otherwise the result is as if cropped from the resized image.
 
     Returns:
         float32 (size, size, channels), 0-255.
@@ -174,10 +174,10 @@ def crop_pixels(
 
 
 def _needed_pixels(crop: tf.Tensor, shape: tf.Tensor, size: int, whole_pixels: bool) -> tf.Tensor:
-    """The pixels that a crop's resizing looks at, as top, left, height and width: int32 (4,)."""
+    """The box of pixels needed to resize a crop, int32 (4,): top, left, height and width."""
     if whole_pixels:
         return tf.cast(crop, tf.int32)
-    reach = tf.maximum(crop[2:] / size, 1.0) + 2.0  # 2: the edges of a part are not exact
+    reach = tf.maximum(crop[2:] / size, 1.0) + 2.0  # 2: the edges of a decoded part are not exact
     low = tf.maximum(tf.cast(tf.floor(crop[:2] - reach), tf.int32), 0)
     high = tf.minimum(tf.cast(tf.math.ceil(crop[:2] + crop[2:] + reach), tf.int32), shape)
     return tf.concat([low, high - low], 0)

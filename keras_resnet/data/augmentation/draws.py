@@ -1,8 +1,7 @@
 """Random numbers that are pure functions of a seed pair: (epoch, example).
 
-An example is augmented in the same way whichever worker prepares it and however often a run was resumed.
-Where several numbers follow from a draw they are computed one image at a time: in a batch, the last bit of
-a number could depend on the batch's size.
+Augmentation does not depend on the worker or on how often a run was resumed. Draws are computed for each
+image separately: in a batch, the last bit could depend on the batch size.
 """
 
 import tensorflow as tf
@@ -15,13 +14,13 @@ BOX, OPERATIONS, JITTER, PCA, ERASED, ERASED_BOX = range(1, 7)
 
 
 def stream(seeds: tf.Tensor, purpose: int) -> tf.Tensor:
-    """Seed pairs (..., 2) of an independent stream of numbers; stream 0 is the seeds' own."""
+    """Seed pairs (..., 2) of an independent stream; stream 0 is the seeds themselves."""
     key = purpose * 0x9E3779B97F4A7C15 % 2**63
     return tf.bitwise.bitwise_xor(seeds, tf.constant([key, 0], tf.int64))
 
 
 def uniforms(seeds: tf.Tensor, purpose: int = 0, count: int = 4) -> tf.Tensor:
-    """Numbers in [0, 1) for each seed pair: float32 (..., count) for seeds (..., 2)."""
+    """Draws numbers in [0, 1) for each seed pair: float32 (..., count) for seeds (..., 2)."""
 
     def draw(seed):
         return tf.random.stateless_uniform([count], seed, alg="philox")
@@ -31,5 +30,5 @@ def uniforms(seeds: tf.Tensor, purpose: int = 0, count: int = 4) -> tf.Tensor:
 
 
 def choose(uniform: tf.Tensor, choices: tf.Tensor | int) -> tf.Tensor:
-    """An integer in [0, choices) from a number in [0, 1)."""
+    """Converts a number in [0, 1) to an integer in [0, choices)."""
     return tf.cast(uniform * tf.cast(choices, tf.float32), tf.int32)

@@ -1,4 +1,4 @@
-"""Augmentation policies as a table."""
+"""Augmentation policies."""
 
 import dataclasses
 
@@ -11,19 +11,18 @@ class Augmentation:
     """An augmentation policy.
 
     Attributes:
-        resize: range (inclusive, pixels for a crop of 224) of the shorter side to which an image is
+        resize: range (inclusive, in pixels for a crop of 224) of the shorter side to which an image is
             resized before a random crop.
-        area: range of the fraction of the image's area that is cropped and resized to the input size.
-            With neither this nor `resize` the whole image is resized.
-        aspect: with `area`: the range of width / height, drawn log-uniformly.
+        area: range of the crop's share of the image area. If neither this nor `resize` is set, the whole
+            image is resized.
+        aspect: range of the crop's width / height with `area`, drawn log-uniformly.
         pad: zeros added on each side of the normalized image before a random crop of its size.
         flip: mirrors left and right with probability 1/2.
-        randaugment: how many of RandAugment's operations are applied, and their magnitude, 0-30.
-        jitter: how far the factors of brightness, contrast and saturation may be from 1; their
-            order is random.
-        pca: the standard deviation of the color shift along ImageNet's principal components, as a
-            share of their eigenvalues.
-        erasing: the probability with which a rectangle of the normalized image becomes zero.
+        randaugment: number of RandAugment operations and their magnitude, 0-30.
+        jitter: maximum deviation of the brightness, contrast and saturation factors from 1.
+        pca: standard deviation of the color shift along ImageNet's principal components, relative to
+            their eigenvalues.
+        erasing: probability of setting a rectangle of the normalized image to zero.
     """
 
     resize: tuple[int, int] | None = None
@@ -37,18 +36,18 @@ class Augmentation:
     erasing: float = 0.0
 
     def resize_range(self, size: int) -> tuple[int, int]:
-        """The range of the shorter side for crops of another size than 224."""
+        """Scales the range of the shorter side to crops of `size`."""
         assert self.resize is not None
         low, high = self.resize
         return round(low * size / REFERENCE_SIZE), round(high * size / REFERENCE_SIZE)
 
     @property
     def crops(self) -> bool:
-        """Whether the input is a random crop of the image: see `crop_box`."""
+        """Whether the input is a random crop of the image; see `crop_box`."""
         return self.resize is not None or self.area is not None
 
     def evaluation_resize(self, size: int) -> int | None:
-        """The evaluation's `Preprocessing.resize`: a center crop only if training crops, too."""
+        """The evaluation's `Preprocessing.resize`: None unless training crops, too."""
         return usual_resize(size) if self.crops else None
 
 
