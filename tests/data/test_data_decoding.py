@@ -34,7 +34,7 @@ def test_pixels_are_pillows(decode, kind):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_of_sixteen_bits_the_upper_eight_are_kept(decode, channels):
-    """Pillow clips gray of 16 bits instead; of colours it takes the upper bits, too."""
+    """Pillow clips gray of 16 bits instead; for colors it keeps the upper bits, too."""
     file = png16(channels)
     upper = tf.io.decode_png(file, dtype=tf.uint16).numpy() >> 8
     np.testing.assert_array_equal(decode(file).numpy(), np.broadcast_to(upper, (75, 101, 3)))

@@ -111,7 +111,7 @@ def unusable():
         "a jpeg's first bytes": (jpeg[:3], "truncated"),
         "truncated png": (png[: len(png) // 2], "truncated"),
         "damaged png": (png[:300] + b"damaged" + png[307:], "damaged"),
-        "huge jpeg": (jpeg[:size] + b"\xff\x00\xff\x00" + jpeg[size + 4 :], "of 65280 x 65280 pixels"),
-        "huge png": (png[:16] + b"\x00\x01\x86\xa0" * 2 + png[24:], "of 100000 x 100000 pixels"),
+        "huge jpeg": (jpeg[:size] + b"\xff\x00\xff\x00" + jpeg[size + 4 :], "65280 x 65280 pixels"),
+        "huge png": (png[:16] + b"\x00\x01\x86\xa0" * 2 + png[24:], "100000 x 100000 pixels"),
         "bmp with a palette": (encoded("BMP", photo().convert("P")), "BMP image with 8 bits"),
     }
