@@ -266,9 +266,13 @@ def _scores_of_views(network: keras.Model, protocol: Protocol, views: Sequence[t
 
 def _logits(network: keras.Model, protocol: Protocol, views: tf.Tensor) -> tf.Tensor:
     """Computes logits (batch, views, classes) of views (batch, views, height, width, channels)."""
-    batch, count = static_shape(views)[:2]
-    flat = tf.reshape(views, tf.concat([[batch * count], tf.shape(views)[2:]], 0))
-    logits = network(tf.ensure_shape(flat, (batch * count, *views.shape[2:])), training=False)
+    batch, count = views.shape[:2]
+    known = batch is not None and count is not None  # several workers do not know their batch
+    sizes = tf.shape(views)
+    flat = tf.reshape(views, tf.concat([sizes[:1] * sizes[1:2], sizes[2:]], 0))
+    flat = tf.ensure_shape(flat, (batch * count if known else None, *views.shape[2:]))
+    logits = network(flat, training=False)
     if protocol.fully_convolutional:
         logits = mean_over_places(logits)
-    return tf.reshape(logits, (batch, count, logits.shape[-1]))
+    logits = tf.reshape(logits, (sizes[0], sizes[1], logits.shape[-1]))
+    return tf.ensure_shape(logits, (batch, count, logits.shape[-1]))
