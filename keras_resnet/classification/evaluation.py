@@ -23,7 +23,6 @@ from keras_resnet.classification.protocols import (
 )
 from keras_resnet.data import BadImages, Dataset
 from keras_resnet.errors import CommandFailed, InputError
-from keras_resnet.images.ops import static_shape
 from keras_resnet.training.distribution import Distribution
 
 
