@@ -23,6 +23,7 @@ test-torch: $(VENV)/torch-installed  ## Against torchvision's and timm's own net
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --level error
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -39,7 +39,7 @@ def write(folder: Path, height: int, width: int, counts: dict[str, int]) -> None
 
     digits: Any = load_digits()
     photos = cast(Any, load_sample_images()).images
-    test = data.digits.held_out(digits.target)
+    test = data.held_out(digits.target)
     for number, (split, count) in enumerate(counts.items()):
         random = np.random.default_rng(number)
         chosen = np.flatnonzero(test == (split == "val"))

@@ -41,7 +41,7 @@ def _write_safetensors(network: Any, path: Path) -> None:
 
     variables = {(layer.name, v.name): v for layer in network.layers for v in layer.weights}
     tensors = {}
-    for key, source in weights.torch_files.torch_names(get_config(network.name)).items():
+    for key, source in weights.torch_names(get_config(network.name)).items():
         value = np.asarray(keras.ops.convert_to_numpy(variables[key]))
         tensors[source.names[0]] = np.ascontiguousarray(value.transpose(np.argsort(source.axes).tolist()))
     save_file(tensors, path)

@@ -3,6 +3,7 @@
 from .augmentation import AUGMENTATIONS as AUGMENTATIONS
 from .augmentation import Augmentation as Augmentation
 from .augmentation import get_augmentation as get_augmentation
+from .digits import held_out as held_out
 from .examples import BadImages as BadImages
 from .pipeline import Transform as Transform
 from .pipeline import dataset_statistics as dataset_statistics

@@ -8,6 +8,7 @@ from .registry import PretrainedWeights as PretrainedWeights
 from .registry import get_entry as get_entry
 from .registry import list_weights as list_weights
 from .spec import ModelSpec as ModelSpec
+from .torch_files import torch_names as torch_names
 from .weight_file import WeightFile as WeightFile
 from .weight_file import open_weights as open_weights
 from .weight_file import preprocess_input as preprocess_input
