@@ -266,10 +266,11 @@ def _scores_of_views(network: keras.Model, protocol: Protocol, views: Sequence[t
 def _logits(network: keras.Model, protocol: Protocol, views: tf.Tensor) -> tf.Tensor:
     """Computes logits (batch, views, classes) of views (batch, views, height, width, channels)."""
     batch, count = views.shape[:2]
-    known = batch is not None and count is not None  # several workers do not know their batch
+    # Several workers do not know their batch.
+    merged = None if batch is None or count is None else batch * count
     sizes = tf.shape(views)
     flat = tf.reshape(views, tf.concat([sizes[:1] * sizes[1:2], sizes[2:]], 0))
-    flat = tf.ensure_shape(flat, (batch * count if known else None, *views.shape[2:]))
+    flat = tf.ensure_shape(flat, (merged, *views.shape[2:]))
     logits = network(flat, training=False)
     if protocol.fully_convolutional:
         logits = mean_over_places(logits)
