@@ -208,8 +208,7 @@ def test_migration(command):
 @pytest.mark.torch
 def test_migration_with_the_other_zoos(command, published, monkeypatch):
     """What the page says of their code, run by torchvision and timm themselves on the same files."""
-    monkeypatch.syspath_prepend(ROOT / "tests" / "reference")
-    torch_zoo = importlib.import_module("torch_zoo")
+    torch_zoo = importlib.import_module("helpers.torch_zoo")
     torch_zoo.torchvision(), torch_zoo.timm()
     import timm.models._builder as timm_builder
     import torchvision.models._api as torchvision_api
@@ -274,9 +273,8 @@ def test_the_networks_of_the_torch_zoos_differ_in_their_strides_name_alone(zoo):
 
 
 @pytest.mark.torch
-def test_the_networks_of_the_torch_zoos_are_there(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "tests" / "reference")
-    torch_zoo = importlib.import_module("torch_zoo")
+def test_the_networks_of_the_torch_zoos_are_there():
+    torch_zoo = importlib.import_module("helpers.torch_zoo")
     models = torch_zoo.torchvision().models
     theirs = {name for name in models.list_models(models) if "resne" in name}
     assert {there for there, *_ in names_in("table: torchvision")} == theirs
