@@ -37,7 +37,7 @@ def test_statistics_are_means_over_batches_of_their_own_epoch(
     variance = np.mean([output.var((0, 1, 2)) for output in outputs], 0)
     np.testing.assert_allclose(bn.moving_mean, mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(bn.moving_variance, variance, rtol=1e-4)
-    assert "averaged over 3 batches: val top-1" in capsys.readouterr().err
+    assert "averaged over 3 batches: val loss" in capsys.readouterr().err
 
 
 def test_the_weights_are_those_of_a_run_without(tmp_path, tiny, run_options):
