@@ -1,7 +1,7 @@
 """Networks with their weights: `build_resnet`, `build_model`, and a function for each network of the zoo."""
 
+import contextlib
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Concatenate, Literal, ParamSpec, Unpack
 
@@ -11,8 +11,7 @@ from keras_resnet.errors import InputError
 from keras_resnet.models.config import ConfigOverrides, ResNetConfig, Shape, get_config
 from keras_resnet.models.features import extract_features
 from keras_resnet.models.resnet import build_network
-from keras_resnet.weights.registry import PretrainedWeights
-from keras_resnet.weights.weight_file import open_weights
+from keras_resnet.weights.weight_file import Weights, open_weights
 
 _Arguments = ParamSpec("_Arguments")
 
@@ -21,7 +20,7 @@ def build_resnet(
     config: ResNetConfig,
     *,
     include_top: bool = True,
-    weights: str | os.PathLike[str] | PretrainedWeights | None = None,
+    weights: Weights | None = None,
     input_tensor: keras.KerasTensor | None = None,
     input_shape: Shape | None = None,
     pooling: Literal["avg", "max"] | None = None,
@@ -35,7 +34,6 @@ def build_resnet(
     """Builds a network from its config; the first arguments are those of keras.applications.
 
     Args:
-        config: a config of the zoo, possibly with fields replaced.
         include_top: whether the network ends with global average pooling and the classifier.
         weights: None for He-normal initialization; the name of pretrained weights (`list_weights`), where
             "imagenet" is the network's default; or the path of a file: our own `.weights.h5`,
@@ -43,18 +41,16 @@ def build_resnet(
             another number of classes, the classifier stays randomly initialized; if it has another
             number of input channels, the first convolution is adapted as in timm: summed for one
             channel, otherwise repeated and scaled. Images are RGB.
-        input_tensor: a Keras tensor to build upon, instead of a new input.
         input_shape: (height, width, channels), or channels first under that image data format;
             height and width may be None. Default: (size, size, 3) with the network's own size, and
             (None, None, 3) without the top.
         pooling: without the top: None gives the last feature map, "avg" or "max" a vector.
-        classes: width of the classifier. Default: that of the weights, else the config's.
+        classes: default: the number of classes of the weights, else of the config.
         classifier_activation: None gives logits. The output is float32 under any dtype policy.
-        name: of the model.
         features_only: outputs the feature maps as a dictionary, `{"C1": tensor, ...}`, without the top;
             timm's argument of this name gives a list.
-        out_indices: of `features_only`: which maps, 0 for C1 (after the stem), 1 for C2, ...; layers
-            after the last of them are not built. Default: all.
+        out_indices: which maps `features_only` outputs, 0 for C1 (after the stem), 1 for C2, ...; layers
+            after the last of them are removed. Default: all.
         output_stride: size of the input over the size of the last feature map. Stages beyond it dilate
             their 3x3 convolutions instead of striding, with the same weights (torchvision's
             `replace_stride_with_dilation`). Default: 32 with ImageNet's stem, 4 with CIFAR's.
@@ -68,38 +64,38 @@ def build_resnet(
         InputError: an argument is out of its range, or `weights` does not fit the network.
     """
     if features_only and pooling:
-        raise InputError(f"features_only gives maps, which pooling={pooling!r} would end")
+        raise InputError(
+            f"features_only outputs feature maps; it cannot be combined with pooling={pooling!r}"
+        )
     if out_indices is not None and not features_only:
         raise InputError("out_indices selects among the maps of features_only=True")
-    file = None if weights is None else open_weights(weights, config)
-    if classes is None and file is not None and include_top:
-        classes = file.classes
-    model = build_network(
-        config,
-        include_top=include_top and not features_only,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-        output_stride=output_stride,
-    )
-    preprocess = None
-    if file is not None:
-        file.load(model, transfer=True)
-        preprocess = file.preprocessing_for(model)
-    if features_only:  # not before the weights are loaded: every tensor of the file must have its layer
-        model = extract_features(model, out_indices)
-    if preprocess is not None:
-        model.preprocess = preprocess  # pyright: ignore[reportAttributeAccessIssue]
-    return model
+    with contextlib.nullcontext() if weights is None else open_weights(weights, config) as file:
+        if classes is None and file is not None and include_top:
+            classes = file.classes
+        model = build_network(
+            config,
+            include_top=include_top and not features_only,
+            input_tensor=input_tensor,
+            input_shape=input_shape,
+            pooling=pooling,
+            classes=classes,
+            classifier_activation=classifier_activation,
+            name=name,
+            output_stride=output_stride,
+        )
+        if file is not None:
+            file.load(model, transfer=True)
+        if features_only:  # after loading: every tensor of the file needs its layer
+            model = extract_features(model, out_indices)
+        if file is not None and (preprocess := file.preprocessing_for(model)) is not None:
+            model.preprocess = preprocess  # pyright: ignore[reportAttributeAccessIssue]
+        return model
 
 
 def build_model(
     model: str,
     include_top: bool = True,
-    weights: str | os.PathLike[str] | PretrainedWeights | None = None,
+    weights: Weights | None = None,
     input_tensor: keras.KerasTensor | None = None,
     input_shape: Shape | None = None,
     pooling: Literal["avg", "max"] | None = None,
@@ -112,10 +108,10 @@ def build_model(
     output_stride: int | None = None,
     **config_overrides: Unpack[ConfigOverrides],
 ) -> keras.Model:
-    """Builds the network `model` of the zoo, a name of `list_models()`; see `build_resnet`.
+    """Builds the network `model` of `list_models()`; see `build_resnet` for the arguments.
 
-    The Keras model is called `name`, by default `model`. `config_overrides` are fields of `ResNetConfig`,
-    such as `shortcut="A"`.
+    The Keras model is named `name`, by default `model`. `config_overrides` are fields of `ResNetConfig`, such
+    as `shortcut="A"`.
     """
     return build_resnet(
         get_config(model, **config_overrides),
@@ -136,12 +132,11 @@ def build_model(
 def _named(
     build: Callable[Concatenate[str, _Arguments], keras.Model], name: str, model: str
 ) -> Callable[_Arguments, keras.Model]:
-    """Returns the function `name`: `build` with `model` as its first argument."""
-    bound = functools.partial(build, model)
+    """Returns a function `name` that calls `build` with `model` as its first argument."""
 
-    @functools.wraps(bound)
+    @functools.wraps(functools.partial(build, model))  # its signature
     def named(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> keras.Model:
-        return bound(*args, **kwargs)
+        return build(model, *args, **kwargs)
 
     named.__name__ = named.__qualname__ = name
     named.__doc__ = f"Builds the network `{model}` of the zoo; the arguments are those of `build_model`."

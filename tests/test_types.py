@@ -1,4 +1,4 @@
-"""What tools see: the types of a user's lines, and annotations on every public parameter."""
+"""Static types: inferred types in user code, and annotations of all public parameters."""
 
 import ast
 import json
@@ -27,8 +27,8 @@ keras_resnet.ResNet51()
 """
 
 
-def test_types_of_a_users_lines(tmp_path):
-    """In a folder of his own, with the package's source on the path."""
+def test_types_in_user_code(tmp_path):
+    """In a separate folder, with the package's source on the path."""
     (tmp_path / "user.py").write_text(USER)
     settings = {"typeCheckingMode": "basic", "pythonVersion": "3.11", "extraPaths": [str(ROOT)]}
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
@@ -77,6 +77,6 @@ def test_public_parameters_are_annotated():
     assert missing == []
 
 
-def test_the_package_says_that_it_is_typed():
+def test_the_package_is_marked_as_typed():
     assert (ROOT / "keras_resnet" / "py.typed").is_file()
     assert "keras_resnet = py.typed" in (ROOT / "setup.cfg").read_text()

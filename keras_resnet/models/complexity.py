@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import keras
-from keras import layers
 
 from keras_resnet.errors import InputError
 from keras_resnet.models.config import Shape
@@ -17,10 +16,8 @@ class Complexity:
     """The cost of a network per image.
 
     Attributes:
-        parameters: trainable weights; batch normalization's moving statistics are not counted, as in
-            PyTorch.
-        multiply_adds: of convolutions and fully connected layers (Table 1's "FLOPs"); biases,
-            normalization, pooling and additions are not counted.
+        parameters: without batch normalization's moving statistics, as in PyTorch.
+        multiply_adds: of convolutions and fully connected layers only (Table 1's "FLOPs").
         activations: output elements of the convolutions.
         weighted_layers: convolutions and fully connected layers without projections.
     """
@@ -32,14 +29,9 @@ class Complexity:
 
 
 def complexity(model: keras.Model, input_shape: Shape | None = None) -> Complexity:
-    """Counts the cost of one image.
+    """Counts the cost of a functional model for one image of `input_shape`, by default the model's own.
 
-    Args:
-        model: any functional model.
-        input_shape: of one image. Default: the model's own, where its height and width are not None.
-
-    Raises:
-        InputError: neither the model nor `input_shape` fixes the image size.
+    Raises `InputError` if neither fixes the image size.
     """
     if input_shape is not None:
         with recursion_limit():
@@ -49,21 +41,20 @@ def complexity(model: keras.Model, input_shape: Shape | None = None) -> Complexi
     multiply_adds = activations = parameters = weighted = 0
     for layer in model.layers:
         parameters += layer.count_params()
-        if isinstance(layer, layers.BatchNormalization):
+        if isinstance(layer, keras.layers.BatchNormalization):
             parameters -= _size(layer.moving_mean) + _size(layer.moving_variance)
-        if isinstance(layer, layers.Conv2D):
+        if isinstance(layer, keras.layers.Conv2D):
             # Every kernel element is used once at every output pixel.
             outputs = _size(layer.output)
             activations += outputs
             multiply_adds += outputs // layer.filters * _size(layer.kernel)
             weighted += not layer.name.endswith("_0_conv")
-        elif isinstance(layer, layers.Dense):
+        elif isinstance(layer, keras.layers.Dense):
             multiply_adds += _size(layer.kernel)
             weighted += 1
     return Complexity(parameters, multiply_adds, activations, weighted)
 
 
 def _size(tensor: Any) -> int:
-    """Elements of a variable, or of a symbolic tensor per image."""
-    shape = tensor.shape[1:] if isinstance(tensor, keras.KerasTensor) else tensor.shape
-    return math.prod(shape)
+    """The number of elements of a variable, or of a symbolic tensor per image."""
+    return math.prod(tensor.shape[1:] if isinstance(tensor, keras.KerasTensor) else tensor.shape)

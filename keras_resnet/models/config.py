@@ -1,9 +1,10 @@
 """The zoo as one table: the networks of "Deep Residual Learning for Image Recognition" and later ones."""
 
 import dataclasses
+import functools
 from typing import Any, Literal, TypedDict, get_args
 
-from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.errors import InputError, require, unknown_name
 
 Block = Literal["basic", "bottleneck", "preactivation"]
 Stem = Literal["imagenet", "deep", "cifar"]
@@ -13,7 +14,7 @@ Shape = tuple[int | None, ...]  # of one image: (height, width, channels), or ch
 
 
 class ConfigOverrides(TypedDict, total=False):
-    """The fields of `ResNetConfig` that the functions of the zoo take; `classes` is their own."""
+    """The fields of `ResNetConfig` as keyword arguments; `classes` is an argument of its own."""
 
     block: Block
     stage_depths: tuple[int, ...]
@@ -29,23 +30,21 @@ class ConfigOverrides(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-    """The architecture of one network.
-
-    A plain twin of a residual network is `dataclasses.replace(config, shortcut=None)`.
+    """The architecture of a network. Its plain counterpart is `config.replace(shortcut=None)`.
 
     Attributes:
         block: "basic" (two 3x3 convolutions) or "bottleneck" (1x1, 3x3, 1x1); Fig. 5. "preactivation":
             a bottleneck that normalizes before its convolutions ("Identity Mappings in Deep Residual
             Networks", He et al., 2016, Fig. 4e), with the stride in a stage's last block and biases
-            where no normalization follows, as keras.applications' V2 networks have it.
+            where no normalization follows, as in keras.applications' V2 networks.
         stage_depths: blocks in each stage (Table 1, section 4.2).
         stage_filters: filters of the 3x3 convolutions of each stage, for one group of width 64.
         stem: "imagenet" (7x7/2 convolution and 3x3/2 max-pooling), "deep" (three 3x3 convolutions
             instead of the 7x7; "Bag of Tricks", He, T. et al., 2019, ResNet-C) or "cifar" (one 3x3).
         shortcut: section 3.3's options. "A": identity, zero-padded where the width grows; "B":
             projection where the shape changes, identity elsewhere; "C": projections everywhere;
-            "D": B with average pooling instead of a projection's stride ("Bag of Tricks",
-            ResNet-D; "vd"); None: no shortcuts, a plain net.
+            "D": B with average pooling instead of a projection's stride ("Bag of Tricks", ResNet-D).
+            None: a plain network without shortcuts.
         bottleneck_stride: which convolution of a bottleneck carries the stride: "1x1" (the first,
             as in the paper's released models) or "3x3" ("v1.5").
         groups: of a bottleneck's 3x3 convolution: ResNeXt's cardinality (Xie et al., 2017).
@@ -53,7 +52,7 @@ class ResNetConfig:
             group makes the wide networks (Zagoruyko and Komodakis, 2016).
         batch_norm: whether convolutions are normalized; without it each has a bias instead.
         input_size: height and width, in pixels, that the network was designed for.
-        classes: the default width of the last layer.
+        classes: the default number of classes.
     """
 
     block: Block
@@ -71,12 +70,11 @@ class ResNetConfig:
     def __post_init__(self):
         for field, choices in _CHOICES.items():
             value = getattr(self, field)
-            if value not in choices:
-                raise InputError(f"{field} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+            require(value in choices, f"{field} must be one of {', '.join(map(repr, choices))}", value)
         for field in ("stage_depths", "stage_filters"):
             value = tuple(getattr(self, field))
-            if not value or not all(isinstance(n, int) and n > 0 for n in value):
-                raise InputError(f"{field} must be a tuple of positive integers; got {value!r}")
+            valid = bool(value) and all(isinstance(n, int) and n > 0 for n in value)
+            require(valid, f"{field} must be a tuple of positive integers", value)
             object.__setattr__(self, field, value)
         if len(self.stage_depths) != len(self.stage_filters):
             raise InputError(
@@ -84,14 +82,13 @@ class ResNetConfig:
             )
         for field in ("groups", "width_per_group"):
             value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{field} must be a positive integer; got {value!r}")
-        if not isinstance(self.batch_norm, bool):
-            raise InputError(f"batch_norm must be True or False; got {self.batch_norm!r}")
+            valid = isinstance(value, int) and not isinstance(value, bool) and value > 0
+            require(valid, f"{field} must be a positive integer", value)
+        require(isinstance(self.batch_norm, bool), "batch_norm must be True or False", self.batch_norm)
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
             raise InputError("groups and width_per_group are a bottleneck's; a basic block has neither")
-        if self.block == "preactivation" and self.shortcut == "D":
-            raise InputError("a pre-activation block has shortcut option A, B, C or None; got 'D'")
+        valid = self.block != "preactivation" or self.shortcut != "D"
+        require(valid, "a pre-activation block has shortcut option A, B, C or None", self.shortcut)
         if min(map(self.inner_filters, self.stage_filters)) < 1:
             raise InputError(
                 f"width_per_group {self.width_per_group} leaves stage_filters {self.stage_filters} no filters"
@@ -108,10 +105,7 @@ class ResNetConfig:
 
     @property
     def weighted_layers(self) -> int:
-        """Convolutions and fully connected layers on the main path: the number in a network's name.
-
-        A deep stem has two more than the name says.
-        """
+        """Layers on the main path: the number in the network's name, plus two with a deep stem."""
         in_a_block = 2 if self.block == "basic" else 3
         return (4 if self.stem == "deep" else 2) + in_a_block * sum(self.stage_depths)
 
@@ -131,11 +125,10 @@ class ResNetConfig:
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("input_size", "classes")}
 
     def replace(self, **overrides: Any) -> "ResNetConfig":
-        """Returns a copy with other fields; `InputError` for a field that does not exist."""
-        fields = {field.name for field in dataclasses.fields(self)}
+        """Returns a copy with other fields; raises `InputError` for a field that does not exist."""
         for name in overrides:
-            if name not in fields:
-                raise unknown_name("network option", name, fields)
+            if name not in self.__dataclass_fields__:
+                raise unknown_name("network option", name, self.__dataclass_fields__)
         return dataclasses.replace(self, **overrides)
 
 
@@ -146,27 +139,12 @@ _CHOICES = {
     "bottleneck_stride": get_args(BottleneckStride),
 }
 
-_IMAGENET_FILTERS = (64, 128, 256, 512)
-
-
-def _basic(depths, **kwargs):
-    return ResNetConfig("basic", depths, _IMAGENET_FILTERS, "imagenet", **{"shortcut": "B", **kwargs})
-
-
-def _bottleneck(depths, **kwargs):
-    return ResNetConfig("bottleneck", depths, _IMAGENET_FILTERS, "imagenet", **{"shortcut": "B", **kwargs})
-
-
-def _v1_5(depths, **kwargs):
-    return _bottleneck(depths, bottleneck_stride="3x3", **kwargs)
-
-
-def _d(config):
-    return config.replace(stem="deep", shortcut="D")
-
-
-def _v2(depths):
-    return ResNetConfig("preactivation", depths, _IMAGENET_FILTERS, "imagenet", "B", "3x3")
+_imagenet = functools.partial(ResNetConfig, stage_filters=(64, 128, 256, 512), stem="imagenet", shortcut="B")
+_basic = functools.partial(_imagenet, "basic")
+_bottleneck = functools.partial(_imagenet, "bottleneck")
+_v1_5 = functools.partial(_bottleneck, bottleneck_stride="3x3")
+_v2 = functools.partial(_imagenet, "preactivation", bottleneck_stride="3x3")
+_d = functools.partial(_v1_5, stem="deep", shortcut="D")
 
 
 def _cifar(depth: int, shortcut: Shortcut = "A") -> ResNetConfig:
@@ -188,11 +166,11 @@ MODELS: dict[str, ResNetConfig] = {
     "plain34": _basic((3, 4, 6, 3), shortcut=None),
     **{f"cifar_resnet{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110, 1202)},
     **{f"cifar_plain{depth}": _cifar(depth, shortcut=None) for depth in (20, 32, 44, 56, 110)},
-    "resnet18d": _d(_basic((2, 2, 2, 2))),
-    "resnet34d": _d(_basic((3, 4, 6, 3))),
-    "resnet50d": _d(_v1_5((3, 4, 6, 3))),
-    "resnet101d": _d(_v1_5((3, 4, 23, 3))),
-    "resnet152d": _d(_v1_5((3, 8, 36, 3))),
+    "resnet18d": _basic((2, 2, 2, 2), stem="deep", shortcut="D"),
+    "resnet34d": _basic((3, 4, 6, 3), stem="deep", shortcut="D"),
+    "resnet50d": _d((3, 4, 6, 3)),
+    "resnet101d": _d((3, 4, 23, 3)),
+    "resnet152d": _d((3, 8, 36, 3)),
     "resnet50_v2": _v2((3, 4, 6, 3)),
     "resnet101_v2": _v2((3, 4, 23, 3)),
     "resnet152_v2": _v2((3, 8, 36, 3)),
@@ -210,11 +188,7 @@ def list_models() -> list[str]:
 
 
 def get_config(name: str, **overrides: Any) -> ResNetConfig:
-    """Returns the zoo's config `name`, with fields replaced by `overrides`.
-
-    Raises:
-        InputError: the name, or a field, does not exist.
-    """
+    """Returns a config of the zoo; raises `InputError` for a name or a field that does not exist."""
     if name not in MODELS:
         raise unknown_name("model", name, MODELS)
     return MODELS[name].replace(**overrides)

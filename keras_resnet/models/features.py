@@ -5,23 +5,20 @@ import re
 from collections.abc import Sequence
 
 import keras
-from keras import layers
 
 from keras_resnet.errors import InputError
 from keras_resnet.models.blocks import channel_axis
 from keras_resnet.models.graph import layer_calls, recursion_limit, tensor_key
 
-_STRIDED = (layers.Conv2D, layers.MaxPooling2D, layers.AveragePooling2D)
+_STRIDED = (keras.layers.Conv2D, keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureMap:
     """The output of the stem or of a stage.
 
-    Attributes:
-        tensor: (batch, height, width, channels), or channels first.
-        channels: of the tensor.
-        stride: size of the input over the size of the map.
+    `tensor` is (batch, height, width, channels), or channels first; `stride` is the size of the input over
+    the size of the map.
     """
 
     tensor: keras.KerasTensor
@@ -33,16 +30,12 @@ def feature_info(model: keras.Model) -> dict[str, FeatureMap]:
     """Returns the feature maps by their usual names: C1 (the stem's convolutions), C2, C3, ...
 
     With the ImageNet stem C1 ... C5 have strides 2, 4, 8, 16, 32; with the CIFAR stem C1 ... C4 have
-    strides 1, 1, 2, 4. In a pre-activation network a map is the last activation of its resolution.
-
-    Raises:
-        InputError: the model has no layers with the names of this package's networks.
+    strides 1, 1, 2, 4. In a pre-activation network a map is the last activation of its resolution. Models
+    without the layer names of this package's networks raise `InputError`.
     """
-    maps = {}
-    names = [layer.name for layer in model.layers]
+    maps, names = {}, [layer.name for layer in model.layers]
     # Pre-activation blocks end in sums without an activation, and a stage's last block has the stride.
-    is_preactivated = any(name.endswith("_preact_relu") for name in names)
-    ending = "preact_relu" if is_preactivated else "out"
+    ending = "preact_relu" if any(name.endswith("_preact_relu") for name in names) else "out"
     for layer in model.layers:
         if layer.name.startswith("conv1_"):
             maps["C1"] = layer.output
@@ -60,7 +53,7 @@ def feature_info(model: keras.Model) -> dict[str, FeatureMap]:
 
 
 def _strides(outputs) -> dict[tuple, int]:
-    """The stride of every tensor that `outputs` depend on."""
+    """Returns the stride of every tensor that `outputs` depend on, by its key."""
     strides = {}
     for call in layer_calls(outputs):
         own = call.layer.strides[0] if isinstance(call.layer, _STRIDED) else 1
@@ -73,9 +66,6 @@ def feature_maps(model: keras.Model) -> dict[str, keras.KerasTensor]:
     """Returns the output of each stage, `{"C2": tensor, ..., "C5": tensor}`; see `feature_info`.
 
     `keras.Model(model.input, feature_maps(model))` is a feature extractor.
-
-    Raises:
-        InputError: the model is not one of this package's.
     """
     maps = {name: info.tensor for name, info in feature_info(model).items() if name != "C1"}
     if not maps:
@@ -86,13 +76,8 @@ def feature_maps(model: keras.Model) -> dict[str, keras.KerasTensor]:
 def extract_features(model: keras.Model, out_indices: Sequence[int] | None = None) -> keras.Model:
     """Returns a model of the same layers whose output is a dictionary of feature maps.
 
-    Args:
-        model: a network of this package.
-        out_indices: which maps, 0 for C1, 1 for C2, ...; layers behind the last of them are left out.
-            Default: all.
-
-    Raises:
-        InputError: there are no such maps.
+    `out_indices` selects maps, 0 for C1, 1 for C2, ..., and removes the layers after the last of them; None
+    selects all.
     """
     maps = {name: info.tensor for name, info in feature_info(model).items()}
     names = list(maps)
@@ -110,20 +95,10 @@ def extract_features(model: keras.Model, out_indices: Sequence[int] | None = Non
 
 
 def freeze(model: keras.Model, upto: str | None) -> keras.Model:
-    """Excludes the layers that a feature map depends on from training; all others become trainable.
+    """Freezes the layers that a feature map depends on and unfreezes all others; returns `model`.
 
-    Frozen batch normalization is in inference mode, also in training: it neither uses nor updates the
-    batch's statistics.
-
-    Args:
-        model: of `build_model`, with or without the top, or of `features_only`.
-        upto: the feature map, "C1" ... "C5"; None unfreezes the whole network.
-
-    Returns:
-        The model.
-
-    Raises:
-        InputError: there is no such feature map.
+    `upto` is the feature map, "C1" ... "C5"; None unfreezes the whole network. Frozen batch normalization
+    stays in inference mode in training: it uses its moving statistics and does not update them.
     """
     maps = feature_info(model)
     if upto is not None and (not isinstance(upto, str) or upto not in maps):

@@ -4,17 +4,14 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import keras
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerCall:
-    """One call of a layer.
-
-    A model called inside another model is one call; its `inputs` and `outputs` are the outer tensors.
-    """
+    """One call of a layer; a model called inside another model is one call, with the outer tensors."""
 
     layer: keras.Operation  # a `keras.layers.Layer`, or a function of `keras.ops`
     inputs: tuple[keras.KerasTensor, ...]
@@ -22,7 +19,7 @@ class LayerCall:
 
 
 def layer_calls(outputs: Iterable[keras.KerasTensor]) -> list[LayerCall]:
-    """Returns the calls that `outputs` depend on, input layers among them, each after those it depends on."""
+    """Returns the calls that `outputs` depend on, including input layers, in topological order."""
     order, seen = [], set()
     stack = [(_node(tensor), False) for tensor in outputs]
     while stack:  # not recursive: cifar_resnet1202 is deeper than Python's stack
@@ -37,26 +34,19 @@ def layer_calls(outputs: Iterable[keras.KerasTensor]) -> list[LayerCall]:
 
 
 def tensor_key(tensor: keras.KerasTensor) -> tuple[int, int, int]:
-    """Returns what identifies a symbolic tensor: the layer, which of its calls, which of the outputs."""
-    layer, call_index, output_index = _history(tensor)
+    """Returns a key for a symbolic tensor: the layer's id, and the indices of the call and of the output."""
+    layer, call_index, output_index = cast(Any, tensor)._keras_history
     return id(layer), call_index, output_index
 
 
-def _node(tensor: keras.KerasTensor) -> Any:
-    layer, call_index, _ = _history(tensor)
+def _node(tensor: Any) -> Any:
+    layer, call_index, _ = tensor._keras_history
     return layer._inbound_nodes[call_index]
-
-
-def _history(tensor: Any) -> Any:
-    return tensor._keras_history
 
 
 @contextlib.contextmanager
 def recursion_limit(limit: int = 20_000) -> Iterator[None]:
-    """Raises Python's recursion limit inside the block: Keras walks graphs recursively.
-
-    Building `cifar_resnet1202`, and loading its saved graph, need it.
-    """
+    """Raises Python's recursion limit inside the block, as `cifar_resnet1202` needs: Keras is recursive."""
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(max(before, limit))
     try:

@@ -10,9 +10,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """Keras' batch normalization, on TensorFlow's fused kernel where both are equal.
 
     Variables, configuration, saved weights and results are those of `keras.layers.BatchNormalization`.
-    The fused kernel is used for 4-D inputs (batch, height, width, channels) on the TensorFlow backend
-    without a mask, renormalization or synchronization over replicas; otherwise Keras' own code runs.
-    Outputs have the layer's compute dtype; the arithmetic is float32.
+    Where the fused kernel cannot compute the same, Keras' own code runs. Outputs have the layer's compute
+    dtype; the arithmetic is float32.
     """
 
     # Set when the layer is built; None for Keras' types.

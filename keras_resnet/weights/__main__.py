@@ -2,7 +2,7 @@
 
 from keras_resnet import cli
 from keras_resnet.tables import markdown_table
-from keras_resnet.weights.registry import get_entry, list_weights
+from keras_resnet.weights.registry import entries_of
 
 _SOURCE = cli.Flag(
     "source",
@@ -12,25 +12,15 @@ _SOURCE = cli.Flag(
 _MODEL = cli.Flag("model", "A network, such as resnet50_v1_5.", required=True)
 
 
-def _rows(model: str | None = None) -> list[tuple[str, ...]]:
-    """Returns one row of text per published set of weights, for one network or all."""
-    rows = []
-    for full_name in list_weights():
-        network, name = full_name.split("/")
-        if model in (None, network):
-            entry = get_entry(name, network)
-            view, default = entry.preprocessing, " (imagenet)" if entry.default else ""
-            accuracies = f"{entry.top1:.2f}", f"{entry.top5:.2f}"
-            crop = f"{view.resize}, {view.size}"
-            rows.append((network, name + default, *accuracies, crop, view.interpolation, entry.license))
-    return rows
-
-
 def _print_list(model: str | None = None) -> None:
     """Prints the table of published weights, for one network or all."""
-    list_weights(model)  # refuses an unknown name
+    rows = []
+    for entry in entries_of(model):
+        view, name = entry.preprocessing, entry.name + (" (imagenet)" if entry.default else "")
+        accuracies, crop = (f"{entry.top1:.2f}", f"{entry.top5:.2f}"), f"{view.resize}, {view.size}"
+        rows.append((entry.model, name, *accuracies, crop, view.interpolation, entry.license))
     header = ("network", "weights", "top-1", "top-5", "resize, crop", "interpolation", "license")
-    print(markdown_table(header, _rows(model)))
+    print(markdown_table(header, rows))
 
 
 COMMAND = cli.Group(

@@ -1,12 +1,15 @@
 """Compares converted weights in their own framework and in ours."""
 
+import contextlib
 import importlib
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_resnet.errors import InputError
+from keras_resnet.weights.conversion import Tensors
 from keras_resnet.weights.spec import ModelSpec
 from keras_resnet.weights.weight_file import Weights, open_weights
 
@@ -15,19 +18,14 @@ TOLERANCE = 1e-4
 
 IMAGES = 4
 
-_Tensors = dict[str, np.ndarray]
 _Result = tuple[str, np.ndarray]  # the framework and its version, the logits
 
 
 def compare(source: Weights, model: str) -> tuple[str, float]:
     """Runs converted weights in their own framework and in ours on `IMAGES` images of smooth noise.
 
-    Returns:
-        The framework's name and version, and the largest difference of the logits relative to the
-        largest logit.
-
-    Raises:
-        InputError: the source does not fit the model, or its framework is not installed.
+    Returns the framework's name and version, and the largest difference of the logits relative to the largest
+    logit. Raises `InputError` if the framework is not installed.
     """
     with open_weights(source, model) as file:
         tensors, spec = dict(file.tensors()), file.spec
@@ -41,7 +39,7 @@ def compare(source: Weights, model: str) -> tuple[str, float]:
 
 
 def _smooth_noise(shape: tuple[int, int, int]) -> np.ndarray:
-    """Returns images 0-255 with structures of several sizes, like photos."""
+    """Returns images 0-255 with structures of several sizes, like those of photos."""
     random, (height, width, channels) = np.random.default_rng(0), shape
     pixels = np.zeros((IMAGES, height, width, channels), "float32")
     for cell in (1, 4, 16, 64):
@@ -51,20 +49,17 @@ def _smooth_noise(shape: tuple[int, int, int]) -> np.ndarray:
     return pixels
 
 
-def _on_torch(spec: ModelSpec, path: Path, tensors: _Tensors, images: np.ndarray) -> _Result:
+def _on_torch(spec: ModelSpec, path: Path, tensors: Tensors, images: np.ndarray) -> _Result:
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(f"to compare {path}, install torch, and torchvision or timm") from None
     name = spec.model.removesuffix("_v1_5")
-    # Only timm has networks such as resnet50d.
-    for package, builders in (("torchvision", "torchvision.models"), ("timm", "timm.models")):
-        try:
-            module = importlib.import_module(package)
-            build = getattr(importlib.import_module(builders), name)
+    for package in ("torchvision", "timm"):  # only timm has networks such as resnet50d
+        # RuntimeError: the package is compiled for another version of torch.
+        with contextlib.suppress(ImportError, AttributeError, RuntimeError):
+            build = getattr(importlib.import_module(f"{package}.models"), name)
             break
-        except (ImportError, AttributeError, RuntimeError):  # RuntimeError: compiled for another torch
-            continue
     else:
         raise InputError(f"to compare {path}, install torchvision or timm: neither provides {name}")
     network = build(num_classes=spec.classes).eval()
@@ -72,16 +67,16 @@ def _on_torch(spec: ModelSpec, path: Path, tensors: _Tensors, images: np.ndarray
     batch = np.ascontiguousarray(np.moveaxis(spec.normalization(images), -1, 1))
     with torch.no_grad():
         logits = network(torch.from_numpy(batch)).numpy()
-    return f"{package} {module.__version__}", logits
+    return f"{package} {sys.modules[package].__version__}", logits
 
 
-def _on_keras_applications(spec: ModelSpec, path: Path, tensors: _Tensors, images: np.ndarray) -> _Result:
+def _on_keras_applications(spec: ModelSpec, path: Path, tensors: Tensors, images: np.ndarray) -> _Result:
     name = spec.model.replace("resnet", "ResNet").replace("_v2", "V2")
     network = getattr(keras.applications, name)(
         weights=None, classes=spec.classes, classifier_activation=None, input_shape=images.shape[1:]
     )
     network.load_weights(path)
     batch = spec.normalization(images)
-    # Networks without pre-activation take BGR.
-    batch = batch if name.endswith("V2") else batch[..., ::-1]
+    if not name.endswith("V2"):
+        batch = batch[..., ::-1]  # to BGR
     return f"keras.applications {keras.__version__}", np.asarray(keras.ops.convert_to_numpy(network(batch)))

@@ -1,8 +1,9 @@
 """Converts tensors of other libraries to variables of our networks, and adapts weights to new ends."""
 
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -16,18 +17,14 @@ MAX_ELEMENTS = 2**31  # of all tensors of a file; ten times those of the widest 
 
 BN_ATTRIBUTES = ("gamma", "beta", "moving_mean", "moving_variance")
 
-Variable = tuple[str, str]
-"""One of our variables: (layer name, attribute)."""
+Variable = tuple[str, str]  # of ours: (layer name, attribute)
+Tensors = dict[str, np.ndarray]  # of a file, by name
 
 
 class Source(NamedTuple):
-    """Defines one of our variables by other libraries' tensors.
+    """Defines a variable of ours as the sum of another library's tensors, times `signs`, and `offset`.
 
-    Attributes:
-        names: the tensors, which are added with `signs`.
-        axes: their axes in our order.
-        offset: added to the sum.
-        reversed_axis: axis of ours that has the opposite order in their tensor.
+    `axes` are the tensors' axes in our order. The order along `reversed_axis`, an axis of ours, is reversed.
     """
 
     names: tuple[str, ...]
@@ -36,8 +33,14 @@ class Source(NamedTuple):
     offset: float = 0.0
     reversed_axis: int | None = None
 
-    def compute(self, tensors: Mapping[str, np.ndarray]) -> Any:
-        """Returns the value of our variable as an array or a tensor."""
+    def shape_of(self, tensor: np.ndarray | None) -> tuple[int, ...]:
+        """Returns a tensor's shape in our order; () without a tensor or with another number of axes."""
+        if tensor is None or tensor.ndim != len(self.axes):
+            return ()
+        return tuple(tensor.shape[axis] for axis in self.axes)
+
+    def compute(self, tensors: Tensors) -> Any:
+        """Returns the value of the variable as an array or a tensor."""
         if self.signs == (1,) and not self.offset:
             value = tensors[self.names[0]].astype("float32", copy=False)
             if self.reversed_axis is not None:
@@ -51,13 +54,13 @@ class Source(NamedTuple):
         return np.asarray(sum(signed) + self.offset).astype("float32")
 
 
+Table = dict[Variable, Source]
+
+
 def convolutions(config: ResNetConfig) -> Iterator[tuple[str, int | None, int, int]]:
     """Yields (our prefix, stage from 1, block from 0, number in the block); the stem's stage is None."""
-    if config.stem == "deep":
-        for number in (1, 2, 3):
-            yield f"conv1_{number}", None, 0, number
-    else:
-        yield "conv1", None, 0, 0
+    for number in (1, 2, 3) if config.stem == "deep" else (0,):
+        yield f"conv1_{number}" if number else "conv1", None, 0, number
     width = config.stage_filters[0] if config.stem == "cifar" else 64
     for stage, (depth, filters) in enumerate(zip(config.stage_depths, config.stage_filters, strict=True)):
         for index in range(depth):
@@ -78,15 +81,12 @@ class Budget:
 
     def take(self, name: str, shape: Iterable[int]) -> None:
         """Subtracts a tensor; raises `InputError` if the file has too many elements."""
-        count = 1
-        for size in shape:  # Python integers do not overflow
-            count *= int(size)
-        self.left -= count
+        self.left -= math.prod(map(int, shape))  # Python integers do not overflow
         if self.left < 0:
             raise InputError(f"{self.path} is too large: over {MAX_ELEMENTS} elements at {one_line(name)}")
 
 
-def count_classes(tensors: dict[str, np.ndarray]) -> int | None:
+def count_classes(tensors: Tensors) -> int | None:
     """Returns the number of classes of a file's tensors, or None without a classifier."""
     for name in ("fc.bias", f"{HEAD}/bias"):
         if name in tensors and tensors[name].ndim == 1 and tensors[name].size:
@@ -95,20 +95,12 @@ def count_classes(tensors: dict[str, np.ndarray]) -> int | None:
 
 
 def assign_tensors(
-    model: keras.Model,
-    table: dict[Variable, Source],
-    tensors: dict[str, np.ndarray],
-    path: str | os.PathLike,
-    *,
-    transfer: bool = False,
+    model: keras.Model, table: Table, tensors: Tensors, path: str | os.PathLike, *, transfer: bool = False
 ) -> None:
-    """Assigns another library's tensors to a model built by `build_resnet`.
+    """Assigns another library's tensors, which must match one to one, to a model built by `build_resnet`.
 
-    The tensors and the variables must match one to one, with equal shapes. Tensors are removed from
-    `tensors` as they are assigned, because both together need twice the memory of the file.
-
-    Raises:
-        InputError: the tensors do not fit; the message lists which ones. The model is unchanged.
+    Tensors are removed from `tensors` as they are assigned, to save memory. If they do not fit, `InputError`
+    lists which ones, and the model is unchanged.
     """
     # PyTorch's step counters are only needed for a cumulative moving average.
     for name in [name for name in tensors if name.split(".")[-1] == "num_batches_tracked"]:
@@ -116,15 +108,19 @@ def assign_tensors(
     layers = own_layers(model) if transfer else model.layers
     variables = {(layer.name, v.name): v for layer in layers for v in layer.weights}
     stem = (stem_of(model), "kernel")
-    ignored = set()
-    if transfer and _head_differs(table, tensors, variables):
+    source, head = table[HEAD, "kernel"], variables.get((HEAD, "kernel"))
+    theirs = source.shape_of(tensors.get(source.names[0]))
+    if transfer and (head is None or differs_only(theirs, tuple(head.shape), axis=1)):
         for attribute in ("kernel", "bias"):
             variables.pop((HEAD, attribute), None)
-            ignored.add(table[HEAD, attribute].names[0])
-    problems = _problems(table, tensors, variables, ignored, stem if transfer else None)
+            tensors.pop(table[HEAD, attribute].names[0], None)
+    problems = _problems(table, tensors, variables, stem if transfer else None)
     if any(problems.values()):
         listed = "; ".join(f"{word}: {_few(items)}" for word, items in problems.items() if items)
-        raise InputError(f"{path} does not fit {model.name}: {listed}{_class_counts(tensors, variables)}")
+        classes, bias = count_classes(tensors), variables.get((HEAD, "bias"))
+        if bias is not None and classes not in (None, bias.shape[0]):
+            listed += f" (the file has {classes} classes, the network {bias.shape[0]})"
+        raise InputError(f"{path} does not fit {model.name}: {listed}")
     for key, variable in variables.items():
         value = table[key].compute(tensors)
         for name in table[key].names:
@@ -135,57 +131,28 @@ def assign_tensors(
 
 
 def _problems(
-    table: dict[Variable, Source],
-    tensors: dict[str, np.ndarray],
-    variables: dict[Variable, keras.Variable],
-    ignored: set[str],
-    adaptable: Variable | None,
+    table: Table, tensors: Tensors, variables: dict[Variable, keras.Variable], adaptable: Variable | None
 ) -> dict[str, list[str]]:
     """Lists what is missing, left over and misshapen; `adaptable` may differ in its channels."""
-    unused, missing, misshapen = dict.fromkeys(name for name in tensors if name not in ignored), [], []
+    unused, missing, misshapen = dict.fromkeys(tensors), [], []
     for key, variable in variables.items():
         if key not in table:
             missing.append("/".join(key))
             continue
-        axes = table[key].axes
-        shape = [0] * len(axes)
-        for size, axis in zip(variable.shape, axes, strict=True):
-            shape[axis] = size
-        for name in table[key].names:
+        source, ours = table[key], tuple(variable.shape)
+        for name in source.names:
             if name not in tensors:
                 missing.append(name)
                 continue
             unused.pop(name)
             tensor = tensors[name]
-            theirs = tuple(tensor.shape[axis] for axis in axes) if tensor.ndim == len(shape) else ()
-            adapts = key == adaptable and differs_in_channels(theirs, tuple(variable.shape))
-            if tensor.shape != tuple(shape) and not adapts:
-                misshapen.append(f"{name} is {spell_shape(tensor.shape)}, not {spell_shape(shape)}")
+            theirs = source.shape_of(tensor)
+            if theirs != ours and not (key == adaptable and differs_only(theirs, ours, axis=2)):
+                expected = (size for _, size in sorted(zip(source.axes, ours, strict=True)))
+                misshapen.append(f"{name} is {spell_shape(tensor.shape)}, not {spell_shape(expected)}")
             elif tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
                 misshapen.append(f"{name} is of type {tensor.dtype}")
     return {"missing": missing, "left over": list(unused), "misshapen": misshapen}
-
-
-def _head_differs(
-    table: dict[Variable, Source],
-    tensors: dict[str, np.ndarray],
-    variables: dict[Variable, keras.Variable],
-) -> bool:
-    """Returns whether the network has no classifier or another number of classes than the file."""
-    if (HEAD, "kernel") not in variables:
-        return True
-    source, variable = table[HEAD, "kernel"], variables[HEAD, "kernel"]
-    tensor = tensors.get(source.names[0])
-    if tensor is None or tensor.ndim != 2:
-        return False
-    return differs_in_classes(tuple(tensor.shape[axis] for axis in source.axes), tuple(variable.shape))
-
-
-def _class_counts(tensors: dict[str, np.ndarray], variables: dict[Variable, keras.Variable]) -> str:
-    theirs, bias = count_classes(tensors), variables.get((HEAD, "bias"))
-    if bias is None or theirs in (None, bias.shape[0]):
-        return ""
-    return f" (the file has {theirs} classes, the network {bias.shape[0]})"
 
 
 def _few(items: list[str], count: int = 3) -> str:
@@ -209,10 +176,7 @@ def stem_of(model: keras.Model) -> str:
 
 
 def adapt_stem(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """Converts the kernel (height, width, in, filters) of a first convolution to other input channels.
-
-    As in timm, the kernel is summed over its channels for one channel, otherwise repeated and scaled.
-    """
+    """Adapts a kernel (height, width, in, filters) to other input channels, as timm does."""
     old = kernel.shape[2]
     if channels == old:
         return kernel
@@ -222,12 +186,7 @@ def adapt_stem(kernel: np.ndarray, channels: int) -> np.ndarray:
     return repeated * np.asarray(old / channels, kernel.dtype)
 
 
-def differs_in_channels(kernel: tuple, other: tuple) -> bool:
-    """Returns whether two kernels' shapes (height, width, in, out) differ only in their input channels."""
-    same_besides = kernel[:2] + kernel[3:] == other[:2] + other[3:]
-    return len(kernel) == len(other) == 4 and same_besides and kernel != other and kernel[2] > 0
-
-
-def differs_in_classes(kernel: tuple, other: tuple) -> bool:
-    """Returns whether two classifiers' shapes (in, classes) differ only in their classes."""
-    return len(kernel) == len(other) == 2 and kernel != other and kernel[0] == other[0]
+def differs_only(theirs: tuple, ours: tuple, axis: int) -> bool:
+    """Returns whether the shapes of two kernels differ, and only in the size of one axis."""
+    different = [i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b]
+    return len(theirs) == len(ours) and different == [axis] and theirs[axis] > 0

@@ -12,7 +12,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from tqdm import tqdm
 
@@ -23,30 +22,25 @@ TRIES = 5
 WAIT = 1.0  # seconds before the first retry; doubled for each further one
 TIMEOUT = 30.0  # seconds without data
 
-_CHUNK = 2**20
-_TAG = 8  # hexadecimal digits, as in the names of PyTorch Hub
-
 
 def fetch(url: str, digest: str, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Returns the path of a cached file, downloading it if necessary.
+    """Returns the path of a cached file, downloading it if necessary; its digest is verified at each call.
 
-    The digest is verified at each call. Processes that need the same file wait for the first one.
-
-    Args:
-        url: an https address.
-        digest: "sha256:" or "md5:" and at least the first 8 hexadecimal digits.
-        cache_dir: defaults to `cache_folder()`.
-
-    Raises:
-        InputError: the address is not https, the download fails, the digest differs, or the folder
-            is not writable.
+    `digest` is "sha256:" or "md5:" and at least the first 8 hexadecimal digits. Processes that need the same
+    file wait for the first one. Raises `InputError` if the address is not https, the download fails, the
+    digest differs, or the folder is not writable.
     """
-    algorithm, expected = _parse_digest(digest)
+    parsed = re.fullmatch("(sha256|md5):([0-9a-f]{8,64})", digest)
+    if not parsed:
+        raise InputError(
+            f"a digest is sha256: or md5: and at least 8 lowercase hexadecimal digits; got {digest!r}"
+        )
+    algorithm, expected = parsed.groups()
     _check_address(url)
     folder = cache_folder() if cache_dir is None else Path(cache_dir)
     name = PurePosixPath(urllib.parse.urlsplit(url).path)
-    tag = "" if expected[:_TAG] in name.name else f"-{expected[:_TAG]}"
-    path = folder / f"{name.stem}{tag}{name.suffix}"
+    tag = expected[:8]  # as in the names of PyTorch Hub
+    path = folder / (name.name if tag in name.name else f"{name.stem}-{tag}{name.suffix}")
     try:
         # Keras itself caches files under their plain names.
         for known in (path, folder / name.name):
@@ -58,7 +52,7 @@ def fetch(url: str, digest: str, cache_dir: str | os.PathLike | None = None) -> 
                 _download(url, algorithm, expected, path)
     except OSError as error:  # of the file system; network errors are handled in `_receive_all`
         raise InputError(
-            f"cannot store {path.name} in {folder}: {_reason(error.strerror or error)}; "
+            f"cannot store {path.name} in {folder}: {one_line(error.strerror or repr(error))}; "
             "set KERAS_HOME to a writable folder, or pass weights=PATH"
         ) from None
     return path
@@ -73,15 +67,6 @@ def cache_folder() -> Path:
     return Path(base) / "models"
 
 
-def _parse_digest(digest: str) -> tuple[str, str]:
-    found = re.fullmatch("(sha256|md5):([0-9a-f]{8,64})", digest)
-    if not found:
-        raise InputError(
-            f"a digest is sha256: or md5: and at least 8 lowercase hexadecimal digits; got {digest!r}"
-        )
-    return found[1], found[2]
-
-
 def _hash(path: Path, algorithm: str) -> str:
     with open(path, "rb") as file:
         # MD5 is all that Keras publishes; where it is forbidden, this flag allows it.
@@ -90,7 +75,7 @@ def _hash(path: Path, algorithm: str) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Creates the file's folder and keeps other processes and threads from downloading the same file."""
+    """Creates the file's folder and excludes other processes and threads from downloading the same file."""
     import fcntl  # not available on Windows, where the package should still import
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,28 +89,23 @@ def _locked(path: Path) -> Iterator[None]:
 def _download(url: str, algorithm: str, expected: str, path: Path) -> None:
     """Downloads to a `.part` file, verifies it and renames it."""
     part = path.with_name(f"{path.name}.part")
-    leftover = part.exists()
-    while True:
-        _receive_all(url, part, path)
-        found = _hash(part, algorithm)
-        if found.startswith(expected):
-            part.replace(path)
-            return
-        part.unlink()
-        if not leftover:
-            raise InputError(
-                f"{url} is not the expected file and was removed: "
-                f"its {algorithm} starts with {found[:16]}, not with {expected[:16]}"
-            )
-        leftover = False  # the part left by an earlier call may be damaged: retry from the start
+    is_leftover = part.exists()
+    _receive_all(url, part, path)
+    found = _hash(part, algorithm)
+    if found.startswith(expected):
+        part.replace(path)
+        return
+    part.unlink()
+    if is_leftover:  # the part of an earlier call may be damaged: retry from the start
+        return _download(url, algorithm, expected, path)
+    raise InputError(
+        f"{url} is not the expected file and was removed: "
+        f"its {algorithm} starts with {found[:16]}, not with {expected[:16]}"
+    )
 
 
 class _Broken(Exception):
-    """A failed connection; `again` says whether to retry even if the first one failed."""
-
-    def __init__(self, reason: object, again: bool):
-        super().__init__(reason)
-        self.again = again
+    """A failed connection: the reason, and whether to retry even if it was the first one."""
 
 
 def _receive_all(url: str, part: Path, path: Path) -> None:
@@ -136,10 +116,11 @@ def _receive_all(url: str, part: Path, path: Path) -> None:
             try:
                 return _receive(url, part, progress)
             except _Broken as error:
+                reason, again = error.args
                 # If the first connection cannot be made, there is no network: do not retry.
-                if attempt + 1 == TRIES or not (error.again or attempt):
+                if attempt + 1 == TRIES or not (again or attempt):
                     raise InputError(
-                        f"cannot fetch {url}: {_reason(error.args[0])}; "
+                        f"cannot fetch {url}: {one_line(reason) or type(reason).__name__}; "
                         f"put the file at {path} by hand, or pass weights=PATH"
                     ) from None
             time.sleep(WAIT * 2**attempt)
@@ -161,11 +142,10 @@ def _receive(url: str, part: Path, progress: tqdm) -> None:
                     part.unlink()
                     raise InputError(f"{url} is too large for a weight file: over {MAX_BYTES} bytes")
                 try:
-                    chunk = response.read1(
-                        _CHUNK
-                    )  # returns what has arrived, so that a broken connection loses nothing
+                    # Returns what has arrived, so that a broken connection loses nothing.
+                    chunk = response.read1(2**20)
                 except (OSError, http.client.HTTPException) as error:
-                    raise _Broken(error, again=True) from None
+                    raise _Broken(error, True) from None
                 if not chunk:
                     break
                 file.write(chunk)
@@ -174,7 +154,7 @@ def _receive(url: str, part: Path, progress: tqdm) -> None:
             file.flush()
             os.fsync(file.fileno())
     if end is not None and offset < end:
-        raise _Broken(f"the connection was cut after {offset} of {end} bytes", again=True)
+        raise _Broken(f"the connection was cut after {offset} of {end} bytes", True)
 
 
 def _open(url: str, start: int) -> tuple[http.client.HTTPResponse, int]:
@@ -190,9 +170,9 @@ def _open(url: str, start: int) -> tuple[http.client.HTTPResponse, int]:
         again = error.code in (408, 429) or error.code >= 500
         raise _Broken(f"HTTP {error.code} {error.reason}", again) from None
     except urllib.error.URLError as error:
-        raise _Broken(error.reason, again=False) from None
+        raise _Broken(error.reason, False) from None
     except (OSError, http.client.HTTPException) as error:
-        raise _Broken(error, again=True) from None
+        raise _Broken(error, True) from None
     if not start or response.status != http.HTTPStatus.PARTIAL_CONTENT:
         return response, 0
     stated = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("Content-Range", ""))
@@ -204,26 +184,14 @@ def _open(url: str, start: int) -> tuple[http.client.HTTPResponse, int]:
 
 def _check_address(url: str, source: str | None = None) -> None:
     """Refuses addresses, redirected to by `source` if given, without https; the local host is allowed."""
-    address = urllib.parse.urlsplit(url)
-    if address.scheme == "https" or (_is_local(url) and (source is None or _is_local(source))):
-        return
-    redirected = f"{source} redirects to " if source else ""
-    raise InputError(f"weights are fetched over https only; {redirected}{url}")
-
-
-def _is_local(url: str) -> bool:
-    address = urllib.parse.urlsplit(url)
-    return address.scheme == "http" and address.hostname == "127.0.0.1"
+    addresses = [urllib.parse.urlsplit(address) for address in (url, source or url)]
+    are_local = all((it.scheme, it.hostname) == ("http", "127.0.0.1") for it in addresses)
+    if addresses[0].scheme != "https" and not are_local:
+        redirected = f"{source} redirects to " if source else ""
+        raise InputError(f"weights are fetched over https only; {redirected}{url}")
 
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        """Follows a redirection if it keeps https."""
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
         _check_address(newurl, req.full_url)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _reason(error: object) -> str:
-    return one_line(error) or type(error).__name__

@@ -4,6 +4,7 @@ import contextlib
 import math
 import mmap
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,46 +17,45 @@ from keras_resnet.errors import InputError, one_line
 
 # See "Global Heap" in HDF5's format specification.
 _HEAP = int.from_bytes(b"GCOL", "little")
-_HEAP_HEADER = _OBJECT_HEADER = 16
+_HEAP_HEADER = struct.Struct("<8xQ")  # the heap's size
+_OBJECT_HEADER = struct.Struct("<H6xQ")  # the object's index and size
 _SCANNED_BYTES = 2**20
 
 
 def open_hdf5(path: str | os.PathLike) -> h5py.File:
-    """Opens an HDF5 file for reading, which must take place inside `refuse_damage`."""
+    """Opens an HDF5 file; this and reading must take place inside `refuse_damage`."""
     path = check_is_file(path)
-    with refuse_damage(path):
-        if not h5py.is_hdf5(path):
-            raise InputError(f"{path} is not an HDF5 file")
-        _check_heaps(path)
-        return h5py.File(path, "r")
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path} is not an HDF5 file")
+    _check_heaps(path)
+    return h5py.File(path, "r")
 
 
 @contextlib.contextmanager
-def refuse_damage(path: str | os.PathLike) -> Iterator[None]:
-    """Converts the exceptions that h5py raises for a damaged file into `InputError`."""
+def refuse_damage(path: str | os.PathLike, *more: type[Exception]) -> Iterator[None]:
+    """Converts the exceptions that readers raise for a damaged file, and `more`, into `InputError`."""
     try:
         yield
     except InputError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, *more) as error:
         raise InputError(f"{path} is truncated or damaged ({one_line(error)})") from None
 
 
 def check_is_file(path: str | os.PathLike) -> Path:
-    """Returns the path of a weight file; raises `InputError` if it does not exist or is a folder."""
+    """Returns the path of a weight file; raises `InputError` if there is no such file."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"weight file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     return path
 
 
-def layer_groups(file: h5py.File, path: str | os.PathLike) -> dict[str, list[h5py.Dataset]]:
+def layer_groups(file: h5py.File, path: Path) -> dict[str, list[h5py.Dataset]]:
     """Returns the datasets of each layer in Keras 3's layout by the layer's name."""
     layers = hard_member(file, "layers", path)
     groups = {}
     for key in map(str, layers) if isinstance(layers, h5py.Group) else ():
-        group = hard_member(layers, key, path)
-        variables = hard_member(group, "vars", path) if isinstance(group, h5py.Group) else None
+        variables = hard_member(hard_member(layers, key, path), "vars", path)
         if not isinstance(variables, h5py.Group):
             continue
         datasets = [hard_member(variables, str(index), path) for index in range(len(variables))]
@@ -65,7 +65,7 @@ def layer_groups(file: h5py.File, path: str | os.PathLike) -> dict[str, list[h5p
     return groups
 
 
-def hard_member(group: object, name: str, path: str | os.PathLike) -> h5py.Group | h5py.Dataset | None:
+def hard_member(group: object, name: str, path: Path) -> h5py.Group | h5py.Dataset | None:
     """Returns a member of a group, or None without one; links out of the file raise `InputError`."""
     if not isinstance(group, h5py.Group):
         return None
@@ -79,7 +79,7 @@ def hard_member(group: object, name: str, path: str | os.PathLike) -> h5py.Group
     return kinds[type(found)](found) if type(found) in kinds else None
 
 
-def check_weight(member: object, name: str, path: str | os.PathLike) -> h5py.Dataset:
+def check_weight(member: object, name: str, path: Path) -> h5py.Dataset:
     """Returns the member if it is a dataset of floats in the file itself; else raises `InputError`."""
     if isinstance(member, h5py.Dataset):
         # h5py's properties query the library at each access; networks have a thousand datasets.
@@ -119,14 +119,13 @@ def _check_heaps(path: Path) -> None:
 
 
 def _is_endless(content: mmap.mmap, heap: int) -> bool:
-    def integer(position: int, size: int) -> int:
-        return int.from_bytes(content[position : position + size], "little")
-
-    end = min(heap + integer(heap + 8, 8), len(content))
-    position = heap + _HEAP_HEADER
-    while position + _OBJECT_HEADER <= end:
-        index, size = integer(position, 2), integer(position + 8, 8)
+    position = heap + _HEAP_HEADER.size
+    if position > len(content):
+        return False
+    end = min(heap + _HEAP_HEADER.unpack_from(content, heap)[0], len(content))
+    while position + _OBJECT_HEADER.size <= end:
+        index, size = _OBJECT_HEADER.unpack_from(content, position)
         if index == size == 0:
             return True
-        position += _OBJECT_HEADER + -(-size // 8) * 8 if index else size
+        position += _OBJECT_HEADER.size + -(-size // 8) * 8 if index else size
     return False

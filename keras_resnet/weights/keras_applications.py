@@ -7,36 +7,25 @@ import h5py
 import numpy as np
 
 from keras_resnet.errors import InputError, one_line
-from keras_resnet.images.preprocessing import Normalization
-from keras_resnet.models.config import ResNetConfig
-from keras_resnet.weights.conversion import BN_ATTRIBUTES, HEAD, Budget, Source, Variable, convolutions
+from keras_resnet.models.config import MODELS, ResNetConfig
+from keras_resnet.weights.conversion import BN_ATTRIBUTES, HEAD, Budget, Source, Table, Tensors, convolutions
 from keras_resnet.weights.hdf5 import check_weight, hard_member, layer_groups, read_dataset
-from keras_resnet.weights.registry import CAFFE, MINUS_ONE_TO_ONE
 
 _TOP_ALIASES = ("probs", "fc1000")  # the classifier in older files
 _EPSILON_EXCESS = 1e-8  # their epsilon, 1.001e-5, minus ours, 1e-5
 
 
-def applications_names(config: ResNetConfig) -> dict[Variable, Source]:
+def applications_names(config: ResNetConfig) -> Table:
     """Maps a network's variables to those of ResNet50 ... ResNet152V2 of keras.applications.
 
     Convolutions have biases and batch normalization has another epsilon there; both are absorbed into the
     moving statistics. The first kernel is reversed for networks without pre-activation, which take BGR.
-
-    Raises:
-        InputError: keras.applications has no such network.
     """
     preactivated = config.block == "preactivation"
-    wanted = {
-        "block": "preactivation" if preactivated else "bottleneck",
-        "stem": "imagenet",
-        "shortcut": "B",
-        "bottleneck_stride": "3x3" if preactivated else "1x1",
-        "groups": 1,
-        "width_per_group": 64,
-    }
-    for field, theirs in wanted.items():
-        if (ours := getattr(config, field)) != theirs:
+    wanted = MODELS["resnet50_v2" if preactivated else "resnet50"]
+    for field in ("block", "stem", "shortcut", "bottleneck_stride", "groups", "width_per_group"):
+        theirs, ours = getattr(wanted, field), getattr(config, field)
+        if theirs != ours:
             raise InputError(
                 "keras.applications' ResNets are resnet50, resnet101, resnet152 and their _v2: "
                 f"{field} is {theirs!r} there, {ours!r} here"
@@ -69,26 +58,18 @@ def applications_names(config: ResNetConfig) -> dict[Variable, Source]:
     return table
 
 
-def usual_normalization(config: ResNetConfig) -> Normalization:
-    """Returns the normalization of keras.applications' `preprocess_input` for a network, for RGB."""
-    return MINUS_ONE_TO_ONE if config.block == "preactivation" else CAFFE
-
-
 def is_applications(file: h5py.File, path: Path, config: ResNetConfig | None) -> bool:
-    """Returns whether an open HDF5 file without a description is from keras.applications.
-
-    Files of pre-activation networks in Keras 3's layout are ambiguous and treated as native, which
-    changes the variances by 1e-8.
-    """
+    """Returns whether an open HDF5 file without a description is from keras.applications."""
     if "layers" not in file:
         return True
-    # Their convolutions have biases before batch normalization.
+    # In Keras 3's layout, biases before batch normalization distinguish their files. Pre-activation networks
+    # have them in ours, too; reading their files as native changes the variances by 1e-8.
     if config is None or config.block == "preactivation" or not config.batch_norm:
         return False
     return len(layer_groups(file, path).get("conv1_conv", ())) == 2
 
 
-def read_applications(file: h5py.File, path: Path) -> dict[str, np.ndarray]:
+def read_applications(file: h5py.File, path: Path) -> Tensors:
     """Reads all tensors of an open file by "layer/variable"; the classifier is "predictions"."""
     tensors, budget = {}, Budget(path)
     pairs = _new_layout(file, path) if "layers" in file else _old_layout(file, path)
@@ -136,7 +117,7 @@ def _names(group: h5py.Group) -> list[str]:
     return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 
-def _rename_top(tensors: dict[str, np.ndarray]) -> None:
+def _rename_top(tensors: Tensors) -> None:
     if f"{HEAD}/kernel" in tensors or f"{HEAD}/bias" in tensors:
         return
     # A second classifier is not renamed, so that it is reported as left over.

@@ -14,18 +14,13 @@ import numpy as np
 
 from keras_resnet.errors import InputError, unknown_name
 
-_FILES = {"imagenet": "imagenet_labels.tsv"}
-
 
 @functools.cache
 def labels(name: str) -> tuple[tuple[str, str], ...]:
-    """Returns the classes of a label set ("imagenet") in the order of the logits.
-
-    Each class is a pair (WordNet identifier, name), such as ("n02099601", "golden retriever").
-    """
-    if name not in _FILES:
-        raise unknown_name("label set", name, _FILES)
-    text = Path(__file__).with_name(_FILES[name]).read_text(encoding="utf-8")
+    """Returns the pairs, such as ("n02099601", "golden retriever"), of a label set ("imagenet")."""
+    if name != "imagenet":
+        raise unknown_name("label set", name, ["imagenet"])
+    text = Path(__file__).with_name("imagenet_labels.tsv").read_text(encoding="utf-8")
     rows = (line.split("\t") for line in text.splitlines())
     return tuple((identifier, label) for identifier, label in rows)
 
@@ -33,13 +28,9 @@ def labels(name: str) -> tuple[tuple[str, str], ...]:
 def decode_predictions(probabilities: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
     """Decodes predictions for ImageNet like `keras.applications.*.decode_predictions`.
 
-    Args:
-        probabilities: array or tensor (batch, 1000) of probabilities or logits.
-        top: number of classes to return, 1 to 1000.
-
-    Returns:
-        For each image, `top` triples (WordNet identifier, name, probability) in descending order;
-        ties are ordered by class index.
+    `probabilities` are an array or a tensor (batch, 1000) of probabilities or logits. Returns for each image
+    `top` (1 to 1000) triples (WordNet identifier, name, probability) in descending order; ties are ordered by
+    class index.
     """
     classes = labels("imagenet")
     scores = np.asarray(keras.ops.convert_to_numpy(probabilities))

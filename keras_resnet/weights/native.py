@@ -1,7 +1,6 @@
 """Reads and writes native weight files: Keras' `.weights.h5` with a `ModelSpec`."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import h5py
@@ -9,15 +8,7 @@ import keras
 
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.files import atomic_path
-from keras_resnet.weights.conversion import (
-    HEAD,
-    adapt_stem,
-    differs_in_channels,
-    differs_in_classes,
-    own_layers,
-    spell_shape,
-    stem_of,
-)
+from keras_resnet.weights.conversion import HEAD, adapt_stem, differs_only, own_layers, spell_shape, stem_of
 from keras_resnet.weights.hdf5 import layer_groups, open_hdf5, read_dataset, refuse_damage
 from keras_resnet.weights.spec import ModelSpec
 
@@ -25,17 +16,10 @@ _SPEC = "keras_resnet"
 
 
 def save_weights(model: keras.Model, path: str | os.PathLike, spec: ModelSpec | None = None) -> Path:
-    """Saves any Keras model's weights atomically, like `model.save_weights` but with a description.
+    """Saves any Keras model's weights atomically; `model.load_weights` can read the file, too.
 
-    `model.load_weights` can read the file. Equal weights give equal bytes.
-
-    Args:
-        model: the model.
-        path: must end with `.weights.h5`.
-        spec: describes the network, its input and its labels; stored as an attribute of the file.
-
-    Raises:
-        OSError: the file cannot be written; an existing one is unchanged.
+    `path` must end with `.weights.h5`. `spec` is stored as an attribute of the file. Equal weights give equal
+    bytes. Raises `OSError` if the file cannot be written; an existing one is unchanged.
     """
     with atomic_path(path, suffix=".weights.h5") as temporary:
         # HDF5 crashes if the disk is full; reserving the space first raises OSError instead.
@@ -63,28 +47,18 @@ def described(file: h5py.File) -> ModelSpec | None:
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike, *, transfer: bool = False) -> None:
-    """Loads a `.weights.h5` file into a model built by this package; after an error it is unchanged.
+    """Loads a `.weights.h5` file into a model of `build_resnet`, whose tensors must match one to one.
 
-    The tensors of the file and of the model must match one to one. Links out of the file are refused.
-
-    Args:
-        model: a model built by `build_resnet`.
-        path: the file.
-        transfer: allows a model without the file's classifier or with another number of classes, whose
-            own classifier is kept; with other input channels, for which the first convolution is
-            adapted; and with other layers before the network.
-
-    Raises:
-        InputError: the file is missing, damaged, not HDF5 or of another network; the message names
-            the first layer that differs, with both shapes.
+    `transfer` allows a model with another number of classes or without a classifier (its own classifier is
+    kept), with other input channels (the first convolution is adapted), or with other layers before the
+    network. Raises `InputError` if the file is missing, damaged, not HDF5, has links to other files, or is of
+    another network; the message names the first layer that differs. The model is unchanged then.
     """
     with refuse_damage(path), open_hdf5(path) as file:
-        assign_layers(model, file, path, transfer=transfer)
+        assign_layers(model, file, Path(path), transfer=transfer)
 
 
-def assign_layers(
-    model: keras.Model, file: h5py.File, path: str | os.PathLike, *, transfer: bool = False
-) -> None:
+def assign_layers(model: keras.Model, file: h5py.File, path: Path, *, transfer: bool = False) -> None:
     """Assigns the weights in an open `.weights.h5` file; see `load_weights`."""
     groups = layer_groups(file, path)
     values = []
@@ -102,31 +76,23 @@ def assign_layers(
 
 
 def _layer_values(
-    model: keras.Model,
-    layer: keras.layers.Layer,
-    stored: list[h5py.Dataset],
-    path: str | os.PathLike,
-    transfer: bool,
+    model: keras.Model, layer: keras.layers.Layer, stored: list[h5py.Dataset], path: Path, transfer: bool
 ) -> list[tuple]:
-    """Pairs a layer's variables with their new values; returns no pairs for a classifier to be kept."""
+    """Pairs a layer's variables with their new values; a classifier that is kept has no pairs."""
     if layer.weights and not stored:
         raise InputError(f"{path} has no weights for layer {layer.name} of {model.name}")
     theirs = [dataset.shape for dataset in stored]
     shapes = [tuple(weight.shape) for weight in layer.weights]
-    if transfer and layer.name == HEAD and differs_in_classes(theirs[0], shapes[0]):
+    if transfer and layer.name == HEAD and differs_only(theirs[0], shapes[0], axis=1):
         return []
-    is_stem = transfer and layer.name == stem_of(model)
-    adapts = is_stem and differs_in_channels(theirs[0], shapes[0])
+    adapts = transfer and layer.name == stem_of(model) and differs_only(theirs[0], shapes[0], axis=2)
     if theirs[adapts:] != shapes[adapts:]:
+        in_file, in_model = (" ".join(map(spell_shape, each)) or "none" for each in (theirs, shapes))
         raise InputError(
             f"{path} is of another network: layer {layer.name} has shapes "
-            f"{_spell(theirs)} in the file, {_spell(shapes)} in {model.name}"
+            f"{in_file} in the file, {in_model} in {model.name}"
         )
     arrays = [read_dataset(dataset) for dataset in stored]
     if adapts:
         arrays[0] = adapt_stem(arrays[0], shapes[0][2])
     return list(zip(layer.weights, arrays, strict=True))
-
-
-def _spell(shapes: Iterable[tuple]) -> str:
-    return " ".join(map(spell_shape, shapes)) or "none"

@@ -25,10 +25,8 @@ class PretrainedWeights:
     Attributes:
         name: the publisher's name, such as "torchvision_v2"; unique for each network.
         model: a name of `list_models()`.
-        url: address of the file.
         digest: "sha256:" or "md5:" and as many of the first hexadecimal digits as are published.
-        top1: single-crop top-1 accuracy on ImageNet's validation set, in percent.
-        top5: the same for top-5.
+        top1: single-crop top-1 accuracy on ImageNet's validation set, in percent; `top5` likewise.
         metrics_source: where the accuracies are published.
         license: SPDX identifier of the weights' license.
         preprocessing: used to measure the accuracies.
@@ -52,31 +50,27 @@ class PretrainedWeights:
 Entry = PretrainedWeights  # its name in the first edition
 
 
-def _hash_in_name(file: str) -> str:
-    """Returns the first digits of the SHA-256, with which names in PyTorch Hub end."""
-    return "sha256:" + file.rsplit("-", 1)[1]
-
-
-def _torchvision(model, version, file, top1, top5, resize, default=False) -> PretrainedWeights:
-    name, license, digest = f"torchvision_{version}", "BSD-3-Clause", _hash_in_name(file)
-    url = f"https://download.pytorch.org/models/{file}.pth"
-    source = "torchvision 0.29.2, torchvision/models/resnet.py"
-    preprocessing = Preprocessing(224, resize, "bilinear", _IMAGENET)
+def _pytorch(name, model, url, top1, top5, source, license, preprocessing, default) -> PretrainedWeights:
+    digest = "sha256:" + url.removesuffix(".pth").rsplit("-", 1)[1]  # names in PyTorch Hub end with it
     return PretrainedWeights(
         name, model, url, digest, top1, top5, source, license, preprocessing, default=default
     )
 
 
+def _torchvision(model, version, file, top1, top5, resize, default=False) -> PretrainedWeights:
+    name, url = f"torchvision_{version}", f"https://download.pytorch.org/models/{file}.pth"
+    source = "torchvision 0.29.2, torchvision/models/resnet.py"
+    preprocessing = Preprocessing(224, resize, "bilinear", _IMAGENET)
+    return _pytorch(name, model, url, top1, top5, source, "BSD-3-Clause", preprocessing, default)
+
+
 def _timm(model, tag, folder, file, top1, top5, size, crop, default=False) -> PretrainedWeights:
-    name, license, digest = f"timm_{tag}", "Apache-2.0", _hash_in_name(file)
     # The repository's current owner; GitHub redirects from the former one.
     repository = "https://github.com/huggingface/pytorch-image-models"
     url = f"{repository}/releases/download/v0.1-{folder}/{file}.pth"
     source = f"{repository}/blob/0173a139a2c66db3a41ebfe1d8ac4fb02483642e/results/results-imagenet.csv"
     preprocessing = Preprocessing(size, math.floor(size / crop), "bicubic", _IMAGENET)
-    return PretrainedWeights(
-        name, model, url, digest, top1, top5, source, license, preprocessing, default=default
-    )
+    return _pytorch(f"timm_{tag}", model, url, top1, top5, source, "Apache-2.0", preprocessing, default)
 
 
 def _applications(model: str, md5: str, top1: float, top5: float) -> PretrainedWeights:
@@ -175,6 +169,14 @@ ENTRIES: tuple[PretrainedWeights, ...] = (
 # fmt: on
 
 
+def entries_of(model: str | None = None) -> list[PretrainedWeights]:
+    """Returns the entries of a network, or of all in the zoo's order; each network's default is the first."""
+    if model is None:
+        return [entry for known in MODELS for entry in entries_of(known)]
+    get_config(model)  # raises `InputError` for an unknown network
+    return sorted((entry for entry in ENTRIES if entry.model == model), key=lambda entry: not entry.default)
+
+
 def find_entries(name: str) -> list[PretrainedWeights]:
     """Returns the entries of all networks with this name; "imagenet" gives every network's default."""
     found = [entry for entry in ENTRIES if name == entry.name or (name == "imagenet" and entry.default)]
@@ -188,18 +190,17 @@ def list_weights(model: str | None = None) -> list[str]:
 
     Without `model`, full names of all networks are returned, such as "resnet50_v1_5/torchvision_v2".
     """
-    if model is not None:
-        return [entry.name for entry in _entries_of(model)]
-    return [f"{entry.model}/{entry.name}" for known in MODELS for entry in _entries_of(known)]
+    if model is None:
+        return [f"{entry.model}/{entry.name}" for entry in entries_of()]
+    return [entry.name for entry in entries_of(model)]
 
 
 def get_entry(name: str, model: str) -> PretrainedWeights:
     """Returns the entry for a name of `list_weights(model)`, or for "imagenet", the network's default.
 
-    Raises:
-        InputError: there is no such network or entry; the message names networks that have it.
+    If there is none, the message of the `InputError` names networks that have it.
     """
-    entries = _entries_of(model)
+    entries = entries_of(model)
     for entry in entries:
         if name == entry.name or (name == "imagenet" and entry.default):
             return entry
@@ -209,25 +210,15 @@ def get_entry(name: str, model: str) -> PretrainedWeights:
             f"{model} has no {wanted}: none are published for it; pass a file's path, or see list_weights()"
         )
     names = [entry.name for entry in entries]
-    others = _siblings_first(model, [entry.model for entry in ENTRIES if entry.name == name])
+    others = [entry.model for entry in ENTRIES if entry.name == name]
     if others:
+        # Those of the same depth, such as resnet50 and resnet50_v1_5, are the likeliest.
+        siblings = [other for other in others if _kind_and_depth(other) == _kind_and_depth(model)]
         raise InputError(
-            f"{model} has no weights {name!r}: they are for {', '.join(others)}; "
+            f"{model} has no weights {name!r}: they are for {', '.join(siblings or others[:3])}; "
             f"for {model} there are {', '.join(names)}"
         )
     raise unknown_name(f"weights of {model}", name, ["imagenet", *names])
-
-
-def _entries_of(model: str) -> list[PretrainedWeights]:
-    """Returns all entries of a network, the default first; raises `InputError` for an unknown network."""
-    get_config(model)
-    return sorted((entry for entry in ENTRIES if entry.model == model), key=lambda entry: not entry.default)
-
-
-def _siblings_first(model: str, others: list[str], count: int = 3) -> list[str]:
-    """Returns the networks of the same kind and depth, such as resnet50 and resnet50_v1_5, else the first."""
-    siblings = [other for other in others if _kind_and_depth(other) == _kind_and_depth(model)]
-    return siblings or others[:count]
 
 
 def _kind_and_depth(model: str) -> str:

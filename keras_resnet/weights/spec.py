@@ -19,9 +19,8 @@ class ModelSpec:
     Attributes:
         model: a name of `list_models()`.
         overrides: fields of `ResNetConfig` that differ from the zoo's.
-        classes: units of the last layer.
-        input_shape: (height, width, channels) for every image data format.
-        preprocessing: converts decoded images to the network's input; its size is the input's height.
+        input_shape: (height, width, channels), also under "channels_first".
+        preprocessing: its size is the height of the input.
         labels: class names in the order of the logits, or empty.
     """
 
@@ -36,11 +35,9 @@ class ModelSpec:
         # JSON has no tuples; a spec must be equal after a round trip.
         overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in self.overrides.items()}
         object.__setattr__(self, "overrides", overrides)
-        if self.preprocessing.size != self.input_shape[0]:
-            raise InputError(
-                f"the preprocessing is for {self.preprocessing.size} pixels, "
-                f"the input has {self.input_shape[0]}"
-            )
+        size, height = self.preprocessing.size, self.input_shape[0]
+        if size != height:
+            raise InputError(f"the preprocessing is for {size} pixels, the input has {height}")
 
     @classmethod
     def default(
@@ -59,9 +56,9 @@ class ModelSpec:
 
     def build(self, **options: Any) -> keras.Model:
         """Builds the randomly initialized network, returning logits; `options` go to `build_network`."""
-        shape = self.input_shape
+        height, width, channels = shape = self.input_shape
         if keras.config.image_data_format() == "channels_first":
-            shape = (shape[2], shape[0], shape[1])
+            shape = (channels, height, width)
         defaults = {"classes": self.classes, "classifier_activation": None, "input_shape": shape}
         return build_network(self.config, **{**defaults, "name": self.model, **options})
 
@@ -72,22 +69,15 @@ class ModelSpec:
 
     @property
     def config(self) -> ResNetConfig:
-        """The network's config."""
+        """The config of the network."""
         return get_config(self.model, **self.overrides)
 
     def to_json(self) -> str:
         """Serializes to one line of JSON with sorted keys."""
-        fields = {
-            "model": self.model,
-            "overrides": self.overrides,
-            "classes": self.classes,
-            "input_shape": self.input_shape,
-            "normalization": dataclasses.asdict(self.normalization),
-            "labels": self.labels,
-            "resize": self.preprocessing.resize,
-            "interpolation": self.preprocessing.interpolation,
-        }
-        return json.dumps(fields, sort_keys=True)
+        fields = dataclasses.asdict(self)
+        preprocessing = fields.pop("preprocessing")
+        del preprocessing["size"]  # the input's height
+        return json.dumps({**fields, **preprocessing}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelSpec":
@@ -98,24 +88,19 @@ class ModelSpec:
             height, width, channels = (int(size) for size in fields["input_shape"])
             config = get_config(model, **overrides)
             _check_proportions(config, classes)
-            preprocessing = Preprocessing(
-                height,
-                fields.get("resize", _usual_resize(config, height)),  # older files lack it
-                fields.get("interpolation", "bilinear"),
-                Normalization(**fields["normalization"]),
-            )
-            labels = tuple(str(label) for label in fields["labels"])
+            # Older files have no resize and no interpolation.
+            resize = fields.get("resize", _usual_resize(config, height))
+            interpolation = fields.get("interpolation", "bilinear")
+            normalization = Normalization(**fields["normalization"])
+            preprocessing = Preprocessing(height, resize, interpolation, normalization)
+            labels = tuple(map(str, fields["labels"]))
             return cls(model, overrides, classes, (height, width, channels), preprocessing, labels)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"the description in the weight file is invalid: {one_line(error)}") from None
 
 
 def check_architecture(source: object, model: str, theirs: ResNetConfig, ours: ResNetConfig) -> None:
-    """Refuses weights of another architecture, even if the tensors have equal shapes.
-
-    For example, v1 and v1.5, or a plain network and its residual counterpart with option A, have the same
-    tensors. `source` and `model` name the weights and their network in the message.
-    """
+    """Refuses weights of another architecture, even with equal tensors, such as those of v1 in v1.5."""
     for field, value in theirs.architecture.items():
         if value != ours.architecture[field]:
             raise InputError(
@@ -132,5 +117,5 @@ def _check_proportions(config: ResNetConfig, classes: int) -> None:
 
 
 def _usual_resize(config: ResNetConfig, size: int) -> int | None:
-    """The paper's for ImageNet networks at their own size; None, for whole images, for others."""
+    """Returns the paper's for ImageNet networks at their own size; None, for whole images, otherwise."""
     return usual_resize(size) if config.stem != "cifar" and size == config.input_size else None

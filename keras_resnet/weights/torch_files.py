@@ -3,35 +3,28 @@
 import re
 from pathlib import Path
 
-import numpy as np
-
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.models.config import ResNetConfig
-from keras_resnet.weights.conversion import BN_ATTRIBUTES, HEAD, Budget, Source, Variable, convolutions
+from keras_resnet.weights.conversion import BN_ATTRIBUTES, HEAD, Budget, Source, Table, Tensors, convolutions
+from keras_resnet.weights.hdf5 import refuse_damage
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
+_BN_NAMES = ("weight", "bias", "running_mean", "running_var")
 
 
-def torch_names(config: ResNetConfig) -> dict[Variable, Source]:
-    """Maps a network's variables to the tensors of a torchvision or timm state dict.
-
-    Raises:
-        InputError: neither library has such a network.
-    """
+def torch_names(config: ResNetConfig) -> Table:
+    """Maps a network's variables to the tensors of a torchvision or timm state dict."""
+    theirs = "torchvision's and timm's"
     if config.block == "preactivation":
         raise InputError(
-            "torchvision's and timm's ResNets normalize after their convolutions; "
-            "block is 'preactivation' here"
+            f"{theirs} ResNets normalize after their convolutions; block is 'preactivation' here"
         )
     if config.shortcut not in ("B", "C", "D"):
-        raise InputError(
-            "torchvision's and timm's networks have projection shortcuts; "
-            f"shortcut is {config.shortcut!r} here"
-        )
+        raise InputError(f"{theirs} networks have projection shortcuts; shortcut is {config.shortcut!r} here")
     if config.block == "bottleneck" and config.bottleneck_stride != "3x3":
         raise InputError(
-            "torchvision's and timm's bottlenecks have their stride on the 3x3 convolution: "
-            "load them into a network named ..._v1_5"
+            f"{theirs} bottlenecks have their stride on the 3x3 convolution: load them into a network named "
+            "..._v1_5"
         )
     table = {}
     for layer, stage, index, number in convolutions(config):
@@ -45,21 +38,15 @@ def torch_names(config: ResNetConfig) -> dict[Variable, Source]:
         else:
             conv, bn = (f"layer{stage}.{index}.{part}{number}" for part in ("conv", "bn"))
         table[f"{layer}_conv", "kernel"] = Source((f"{conv}.weight",), (2, 3, 1, 0))  # OIHW
-        theirs = ("weight", "bias", "running_mean", "running_var")
-        for ours, name in zip(BN_ATTRIBUTES, theirs, strict=True):
-            table[f"{layer}_bn", ours] = Source((f"{bn}.{name}",))
+        for attribute, name in zip(BN_ATTRIBUTES, _BN_NAMES, strict=True):
+            table[f"{layer}_bn", attribute] = Source((f"{bn}.{name}",))
     table[HEAD, "kernel"] = Source(("fc.weight",), (1, 0))
     table[HEAD, "bias"] = Source(("fc.bias",))
     return table
 
 
-def read_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """Reads all tensors of a state dict, without the prefix `module.` of DataParallel.
-
-    Raises:
-        InputError: the file is damaged, too large or contains more than tensors, or the package that
-            reads it is not installed.
-    """
+def read_torch_file(path: Path) -> Tensors:
+    """Reads all tensors of a state dict, without the prefix `module.` of DataParallel."""
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
     stripped = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if len(stripped) != len(tensors):
@@ -67,25 +54,20 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     return stripped
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path) -> Tensors:
     try:
         import safetensors
     except ImportError:
         raise InputError(f"{path} needs the package safetensors: pip install safetensors") from None
     tensors, budget = {}, Budget(path)
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
-                budget.take(name, file.get_slice(name).get_shape())
-                tensors[name] = file.get_tensor(name)
-    except InputError:
-        raise
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is truncated or damaged ({one_line(error)})") from None
+    with refuse_damage(path, safetensors.SafetensorError), safetensors.safe_open(path, "np") as file:
+        for name in file.keys():  # noqa: SIM118 (not a mapping)
+            budget.take(name, file.get_slice(name).get_shape())
+            tensors[name] = file.get_tensor(name)
     return tensors
 
 
-def _read_pth(path: Path) -> dict[str, np.ndarray]:
+def _read_pth(path: Path) -> Tensors:
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:

@@ -1,7 +1,9 @@
 """Opens weights of any origin: published ones by name, and files by path."""
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,19 +14,13 @@ import numpy as np
 from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization, Preprocessing, usual_resize
 from keras_resnet.models.config import MODELS, ResNetConfig, get_config
-from keras_resnet.weights import torch_files
-from keras_resnet.weights.conversion import assign_tensors, count_classes, own_layers
+from keras_resnet.weights import keras_applications, registry, torch_files
+from keras_resnet.weights.conversion import Tensors, assign_tensors, count_classes, own_layers
 from keras_resnet.weights.download import fetch
 from keras_resnet.weights.hdf5 import check_is_file, open_hdf5, refuse_damage
-from keras_resnet.weights.keras_applications import (
-    applications_names,
-    is_applications,
-    read_applications,
-    usual_normalization,
-)
 from keras_resnet.weights.labels import labels
 from keras_resnet.weights.native import assign_layers, described
-from keras_resnet.weights.registry import PretrainedWeights, find_entries, get_entry, list_weights
+from keras_resnet.weights.registry import PretrainedWeights
 from keras_resnet.weights.spec import ModelSpec, check_architecture
 
 HDF5 = (".h5", ".hdf5")
@@ -40,11 +36,9 @@ class WeightFile:
     The first `load` reads the tensors and closes the file; loading again opens it again.
 
     Attributes:
-        path: the file's path.
         kind: "native" for this package's files, "torch" for torchvision's and timm's, "applications"
             for keras.applications'.
         described: the description in a native file, if it has one.
-        entry: the registry's entry of published weights.
     """
 
     def __init__(
@@ -56,25 +50,25 @@ class WeightFile:
         self._model = model
         self._config = get_config(model) if config is None and model is not None else config
         self._file: h5py.File | None = None
-        self._tensors: dict[str, np.ndarray] | None = None
+        self._tensors: Tensors | None = None
         if path.suffix in HDF5:
             try:
-                self._identify(self._open(), config)
+                self._identify(config)
             except BaseException:
                 self.close()
                 raise
         elif path.suffix not in torch_files.SUFFIXES:
             raise InputError(f"{path} is not a .safetensors, .pth, .pt or .h5 file")
 
-    def _identify(self, file: h5py.File, config: ResNetConfig | None) -> None:
-        with refuse_damage(self.path):
-            self.described = described(file)
-            is_native = self.described is not None or not is_applications(file, self.path, self._config)
-        self.kind = "native" if is_native else "applications"
-        if self.described is not None:
+    def _identify(self, config: ResNetConfig | None) -> None:
+        with self._hdf5() as file:
+            spec = self.described = described(file)
+            is_theirs = spec is None and keras_applications.is_applications(file, self.path, self._config)
+        self.kind = "applications" if is_theirs else "native"
+        if spec is not None:
             if config is not None:
-                check_architecture(self.path, self.described.model, self.described.config, config)
-            self._model, self._config = self.described.model, self.described.config
+                check_architecture(self.path, spec.model, spec.config, config)
+            self._model, self._config = spec.model, spec.config
 
     def __enter__(self) -> Self:
         return self
@@ -90,14 +84,14 @@ class WeightFile:
 
     @functools.cached_property
     def classes(self) -> int | None:
-        """The number of classes; None without a classifier, or without a description in a native file."""
+        """The number of classes; None without a classifier, or for a native file without a description."""
         if self.kind == "native":
             return None if self.described is None else self.described.classes
         return count_classes(self.tensors())
 
     @functools.cached_property
     def spec(self) -> ModelSpec:
-        """The network with its classes, labels and preprocessing: as described, else the defaults."""
+        """The network with its classes, labels and preprocessing, as described, else by default."""
         if self.described is not None:
             return self.described
         if self._model is None:
@@ -112,25 +106,25 @@ class WeightFile:
 
     @functools.cached_property
     def preprocessing(self) -> Preprocessing | None:
-        """The preprocessing: as described or published, else the default of a converted file's library."""
+        """As described or published, else the default of a converted file's library; None if unknown."""
         if self.described is not None:
             return self.described.preprocessing
         if self.entry is not None:
             return self.entry.preprocessing
         if self.kind == "native" or self._config is None:
             return None
-        size = self._config.input_size
-        is_torch = self.kind == "torch"
-        normalization = Normalization.imagenet() if is_torch else usual_normalization(self._config)
+        normalization, size = Normalization.imagenet(), self._config.input_size
+        if self.kind == "applications":
+            is_v2 = self._config.block == "preactivation"
+            normalization = registry.MINUS_ONE_TO_ONE if is_v2 else registry.CAFFE
         return Preprocessing(size, usual_resize(size), "bilinear", normalization)
 
     def preprocessing_for(self, model: keras.Model) -> Preprocessing | None:
         """Returns `preprocessing` for a model's input; None if unknown or if the input is not square."""
         source: Any = own_layers(model)[0].input
-        shape = tuple(source.shape[1:])
+        height, width, channels = source.shape[1:]
         if keras.config.image_data_format() == "channels_first":
-            shape = (*shape[1:], shape[0])
-        height, width, channels = shape
+            channels, height, width = source.shape[1:]
         preprocessing = self.preprocessing
         if preprocessing is None or height != width:
             return None
@@ -140,35 +134,31 @@ class WeightFile:
             preprocessing = preprocessing.for_size(height)
         return preprocessing.for_channels(channels)
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Returns all tensors of a converted file by their names there, read once; `load` empties it."""
+    def tensors(self) -> Tensors:
+        """Returns the tensors of a converted file by their names there, read once; `load` removes them."""
         if self.kind == "native":
             raise InputError(f"{self.path} is a native file already; it needs no conversion")
-        if self._tensors is None:
-            if self.kind == "torch":
-                self._tensors = torch_files.read_torch_file(self.path)
-            else:
-                with refuse_damage(self.path):
-                    self._tensors = read_applications(self._open(), self.path)
+        if self._tensors is None and self.kind == "torch":
+            self._tensors = torch_files.read_torch_file(self.path)
+        elif self._tensors is None:
+            with self._hdf5() as file:
+                self._tensors = keras_applications.read_applications(file, self.path)
         return self._tensors
 
     def load(self, model: keras.Model, transfer: bool = False) -> None:
-        """Loads the weights into a model built by `build_resnet`, whose input is always RGB.
+        """Loads the weights into a model of `build_resnet` and closes the file; see `load_weights`.
 
-        See `load_weights` for `transfer`.
-
-        Raises:
-            InputError: the file cannot be read or does not fit the model, which is unchanged then.
+        The model's input is always RGB. After an `InputError` the model is unchanged.
         """
         with self:
             if self.kind == "native":
-                with refuse_damage(self.path):
-                    assign_layers(model, self._open(), self.path, transfer=transfer)
-                return
+                with self._hdf5() as file:
+                    return assign_layers(model, file, self.path, transfer=transfer)
             tensors = self.tensors()
             if self._config is None:
                 raise InputError(f"{self.path} does not say which network it is for")
-            names = torch_files.torch_names if self.kind == "torch" else applications_names
+            is_torch = self.kind == "torch"
+            names = torch_files.torch_names if is_torch else keras_applications.applications_names
             assign_tensors(model, names(self._config), tensors, self.path, transfer=transfer)
 
     def build(self, **kwargs: Any) -> keras.Model:
@@ -179,71 +169,58 @@ class WeightFile:
             model.preprocess = preprocessing
         return model
 
-    def _open(self) -> h5py.File:
-        if self._file is None:
-            self._file = open_hdf5(self.path)
-        return self._file
+    @contextlib.contextmanager
+    def _hdf5(self) -> Iterator[h5py.File]:
+        with refuse_damage(self.path):
+            if self._file is None:
+                self._file = open_hdf5(self.path)
+            yield self._file
 
 
 def open_weights(weights: Weights, network: str | ResNetConfig | None = None) -> WeightFile:
     """Opens weights, downloading published ones; use it in a `with` statement.
 
-    Args:
-        weights: a `PretrainedWeights`, the name of one, or the path of a file.
-        network: the network to load them into. A name of `list_models()` identifies the network of a
-            file without a description; a config must have the architecture of the weights.
-
-    Raises:
-        InputError: there are no such weights, they cannot be downloaded or opened, or they are for another
-            network.
+    A `network` is the name of the network of a file without a description, or a config that must have the
+    architecture of the weights. Raises `InputError` if there are no such weights, if they cannot be
+    downloaded or opened, or if they are for another network.
     """
     model, config = (network, None) if isinstance(network, str) else (None, network)
-    path, entry = _locate(weights, config if model is None else get_config(model))
-    return WeightFile(path, entry, entry.model if entry else model, config)
-
-
-def _locate(weights: Weights, config: ResNetConfig | None) -> tuple[Path, PretrainedWeights | None]:
-    """Returns the file of weights and their entry of the registry, if any."""
-    _check_kind(weights)
-    if isinstance(weights, PretrainedWeights):
-        entry = weights
-    elif weights in list_weights():
-        entry = _entry_of_full_name(str(weights))
-    elif _is_name(weights):
-        entry = get_entry(str(weights), _zoo_name(config, weights))
-    else:
-        return Path(weights), None
-    if config is not None:
-        check_architecture(f"{entry.name!r}", entry.model, get_config(entry.model), config)
-    return fetch(entry.url, entry.digest), entry
+    found = _find(weights)
+    if isinstance(found, Path):
+        return WeightFile(found, None, model, config)
+    expected = config if model is None else get_config(model)
+    if isinstance(found, str):
+        if expected is None:
+            raise InputError(f"weights {found!r} exist for several networks; specify one")
+        zoo = [name for name, row in MODELS.items() if row.architecture == expected.architecture]
+        if not zoo:
+            raise InputError(f"no network of the zoo has these options, so it has no weights {found!r}")
+        found = registry.get_entry(found, zoo[0])
+    if expected is not None:
+        check_architecture(repr(found.name), found.model, get_config(found.model), expected)
+    return WeightFile(fetch(found.url, found.digest), found, found.model, config)
 
 
 def preprocessing_of(weights: Weights, model: str | None = None) -> Preprocessing:
     """Returns the preprocessing for weights, without downloading published ones.
 
-    `model` is required if networks with weights of this name differ.
-
-    Raises:
-        InputError: there are no such weights, or their preprocessing is unknown or ambiguous.
+    `model` is required if networks with weights of this name differ. Raises `InputError` if there are no such
+    weights, or if their preprocessing is unknown or ambiguous.
     """
-    if isinstance(weights, PretrainedWeights):
-        return weights.preprocessing
-    _check_kind(weights)
-    if weights in list_weights():
-        return _entry_of_full_name(str(weights)).preprocessing
-    if not _is_name(weights):
-        with open_weights(weights) as file:
+    found = _find(weights)
+    if isinstance(found, PretrainedWeights):
+        return found.preprocessing
+    if isinstance(found, Path):
+        with open_weights(found) as file:
             if file.preprocessing is None:
                 raise InputError(
                     f"{weights} does not describe its preprocessing; use the model's `preprocess`"
                 )
             return file.preprocessing
-    if model is not None:
-        return get_entry(str(weights), model).preprocessing
-    entries = find_entries(str(weights))
+    entries = registry.find_entries(found) if model is None else [registry.get_entry(found, model)]
     if len({entry.preprocessing for entry in entries}) > 1:
         names = ", ".join(entry.model for entry in entries[:3])
-        raise InputError(f"the networks that have weights {weights!r} ({names}, ...) differ; pass model=")
+        raise InputError(f"the networks that have weights {found!r} ({names}, ...) differ; pass model=")
     return entries[0].preprocessing
 
 
@@ -252,8 +229,8 @@ def preprocess_input(x: Any, weights: Weights, model: str | None = None, crop: b
 
     Args:
         x: RGB images 0-255, uint8 or float, (height, width, channels) or (n, height, width, channels).
-        weights: a `PretrainedWeights`, the name of one, or the path of a native file.
-        model: a name of `list_models()`, required if networks with weights of this name differ.
+        weights: published weights, or the path of a native file.
+        model: required if networks with weights of this name differ.
         crop: whether to resize and crop, like torchvision's `transforms()`; otherwise images are only
             normalized, like keras.applications' `preprocess_input`.
 
@@ -263,33 +240,19 @@ def preprocess_input(x: Any, weights: Weights, model: str | None = None, crop: b
     return preprocessing_of(weights, model)(x, crop=crop)
 
 
-def _check_kind(weights: object) -> None:
-    if not isinstance(weights, str | os.PathLike | PretrainedWeights):
+def _find(weights: Weights) -> PretrainedWeights | Path | str:
+    """Returns an entry of the registry, the path of a file, or a name that several networks may share."""
+    if isinstance(weights, PretrainedWeights):
+        return weights
+    if not isinstance(weights, str | os.PathLike):
         raise InputError(
             f"weights must be a name of list_weights(), a path or a PretrainedWeights; got {weights!r}"
         )
-
-
-def _entry_of_full_name(name: str) -> PretrainedWeights:
-    """Returns the entry for a full name such as "resnet50_v1_5/torchvision_v2"."""
-    model, name = name.split("/")
-    return get_entry(name, model)
-
-
-def _is_name(weights: object) -> bool:
-    """Returns whether it can only be a name of the registry: neither a file nor with a file's suffix."""
-    return (
-        isinstance(weights, str)
-        and not os.path.isfile(weights)  # a folder named imagenet is fine
-        and os.sep not in weights
-        and Path(weights).suffix not in SUFFIXES
-    )
-
-
-def _zoo_name(config: ResNetConfig | None, weights: object) -> str:
-    if config is None:
-        raise InputError(f"weights {weights!r} exist for several networks; specify one")
-    for name, row in MODELS.items():
-        if row.architecture == config.architecture:
-            return name
-    raise InputError(f"no network of the zoo has these options, so it has no weights {weights!r}")
+    if isinstance(weights, os.PathLike):
+        return Path(weights)
+    if weights in registry.list_weights():
+        model, name = weights.split("/")
+        return registry.get_entry(name, model)
+    # A folder named imagenet is fine.
+    is_path = os.path.isfile(weights) or os.sep in weights or Path(weights).suffix in SUFFIXES
+    return Path(weights) if is_path else weights

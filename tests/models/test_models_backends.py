@@ -16,7 +16,7 @@ from keras_resnet.weights import save_weights
 
 ROOT = Path(keras_resnet.__file__).parents[1]
 SHAPE = (33, 35, 3)
-# Every block, option and stem; not all their products, because JAX compiles each shape of each operation.
+# Every block, option and stem, but not all combinations: JAX compiles each shape of each operation.
 KINDS = [
     "basic 1x1 A cifar",
     "basic 1x1 B imagenet",
@@ -59,7 +59,7 @@ print(json.dumps(facts))
 
 
 def on_jax(networks, folder):
-    """What a process with the JAX backend computes with these weights: outputs, and a few facts."""
+    """Returns the outputs of a process with the JAX backend for these weights, and a few facts."""
     for index, model in enumerate(networks.values()):
         save_weights(model, folder / f"{index}.weights.h5")
     np.save(folder / "batch.npy", images(2, *SHAPE))
@@ -85,7 +85,7 @@ def check_training(model, results):
 
 
 def test_jax_equals_tensorflow(tmp_path):
-    """One test, because the process takes long and parallel test runners would start it again."""
+    """A single test, because the process is slow and parallel test runners would start it again."""
     networks = {
         kind: randomize(build_resnet(ALL_SMALL[kind], input_shape=SHAPE, classifier_activation=None))
         for kind in KINDS

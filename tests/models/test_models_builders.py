@@ -1,4 +1,4 @@
-"""The zoo's names, arguments, layers and feature maps; what a network is made of and starts from."""
+"""Names, arguments, layers, feature maps and initialization of the networks."""
 
 import dataclasses
 import inspect
@@ -78,7 +78,7 @@ def test_names():
 
 def test_config_overrides_are_the_configs_fields():
     fields = {field.name: field.type for field in dataclasses.fields(ResNetConfig)}
-    assert fields.pop("classes") is int  # an argument of its own
+    assert fields.pop("classes") is int  # a separate argument
     assert ConfigOverrides.__annotations__ == fields
 
 
@@ -122,7 +122,7 @@ def test_input_shapes(size, channels):
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
 
 
-def test_any_size_gives_what_the_fixed_size_gives():
+def test_any_size_equals_a_fixed_size():
     fixed = randomize(build_model("resnet18", input_shape=(45, 38, 3), **TINY))
     dynamic = build_model("resnet18", input_shape=(None, None, 3), **TINY)
     dynamic.set_weights(fixed.get_weights())
@@ -201,7 +201,7 @@ def test_input_tensor_and_input_shape_must_agree():
         ({"output_stride": 64}, "output_stride must be one of 4, 8, 16, 32; got 64"),
         ({"output_stride": "8"}, "output_stride must be one of"),
         ({"out_indices": (1,)}, "out_indices selects among the maps of features_only=True"),
-        ({"features_only": True, "pooling": "avg"}, "features_only gives maps, which pooling='avg' would"),
+        ({"features_only": True, "pooling": "avg"}, "it cannot be combined with pooling='avg'"),
         ({"features_only": True, "out_indices": (5,)}, "integers from 0 (C1) to 4 (C5); got (5,)"),
         ({"features_only": True, "out_indices": (1, -4)}, "must be different integers"),
         ({"features_only": True, "out_indices": ()}, "must be different integers"),
@@ -227,7 +227,7 @@ def test_bad_arguments(arguments, sentence):
     assert "\n" not in str(refusal.value)
 
 
-def test_least_sizes():
+def test_minimum_sizes():
     assert build_model("resnet18", input_shape=(32, 32, 3))(images(1, 32, 32, 3)).shape == (1, 1000)
     assert build_model("cifar_resnet20", input_shape=(4, 4, 3))(images(1, 4, 4, 3)).shape == (1, 10)
     with pytest.raises(InputError, match="at least 4x4 pixels"):
@@ -246,7 +246,7 @@ def test_layer_names_of_keras_applications(resnet50):
 
 
 @pytest.mark.parametrize("name", ["cifar_resnet20", "resnet18", "resnet50", "plain18"])
-def test_every_layer_name_says_what_it_is(name):
+def test_layer_names_end_with_their_kind(name):
     kinds = {
         "conv": keras.layers.Conv2D,
         "bn": keras.layers.BatchNormalization,
@@ -293,7 +293,7 @@ def test_feature_maps_make_an_extractor():
     }
 
 
-def test_feature_maps_of_a_foreign_model():
+def test_feature_maps_of_another_model():
     inputs = keras.Input((8, 8, 3))
     with pytest.raises(InputError, match="no stages"):
         feature_maps(keras.Model(inputs, keras.layers.Flatten()(inputs), name="mine"))
@@ -330,8 +330,8 @@ STAGES = {"stage_depths": (2, 2, 2, 2), "stage_filters": (64, 72, 80, 88)}
     ],
 )
 @pytest.mark.parametrize("size", [(64, 96), (65, 79)], ids=["even", "odd"])
-def test_dilation_computes_what_strides_leave_out(name, overrides, size):
-    """With an output stride every pixel of the strided map is a pixel of the finer one."""
+def test_dilated_maps_contain_the_strided_map(name, overrides, size):
+    """Every pixel of the strided map is one of the dilated map."""
     arguments = {**STAGES, **overrides, "include_top": False, "input_shape": (*size, 3)}
     strided = randomize(build_model(name, **arguments))
     batch = images(1, *size, 3)
@@ -345,7 +345,7 @@ def test_dilation_computes_what_strides_leave_out(name, overrides, size):
 
 
 def test_dilation_of_average_pooling_is_that_of_timm():
-    """At half the stride it is exact; further on timm averages neighbours that are too near, too."""
+    """It is exact at half the stride; at a quarter, timm averages pixels that are too near, as we do."""
     arguments = {**STAGES, "include_top": False, "input_shape": (64, 96, 3)}
     strided = randomize(build_model("resnet18d", **arguments))
     batch = images(1, 64, 96, 3)
@@ -360,7 +360,7 @@ def test_dilation_of_average_pooling_is_that_of_timm():
 @pytest.mark.parametrize("name", ["resnet18", "resnet50d", "resnet50_v2", "cifar_resnet20"])
 @pytest.mark.parametrize("output_stride", [None, 4])
 def test_feature_info(name, output_stride):
-    """The strides are the sizes' ratios; the channels are the tensors'."""
+    """The strides are the ratios of the sizes."""
     model = build_model(name, input_shape=(64, 64, 3), output_stride=output_stride)
     maps = feature_info(model)
     assert list(maps) == (["C1", "C2", "C3", "C4"] if "cifar" in name else ["C1", "C2", "C3", "C4", "C5"])
@@ -371,7 +371,7 @@ def test_feature_info(name, output_stride):
 
 @pytest.mark.parametrize("kind", ALL_SMALL)
 def test_stages_on_any_tensor(kind):
-    """The network is its stem and its stages; the last stage can be built apart, on regions say."""
+    """The last stage can be built separately, for example on regions."""
     config = ALL_SMALL[kind]
     whole = randomize(build_resnet(config, include_top=False, input_shape=(32, 40, 3)))
     images_in = keras.Input((32, 40, 3))
@@ -399,7 +399,7 @@ def test_features_only(name):
         np.testing.assert_array_equal(values[key], expected)
 
 
-def test_out_indices_leave_the_rest_out():
+def test_out_indices():
     arguments = {"features_only": True, "input_shape": (64, 64, 3), **STAGES}
     some = build_model("resnet18", out_indices=(3, 1), **arguments)
     assert list(some.output) == ["C4", "C2"]
@@ -450,7 +450,7 @@ def test_freeze_takes_the_names_of_feature_maps():
     assert features.trainable_weights == []
 
 
-def test_any_inner_tensor_is_a_model():
+def test_models_of_inner_tensors():
     model = build_resnet(small_config("bottleneck", "A"))
     outputs = [layer.output for layer in model.layers[1:]]
     values = keras.Model(model.input, outputs)(images(2, 32, 32, 3))
@@ -473,11 +473,11 @@ def test_he_normal():
         kernel = model.get_layer(name).kernel.numpy()
         assert kernel.std() == pytest.approx(np.sqrt(2 / fan_in), rel=0.03 if kernel.size < 1e5 else 0.005)
         assert abs(kernel.mean()) < 4 * kernel.std() / np.sqrt(kernel.size)
-        # A Gaussian has 4.6 % beyond two deviations; Keras' own "he_normal" cuts it off near there.
+        # A Gaussian has 4.6 % beyond two deviations, where Keras' "he_normal" truncates it.
         assert np.mean(np.abs(kernel) > 2.3 * kernel.std()) == pytest.approx(0.0214, rel=0.15)
 
 
-# Section 4.2's table and section 3.4, with a bias a convolution instead of scales and shifts.
+# Section 4.2's table, with a bias per convolution instead of batch normalization (section 3.4).
 CIFAR_20_WITHOUT_BATCH_NORM = (
     (9 * 3 * 16 + 16)
     + 6 * (9 * 16 * 16 + 16)
@@ -498,7 +498,7 @@ def test_parameters_without_batch_norm(name):
 
 @pytest.mark.parametrize("kind", ALL_SMALL)
 def test_layers_without_batch_norm(kind):
-    """What stays keeps its name and its place; every convolution has a bias, of zero at first."""
+    """The other layers keep their names; every convolution has a bias, initially zero."""
     normalized = build_resnet(ALL_SMALL[kind])
     bare = build_resnet(ALL_SMALL[kind].replace(batch_norm=False))
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in bare.layers)
@@ -515,8 +515,8 @@ def test_layers_without_batch_norm(kind):
 
 
 @pytest.mark.parametrize("kind", ALL_SMALL)
-def test_without_batch_norm_is_with_one_that_only_shifts(kind):
-    """A normalization with variance 1 and scale 1 adds what is left of its mean: a bias."""
+def test_without_batch_norm_equals_shifts_as_biases(kind):
+    """Batch normalization with variance 1 and scale 1 is a bias."""
     config = ALL_SMALL[kind]
     bare = randomize(build_resnet(config.replace(batch_norm=False), classifier_activation=None))
     model = build_resnet(config, classifier_activation=None)
@@ -536,7 +536,7 @@ def test_without_batch_norm_is_with_one_that_only_shifts(kind):
     assert relative_difference(model(batch), bare(batch)) < 1e-5
 
 
-def test_twins_without_batch_norm_have_equal_variables():
+def test_plain_and_residual_networks_have_equal_variables():
     def variables(name):
         keras.utils.set_random_seed(4)
         return build_model(name, batch_norm=False).weights
@@ -646,7 +646,7 @@ def channels_first():
 
 @pytest.mark.parametrize("kind", ALL_SMALL)
 def test_channels_first_shapes(kind, channels_first):
-    """The values are compared in test_backends.py: TensorFlow's CPU kernels lack channels first."""
+    """TensorFlow's CPU kernels lack channels first; test_models_backends.py compares the values on JAX."""
     model = build_resnet(ALL_SMALL[kind])
     width = 1 if ALL_SMALL[kind].block == "basic" else 4
     shrink = 1 if ALL_SMALL[kind].stem == "cifar" else 4

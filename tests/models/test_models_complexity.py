@@ -54,7 +54,7 @@ def test_default_options():
         assert complexity(build_zeros(name)).parameters == PARAMETERS[name][option]
 
 
-# Section 4.2: six 3x3 convolutions on each of 32x32, 16x16 and 8x8, after one that reads colours.
+# Section 4.2: six 3x3 convolutions on each of 32x32, 16x16 and 8x8, after one on RGB.
 CIFAR_20 = (
     32 * 32 * 9 * (3 * 16 + 6 * 16 * 16)
     + 16 * 16 * 9 * (16 * 32 + 5 * 32 * 32)
@@ -64,7 +64,7 @@ CIFAR_20 = (
 
 
 def resnet50_by_hand(stride_on_1x1):
-    """Table 1's column "50-layer", size by size."""
+    """Table 1's column "50-layer" by feature map size."""
     total = 112 * 112 * 49 * 3 * 64 + 2048 * 1000
     channels = 64
     for size, width, depth in [(56, 64, 3), (28, 128, 4), (14, 256, 6), (7, 512, 3)]:
@@ -100,14 +100,14 @@ def test_dynamic_size():
     assert larger.multiply_adds - 640 == 4 * (fixed.multiply_adds - 640)
 
 
-def test_input_shape_goes_before_the_models_own():
+def test_input_shape_overrides_the_models_own():
     assert (
         complexity(build_model("cifar_resnet20", input_shape=(64, 64, 3)), (32, 32, 3)).multiply_adds
         == CIFAR_20
     )
 
 
-def test_complexity_leaves_the_model_alone():
+def test_complexity_does_not_change_the_model():
     model = build_model("cifar_resnet20", input_shape=(None, None, 3))
     before = model.get_weights()
     complexity(model, (32, 32, 3))

@@ -1,4 +1,4 @@
-"""Our batch normalization is Keras', but for the kernel that TensorFlow runs."""
+"""Our batch normalization equals that of Keras, except for TensorFlow's kernel."""
 
 import keras
 import numpy as np
@@ -85,7 +85,7 @@ def test_equal_in_mixed_precision(policy, tolerance, training):
 
 
 def operations(layer, *shape, training=True, dtype="float32", **kwargs):
-    """The kinds of kernel in the graph of a call."""
+    """The types of operations in the graph of a call."""
 
     @tf.function
     def call(x):
@@ -104,7 +104,7 @@ def test_fused_kernel_runs(axis, policy, training):
 
 
 def test_keras_layer_has_no_fused_kernel():
-    """Once this fails, Keras has learned it, and ours can go."""
+    """If this fails, Keras uses the fused kernel, too, and our layer can be removed."""
     assert FUSED not in operations(keras.layers.BatchNormalization(), None, None, None, 4)
 
 

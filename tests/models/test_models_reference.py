@@ -1,4 +1,4 @@
-"""The forward pass against two others: plain NumPy, and keras.applications with the same weights."""
+"""The forward pass compared with plain NumPy, and with keras.applications with the same weights."""
 
 import keras
 import numpy as np
@@ -91,7 +91,7 @@ class NumpyNetwork:
             x = last(relu(self.conv_bn(x, "conv1_2", 1)), "conv1_3", 1)
         else:
             x = last(x, "conv1", 2)
-        # keras.applications pads with zeros, which shows where no ReLU came before.
+        # keras.applications pads with zeros, which matters without a ReLU before.
         return windows(x, 3, 2, 1, 0 if self.preactivated else -np.inf).max((-2, -1))
 
     def block(self, x, name, stride):
@@ -120,7 +120,7 @@ def relu(x):
 
 
 def mean_of_two_by_two(x):
-    """At an odd edge of what there is."""
+    """At an odd edge only the pixels that exist are averaged."""
     x = np.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), constant_values=np.nan)
     patches = sliding_window_view(x, (2, 2), axis=(1, 2))[:, ::2, ::2]
     return np.nanmean(patches, (-2, -1))
@@ -138,7 +138,7 @@ def test_numpy(kind, size):
 
 
 def test_numpy_inner_tensors_in_training():
-    """In training the statistics are the batch's own, and the moving ones follow with momentum 0.9."""
+    """Batch statistics are used, and the moving statistics are updated with momentum 0.9."""
     model = randomize(build_resnet(ALL_SMALL["basic 1x1 A cifar"], input_shape=(9, 9, 3)))
     bn = model.get_layer("conv1_bn")
     inner = keras.Model(model.input, [model.get_layer("conv1_conv").output, bn.output])

@@ -1,4 +1,4 @@
-"""Published weights and files in users' code: by name or path, with their preprocessing."""
+"""Published weights and weight files, by name or path, with their preprocessing."""
 
 import dataclasses
 import subprocess
@@ -41,7 +41,7 @@ def downloaded(tensors, tmp_path_factory):
 
 @pytest.fixture
 def fetched(downloaded, monkeypatch):
-    """Stands for the network; keeps what was asked for."""
+    """Replaces downloading; returns the recorded requests."""
     asked = []
 
     def fetch(url, digest):
@@ -53,18 +53,18 @@ def fetched(downloaded, monkeypatch):
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "torchvision_v1", get_entry("imagenet", "resnet18")])
-def test_a_name_gives_the_published_network(weights, fetched, tensors):
+def test_weights_by_name(weights, fetched, tensors):
     model = keras_resnet.ResNet18(weights=weights, classifier_activation=None, input_shape=(64, 64, 3))
     entry = get_entry("torchvision_v1", "resnet18")
     assert fetched == [(entry.url, entry.digest)]
     batch = images(2, 64, 64, 3)
     assert relative_difference(model(batch), torch_forward(tensors, batch)) < 1e-5
-    # At another size the same share of an image is cut out: 224 of 256.
+    # At another size the crop keeps its share of the image: 224 of 256.
     assert model.preprocess == dataclasses.replace(entry.preprocessing, size=64, resize=73)
     assert keras_resnet.ResNet18(weights=weights).preprocess == entry.preprocessing
 
 
-def test_another_head_and_other_channels(fetched, tensors):
+def test_other_classes_and_channels(fetched, tensors):
     model = keras_resnet.ResNet18(weights="imagenet", classes=3, input_shape=(64, 64, 1))
     assert model.output_shape == (None, 3)
     kernel = model.get_layer("conv1_conv").kernel.numpy()
@@ -92,21 +92,21 @@ def test_another_head_and_other_channels(fetched, tensors):
         ("resnet18", {"weights": "folder/imagenet"}, "folder/imagenet does not exist"),
     ],
 )
-def test_what_does_not_fit_is_one_line(model, arguments, told, fetched):
+def test_weights_that_do_not_fit(model, arguments, told, fetched):
     with pytest.raises(InputError) as refusal:
         build_model(model, input_shape=(32, 32, 3), **arguments)
     assert told in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
-def test_options_that_name_the_zoos_own_row(fetched):
-    """A network that is written by its options is the one that the table calls so."""
+def test_options_of_another_network_of_the_zoo(fetched):
+    """A plain network with shortcuts is the residual network, whose weights it takes."""
     model = keras_resnet.PlainNet18(weights="imagenet", shortcut="B", input_shape=(32, 32, 3))
     assert model.name == "plain18"
     assert len(fetched) == 1
 
 
-def test_full_names_and_a_folder_called_imagenet(fetched, monkeypatch, tmp_path):
+def test_full_names_and_a_folder_named_imagenet(fetched, monkeypatch, tmp_path):
     (tmp_path / "imagenet").mkdir()
     monkeypatch.chdir(tmp_path)
     photo = np.zeros((300, 400, 3), "uint8")
@@ -119,21 +119,21 @@ def test_full_names_and_a_folder_called_imagenet(fetched, monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("weights", [5, True, object()])
-def test_what_can_be_no_weights(weights):
+def test_invalid_types_of_weights(weights):
     with pytest.raises(InputError, match="weights must be a name of list_weights"):
         build_model("resnet18", weights=weights, input_shape=(32, 32, 3))
     with pytest.raises(InputError, match="weights must be a name of list_weights"):
         preprocess_input(np.zeros((8, 8, 3), "uint8"), weights)
 
 
-def test_the_files_own_classes_are_the_default(tmp_path):
+def test_the_default_classes_are_those_of_the_file(tmp_path):
     save_file(state_dict("basic", (2, 2, 2, 2), (64, 128, 256, 512), 5), tmp_path / "m.safetensors")
     model = keras_resnet.ResNet18(weights=tmp_path / "m.safetensors", input_shape=(32, 32, 3))
     assert model.output_shape == (None, 5)
     assert np.any(model.get_layer("predictions").bias.numpy())
 
 
-def test_files_of_other_zoos_by_path(downloaded, tensors):
+def test_torch_files_by_path(downloaded, tensors):
     model = build_model("resnet18", weights=downloaded, classifier_activation=None, input_shape=(64, 64, 3))
     batch = images(2, 64, 64, 3)
     assert relative_difference(model(batch), torch_forward(tensors, batch)) < 1e-5
@@ -146,8 +146,8 @@ def test_files_of_other_zoos_by_path(downloaded, tensors):
     [("resnet50", "ResNet50", "resnet"), ("resnet50_v2", "ResNet50V2", "resnet_v2")],
 )
 @pytest.mark.parametrize("ending", ["m.weights.h5", "m.h5"])
-def test_keras_applications_with_their_own_preprocessing(name, theirs, module, ending, tmp_path):
-    """Pixels through our `preprocess` and network are pixels through theirs."""
+def test_keras_applications_with_its_preprocessing(name, theirs, module, ending, tmp_path):
+    """Our `preprocess` and network give the same logits as those of keras.applications."""
     other = randomize(
         getattr(keras.applications, theirs)(
             weights=None, classes=4, classifier_activation=None, input_shape=(64, 64, 3)
@@ -161,7 +161,7 @@ def test_keras_applications_with_their_own_preprocessing(name, theirs, module, e
     if hasattr(model, "preprocess"):
         prepared = model.preprocess(pixels, crop=False)
     else:
-        # Of a pre-activation network's file in the new layout nobody can tell whose it is.
+        # A pre-activation network's file in the new layout is ambiguous.
         assert (name, ending) == ("resnet50_v2", "m.weights.h5")
         prepared = preprocess_input(pixels, "keras_applications", "resnet50_v2", crop=False)
     assert relative_difference(model(prepared), expected) < 1e-4
@@ -173,7 +173,9 @@ def test_keras_applications_with_their_own_preprocessing(name, theirs, module, e
 def test_every_network_of_keras_applications_on_photos(depth, version, tmp_path):
     """At full size, with random statistics, in the format of the published files."""
     theirs = randomize(getattr(keras.applications, f"ResNet{depth}{version}")(weights=None))
-    for layer in theirs.layers:  # fifty blocks of random statistics would leave nothing of the photo
+    for (
+        layer
+    ) in theirs.layers:  # with random statistics in all blocks the output would hardly depend on the photo
         last = layer.name.endswith("_3_bn" if not version else "_preact_bn")
         if last:
             layer.gamma.assign(0.3 * layer.gamma)
@@ -217,7 +219,7 @@ def test_preprocess_input(downloaded, tmp_path):
         ("m.weights.h5", None, "does not exist"),
     ],
 )
-def test_whose_preprocessing(weights, model, told):
+def test_preprocessing_by_name(weights, model, told):
     photo = np.zeros((300, 400, 3), "uint8")
     if told is None:
         assert preprocess_input(photo, weights, model).shape == (224, 224, 3)
@@ -227,7 +229,7 @@ def test_whose_preprocessing(weights, model, told):
     assert told in str(refusal.value)
 
 
-def test_the_spec_of_weights(fetched, downloaded, tmp_path):
+def test_spec(fetched, downloaded, tmp_path):
     published = open_weights("imagenet", "resnet18").spec
     entry = get_entry("imagenet", "resnet18")
     assert published.preprocessing == entry.preprocessing
@@ -269,8 +271,8 @@ def test_compare_with_keras_applications(tmp_path, capsys):
     assert told.endswith(": equal\n")
 
 
-def test_compare_finds_a_difference(tmp_path, monkeypatch, capsys):
-    """Images in the wrong order of channels are a difference that must be seen."""
+def test_compare_detects_a_difference(tmp_path, monkeypatch, capsys):
+    """Such as a wrong order of the channels."""
     randomize(keras.applications.ResNet50(weights=None, classes=7)).save_weights(tmp_path / "m.weights.h5")
     theirs = compare._on_keras_applications
     monkeypatch.setattr(
@@ -288,12 +290,12 @@ def test_compare_without_the_framework(downloaded, monkeypatch, capsys):
     assert "install torch, and torchvision or timm" in capsys.readouterr().err
 
 
-# Files are opened once
+# Files are opened once and closed
 
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The names of all files that h5py and the reader of .safetensors open."""
+    """Records the names of all files that are opened."""
     names = []
 
     def counting(function):
@@ -314,14 +316,14 @@ def opened(monkeypatch):
     return names
 
 
-def test_a_native_file_is_opened_and_searched_once(opened, tmp_path):
+def test_a_native_file_is_opened_once(opened, tmp_path):
     spec = ModelSpec.default("resnet18", 5, SMALL)
     path = save_weights(spec.build(), tmp_path / "m.weights.h5", spec)
     opened.clear()
     model = keras_resnet.ResNet18(weights=path, **SMALL)
     assert model.output_shape == (None, 5)
     assert model.preprocess == spec.preprocessing
-    assert opened == ["m.weights.h5"] * 2  # the search of the heaps, and the opening
+    assert opened == ["m.weights.h5"] * 2  # the check of the heaps, and the opening
     opened.clear()
     assert np.shape(load_evaluated_model(str(path)).network()(images(1, 224, 224, 3))) == (1, 5)
     assert opened == ["m.weights.h5"] * 2
@@ -329,7 +331,7 @@ def test_a_native_file_is_opened_and_searched_once(opened, tmp_path):
     with open_weights(path) as file:
         again = file.build()
         assert again.preprocess == spec.preprocessing
-        file.load(again)  # closed by the first loading
+        file.load(again)  # the first load closed it
     assert opened == ["m.weights.h5"] * 4
     path.unlink()
     with pytest.raises(InputError, match="does not exist"):
@@ -347,7 +349,23 @@ def test_a_converted_file_is_read_once(opened, downloaded, tmp_path):
     assert opened == ["m.weights.h5"] * 2
 
 
-def test_a_file_that_does_not_say_of_which_network_it_is(downloaded):
+def test_the_file_is_closed_when_the_networks_arguments_are_refused(monkeypatch, tmp_path):
+    spec = ModelSpec.default("resnet18", 5, SMALL)
+    path = save_weights(spec.build(), tmp_path / "m.weights.h5", spec)
+    files = []
+
+    class File(h5py.File):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            files.append(self)
+
+    monkeypatch.setattr(h5py, "File", File)
+    with pytest.raises(InputError, match="at least 32x32 pixels"):
+        keras_resnet.ResNet18(weights=path, input_shape=(31, 31, 3), **SMALL)
+    assert [bool(file) for file in files] == [False]  # an open file is true
+
+
+def test_a_file_that_does_not_name_its_network(downloaded):
     with (
         open_weights(downloaded) as file,
         pytest.raises(InputError, match="does not say which network it is for"),

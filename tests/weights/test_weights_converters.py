@@ -1,4 +1,4 @@
-"""Other zoos' files: the networks they give compute what their own frameworks would."""
+"""Converted weights: our networks compute the outputs of their original frameworks."""
 
 import pickle
 import subprocess
@@ -24,7 +24,7 @@ from keras_resnet.weights.keras_applications import applications_names
 from keras_resnet.weights.torch_files import torch_names
 
 CLASSES = 7
-# Small networks with torchvision's features: a stage without a projection (18), one in every stage (50).
+# Small networks: without a projection in the first stage (18), with one in every stage (50).
 SMALL = {
     "resnet18": {"stage_depths": (2, 1), "stage_filters": (64, 20), "classes": CLASSES},
     "resnet50_v1_5": {"stage_depths": (2, 2), "stage_filters": (24, 20), "classes": CLASSES},
@@ -45,12 +45,12 @@ def small_state_dict(name):
 
 @pytest.fixture(scope="module")
 def networks():
-    """Small networks for all tests: each loads anew, or must leave them as they were."""
+    """Small networks that all tests share: each loads weights, or leaves the network unchanged."""
     return {name: small(name) for name in SMALL}
 
 
 def refusal(model, path, config):
-    """The sentence with which a file is refused, after which the model must be as it was."""
+    """Returns the error message for a file; the model must be unchanged."""
     before = model.get_weights()
     with pytest.raises(InputError) as error:
         open_weights(path, config).load(model)
@@ -87,7 +87,7 @@ def test_half_precision_file(networks, tmp_path):
 
 
 def test_without_counters(networks, tmp_path):
-    """Files from before `num_batches_tracked` was invented."""
+    """Old files lack `num_batches_tracked`."""
     model, config = networks["resnet18"]
     tensors = {n: v for n, v in small_state_dict("resnet18").items() if "num_batches" not in n}
     save_file(tensors, tmp_path / "m.safetensors")
@@ -100,7 +100,7 @@ def test_torch_names_of_the_real_networks(name):
     names = [source.names for source in torch_names(config).values()]
     filters = tuple(1 for _ in config.stage_filters)  # the names do not depend on it
     expected = state_dict(config.block, config.stage_depths, filters, 1)
-    # With one filter a stage, the first has a projection: the basic blocks' first has none.
+    # With one filter per stage, the first stage has a projection, which those of basic blocks lack.
     assert {n for (n,) in names} == {
         n
         for n in expected
@@ -109,7 +109,7 @@ def test_torch_names_of_the_real_networks(name):
     assert len(names) == len(set(names))
 
 
-def spoilt(change):
+def changed(change):
     tensors = small_state_dict("resnet18")
     change(tensors)
     return tensors
@@ -137,9 +137,9 @@ def spoilt(change):
         ),
     ],
 )
-def test_what_does_not_fit_is_listed(change, told, networks, tmp_path):
+def test_problems_are_listed(change, told, networks, tmp_path):
     path = tmp_path / "m.safetensors"
-    save_file(spoilt(change), path)
+    save_file(changed(change), path)
     model, config = networks["resnet18"]
     sentence = refusal(model, path, config)
     assert sentence.startswith(f"{path} does not fit resnet18: ")
@@ -155,8 +155,8 @@ def test_all_problems_at_once(networks, tmp_path):
         assert told in sentence
 
 
-def test_networks_that_torch_zoos_lack(networks, tmp_path):
-    """Their tensors would fit, and the network would compute something else."""
+def test_networks_that_torchvision_and_timm_lack(networks, tmp_path):
+    """Their tensors would fit, but the outputs would be wrong."""
     path = tmp_path / "m.safetensors"
     save_file(small_state_dict("resnet50_v1_5"), path)
     model, config = networks["resnet50_v1_5"]
@@ -195,7 +195,7 @@ def test_missing_packages(monkeypatch, tmp_path):
 
 
 class FakeTensor:
-    """As much of a torch tensor as is read."""
+    """The parts of a torch tensor that are used."""
 
     def __init__(self, values, dtype="float32"):
         self.values, self.dtype, self.shape = values, dtype, values.shape
@@ -213,7 +213,7 @@ class FakeTensor:
 
 
 def fake_torch(monkeypatch, content, version="2.13.0+cpu"):
-    """Replaces torch; returns the list of the files that it will have loaded."""
+    """Replaces torch; returns a list that will hold the loaded files."""
     loaded = []
 
     def load(path, *, map_location, weights_only):
@@ -233,7 +233,7 @@ def fake_torch(monkeypatch, content, version="2.13.0+cpu"):
     "wrap", [dict, lambda t: {"state_dict": t, "epoch": 3}, lambda t: {"model": t, "args": None}]
 )
 def test_pth(wrap, monkeypatch, networks, tmp_path):
-    """The reading itself is torch's; here, that it is asked not to unpickle, and what becomes of it."""
+    """torch is replaced; the test is that unpickling is disabled, and how the result is used."""
     tensors = small_state_dict("resnet18")
     wrapped = {f"module.{name}": FakeTensor(value) for name, value in tensors.items()}
     wrapped["module.fc.bias"].dtype = "bfloat16"
@@ -268,8 +268,8 @@ def test_pth_of_something_else(content, told, monkeypatch, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_pth_is_read_once_by_a_builder(monkeypatch, tmp_path):
-    """Its classes, its preprocessing and its tensors come from one reading."""
+def test_a_pth_is_read_once(monkeypatch, tmp_path):
+    """For its classes, preprocessing and tensors."""
     tensors = small_state_dict("resnet18")
     loaded = fake_torch(monkeypatch, {name: FakeTensor(value) for name, value in tensors.items()})
     path = tmp_path / "m.pth"
@@ -281,7 +281,7 @@ def test_a_pth_is_read_once_by_a_builder(monkeypatch, tmp_path):
     assert loaded == [path]
 
 
-def test_torch_whose_safe_reader_is_not(monkeypatch, tmp_path):
+def test_torch_with_an_unsafe_reader(monkeypatch, tmp_path):
     fake_torch(monkeypatch, {}, version="2.5.1")
     (tmp_path / "m.pt").touch()
     with pytest.raises(InputError, match=r"needs torch 2\.6"):
@@ -297,7 +297,7 @@ def test_sizes_are_bounded(monkeypatch, tmp_path):
     with h5py.File(tmp_path / "m.h5", "w") as file:
         group = file.create_group("conv1_conv")
         group.attrs["weight_names"] = [b"kernel:0"]
-        group.create_dataset("kernel:0", (2**16, 2**16), "f4", chunks=(64, 64))  # a few bytes of file
+        group.create_dataset("kernel:0", (2**16, 2**16), "f4", chunks=(64, 64))  # takes a few bytes
     with pytest.raises(InputError, match="too large"):
         open_weights(tmp_path / "m.h5").tensors()
     monkeypatch.setattr(conversion, "MAX_ELEMENTS", 100)
@@ -350,12 +350,12 @@ def test_keras_applications(layout, theirs, ours, tmp_path):
     model.set_weights([np.zeros(w.shape, "f4") for w in model.weights])
     open_weights(path, config).load(model)
     batch = 50 * images(2, 64, 64, 3)
-    # Red, green, blue for ours; keras.applications' own networks take the opposite order.
+    # Our networks take RGB, those of keras.applications BGR.
     assert relative_difference(model(batch), theirs(batch[..., ::-1])) < 1e-4
 
 
 def test_epsilon_is_folded(theirs, ours, their_file):
-    """It shows where a variance is small, as in real networks with dead channels."""
+    """The difference matters where a variance is small, as in dead channels."""
     file = open_weights(their_file)
     assert file.kind == "applications"
     tensors = file.tensors()
@@ -377,7 +377,7 @@ def edited(their_file, tmp_path, edit):
 
 
 def elsewhere(their_file, link):
-    """An edit that replaces a kernel by a link."""
+    """Returns an edit that replaces a kernel by a link."""
 
     def edit(file):
         del file["conv1_conv/conv1_conv/kernel:0"]
@@ -430,7 +430,7 @@ def twice(their_file):
     ],
     ids=["external", "soft", "group", "virtual", "no biases", "twice"],
 )
-def test_files_that_are_no_such_networks(make, told, their_file, ours, tmp_path):
+def test_invalid_files(make, told, their_file, ours, tmp_path):
     path = edited(their_file, tmp_path, make(their_file))
     assert told in refusal(ours[0], path, ours[1])
 
@@ -453,7 +453,7 @@ def test_networks_that_keras_applications_lacks(ours, their_file):
 
 
 def test_compressed_data_are_refused(their_file, ours, tmp_path):
-    """A file of some kilobytes must not decide about gigabytes."""
+    """A file of some kilobytes must not allocate gigabytes."""
     path = edited(their_file, tmp_path, lambda file: None)
     with h5py.File(path, "r+") as file:
         del file["conv1_conv/conv1_conv/kernel:0"]
@@ -462,7 +462,7 @@ def test_compressed_data_are_refused(their_file, ours, tmp_path):
     assert "is compressed or was never written" in refusal(model, path, config)
 
 
-def test_a_file_of_our_own_is_not_converted(tmp_path):
+def test_native_files_are_not_converted(tmp_path):
     overrides = {"stage_depths": (1, 1), "stage_filters": (8, 8)}
     spec = ModelSpec.default("resnet50_v2", 5, overrides, (64, 64, 3))
     path = save_weights(spec.build(), tmp_path / "ours.weights.h5", spec)
@@ -470,7 +470,7 @@ def test_a_file_of_our_own_is_not_converted(tmp_path):
         convert(str(path), "resnet50_v2", str(tmp_path / "again.weights.h5"))
 
 
-def test_a_bare_file_of_a_network_without_normalization_is_our_own(tmp_path):
+def test_files_without_description_and_batch_norm_are_native(tmp_path):
     config = get_config("resnet50", **SMALL["resnet50_v1_5"], batch_norm=False)
     model = build_resnet(config, input_shape=(64, 64, 3), classifier_activation=None)
     model.save_weights(tmp_path / "m.weights.h5")
@@ -481,7 +481,7 @@ def test_a_bare_file_of_a_network_without_normalization_is_our_own(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["safetensors", "old", "new"])
 def test_any_damage_is_refused_or_read(kind, tmp_path):
-    """It ends in one line or in other numbers, never in a traceback."""
+    """The result is an `InputError` or other values, never another exception."""
     path = tmp_path / ("m.safetensors" if kind == "safetensors" else "m.weights.h5")
     if kind == "safetensors":
         save_file({f"{n}.weight": np.ones((n, 2), "f4") for n in range(9)}, path)
@@ -525,8 +525,8 @@ def test_convert_from_the_command_line(tmp_path):
     assert relative_difference(model(batch), torch_forward(tensors, batch)) < 1e-5
 
 
-def test_converted_keras_applications_take_rgb(theirs, their_file, tmp_path):
-    """With its spec's normalization the network is keras.applications' with its own preprocessing."""
+def test_converted_networks_take_rgb(theirs, their_file, tmp_path):
+    """With the spec's normalization, outputs are those of keras.applications with its preprocessing."""
     output = tmp_path / "m.weights.h5"
     convert(str(their_file), "resnet50", str(output))
     spec = read_spec(output)

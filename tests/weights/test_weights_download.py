@@ -1,4 +1,4 @@
-"""Downloads end whole and verified or with one line, whatever the server and the network do."""
+"""Downloads: verification, resumption, retries, redirections, locking and error messages."""
 
 import contextlib
 import errno
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `server.content` as its settings say, and keeps what it was asked for."""
+    """Serves `server.content` according to the server's settings, and records the requests."""
 
     protocol_version = "HTTP/1.1"
 
@@ -35,7 +35,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with server.counting:
             server.asked.append((self.path, self.headers.get("Range")))
             cut = server.cuts.pop(0) if server.cuts else None
-        if cut == "drop":  # before any answer
+        if cut == "drop":  # before any response
             return
         if isinstance(cut, int) and cut >= 400:
             return self.send_error(cut)
@@ -112,7 +112,7 @@ def name_of(digest):
 
 
 def refusal(*arguments):
-    """The one line with which a download is refused."""
+    """Returns the one-line error message of a download."""
     with pytest.raises(InputError) as error:
         fetch(*arguments)
     assert "\n" not in str(error.value)
@@ -127,7 +127,7 @@ def leave_part(cache, content):
 
 
 def visible(cache):
-    """What lies in the cache, without the locks."""
+    """Returns the names of the files in the cache, without the locks."""
     return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
 
 
@@ -135,7 +135,7 @@ def visible(cache):
     "digest", [SHA, SHA[:15], "md5:" + hashlib.md5(CONTENT).hexdigest()], ids=["whole", "prefix", "md5"]
 )
 @pytest.mark.parametrize("lengths", [True, False, "chunked"])
-def test_a_file_is_fetched_whole_into_a_new_folder(server, cache, digest, lengths):
+def test_download_into_a_new_folder(server, cache, digest, lengths):
     server.lengths = lengths
     path = fetch(server.url, digest, cache)
     assert path == cache / name_of(digest)
@@ -144,12 +144,12 @@ def test_a_file_is_fetched_whole_into_a_new_folder(server, cache, digest, length
     assert server.asked == [("/models/net.pth", None)]
 
 
-def test_a_name_that_has_the_digest_stays_as_it_is(server, cache):
+def test_a_name_with_the_digest_is_kept(server, cache):
     name = f"net-{SHA[7:15]}.pth"
     assert fetch(f"{server.address}/{name}", SHA, cache) == cache / name
 
 
-def test_equal_names_of_two_publishers_do_not_clash(server, cache):
+def test_equal_names_of_two_publishers(server, cache):
     first = fetch(server.url, SHA, cache)
     server.content = b"another network"
     second = fetch(server.url, "sha256:" + hashlib.sha256(server.content).hexdigest(), cache)
@@ -157,27 +157,27 @@ def test_equal_names_of_two_publishers_do_not_clash(server, cache):
     assert (first.read_bytes(), second.read_bytes()) == (CONTENT, b"another network")
 
 
-def test_a_cached_file_is_not_fetched_again(server, cache):
+def test_a_cached_file_is_not_downloaded_again(server, cache):
     path = fetch(server.url, SHA, cache)
     assert fetch(server.url, SHA, cache) == path
     assert len(server.asked) == 1
 
 
-def test_a_file_that_keras_or_a_person_put_there_is_taken(server, cache):
+def test_a_file_cached_by_keras_is_used(server, cache):
     cache.mkdir()
     (cache / "net.pth").write_bytes(CONTENT)
     assert fetch(server.url, SHA, cache) == cache / "net.pth"
     assert server.asked == []
 
 
-def test_another_file_of_the_plain_name_is_neither_taken_nor_touched(server, cache):
+def test_another_file_of_the_same_name_is_not_touched(server, cache):
     cache.mkdir()
     (cache / "net.pth").write_bytes(b"mine")
     assert fetch(server.url, SHA, cache).read_bytes() == CONTENT
     assert (cache / "net.pth").read_bytes() == b"mine"
 
 
-def test_a_damaged_cached_file_is_fetched_anew(server, cache):
+def test_a_damaged_cached_file_is_downloaded_again(server, cache):
     path = fetch(server.url, SHA, cache)
     path.write_bytes(CONTENT[:-1])
     assert fetch(server.url, SHA, cache).read_bytes() == CONTENT
@@ -185,8 +185,8 @@ def test_a_damaged_cached_file_is_fetched_anew(server, cache):
 
 
 @pytest.mark.parametrize("lengths", [True, False, "chunked"])
-def test_a_cut_connection_is_gone_on_with_where_it_stopped(server, cache, lengths):
-    """Without a length nobody can tell a cut from the end: then the digest does, at the next call."""
+def test_a_broken_download_is_resumed(server, cache, lengths):
+    """Without a content length only the digest shows that a download is incomplete."""
     server.cuts, server.lengths = [200, 200], lengths
     if not lengths:
         assert "is not the expected file" in refusal(server.url, SHA, cache)
@@ -197,20 +197,20 @@ def test_a_cut_connection_is_gone_on_with_where_it_stopped(server, cache, length
     assert ranges == ([None, "bytes=200-", "bytes=400-"] if lengths else [None])
 
 
-def test_a_server_without_ranges_sends_everything_again(server, cache):
+def test_a_server_without_ranges(server, cache):
     server.cuts, server.ranges = [200], False
     assert fetch(server.url, SHA, cache).read_bytes() == CONTENT
     assert [asked for _, asked in server.asked] == [None, "bytes=200-"]
 
 
 @pytest.mark.parametrize(("ranges", "requests"), [("widened", 2), ("shifted", 3)])
-def test_a_server_that_sends_another_range_does_no_harm(server, cache, ranges, requests):
+def test_a_server_that_sends_another_range(server, cache, ranges, requests):
     server.cuts, server.ranges = [200], ranges
     assert fetch(server.url, SHA, cache).read_bytes() == CONTENT
     assert len(server.asked) == requests
 
 
-def test_a_part_of_an_earlier_call_is_gone_on_with(server, cache):
+def test_a_partial_download_of_an_earlier_call_is_resumed(server, cache):
     part = leave_part(cache, CONTENT[:5000])
     assert fetch(server.url, SHA, cache).read_bytes() == CONTENT
     assert server.asked == [("/models/net.pth", "bytes=5000-")]
@@ -218,19 +218,19 @@ def test_a_part_of_an_earlier_call_is_gone_on_with(server, cache):
 
 
 @pytest.mark.parametrize("content", [CONTENT, CONTENT + b"more"], ids=["whole", "too long"])
-def test_a_part_beyond_the_end_is_begun_anew(server, cache, content):
+def test_a_partial_download_that_is_too_long_is_restarted(server, cache, content):
     leave_part(cache, content)
     assert fetch(server.url, SHA, cache).read_bytes() == CONTENT
     assert [asked for _, asked in server.asked] == [f"bytes={len(content)}-", None]
 
 
-def test_a_damaged_part_of_an_earlier_call_is_begun_anew(server, cache):
+def test_a_damaged_partial_download_is_restarted(server, cache):
     leave_part(cache, b"x" * 5000)
     assert fetch(server.url, SHA, cache).read_bytes() == CONTENT
     assert [asked for _, asked in server.asked] == ["bytes=5000-", None]
 
 
-def test_a_wrong_file_is_removed_and_told_with_both_digests(server, cache):
+def test_a_file_with_a_wrong_digest_is_removed(server, cache):
     server.content = b"an error page"
     found = hashlib.sha256(server.content).hexdigest()
     assert refusal(server.url, SHA, cache) == (
@@ -241,7 +241,7 @@ def test_a_wrong_file_is_removed_and_told_with_both_digests(server, cache):
     assert len(server.asked) == 1
 
 
-def test_a_connection_that_always_breaks_is_given_up_and_its_part_kept(server, cache):
+def test_a_partial_download_is_kept_after_the_last_retry(server, cache):
     server.cuts = [200] * 99
     told = refusal(server.url, SHA, cache)
     assert told == (
@@ -253,7 +253,7 @@ def test_a_connection_that_always_breaks_is_given_up_and_its_part_kept(server, c
 
 
 @pytest.mark.parametrize("code", [403, 404, 410])
-def test_a_file_that_is_not_there_is_asked_for_once(server, cache, code):
+def test_a_missing_file_is_requested_once(server, cache, code):
     server.cuts = [code]
     told = refusal(server.url, SHA, cache)
     assert told.startswith(f"cannot fetch {server.url}: HTTP {code} ")
@@ -262,13 +262,13 @@ def test_a_file_that_is_not_there_is_asked_for_once(server, cache, code):
 
 
 @pytest.mark.parametrize("cut", [500, 503, 429, "drop"])
-def test_a_server_with_a_passing_fault_is_asked_again(server, cache, cut):
+def test_temporary_errors_are_retried(server, cache, cut):
     server.cuts = [cut, cut]
     assert fetch(server.url, SHA, cache).read_bytes() == CONTENT
     assert len(server.asked) == 3
 
 
-def test_without_a_network_the_first_try_is_the_last(cache, monkeypatch):
+def test_no_retry_without_a_network(cache, monkeypatch):
     def no_sleep(_):
         raise AssertionError("waited")
 
@@ -282,7 +282,7 @@ def test_without_a_network_the_first_try_is_the_last(cache, monkeypatch):
     )
 
 
-def test_a_server_that_says_nothing_is_waited_for_a_while_only(cache, monkeypatch):
+def test_timeout(cache, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.05)
     monkeypatch.setattr(download, "TRIES", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -291,14 +291,14 @@ def test_a_server_that_says_nothing_is_waited_for_a_while_only(cache, monkeypatc
 
 
 @pytest.mark.parametrize("lengths", [True, False, "absurd"])
-def test_an_endless_answer_is_stopped(server, cache, monkeypatch, lengths):
+def test_too_large_downloads_are_stopped(server, cache, monkeypatch, lengths):
     monkeypatch.setattr(download, "MAX_BYTES", 50_000)
     server.lengths = lengths
     assert refusal(server.url, SHA, cache) == f"{server.url} is too large for a weight file: over 50000 bytes"
     assert visible(cache) == []
 
 
-def test_a_redirection_is_followed_with_the_range(server, cache):
+def test_a_redirection_keeps_the_range(server, cache):
     server.redirects["/models/net.pth"] = f"{server.address}/moved"
     leave_part(cache, CONTENT[:5000])
     assert fetch(server.url, SHA, cache).read_bytes() == CONTENT
@@ -317,12 +317,12 @@ def test_a_redirection_away_from_https_is_refused(server, cache, target):
     "url",
     ["http://example.org/a.pth", "file:///etc/passwd", "ftp://127.0.0.1/a", "a.pth", "http://localhost/a"],
 )
-def test_other_addresses_than_https_are_refused(cache, url):
+def test_addresses_without_https_are_refused(cache, url):
     assert refusal(url, SHA, cache) == f"weights are fetched over https only; {url}"
     assert not cache.exists()
 
 
-def test_https_may_not_be_redirected_to_this_machine():
+def test_https_may_not_be_redirected_to_the_local_host():
     with pytest.raises(InputError, match=r"https://example\.org/a redirects to http:"):
         download._check_address("http://127.0.0.1/a", "https://example.org/a")
 
@@ -330,12 +330,12 @@ def test_https_may_not_be_redirected_to_this_machine():
 @pytest.mark.parametrize(
     "digest", ["", "sha256:", "sha256:0123456", "sha1:01234567", "sha256:ABCDEF01", "0" * 64]
 )
-def test_another_kind_of_digest_is_refused(server, cache, digest):
+def test_invalid_digests_are_refused(server, cache, digest):
     assert refusal(server.url, digest, cache).endswith(f"hexadecimal digits; got {digest!r}")
     assert server.asked == []
 
 
-def test_a_cache_that_is_no_folder_is_told_in_one_line(server, cache):
+def test_a_cache_that_is_not_a_folder(server, cache):
     cache.write_bytes(b"")
     assert refusal(server.url, SHA, cache) == (
         f"cannot store {name_of(SHA)} in {cache}: File exists; "
@@ -344,8 +344,8 @@ def test_a_cache_that_is_no_folder_is_told_in_one_line(server, cache):
 
 
 @pytest.mark.parametrize("error", [errno.EROFS, errno.ENOSPC])
-def test_a_disk_that_takes_nothing_is_told_in_one_line(server, cache, monkeypatch, error):
-    """A read-only or full file system: permissions alone do not stop the superuser."""
+def test_a_full_or_read_only_disk(server, cache, monkeypatch, error):
+    """Simulated, because file permissions do not apply to the superuser."""
 
     def refuse(path, mode="r", *arguments, **keywords):
         if str(path).endswith(".part") and mode == "ab":
@@ -354,10 +354,10 @@ def test_a_disk_that_takes_nothing_is_told_in_one_line(server, cache, monkeypatc
 
     monkeypatch.setattr(download, "open", refuse, raising=False)
     assert f" in {cache}: {os.strerror(error)}; set KERAS_HOME" in refusal(server.url, SHA, cache)
-    assert len(server.asked) == 1  # another try would not help
+    assert len(server.asked) == 1  # a retry would not help
 
 
-def test_a_cached_file_is_read_from_a_folder_that_cannot_be_written(server, cache, monkeypatch):
+def test_a_cached_file_in_a_read_only_folder(server, cache, monkeypatch):
     path = fetch(server.url, SHA, cache)
 
     def refuse(_):
@@ -367,7 +367,7 @@ def test_a_cached_file_is_read_from_a_folder_that_cannot_be_written(server, cach
     assert fetch(server.url, SHA, cache) == path
 
 
-def test_threads_that_want_the_same_file_fetch_it_once(server, cache):
+def test_threads_download_a_file_once(server, cache):
     server.slow = threading.Event()
     results = []
     threads = [
@@ -383,7 +383,7 @@ def test_threads_that_want_the_same_file_fetch_it_once(server, cache):
     assert len(server.asked) == 1
 
 
-def test_processes_that_want_the_same_file_fetch_it_once(server, cache):
+def test_processes_download_a_file_once(server, cache):
     server.slow = threading.Event()
     script = (
         "import sys, keras_resnet.weights.download as download;"
@@ -412,7 +412,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_shows_the_progress(server, cache, monkeypatch):
+def test_a_terminal_shows_progress(server, cache, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     path = fetch(server.url, SHA, cache)
     shown = sys.stderr.getvalue()
@@ -425,7 +425,7 @@ def test_without_a_terminal_nothing_is_written(server, cache, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_cache_is_keras_own(monkeypatch, tmp_path):
+def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / "models"
     monkeypatch.delenv("KERAS_HOME")
@@ -435,11 +435,11 @@ def test_the_cache_is_keras_own(monkeypatch, tmp_path):
     assert cache_folder() == Path("/tmp/.keras/models")
 
 
-def test_keras_finds_the_same_cache():
+def test_the_cache_is_that_of_keras():
     home = keras.src.backend.config.keras_home()
     assert cache_folder() == Path(home) / "models"
 
 
-def test_the_default_folder_takes_the_file(server, monkeypatch, tmp_path):
+def test_default_folder(server, monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     assert fetch(server.url, SHA) == tmp_path / "models" / name_of(SHA)

@@ -1,4 +1,4 @@
-"""ImageNet's classes stand in the order of the logits, and predictions are told by their names."""
+"""ImageNet's classes and their order, and decoded predictions."""
 
 import sys
 
@@ -9,8 +9,7 @@ import pytest
 from keras_resnet import InputError
 from keras_resnet.weights.labels import decode_predictions, labels
 
-# From timm's imagenet_synsets.txt and imagenet_synset_to_lemma.txt: neither of the sources that the
-# file was made from.
+# From timm's imagenet_synsets.txt and imagenet_synset_to_lemma.txt, which the file was not made from.
 ANCHORS = {
     0: ("n01440764", "tench"),
     1: ("n01443537", "goldfish"),
@@ -51,7 +50,7 @@ def test_identifiers_are_sorted_and_unique_and_so_are_names():
 
 
 @pytest.mark.parametrize("index", ANCHORS)
-def test_a_third_source_has_the_same_class_at_the_index(index):
+def test_classes_are_those_of_another_source(index):
     wnid, name = labels("imagenet")[index]
     assert (wnid, name.lower()) == ANCHORS[index]
 
@@ -61,7 +60,7 @@ def test_another_label_set_is_unknown():
         labels("imagnet")
 
 
-def test_decoding_has_the_shape_of_keras_applications_answer():
+def test_decode_predictions():
     decoded = decode_predictions(np.stack([one_hot(207, 281), one_hot(0, 999)]), top=2)
     assert decoded == [
         [("n02099601", "golden retriever", 0.5), ("n02123045", "tabby", 0.25)],
@@ -69,8 +68,8 @@ def test_decoding_has_the_shape_of_keras_applications_answer():
     ]
 
 
-def test_decoding_ranks_as_keras_applications_does(monkeypatch):
-    """Keras' own function, with our classes in the place of the file that it downloads."""
+def test_decoded_like_keras_applications(monkeypatch):
+    """Keras' function with our classes instead of the file that it downloads."""
     module = sys.modules[keras.applications.imagenet_utils.decode_predictions.__module__]
     index = {str(i): list(pair) for i, pair in enumerate(labels("imagenet"))}
     monkeypatch.setattr(module, "CLASS_INDEX", index)
@@ -82,7 +81,7 @@ def test_five_classes_by_default():
     assert [len(row) for row in decode_predictions(np.stack([one_hot(3)] * 2))] == [5, 5]
 
 
-def test_equals_stand_in_the_order_of_their_indices():
+def test_ties_are_ordered_by_index():
     scores = np.arange(1000) % 7
     (row,) = decode_predictions(scores[None], top=1000)
     order = sorted(range(1000), key=lambda index: -scores[index])  # Python's sorting is stable
@@ -99,7 +98,7 @@ def test_equals_stand_in_the_order_of_their_indices():
     ],
     ids=["tensor", "bfloat16", "uint8", "list"],
 )
-def test_tensors_and_other_types_are_read(convert):
+def test_tensors_and_other_types(convert):
     (row,) = decode_predictions(convert(one_hot(281, 207)[None]), top=2)
     assert [wnid for wnid, *_ in row] == ["n02123045", "n02099601"]
     assert all(type(score) is float for *_, score in row)
@@ -110,7 +109,7 @@ def test_no_images_give_no_rows():
 
 
 @pytest.mark.parametrize("shape", [(1000,), (1, 999), (1, 1001), (1, 1, 1000)])
-def test_another_shape_is_refused(shape):
+def test_other_shapes_are_refused(shape):
     with pytest.raises(InputError, match=r"must have the shape \(batch, 1000\); got \("):
         decode_predictions(np.zeros(shape))
 

@@ -1,4 +1,4 @@
-"""Weight files: what goes in comes out, what does not belong is refused, and nothing is left half done."""
+"""Native weight files: round trips, refused files, and atomic writing."""
 
 import dataclasses
 import functools
@@ -42,17 +42,17 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def written(saved, tmp_path):
-    """A network and its file, to be spoilt."""
+    """A network and its file, which tests may change."""
     path = tmp_path / "written.weights.h5"
     path.write_bytes(saved[1])
     return saved[0], path
 
 
-shared = functools.cache(small)  # for refusals, which leave a network as it was
+shared = functools.cache(small)  # for refusals, which leave a network unchanged
 
 
 def refusal(model, path):
-    """The sentence with which `path` is refused, after which the model must be as it was."""
+    """Returns the error message for `path`; the model must be unchanged."""
     before = model.get_weights()
     with pytest.raises(InputError) as error:
         load_weights(model, path)
@@ -73,7 +73,7 @@ def test_round_trip(written):
     np.testing.assert_array_equal(model(batch), built(batch))
 
 
-def test_path_may_be_text_and_its_folder_is_made(tmp_path):
+def test_path_may_be_a_string_and_its_folder_is_created(tmp_path):
     model = small()
     path = save_weights(model, str(tmp_path / "a" / "b" / "m.weights.h5"))
     assert path == tmp_path / "a" / "b" / "m.weights.h5"
@@ -129,7 +129,7 @@ def test_spec_round_trip(tmp_path):
 
 
 def test_real_per_pixel_mean_fits_into_a_file(tmp_path):
-    """An attribute of an HDF5 file holds 64 KiB unless it is stored apart."""
+    """Attributes of HDF5 files are limited to 64 KiB unless they are stored separately."""
     mean = np.random.default_rng(0).normal(size=(224, 224, 3))
     spec = dataclasses.replace(
         spec_of(),
@@ -234,8 +234,8 @@ def test_truncated(length, written):
         read_spec(path)
 
 
-def test_a_heap_of_strings_without_an_end_is_refused(written):
-    """The HDF5 library would never come back from it: a free object of size 0 (seen with 1.14.6)."""
+def test_an_endless_heap_of_strings_is_refused(written):
+    """With a free object of size 0 the HDF5 library (1.14.6) never returns."""
     _, path = written
     content = bytearray(path.read_bytes())
     position, end = content.index(b"GCOL"), content.index(b"GCOL") + 4096
@@ -251,7 +251,7 @@ def test_a_heap_of_strings_without_an_end_is_refused(written):
 
 @pytest.mark.slow
 def test_any_flipped_byte_is_refused_or_read(written):
-    """Damage ends in one line or in other numbers, never in a traceback."""
+    """The result is an `InputError` or other values, never another exception."""
     _, path = written
     whole, model = path.read_bytes(), small()
     random = np.random.default_rng(0)
@@ -279,7 +279,7 @@ def test_any_flipped_byte_is_refused_or_read(written):
         {"overrides": {**SMALL, "stage_depths": (1, 10**6)}},
     ],
 )
-def test_a_description_out_of_proportion_is_refused_before_anything_is_built(changes, written):
+def test_unreasonably_large_networks_are_refused(changes, written):
     with h5py.File(written[1], "r+") as file:
         fields = json.loads(file.attrs["keras_resnet"])
         file.attrs["keras_resnet"] = json.dumps({**fields, **changes})
@@ -303,8 +303,8 @@ def test_a_kernel_without_channels_is_of_another_network(written):
         small(weights=written[1])
 
 
-def test_weights_behind_an_input_tensor(written):
-    """What is put before the network has its own variables and its own inputs."""
+def test_weights_with_an_input_tensor(written):
+    """Layers before the network have their own variables and inputs."""
     inputs = [keras.Input((16, 16, 2)), keras.Input((16, 16, 11))]
     x = keras.layers.Conv2D(3, 1)(keras.layers.Concatenate()(inputs))
     model = build_model("resnet50", weights=written[1], input_tensor=x, **SMALL)
@@ -318,7 +318,7 @@ def test_no_preprocess_for_an_input_that_is_not_square(written):
     assert small(weights=written[1], input_shape=(None, None, 3)).preprocess.size == 16
 
 
-def test_an_hdf5_file_of_something_else(tmp_path):
+def test_an_hdf5_file_without_layers(tmp_path):
     with h5py.File(tmp_path / "m.weights.h5", "w") as file:
         file["temperatures"] = np.arange(3)
     assert "no layers" in refusal(shared(), tmp_path / "m.weights.h5")
@@ -345,7 +345,7 @@ def test_other_classes(written):
     assert "layer predictions has shapes 48x5 5 in the file, 48x7 7 in resnet50" in sentence
 
 
-def test_another_classifier_is_fresh(written):
+def test_another_classifier_keeps_its_initial_weights(written):
     model, path, *_ = written
     keras.utils.set_random_seed(3)
     fresh = small(classes=7)
@@ -368,7 +368,7 @@ def test_a_classifier_of_other_features_is_refused(written, tmp_path):
         small(weights=written[1])
 
 
-def test_the_files_own_classes_are_the_default(written):
+def test_the_default_classes_are_those_of_the_file(written):
     model = build_model("resnet50", weights=written[1], input_shape=(16, 16, 3), **SMALL)
     assert equal_weights(model, written[0])
     assert model.output_shape == (None, 5)
@@ -376,7 +376,7 @@ def test_the_files_own_classes_are_the_default(written):
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 13])
 def test_other_channels_adapt_the_first_kernel(channels, written):
-    """As timm does: the sum for one channel, else repetitions that keep the sum over all."""
+    """As in timm: summed for one channel, otherwise repeated and scaled."""
     model, path, *_ = written
     kernel = model.get_layer("conv1_conv").get_weights()[0]
     other = small(weights=path, input_shape=(16, 16, channels))
@@ -389,7 +389,7 @@ def test_other_channels_adapt_the_first_kernel(channels, written):
     np.testing.assert_array_equal(other.get_weights()[1], model.get_weights()[1])
 
 
-def test_the_networks_preprocessing_comes_with_its_weights(written):
+def test_preprocess(written):
     spec = read_spec(written[1])
     assert small(weights=written[1]).preprocess == spec.preprocessing
     assert not hasattr(small(), "preprocess")
@@ -416,7 +416,7 @@ def test_fewer_tensors_in_a_layer(written):
 
 
 def test_v1_weights_are_not_v1_5_weights(written):
-    """Their tensors have the same shapes; only the description tells them apart."""
+    """Their tensors have the same shapes; only the description distinguishes them."""
     load_weights(small(bottleneck_stride="3x3"), written[1])
     with pytest.raises(InputError, match="bottleneck_stride is '1x1' there, '3x3' here"):
         small(bottleneck_stride="3x3", weights=written[1])
@@ -432,7 +432,7 @@ def test_plain_weights_are_not_residual_weights(tmp_path):
     small(weights=path, **arguments)
 
 
-def test_description_does_not_bind_size_or_name(written):
+def test_another_size_and_name_than_described(written):
     build_model("resnet50", weights=written[1], input_shape=(None, None, 3), classes=5, name="mine", **SMALL)
 
 
@@ -440,7 +440,7 @@ KERNEL = "layers/conv2d/vars/0"
 
 
 def replace_kernel(path, make):
-    """Replaces the first kernel by what `make(file, folder, shape)` puts there."""
+    """Replaces the first kernel by that of `make(file, elsewhere, values)`."""
     with h5py.File(path, "r+") as file:
         values = file[KERNEL][...]
         del file[KERNEL]
@@ -515,7 +515,7 @@ def nothing(file, elsewhere, values):
         nothing,
     ],
 )
-def test_what_is_no_dataset_of_the_file_itself_is_refused(make, written):
+def test_other_objects_than_datasets_are_refused(make, written):
     _, path = written
     replace_kernel(path, make)
     sentence = refusal(shared(), path)
@@ -565,7 +565,7 @@ def test_failed_description_leaves_the_old_file(written, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_saving_replaces_and_leaves_nothing_else(written):
+def test_saving_replaces_the_file_and_leaves_no_others(written):
     _, path = written
     other = save_weights(small(seed=8), path)
     assert list(path.parent.iterdir()) == [path]

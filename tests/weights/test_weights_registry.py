@@ -1,4 +1,4 @@
-"""The table of pretrained weights: complete, consistent, and every refusal says what would be right."""
+"""The table of pretrained weights is consistent, and error messages suggest valid names."""
 
 import collections
 import re
@@ -24,7 +24,7 @@ each = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.mode
 
 
 def refusal(name, model):
-    """The one line with which weights are refused."""
+    """Returns the one-line error message for weights."""
     with pytest.raises(InputError) as error:
         get_entry(name, model)
     assert "\n" not in str(error.value)
@@ -37,7 +37,7 @@ def test_the_network_is_one_of_the_zoo(entry):
 
 
 @each
-def test_the_address_is_of_a_file_that_can_be_read_and_that_nobody_can_change_on_the_way(entry):
+def test_the_url_is_secure_and_of_a_known_format(entry):
     address = urllib.parse.urlsplit(entry.url)
     assert address.scheme == "https"
     assert address.netloc in {"download.pytorch.org", "github.com", "storage.googleapis.com"}
@@ -45,7 +45,7 @@ def test_the_address_is_of_a_file_that_can_be_read_and_that_nobody_can_change_on
 
 
 @each
-def test_the_digest_is_whole_or_the_one_in_the_files_name(entry):
+def test_the_digest_is_complete_or_that_in_the_name(entry):
     algorithm, _, digits = entry.digest.partition(":")
     if algorithm == "md5":
         assert re.fullmatch("[0-9a-f]{32}", digits)
@@ -63,7 +63,7 @@ def test_the_accuracies_are_percent_and_have_a_source(entry):
 
 
 @each
-def test_the_preprocessing_cuts_a_part_of_the_resized_image(entry):
+def test_the_crop_is_a_part_of_the_resized_image(entry):
     given = entry.preprocessing
     assert given.size in {224, 288, 299, 320}
     assert 0.85 * given.resize < given.size <= given.resize
@@ -75,14 +75,14 @@ def test_there_is_a_label_for_each_logit(entry):
     assert len(labels(entry.labels)) == MODELS[entry.model].classes
 
 
-def test_no_name_address_or_digest_stands_for_two():
+def test_names_urls_and_digests_are_unique():
     for fields in ("model", "name"), ("url",), ("digest",):
         found = collections.Counter(tuple(getattr(entry, f) for f in fields) for entry in ENTRIES)
         assert [key for key, count in found.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("model", NETWORKS)
-def test_exactly_one_set_of_weights_is_the_default_and_stands_first(model):
+def test_each_network_has_one_default_which_is_the_first(model):
     entries = [get_entry(name, model) for name in list_weights(model)]
     assert {entry.name for entry in entries} == {entry.name for entry in ENTRIES if entry.model == model}
     assert [entry.default for entry in entries] == [True] + [False] * (len(entries) - 1)
@@ -90,7 +90,7 @@ def test_exactly_one_set_of_weights_is_the_default_and_stands_first(model):
 
 
 def test_the_defaults_are_the_publishers():
-    """torchvision's `DEFAULT`, where it has the network: its latest version."""
+    """Where torchvision has the network, its `DEFAULT`, the latest version."""
     for model in TORCHVISION_TWICE:
         assert get_entry("imagenet", model).name == "torchvision_v2"
     for model in ("resnet18", "resnet34", "resnext101_64x4d"):
@@ -101,7 +101,7 @@ def test_the_defaults_are_the_publishers():
         assert get_entry("imagenet", model).name == "timm_ra2"
 
 
-def test_torchvisions_second_version_beats_its_first():
+def test_torchvisions_second_version_is_more_accurate():
     for model in TORCHVISION_TWICE:
         assert get_entry("torchvision_v2", model).top1 > get_entry("torchvision_v1", model).top1 + 2
 
@@ -143,7 +143,7 @@ def test_torchvisions_second_version_beats_its_first():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_row_of_each_publisher(model, name, fields, crop):
+def test_an_entry_of_each_publisher(model, name, fields, crop):
     entry = get_entry(name, model)
     assert (entry.url, entry.top1, entry.top5) == fields
     given = entry.preprocessing
@@ -154,7 +154,7 @@ def test_a_row_of_each_publisher(model, name, fields, crop):
     ("model", "module"),
     [("resnet50", keras.applications.resnet), ("resnet50_v2", keras.applications.resnet_v2)],
 )
-def test_pixels_of_keras_applications_are_normalized_as_it_does_but_for_the_channels_order(model, module):
+def test_normalization_of_keras_applications_in_rgb_order(model, module):
     pixels = keras.random.uniform((2, 2, 3), 0, 255, seed=3)
     ours = get_entry("imagenet", model).preprocessing.normalization(pixels)
     theirs = module.preprocess_input(keras.ops.convert_to_numpy(pixels).copy(), data_format="channels_last")
@@ -162,13 +162,13 @@ def test_pixels_of_keras_applications_are_normalized_as_it_does_but_for_the_chan
     assert abs(keras.ops.convert_to_numpy(ours) - theirs).max() < 1e-4
 
 
-def test_pixels_of_the_other_publishers_are_normalized_with_imagenets_statistics():
+def test_normalization_of_other_publishers_is_imagenets():
     for entry in ENTRIES:
         if entry.name != "keras_applications":
             assert entry.preprocessing.normalization == Normalization.imagenet()
 
 
-def test_listing_everything_names_network_and_weights_in_the_zoos_order():
+def test_full_names_are_in_the_zoos_order():
     names = list_weights()
     assert len(names) == len(ENTRIES) == len(set(names))
     assert names[:2] == ["resnet18/torchvision_v1", "resnet18/timm_a1"]
@@ -177,32 +177,32 @@ def test_listing_everything_names_network_and_weights_in_the_zoos_order():
     assert all(get_entry(*reversed(name.split("/"))) for name in names)
 
 
-def test_a_name_is_found_in_every_network_that_has_it():
+def test_find_entries():
     assert [entry.model for entry in find_entries("timm_ra2")] == [
         *("resnet18d", "resnet34d", "resnet50d", "resnet101d", "resnet152d")
     ]
     assert [entry.model for entry in find_entries("timm_c2")] == ["resnet50_v1_5"]
 
 
-def test_imagenet_is_found_once_in_every_network_that_has_weights():
+def test_find_default_entries():
     found = find_entries("imagenet")
     assert sorted(entry.model for entry in found) == sorted(NETWORKS)
     assert all(entry is get_entry("imagenet", entry.model) for entry in found)
 
 
-def test_a_name_that_no_network_has_gives_the_nearest():
+def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(InputError, match="unknown weights 'torchvison_v2'; did you mean torchvision_v2"):
         find_entries("torchvison_v2")
 
 
 @pytest.mark.parametrize("call", [list_weights, lambda model: get_entry("imagenet", model)])
-def test_an_unknown_network_gives_the_nearest_names(call):
+def test_an_unknown_network_suggests_the_nearest(call):
     with pytest.raises(InputError, match="unknown model 'resnet_18'; did you mean resnet18"):
         call("resnet_18")
 
 
 @pytest.mark.parametrize("model", ["plain18", "cifar_resnet20"])
-def test_a_network_without_weights_says_so(model):
+def test_a_network_without_weights(model):
     assert list_weights(model) == []
     assert refusal("imagenet", model) == (
         f"{model} has no pretrained weights: none are published for it; "
@@ -211,7 +211,7 @@ def test_a_network_without_weights_says_so(model):
     assert refusal("timm_a1", model).startswith(f"{model} has no weights 'timm_a1': none are published")
 
 
-def test_a_mistyped_name_gives_the_nearest():
+def test_a_mistyped_name_suggests_the_nearest():
     assert refusal("torchvison_v1", "resnet18") == (
         "unknown weights of resnet18 'torchvison_v1'; did you mean torchvision_v1?"
     )
@@ -226,7 +226,7 @@ def test_a_mistyped_name_gives_the_nearest():
         ("torchvision_v2", "resnet18", "resnet50_v1_5, resnet101_v1_5, resnet152_v1_5"),
     ],
 )
-def test_a_name_of_another_network_says_which_has_it(name, model, owners):
+def test_a_name_of_another_network_names_that_network(name, model, owners):
     assert refusal(name, model) == (
         f"{model} has no weights {name!r}: they are for {owners}; "
         f"for {model} there are {', '.join(list_weights(model))}"
