@@ -24,7 +24,6 @@ class PretrainedWeights:
 
     Attributes:
         name: the publisher's name, such as "torchvision_v2"; unique for each network.
-        model: a name of `list_models()`.
         digest: "sha256:" or "md5:" and as many of the first hexadecimal digits as are published.
         top1: single-crop top-1 accuracy on ImageNet's validation set, in percent; `top5` likewise.
         metrics_source: where the accuracies are published.

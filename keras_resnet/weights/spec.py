@@ -16,12 +16,9 @@ from keras_resnet.models.resnet import build_network
 class ModelSpec:
     """A network of the zoo with its input and its classes.
 
-    Attributes:
-        model: a name of `list_models()`.
-        overrides: fields of `ResNetConfig` that differ from the zoo's.
-        input_shape: (height, width, channels), also under "channels_first".
-        preprocessing: its size is the height of the input.
-        labels: class names in the order of the logits, or empty.
+    `overrides` are fields of `ResNetConfig` that differ from the zoo's. `input_shape` is (height, width,
+    channels) under any image data format; its height is the size of `preprocessing`. `labels` are the class
+    names in the order of the logits, or empty.
     """
 
     model: str

@@ -33,12 +33,9 @@ Weights = str | os.PathLike | PretrainedWeights
 class WeightFile:
     """An open weight file, made by `open_weights`.
 
-    The first `load` reads the tensors and closes the file; loading again opens it again.
-
-    Attributes:
-        kind: "native" for this package's files, "torch" for torchvision's and timm's, "applications"
-            for keras.applications'.
-        described: the description in a native file, if it has one.
+    The first `load` reads the tensors and closes the file; loading again opens it again. `kind` is "native"
+    for this package's files, "torch" for torchvision's and timm's, "applications" for keras.applications';
+    `described` is the description in a native file, if it has one.
     """
 
     def __init__(
