@@ -1,7 +1,6 @@
-"""`python -m keras_resnet`, also installed as `keras-resnet`: all commands. Without one, prints the zoo."""
+"""`python -m keras_resnet`, also installed as `keras-resnet`: all commands. Without any, prints the zoo."""
 
 import dataclasses
-import importlib
 import json as json_format
 
 from keras_resnet import cli
@@ -16,8 +15,8 @@ def _print_models(json: bool) -> None:
         print(json_format.dumps(configs, indent=2))
         return
     with quiet():
-        models = importlib.import_module("keras_resnet.commands.models")
-    models.main()
+        main = cli.load("keras_resnet.commands.models:main")
+    main()
 
 
 _MODELS = cli.Command(

@@ -1,4 +1,4 @@
-"""The command line: commands with flags and arguments, one line and an exit status for what is wrong.
+"""The command line: commands with flags and arguments; an error is one line and an exit status.
 
     COMMAND = Command("package.module:function", "What it does.", (Flag("model", "A network."),))
 
@@ -6,7 +6,7 @@
         run(COMMAND)
 
 The function takes each flag and argument by its name, and returns an exit status or None. Its module is
-imported, without TensorFlow's start-up messages, only when the command runs, so that `--help` is quick.
+imported, without TensorFlow's start-up messages, only when the command runs, so that `--help` is fast.
 """
 
 import dataclasses
@@ -26,29 +26,24 @@ from absl import logging
 from keras_resnet.errors import CommandFailed, InputError, unknown_name
 from keras_resnet.quiet import quiet
 
-_DEFINE: dict[type, Callable] = {
-    str: absl_flags.DEFINE_string,
-    int: absl_flags.DEFINE_integer,
-    float: absl_flags.DEFINE_float,
-    bool: absl_flags.DEFINE_bool,
-    tuple: absl_flags.DEFINE_list,
-    list: absl_flags.DEFINE_multi_string,
+# The kinds of flags: how absl defines them, and how the help spells them.
+_KINDS: dict[type, tuple[Callable, str]] = {
+    str: (absl_flags.DEFINE_string, "--{}=TEXT"),
+    int: (absl_flags.DEFINE_integer, "--{}=N"),
+    float: (absl_flags.DEFINE_float, "--{}=NUMBER"),
+    bool: (absl_flags.DEFINE_bool, "--[no]{}"),
+    tuple: (absl_flags.DEFINE_list, "--{}=A,B,..."),
+    list: (absl_flags.DEFINE_multi_string, "--{}=TEXT"),
 }
-_PLACEHOLDERS = {str: "TEXT", int: "N", float: "NUMBER", tuple: "A,B,...", list: "TEXT"}
-_WIDTH = 100
+_WRAPPER = textwrap.TextWrapper(100, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
     """A flag `--name=value`, or a positional argument.
 
-    Attributes:
-        name: as in `--name`, and of the function's parameter.
-        help: a sentence.
-        kind: str, int, float, bool (`--name`, `--noname`), tuple (texts separated by commas) or list (texts,
-            the flag is repeated). A positional argument is a str, or a tuple of all that remain.
-        default: the value if it is not given.
-        required: whether it must be given.
+    The kind is str, int, float, bool (`--name`, `--noname`), tuple (texts separated by commas) or list (one
+    text per flag). A positional argument is a str, or a tuple of all remaining arguments.
     """
 
     name: str
@@ -60,54 +55,38 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What a command does and takes.
-
-    Attributes:
-        main: the function, or "module:function".
-        about: what it does; the first line is a sentence.
-        flags: in the order of the help.
-        arguments: positional arguments.
-        fixed: further keyword arguments of the function.
-        defined: absl's flags, if the function reads them itself.
-    """
+    """A function, or its name "module:function", with its description, flags and arguments."""
 
     main: str | Callable[..., int | None]
-    about: str
+    about: str  # the first line is a sentence
     flags: tuple[Flag, ...] = ()
     arguments: tuple[Flag, ...] = ()
-    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    defined: absl_flags.FlagValues | None = None
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # more keyword arguments
+    defined: absl_flags.FlagValues | None = None  # absl's flags, if the function reads them itself
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Commands that are chosen by their first argument.
+    """Commands by name, of which the first argument chooses one.
 
-    Attributes:
-        about: what they have in common.
-        commands: by name; "module:NAME" or "module", for its COMMAND, is imported when it is chosen.
-        default: what runs without a name.
+    A command "module:NAME", or "module" for its COMMAND, is imported when it is chosen.
     """
 
     about: str
     commands: Mapping[str, "Command | Group | str"]
-    default: Command | None = None
+    default: Command | None = None  # runs if no name is given
 
 
 def flags_of(options: type, names: Iterable[str] | None = None, optional: bool = False) -> tuple[Flag, ...]:
-    """Flags for the fields of a dataclass, described by their `metadata["help"]`.
+    """Flags for some or all fields of a dataclass, described by their `metadata["help"]`.
 
-    Args:
-        options: the dataclass.
-        names: of the fields; None: all.
-        optional: whether the default is None, for "as it is".
+    `optional` flags have None as default, not the field's default.
     """
     fields = {field.name: field for field in dataclasses.fields(options)}
     found = []
     for field in fields.values() if names is None else (fields[name] for name in names):
-        kinds = [kind for kind in typing.get_args(field.type) if kind is not type(None)] or [field.type]
-        default = None if optional else field.default
-        found.append(Flag(field.name, field.metadata["help"], kinds[0], default))
+        kind = (*typing.get_args(field.type), field.type)[0]  # str of str | None
+        found.append(Flag(field.name, field.metadata["help"], kind, None if optional else field.default))
     return tuple(found)
 
 
@@ -116,15 +95,11 @@ def run(
     arguments: Sequence[str] | None = None,
     program: str | None = None,
 ) -> NoReturn:
-    """Runs a command and exits.
+    """Runs a command, or a function that reads absl's `flags.FLAGS`, and exits.
 
     Invalid input, and any other `CommandFailed`, becomes one line on standard error and an exit status;
-    another exception keeps its traceback, because it is an error of the program.
-
-    Args:
-        command: what to run; a function takes its flags from absl's `flags.FLAGS`.
-        arguments: default: those of this process.
-        program: how help calls it. Default: as this process was started.
+    other exceptions keep their tracebacks, because they are bugs. The arguments, and the program's name in
+    the help, are by default those of this process.
     """
     if not isinstance(command, Command | Group):
         command = Command(command, sys.modules["__main__"].__doc__ or "", defined=absl_flags.FLAGS)
@@ -137,7 +112,7 @@ def run(
 
 
 def command_line(program: str, command: Command, given: Mapping[str, Any]) -> str:
-    """The text that runs a command again, with the flags that differ from their defaults."""
+    """The command line that runs a command again, with the flags that differ from their defaults."""
     changed = [flag for flag in command.flags if given[flag.name] != flag.default]
     return shlex.join([*program.split(), *(f"--{flag.name}={_text(given[flag.name])}" for flag in changed)])
 
@@ -155,7 +130,7 @@ def _run(command: Command | Group, arguments: Sequence[str], program: str) -> in
             raise InputError(f"required: command; choose one of {', '.join(command.commands)}")
         if name not in command.commands:
             raise unknown_name("command", name, command.commands)
-        command, arguments, program = _load(command.commands[name]), rest, f"{program} {name}"
+        command, arguments, program = load(command.commands[name]), rest, f"{program} {name}"
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if any(_is_help(argument) for argument in own):
         print(_help(command, program))
@@ -163,27 +138,25 @@ def _run(command: Command | Group, arguments: Sequence[str], program: str) -> in
     values = parse(command, arguments)
     # Before TensorFlow is loaded: it logs a lot at start-up.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    main = command.main
-    if isinstance(main, str):
-        module, _, function = main.partition(":")
-        with quiet():
-            main = getattr(importlib.import_module(module), function)
+    with quiet():
+        main = load(command.main)
     logging.set_verbosity(logging.WARNING)
     return main(**values, **command.fixed)
 
 
-def _load(command: Command | Group | str) -> Command | Group:
-    if not isinstance(command, str):
-        return command
-    module, _, name = command.partition(":")
-    if not _is_there(command):
+def load(item: Any) -> Any:
+    """Imports a "module:NAME", or the COMMAND of a "module"; returns anything else unchanged."""
+    if not isinstance(item, str):
+        return item
+    module, _, name = item.partition(":")
+    if not _is_available(item):
         raise InputError(
             f"{module.partition('.')[0]} is only in a checkout of the project; run this in its folder"
         )
     return getattr(importlib.import_module(module), name or "COMMAND")
 
 
-def _is_there(command: Command | Group | str) -> bool:
+def _is_available(command: Command | Group | str) -> bool:
     """Whether the package of a command is installed, or in the current folder."""
     return not isinstance(command, str) or importlib.util.find_spec(command.partition(".")[0]) is not None
 
@@ -196,7 +169,7 @@ def parse(command: Command, arguments: Sequence[str]) -> dict[str, Any]:
     """
     values = absl_flags.FlagValues() if command.defined is None else command.defined
     for flag in command.flags:
-        _DEFINE[flag.kind](flag.name, flag.default, flag.help, flag_values=values)
+        _KINDS[flag.kind][0](flag.name, flag.default, flag.help, flag_values=values)
     try:
         given = values(["", *arguments])[1:]
     except (absl_flags.Error, ValueError) as error:
@@ -225,11 +198,9 @@ def _program() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None:
         return f"python -m {spec.name.removesuffix('.__main__')}"
-    return (
-        f"python {os.path.relpath(sys.argv[0])}"
-        if sys.argv[0].endswith(".py")
-        else os.path.basename(sys.argv[0])
-    )
+    if sys.argv[0].endswith(".py"):
+        return f"python {os.path.relpath(sys.argv[0])}"
+    return os.path.basename(sys.argv[0])
 
 
 def _help(command: Command, program: str) -> str:
@@ -240,24 +211,16 @@ def _help(command: Command, program: str) -> str:
     for title, entries in (("arguments", command.arguments), ("flags", command.flags)):
         lines += ["", f"{title}:"] if entries else []
         for entry in entries:
-            lines.append(f"  {entry.name.upper() if title == 'arguments' else _spelling(entry)}")
+            spelling = (
+                entry.name.upper() if title == "arguments" else _KINDS[entry.kind][1].format(entry.name)
+            )
             default = f" Default: {_text(entry.default)}." if _text(entry.default) else ""
             repeated = " May be repeated." if entry.kind is list else ""
-            lines.append(
-                textwrap.fill(
-                    entry.help + default + repeated, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
-                )
-            )
+            lines += [f"  {spelling}", _WRAPPER.fill(entry.help + default + repeated)]
     if command.defined is not None:
         own = (m for m in command.defined.flags_by_module_dict() if "absl" not in m)
         lines += [command.defined.module_help(module) for module in own]
     return "\n".join(lines)
-
-
-def _spelling(flag: Flag) -> str:
-    if flag.kind is bool:
-        return f"--[no]{flag.name}"
-    return f"--{flag.name}={_PLACEHOLDERS[flag.kind]}"
 
 
 def _text(default: object) -> str:
@@ -270,8 +233,8 @@ def _group_help(group: Group, program: str) -> str:
     lines = [f"usage: {program} COMMAND [--help | ...]", "", group.about, "", "commands:"]
     width = max(map(len, group.commands)) + 2
     for name, command in group.commands.items():
-        if _is_there(command):
-            lines.append(f"  {name:<{width}}{_load(command).about.splitlines()[0]}")
+        if _is_available(command):
+            lines.append(f"  {name:<{width}}{load(command).about.splitlines()[0]}")
     if group.default is not None:
         lines += ["", _help(group.default, program)]
     return "\n".join(lines)

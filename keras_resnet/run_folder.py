@@ -26,12 +26,9 @@ class RunFolder:
         return self.path / ("bad_images.csv" if worker == 0 else f"bad_images.worker{worker}.csv")
 
     def read_recipe(self) -> dict:
-        """The content of recipe.json: the keys of a recipe with "seed" and "precision".
+        """The content of recipe.json: the keys of a recipe, "seed" and "precision"; `InputError` if invalid.
 
-        A file of an older version lacks the keys that were added since.
-
-        Raises:
-            InputError: it is missing, not JSON, or not a recipe.
+        Files of older versions lack newer keys.
         """
         try:
             values = json.loads(self.recipe.read_text(encoding="utf-8"))
@@ -47,7 +44,7 @@ class RunFolder:
         return values
 
     def write_recipe(self, values: dict) -> None:
-        """Writes recipe.json, and the folder if it is missing."""
+        """Writes recipe.json; creates the folder if it is missing."""
         write_text(self.recipe, json.dumps(values, indent=2) + "\n")
 
     def read_history(self) -> list[dict[str, str]]:

@@ -90,9 +90,6 @@ KNOWN_UNUSED: set[str] = {
     "keras_resnet.images.preprocessing.EVALUATION_SIDE",
     "keras_resnet.images.preprocessing.IMAGENET_MEAN",
     "keras_resnet.images.preprocessing.IMAGENET_STD",
-    "keras_resnet.training.checkpoints.path_of",
-    "keras_resnet.training.distribution.STRATEGIES",
-    "keras_resnet.training.distribution.WORKER_TIMEOUT",
     "keras_resnet.weights.compare.IMAGES",
 }
 KNOWN_TASK_WORDS: set[str] = {

@@ -1,6 +1,5 @@
 """`--help` of every command prints help and nothing else, and loads neither TensorFlow nor Keras."""
 
-import importlib
 import inspect
 import subprocess
 import sys
@@ -20,24 +19,17 @@ MODULES += [f"keras_resnet.{name}" for name in ("weights", "data", "training", "
 MODULES += ["keras_resnet.training.launch_local"]
 
 
-def load(command):
-    if not isinstance(command, str):
-        return command
-    module, _, name = command.partition(":")
-    return getattr(importlib.import_module(module), name or "COMMAND")
-
-
 def words_of(command, words=()):
     """The words that lead to each command and group of commands."""
     yield words
     if isinstance(command, cli.Group):
         for name, inner in command.commands.items():
-            yield from words_of(load(inner), (*words, name))
+            yield from words_of(cli.load(inner), (*words, name))
 
 
 def commands_of(command):
     if isinstance(command, cli.Group):
-        return [found for inner in command.commands.values() for found in commands_of(load(inner))]
+        return [found for inner in command.commands.values() for found in commands_of(cli.load(inner))]
     return [command]
 
 
@@ -47,7 +39,7 @@ TABLES = [("models", "--json"), ("recipes",), ("weights", "list")]
 
 
 def run_light(root, arguments):
-    """Runs a command; what it imported is in standard error and taken out of it."""
+    """Runs a command and checks what it imports; returns its output."""
     words = [sys.executable, "-X", "importtime", *arguments]
     done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
     lines = done.stderr.splitlines()
@@ -73,7 +65,7 @@ def test_tables_of_names(pytestconfig, arguments):
 @pytest.mark.parametrize("command", [*commands_of(COMMAND), EXPORT], ids=lambda command: command.about[:40])
 def test_functions_take_what_the_commands_give(command):
     given = [entry.name for entry in (*command.flags, *command.arguments)] + list(command.fixed)
-    inspect.signature(load(command.main)).bind(**dict.fromkeys(given))
+    inspect.signature(cli.load(command.main)).bind(**dict.fromkeys(given))
     assert all(entry.help for entry in (*command.flags, *command.arguments))
 
 

@@ -1,4 +1,4 @@
-"""`python -m keras_resnet`, tables, and the sentence for a mistyped name."""
+"""`python -m keras_resnet`, tables, and the message for a mistyped name."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_rows():
 
 
 def test_main_prints_every_network(monkeypatch, capsys):
-    """On small twins: the real ones take a minute to build."""
+    """With small networks: the real ones take a minute to build."""
     small = {"stage_depths": (1, 1), "stage_filters": (64, 64)}
     monkeypatch.setattr(
         zoo, "build_model", lambda name: build_model(name, shortcut="B", stem="imagenet", **small)
@@ -99,7 +99,7 @@ def test_the_example_of_the_design():
     )
 
 
-def test_names_without_neighbours():
+def test_names_without_similar_names():
     few = str(unknown_name("recipe", "zzz", ["digits", "cifar10"]))
     assert few == "unknown recipe 'zzz'; choose one of cifar10, digits"
     many = str(unknown_name("model", "zzz", list_models()))
@@ -107,6 +107,6 @@ def test_names_without_neighbours():
 
 
 @pytest.mark.parametrize("name", [None, 50, ("resnet50",), ""])
-def test_names_that_are_no_text(name):
+def test_names_that_are_not_text(name):
     with pytest.raises(InputError, match="unknown model"):
         build_model(name)

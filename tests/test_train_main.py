@@ -1,4 +1,4 @@
-"""What a person who mistypes gets from train_main.py: one line, exit status 2, nothing left behind."""
+"""Invalid input of train_main.py: one line, exit status 2, and no files."""
 
 import json
 import subprocess
@@ -93,7 +93,7 @@ def test_weights_that_are_broken_or_of_another_network(command, tmp_path):
 
 
 def test_finetunes_a_file_on_a_folder(command, tmp_path):
-    """The classes differ, the image sizes too, and the file is a run's own."""
+    """With other classes and another image size than those of the run that wrote the file."""
     tiny = ["--set=model.stage_depths=(1,1,1)", "--set=model.stage_filters=(4,8,8)"]
     status, errors = command("--workdir=a", *tiny, "--set=train_split='train[:64]'", "--set=steps=1")
     assert status == 0, errors
@@ -111,7 +111,7 @@ def test_finetunes_a_file_on_a_folder(command, tmp_path):
     assert "holds another run (freeze 'C3' there, 'C2' now)" in errors[-1]
 
 
-def test_folders_that_are_no_datasets(command, tmp_path):
+def test_folders_that_are_not_datasets(command, tmp_path):
     (tmp_path / "empty").mkdir()
     status, errors = command(f"--dataset=folder:{tmp_path}/empty")
     assert (status, "two or more, one per class" in errors[-1]) == (2, True), errors
@@ -123,7 +123,7 @@ def test_folders_that_are_no_datasets(command, tmp_path):
     assert (status, "notes.txt" in errors[-1]) == (2, True), errors
 
 
-def test_a_dataset_that_is_not_there_and_no_network(command, tmp_path, monkeypatch):
+def test_a_missing_dataset_without_a_network(command, tmp_path, monkeypatch):
     from keras_resnet.data import sources
 
     def offline(*args, **kwargs):
@@ -136,7 +136,7 @@ def test_a_dataset_that_is_not_there_and_no_network(command, tmp_path, monkeypat
     assert str(tmp_path / "tfds") in errors[-1]
 
 
-def test_a_run_and_another_in_the_same_workdir(command, tmp_path):
+def test_another_run_in_the_same_workdir(command, tmp_path):
     flags = [
         "--workdir=run",
         "--epochs=1",

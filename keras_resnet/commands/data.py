@@ -6,7 +6,7 @@ from keras_resnet.classification import get_recipe
 from keras_resnet.data.pipeline import Transform, dataset_statistics
 from keras_resnet.data.preview import draw_views, few_examples, save_sheet
 from keras_resnet.data.sources import open_dataset
-from keras_resnet.errors import InputError
+from keras_resnet.errors import InputError, require
 from keras_resnet.files import atomic_path, os_errors_as_input_errors
 from keras_resnet.images.preprocessing import Normalization
 
@@ -24,26 +24,15 @@ def preview(
     images: int = 8,
     draws: int = 7,
 ) -> None:
-    """Writes a contact sheet of a recipe's training images.
+    """Writes a contact sheet of a recipe's training images: `images` rows with `draws` augmented views each.
 
-    Order and numbers of the examples are not those of a run, but the distribution of the augmentation is.
-
-    Args:
-        recipe: its name.
-        output: ends with `.png`.
-        dataset: default: the recipe's.
-        data_dir: where TFDS keeps its datasets.
-        augmentation: default: the recipe's.
-        seed: seed of the augmentation.
-        epoch: the first that is drawn.
-        images: rows, at most 32.
-        draws: columns in addition to the evaluation's, at most 32.
+    The examples are not in the order of a run, but the augmentation has the same distribution. Dataset and
+    augmentation are the recipe's by default; `epoch` is the first epoch that is drawn.
     """
     if not output.endswith(".png"):
         raise InputError(f"--output must end with .png; got {output}")
     for name, value in (("images", images), ("draws", draws)):
-        if not 1 <= value <= _MOST:
-            raise InputError(f"--{name} must be from 1 to {_MOST}; got {value}")
+        require(1 <= value <= _MOST, f"--{name} must be from 1 to {_MOST}", value)
     chosen = get_recipe(recipe)
     dataset = chosen.dataset if dataset is None else dataset
     augmentation = chosen.augmentation if augmentation is None else augmentation
@@ -53,7 +42,7 @@ def preview(
     split = opened.split(chosen.train_split)
     few, titles = few_examples(split, opened.class_names, images, transform)
     if chosen.normalization in ("per_channel", "per_pixel"):
-        # Of these images alone: it is undone for the sheet and only colours what is filled with zeros.
+        # Statistics of these images are enough: the sheet undoes the normalization, except for padding.
         normalization = dataset_statistics(
             few,
             chosen.image_size,

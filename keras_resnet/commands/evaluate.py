@@ -19,14 +19,10 @@ from keras_resnet.training.distribution import Distribution, create
 
 
 def main(**flags: Any) -> None:
-    """Evaluates, prints a table and writes a report.
-
-    Args:
-        **flags: values of `COMMAND.flags`.
-    """
+    """Evaluates, prints a table and writes a report; takes the values of `COMMAND.flags`."""
     given = SimpleNamespace(**flags)
     get_protocol(given.protocol)
-    # Several workers must find each other before TensorFlow does anything.
+    # Several workers must connect before TensorFlow runs any operation.
     distribution = create(given.strategy, given.worker_timeout)
     models, dataset, defaults = _evaluated_models(given, distribution)
     folder = given.output_dir or _default_folder(given, models, dataset)
@@ -55,7 +51,7 @@ def main(**flags: Any) -> None:
 def _evaluated_models(
     given: SimpleNamespace, distribution: Distribution
 ) -> tuple[list[EvaluatedModel], str, dict]:
-    """The networks, the dataset's name, and defaults of `evaluate`'s arguments."""
+    """The networks, the name of the dataset, and default values of arguments of `evaluate`."""
     if given.workdir is not None:
         for name in ("model", "weights"):
             if getattr(given, name) is not None:
@@ -70,17 +66,18 @@ def _evaluated_models(
     if not all(given.weights):
         raise InputError(f"--weights has an empty name: {','.join(given.weights)!r}")
     names = (given.model or "").split(",")
-    if len(names) not in (1, len(given.weights)):
+    if len(names) == 1:
+        names *= len(given.weights)
+    if len(names) != len(given.weights):
         raise InputError(
             f"--model has {len(names)} names, --weights {len(given.weights)}; give one, or as many"
         )
-    names = names * len(given.weights) if len(names) == 1 else names
     pairs = zip(given.weights, names, strict=True)
     return [load_evaluated_model(name, model or None) for name, model in pairs], given.dataset, {}
 
 
 def _default_folder(given: SimpleNamespace, models: list[EvaluatedModel], dataset: str) -> Path:
-    """A folder that no other evaluation uses."""
+    """A folder for evaluations with these models, dataset, split and protocol."""
     about = [dataset if given.split is None else f"{dataset}-{given.split}", given.protocol]
     if given.workdir is not None:
         folder = Path(given.workdir, "evaluation")

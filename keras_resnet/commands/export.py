@@ -16,18 +16,9 @@ def main(
     export_all: Callable[..., bool] | None = None,
     **given: Any,
 ) -> int:
-    """Exports a training run or weights.
+    """Exports a run or weights, or with `export_all` and the model "all" the whole zoo.
 
-    Args:
-        workdir: folder of a run.
-        model: a network, or "all".
-        weights: of the network.
-        classes: None: the network's own.
-        export_all: what exports the whole zoo, where that is installed.
-        **given: the other flags.
-
-    Returns:
-        The exit status: 0 if all artifacts equal their models.
+    Returns the exit status: 0 if all artifacts equal their models.
     """
     names = ("io_dtype", "opset", "layout", "dynamic_size")
     given["options"] = Options(**{name: given.pop(name) for name in names})

@@ -12,13 +12,7 @@ from keras_resnet.training import RunOptions
 
 
 def changed_recipe(recipe: str, assignments: Sequence[str] = (), **changes: Any) -> ClassificationRecipe:
-    """A recipe with other values; None leaves a value as it is.
-
-    Args:
-        recipe: its name.
-        assignments: "key=value" texts, as `--set` takes them.
-        **changes: fields of the recipe.
-    """
+    """The recipe of that name with the `assignments` of `--set` and the changed fields that are not None."""
     changes = {name: value for name, value in changes.items() if value is not None}
     found = get_recipe(recipe, changes.pop("model", None))
     if "epochs" in changes:
@@ -27,17 +21,9 @@ def changed_recipe(recipe: str, assignments: Sequence[str] = (), **changes: Any)
 
 
 def main(recipe: str, set: Sequence[str], workdir: str | None, export: Sequence[str], **given: Any) -> int:
-    """Trains, and exports if asked to.
+    """Trains and, if there are formats to `export` to, exports; returns the exit status.
 
-    Args:
-        recipe: its name.
-        set: "key=value" texts.
-        workdir: the run's folder; None: runs/RECIPE-MODEL.
-        export: formats.
-        **given: the fields of `RunOptions`, and changed fields of the recipe.
-
-    Returns:
-        The exit status.
+    `given` has the fields of `RunOptions` and changed fields of the recipe.
     """
     options = RunOptions(**{field.name: given.pop(field.name) for field in dataclasses.fields(RunOptions)})
     changed = changed_recipe(recipe, set, **given)

@@ -12,26 +12,19 @@ from keras_resnet.weights.weight_file import open_weights
 
 
 def convert_weights(source: str, model: str, output: str) -> ModelSpec:
-    """Writes another zoo's weights as a file that `build_model(model, weights=output)` reads.
+    """Converts another zoo's weights to a `.weights.h5` file that `build_model(model, weights=output)` reads.
 
-    The converted network takes red, green, blue, also where its source takes the opposite.
-
-    Args:
-        source: a file to convert, or the name of published weights of the model.
-        model: a name of `list_models()`.
-        output: ends with `.weights.h5`.
-
-    Returns:
-        The specification in the written file.
+    The source is a file or the name of published weights. The converted network takes RGB images, even if
+    the source takes BGR.
 
     Raises:
-        InputError: the source cannot be fetched or read, or does not fit the model.
+        InputError: the source cannot be downloaded or read, or does not match the model.
         OSError: the output cannot be written.
     """
     if not str(output).endswith(".weights.h5"):
         raise InputError(f"--output must end with .weights.h5; got {output}")
     with open_weights(source, model) as file:
-        file.tensors()  # refuses a native file
+        file.tensors()  # raises for a native file
         network = file.spec.build()
         file.load(network)
     save_weights(network, output, file.spec)

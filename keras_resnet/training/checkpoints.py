@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ import numpy as np
 from keras_resnet.errors import InputError
 from keras_resnet.files import atomic_path
 
-_NAME = re.compile(r"step-(\d{9})\.h5")
-
 
 class BrokenCheckpoint(Exception):
     """A checkpoint file is truncated or damaged."""
@@ -24,45 +21,31 @@ class BrokenCheckpoint(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to resume.
-
-    Attributes:
-        step: optimizer steps done.
-        arrays: by name, e.g. "weights/conv1_conv/kernel".
-        numbers: plain JSON values.
-    """
+    """The state of a run after `step` steps: arrays, such as "weights/conv1_conv/kernel", and JSON values."""
 
     step: int
     arrays: dict[str, np.ndarray]
     numbers: dict
 
 
-def path_of(folder: Path, step: int) -> Path:
-    """Returns the file of step `step`."""
-    return folder / f"step-{step:09d}.h5"
-
-
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Lists the checkpoints of a folder, oldest first."""
-    return sorted(path for path in Path(folder).glob("step-*.h5") if _NAME.fullmatch(path.name))
+    """Lists the checkpoints in a folder, oldest first."""
+    return sorted(folder.glob(f"step-{'[0-9]' * 9}.h5"))
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Writes a checkpoint, reads it back, and then deletes all but the newest `keep`.
 
-    Raises:
-        OSError: it cannot be written; existing checkpoints are untouched.
-        BrokenCheckpoint: the file cannot be read back.
+    If it cannot be written (`OSError`) or read back (`BrokenCheckpoint`), existing checkpoints are kept.
     """
-    path = path_of(folder, checkpoint.step)
-    # Composed in memory: on a full disk the HDF5 library crashes where Python's files raise OSError.
+    path = folder / f"step-{checkpoint.step:09d}.h5"
+    # Written in memory first: on a full disk the HDF5 library crashes, while Python's files raise OSError.
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         for name, value in checkpoint.arrays.items():
             file.create_dataset(name, data=value)
         numbers = json.dumps(checkpoint.numbers, sort_keys=True)
-        file.attrs.update({"step": checkpoint.step, "numbers": numbers})
-        file.attrs["sha256"] = _digest(checkpoint)
+        file.attrs.update({"step": checkpoint.step, "numbers": numbers, "sha256": _digest(checkpoint)})
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.getbuffer())
         load(temporary)
@@ -72,19 +55,15 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads and checks a checkpoint.
+    """Reads and checks a checkpoint; `BrokenCheckpoint` if it is truncated or damaged."""
+    arrays = {}
 
-    Raises:
-        BrokenCheckpoint: it is truncated or damaged.
-    """
+    def take(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[...]
+
     try:
         with h5py.File(path, "r") as file:
-            arrays = {}
-
-            def take(name, item):
-                if isinstance(item, h5py.Dataset):
-                    arrays[name] = item[...]
-
             file.visititems(take)
             attributes: Any = file.attrs
             checkpoint = Checkpoint(int(attributes["step"]), arrays, json.loads(attributes["numbers"]))
@@ -92,26 +71,21 @@ def load(path: Path) -> Checkpoint:
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise BrokenCheckpoint(f"{path} cannot be read ({error})") from None
     if _digest(checkpoint) != written:
-        raise BrokenCheckpoint(f"{path} does not hold what was written to it")
+        raise BrokenCheckpoint(f"{path} is damaged: its content does not match its digest")
     return checkpoint
 
 
 def load_newest(folder: Path, report: Callable[[str], object]) -> Checkpoint | None:
-    """Loads the newest intact checkpoint; None if the folder has none at all.
+    """Loads the newest intact checkpoint; None if the folder has none or does not exist.
 
-    Args:
-        folder: may be missing.
-        report: called with one line for each broken file that is skipped.
-
-    Raises:
-        InputError: there are checkpoints, and all are broken.
+    `report` is called with one line per broken file. `InputError` if all checkpoints are broken.
     """
     paths = list_checkpoints(folder)
     for path in reversed(paths):
         try:
             return load(path)
         except BrokenCheckpoint as error:
-            report(f"warning: {error}; using the one before")
+            report(f"warning: {error}; using the previous one")
     if paths:
         raise InputError(f"every checkpoint in {folder} is broken; delete the folder to start again")
     return None

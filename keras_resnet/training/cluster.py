@@ -1,5 +1,6 @@
-"""The workers of a cluster: their addresses, and a barrier until all are there."""
+"""The workers of a cluster: their addresses, and a barrier until all are connected."""
 
+import contextlib
 import json
 import os
 import socket
@@ -12,11 +13,7 @@ _CONNECT_SECONDS = 2.0
 
 
 def read_tf_config(text: str) -> tuple[list[str], int]:
-    """Returns the workers' addresses and this process' index.
-
-    Raises:
-        InputError: `tf.distribute` cannot use it; the message says what is missing.
-    """
+    """Returns the workers' addresses and this worker's index; `InputError` if TF_CONFIG is not usable."""
     try:
         config = json.loads(text)
     except ValueError as error:
@@ -54,11 +51,9 @@ def check_addresses(addresses: list[str]) -> None:
 
 def is_open(address: str) -> bool:
     """Whether a process listens at host:port."""
-    try:
-        _connect(address).close()
-    except OSError:
-        return False
-    return True
+    with contextlib.suppress(OSError), _connect(address):
+        return True
+    return False
 
 
 def _connect(address: str) -> socket.socket:
@@ -67,17 +62,10 @@ def _connect(address: str) -> socket.socket:
 
 
 def rendezvous(addresses: list[str], index: int, timeout: float) -> None:
-    """Returns once every worker has connected to every other one.
+    """Returns once worker `index` has connected to every other worker, and every other worker to it.
 
-    TensorFlow itself would wait for a missing worker without a message.
-
-    Args:
-        addresses: host:port of each worker.
-        index: of this worker.
-        timeout: seconds to wait.
-
-    Raises:
-        InputError: this worker's port is taken, or some workers did not come; the message names them.
+    TensorFlow itself would wait for a missing worker without a message. `InputError` if the worker's port
+    is taken, or after `timeout` seconds; the message names the missing workers.
     """
     others = set(range(len(addresses))) - {index}
     not_reached, not_seen = set(others), set(others)
@@ -93,23 +81,21 @@ def rendezvous(addresses: list[str], index: int, timeout: float) -> None:
             if time.monotonic() > deadline:
                 missing = sorted(not_reached or not_seen)
                 names = ", ".join(f"worker {i} at {addresses[i]}" for i in missing)
-                raise InputError(f"{names} did not come within {timeout:g} seconds")
+                raise InputError(f"{names} did not connect within {timeout:g} seconds")
             not_reached -= {other for other in sorted(not_reached) if _announce(addresses[other], index)}
-            not_seen.discard(_next_caller(server))
+            not_seen.discard(_accept(server))
 
 
 def _announce(address: str, index: int) -> bool:
-    """Sends this worker's index to another one; returns whether it was reached."""
-    try:
-        with _connect(address) as connection:
-            connection.sendall(b"%d\n" % index)
-    except OSError:
-        return False
-    return True
+    """Sends this worker's index to another worker; returns whether it was reached."""
+    with contextlib.suppress(OSError), _connect(address) as connection:
+        connection.sendall(b"%d\n" % index)
+        return True
+    return False
 
 
-def _next_caller(server: socket.socket) -> int | None:
-    """The index of the next worker that connects; None if none does soon."""
+def _accept(server: socket.socket) -> int | None:
+    """Returns the index of the next worker that connects; None if none does before the socket's timeout."""
     try:
         connection, _ = server.accept()
         with connection:

@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from keras_resnet.errors import InputError, unknown_name
 from keras_resnet.training import cluster
+from keras_resnet.training.options import RunOptions
 
-STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
-# Seconds that a worker waits for the others to appear.
-WORKER_TIMEOUT = 300
+_STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 _SLURM_TASKS = "SLURM_STEP_NUM_TASKS"
 
 
@@ -21,49 +22,38 @@ class Distribution:
     """The few operations of a `tf.distribute` strategy that training uses.
 
     Attributes:
-        replicas: training devices of this worker.
-        workers: processes that train together.
-        worker: the index of this process among them.
+        replicas: number of replicas (devices) of this worker.
+        total_replicas: number of replicas of all workers.
+        workers: number of processes that train together.
+        worker: index of this process among them.
+        is_chief: whether this process writes the files and reports progress.
     """
 
     def __init__(self, strategy: Any, addresses: Sequence[str] = ("localhost:0",), worker: int = 0):
         self._strategy = strategy
         self._addresses = addresses
-        self.workers = len(addresses)
-        self.worker = worker
-        self.replicas = strategy.num_replicas_in_sync // self.workers
-
-    @property
-    def total_replicas(self) -> int:
-        """Replicas of all workers."""
-        return self.workers * self.replicas
-
-    @property
-    def is_chief(self) -> bool:
-        """Whether this process writes the files and reports progress."""
-        return self.worker == 0
+        self.workers, self.worker = len(addresses), worker
+        self.is_chief = worker == 0
+        self.total_replicas = strategy.num_replicas_in_sync
+        self.replicas = self.total_replicas // self.workers
 
     def scope(self):
         """The context in which variables are created."""
         return self._strategy.scope()
 
-    def iterate(self, dataset: Any) -> Any:
-        """An iterator for `next` inside a `tf.function`.
-
-        Args:
-            dataset: yields the batches of this worker's replicas in turn.
-        """
+    def iterate(self, dataset: tf.data.Dataset) -> Any:
+        """An iterator for `next` in a `tf.function`; the dataset yields the replicas' batches in turn."""
         return iter(self._strategy.distribute_datasets_from_function(lambda context: dataset))
 
     def run(self, function: Callable, args: tuple):
-        """Runs `function` on every replica, in graph code; its results are per replica."""
+        """Runs `function` on every replica, in graph code; the results are per replica."""
         return self._strategy.run(function, args=args)
 
     def lost_workers(self, error: Exception) -> list[str]:
-        """Returns the other workers that caused an error, with their addresses.
+        """Returns the other workers that caused an error, such as "worker 1 at node2:5000".
 
-        These are the workers whose port is closed; if all are open (a worker hangs or was restarted),
-        those that the error's text names.
+        These are the workers whose ports are closed. If no port is closed (a worker hangs or was restarted),
+        they are the workers that the error message names.
         """
         others = {i: address for i, address in enumerate(self._addresses) if i != self.worker}
         closed = [i for i, address in others.items() if not cluster.is_open(address)]
@@ -71,27 +61,25 @@ class Distribution:
         return [f"worker {i} at {others[i]}" for i in closed or sorted(named & set(others))]
 
     def local(self, value: Any) -> Any:
-        """Returns the first replica's copy of a result that is equal on all."""
+        """Returns the first replica's copy of a result that is equal on all replicas."""
         return self._strategy.experimental_local_results(value)[0]
 
 
-def create(name: str, timeout: float = WORKER_TIMEOUT) -> Distribution:
-    """Creates the strategy `name`; "multi_worker" before TensorFlow runs any operation.
+def create(name: str, timeout: float = RunOptions.worker_timeout) -> Distribution:
+    """Creates the strategy `name`; "multi_worker" must be created before TensorFlow runs any operation.
 
     Args:
-        name: one of `STRATEGIES`. "auto": several workers where `TF_CONFIG` or SLURM names them,
-            else all GPUs of this machine, else the one device there is.
+        name: "one_device", "mirrored", "multi_worker" or "auto": several workers if `TF_CONFIG` or SLURM
+            describes them, else all GPUs of this machine, else its only device.
         timeout: seconds to wait for other workers.
 
     Raises:
         InputError: the name is unknown, or the description of the cluster is wrong.
     """
-    import tensorflow as tf
-
-    if name not in STRATEGIES:
-        raise unknown_name("strategy", name, STRATEGIES)
+    if name not in _STRATEGIES:
+        raise unknown_name("strategy", name, _STRATEGIES)
     gpus = tf.config.list_physical_devices("GPU")
-    if name == "auto" and _cluster_is_described():
+    if name == "auto" and (os.environ.get("TF_CONFIG") or int(os.environ.get(_SLURM_TASKS, "1")) > 1):
         name = "multi_worker"
     elif name == "auto":
         name = "mirrored" if len(gpus) > 1 else "one_device"
@@ -104,19 +92,11 @@ def create(name: str, timeout: float = WORKER_TIMEOUT) -> Distribution:
 
 @functools.cache  # two mirrored strategies in one process would mix up their collectives
 def _mirrored(kind: str) -> Distribution:
-    import tensorflow as tf
-
     devices = [device.name for device in tf.config.list_logical_devices(kind)]
     return Distribution(tf.distribute.MirroredStrategy(devices))
 
 
-def _cluster_is_described() -> bool:
-    return bool(os.environ.get("TF_CONFIG")) or int(os.environ.get(_SLURM_TASKS, "1")) > 1
-
-
 def _multi_worker(timeout: float) -> Distribution:
-    import tensorflow as tf
-
     if not os.environ.get("TF_CONFIG") and _SLURM_TASKS in os.environ:
         os.environ["TF_CONFIG"] = _tf_config_of_slurm()
     if not os.environ.get("TF_CONFIG"):
@@ -124,7 +104,7 @@ def _multi_worker(timeout: float) -> Distribution:
     addresses, index = cluster.read_tf_config(os.environ["TF_CONFIG"])
     cluster.check_addresses(addresses)
     cluster.rendezvous(addresses, index, timeout)
-    # TensorFlow holds Python's lock here: a worker lost now cannot be named; this process can only exit.
+    # TensorFlow holds Python's lock here: if a worker is lost now, this process cannot name it but only exit.
     faulthandler.dump_traceback_later(timeout, exit=True)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     faulthandler.cancel_dump_traceback_later()
@@ -132,10 +112,8 @@ def _multi_worker(timeout: float) -> Distribution:
 
 
 def _tf_config_of_slurm() -> str:
-    import tensorflow as tf
-
     try:
-        # One device per task, so that no driver is asked: SLURM decides which GPUs a task sees.
+        # One device per task, so that no GPU driver is queried: SLURM decides which GPUs a task sees.
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
             gpus_per_node=int(os.environ[_SLURM_TASKS]), gpus_per_task=1, auto_set_gpu=False
         )

@@ -1,9 +1,6 @@
-"""Starts several workers on this machine, to try out `--strategy=multi_worker`.
+"""`python -m keras_resnet launch`: several workers on this machine, to try `--strategy=multi_worker`."""
 
-python -m keras_resnet.training.launch_local --workers=2 -- --recipe=digits --workdir=runs/two
-"""
-
-import dataclasses
+import contextlib
 import json
 import os
 import signal
@@ -19,30 +16,13 @@ from keras_resnet import cli
 from keras_resnet.errors import InputError, require
 from keras_resnet.processes import cores
 
-# After one worker has failed, the others get this long to stop by themselves.
+# After one worker has failed, the others have this long to stop by themselves.
 _GRACE_SECONDS = 60
 _POLL_SECONDS = 0.1
 
 
-@dataclasses.dataclass(frozen=True)
-class Worker:
-    """A worker's process, and the thread that prints its output."""
-
-    process: subprocess.Popen
-    printer: threading.Thread
-
-
 def main(workers: int, program: str, flags: Sequence[str]) -> int:
-    """Runs the workers to their end.
-
-    Args:
-        workers: how many.
-        program: the Python file to run.
-        flags: its arguments.
-
-    Returns:
-        The first exit status that is not 0, or 0.
-    """
+    """Runs a program in several workers; returns the first exit status that is not 0, or 0."""
     require(workers >= 1, "--workers must be at least 1", workers)
     if not Path(program).is_file():
         raise InputError(f"there is no {program} here; run this from the project's folder")
@@ -50,13 +30,18 @@ def main(workers: int, program: str, flags: Sequence[str]) -> int:
     if not any(flag.startswith("--strategy") for flag in flags):
         command.append("--strategy=multi_worker")
     started = start(command, workers)
+
+    def forward(number, frame):
+        for process in started:
+            process.send_signal(number)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: _pass_on(started, number))
+        signal.signal(number, forward)
     return wait(started)
 
 
-def start(command: list[str], count: int) -> list[Worker]:
-    """Starts `count` workers on free ports of 127.0.0.1; prints their output with their rank."""
+def start(command: list[str], count: int) -> list[subprocess.Popen]:
+    """Starts `count` workers on free ports of 127.0.0.1; prints their output with their indices."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
     threads = max(1, len(cores()) // count)
     workers = []
@@ -72,40 +57,29 @@ def start(command: list[str], count: int) -> list[Worker]:
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        printer = threading.Thread(target=_print_lines, args=(index, process.stdout), daemon=True)
-        printer.start()
-        workers.append(Worker(process, printer))
+        # This process waits for the thread before it exits.
+        threading.Thread(target=_print_lines, args=(index, process.stdout)).start()
+        workers.append(process)
     return workers
 
 
-def wait(workers: list[Worker]) -> int:
-    """Waits for all workers; once one has failed, the others have a minute to notice."""
-    processes = [worker.process for worker in workers]
+def wait(workers: list[subprocess.Popen]) -> int:
+    """Waits for all workers; returns the first exit status that is not 0, or 0.
+
+    Once a worker has failed, the others have a minute to stop; then they are killed.
+    """
     deadline = None
-    while any(process.poll() is None for process in processes):
-        if deadline is None and any(process.poll() for process in processes):
+    while running := [index for index, process in enumerate(workers) if process.poll() is None]:
+        if deadline is None and any(process.poll() for process in workers):
             deadline = time.monotonic() + _GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
-            _kill(processes)
+            for index in running:
+                print(f"[{index}] killed: another worker failed {_GRACE_SECONDS} s ago", flush=True)
+                workers[index].kill()
         time.sleep(_POLL_SECONDS)
-    for worker in workers:
-        worker.printer.join()
-    # A worker that a signal killed has a negative status, for which a shell says 128 + signal.
-    statuses = [128 - p.returncode if p.returncode < 0 else p.returncode for p in processes]
+    # A worker that was killed by a signal has a negative status, for which shells use 128 + signal.
+    statuses = [128 - p.returncode if p.returncode < 0 else p.returncode for p in workers]
     return next((status for status in statuses if status), 0)
-
-
-def _kill(processes: list[subprocess.Popen]) -> None:
-    for index, process in enumerate(processes):
-        if process.poll() is None:
-            print(f"[{index}] did not end within {_GRACE_SECONDS} seconds after another failed", flush=True)
-            process.kill()
-
-
-def _pass_on(workers: list[Worker], number: int) -> None:
-    for worker in workers:
-        if worker.process.poll() is None:
-            worker.process.send_signal(number)
 
 
 def _print_lines(index: int, stream: Iterable[str]) -> None:
@@ -115,14 +89,9 @@ def _print_lines(index: int, stream: Iterable[str]) -> None:
 
 def free_ports(count: int) -> list[int]:
     """Returns ports of 127.0.0.1 that no process listens at."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [free.getsockname()[1] for free in sockets]
-    finally:
-        for free in sockets:
-            free.close()
 
 
 COMMAND = cli.Command(

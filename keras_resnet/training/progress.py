@@ -2,34 +2,25 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 from tqdm import tqdm
 
 from keras_resnet.files import atomic_path
 from keras_resnet.run_folder import RunFolder
-from keras_resnet.training.task import Curve
+from keras_resnet.training.task import Task
 
 
 class Progress:
-    """Progress bar, console lines and TensorBoard; silent where `visible` is False."""
+    """Progress bar, console lines and TensorBoard; does nothing unless `visible`."""
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        total_steps: int,
-        batch_size: int,
-        describe: Callable[[dict[str, float]], str],
-        visible: bool,
-    ):
+    def __init__(self, folder: RunFolder, task: Task, total_steps: int, visible: bool):
         self._folder = folder
         self._total_steps = total_steps
-        self._batch_size = batch_size
-        self._describe = describe
+        self._batch_size = task.recipe.batch_size
+        self._describe = task.describe
         self._visible = visible
-        self._bar = None
-        self._writer = None
+        self._bar = self._writer = None
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar."""
@@ -49,35 +40,28 @@ class Progress:
             unit=" images",
             unit_scale=True,
             dynamic_ncols=True,
-            disable=None,  # no bar where standard error is no terminal
+            disable=None,  # no bar if standard error is not a terminal
         )
 
     def advance(self, step: int, means: dict[str, float]) -> None:
-        """Shows that `step` steps are done, with the metrics since the epoch began."""
+        """Shows that `step` steps are done, and the training metrics."""
         if self._bar is not None:
             self._bar.set_postfix_str(self._describe(means), refresh=False)
             self._bar.update((step - self._step) * self._batch_size)
         self._step = step
 
     def images_per_second(self) -> float:
-        """The training speed since the epoch began, or since the run was resumed."""
+        """The training speed in this epoch, since the run was started or resumed."""
         seconds = time.perf_counter() - self._epoch_begun
         return (self._step - self._epoch_step) * self._batch_size / seconds
 
     def epoch(self, row: dict, epochs: int, train: dict[str, float], val: dict[str, float]) -> None:
-        """Reports the end of an epoch.
-
-        Args:
-            row: of history.csv.
-            epochs: of the run.
-            train: metrics.
-            val: metrics.
-        """
+        """Reports the end of an epoch of `epochs`: its row of history.csv and its metrics."""
         now = time.perf_counter()
         left = (now - self._begun) / max(1, self._step - self._begun_step) * (self._total_steps - self._step)
         self.say(
             f"epoch {row['epoch']:g}/{epochs}: train {self._describe(train)}; val {self._describe(val)}; "
-            f"{row['images_per_second']:,.0f} images/s, {_duration(left)} left"
+            f"{row['images_per_second']:,.0f} images/s, {tqdm.format_interval(left)} left"
         )
         if self._writer is not None:
             with self._writer.as_default(step=row["step"]):
@@ -95,22 +79,16 @@ class Progress:
             self._writer.close()
 
 
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def draw_curves(folder: RunFolder, title: str, curves: Sequence[Curve]) -> None:
+def draw_curves(folder: RunFolder, task: Task) -> None:
     """Draws curves.png from history.csv, over epochs."""
-    rows = folder.read_history()
+    rows, curves = folder.read_history(), task.curves
     if not rows or not curves:
         return
     from matplotlib.figure import Figure
 
     epochs = [float(row["epoch"]) for row in rows]
     figure = Figure(figsize=(5 * len(curves), 4), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(f"{task.recipe.model} on {task.recipe.dataset}")
     for curve, axes in zip(curves, figure.subplots(1, len(curves), squeeze=False)[0], strict=True):
         for split, style in (("train", "--"), ("val", "-")):
             if f"{split}_{curve.metric}" in rows[0]:

@@ -1,4 +1,4 @@
-"""The common part of all recipes: what decides what a run learns, except its seed and precision."""
+"""The common part of all recipes: everything that affects the result of a run but seed and precision."""
 
 import ast
 import dataclasses
@@ -7,12 +7,12 @@ import typing
 from collections.abc import Iterable
 from typing import Any, Literal, Self
 
-from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.errors import InputError, require, unknown_name
 from keras_resnet.run_folder import RunFolder
 
 
 def described(text: str, default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field with its help text in `metadata["help"]`."""
+    """A dataclass field with a help text in `metadata["help"]`."""
     return dataclasses.field(default=default, metadata={"help": text})
 
 
@@ -104,18 +104,12 @@ class Recipe:
         require(ordered, "boundaries must be rising fractions between 0 and 1", self.boundaries)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other fields; `InputError` for a key that does not exist or a wrong type."""
-        names = {field.name for field in dataclasses.fields(self)}
-        for name in changes:
-            if name not in names:
-                raise unknown_name("recipe key", name, names)
+        """A copy with other values; `InputError` for an unknown key or an invalid value."""
+        self._check_keys(changes)
         return dataclasses.replace(self, **changes)
 
     def set(self, assignments: Iterable[str]) -> Self:
-        """A copy changed by `key=value` texts, as `--set` takes them.
-
-        `model.KEY=value` sets a field of the network's config.
-        """
+        """A copy with the values of `--set`: `key=value`, or `model.KEY=value` for the network's config."""
         changes, overrides = {}, dict(self.model_overrides)
         for assignment in assignments:
             key, equals, text = assignment.partition("=")
@@ -130,40 +124,40 @@ class Recipe:
         return self.replace(**changes)
 
     def to_dict(self) -> dict:
-        """Plain JSON values."""
+        """The recipe as JSON values."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls, values: dict) -> Self:
-        """Reads what `to_dict` gave; `InputError` for an unknown or missing key or a wrong type."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        for name in values:
-            if name not in names:
-                raise unknown_name("recipe key", name, names)
+        """The inverse of `to_dict`; `InputError` for an unknown or missing key or an invalid value."""
+        cls._check_keys(values)
         for name in ("model", "dataset"):
             if name not in values:
                 raise InputError(f"the recipe lacks {name!r}")
         return cls(**values)
 
+    @classmethod
+    def _check_keys(cls, keys: Iterable[str]) -> None:
+        names = {field.name for field in dataclasses.fields(cls)}
+        for key in keys:
+            if key not in names:
+                raise unknown_name("recipe key", key, names)
+
 
 def run_identity(recipe: Recipe, seed: int, precision: str) -> dict:
-    """The content of a run's recipe.json: what a run that is resumed must agree with."""
+    """The content of recipe.json, which stays the same when a run is resumed."""
     return {**recipe.to_dict(), "seed": seed, "precision": precision}
 
 
 def check_run_folder(folder: RunFolder, recipe: Recipe, seed: int, precision: str) -> None:
-    """Refuses a folder that cannot hold this run; writes nothing.
-
-    Raises:
-        InputError: the folder holds another run, and the message says what differs; or it is a file.
-    """
+    """Raises `InputError` if the folder holds another run, saying what differs, or is a file."""
     if not folder.recipe.exists():
         if folder.path.exists() and not folder.path.is_dir():
             raise InputError(f"--workdir {folder.path} is a file")
         return
     held = folder.read_recipe()
     others = {key: held.pop(key) for key in ("seed", "precision") if key in held}
-    # Files of older versions lack newer keys, which then had their defaults.
+    # Files of older versions lack newer keys, which had their default values.
     held = {**type(recipe).from_dict(held).to_dict(), **others}
     wanted = run_identity(recipe, seed, precision)
     differing = [key for key in wanted if held.get(key) != wanted[key]]
@@ -179,38 +173,27 @@ def _parse(text: str):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
-def require(condition: bool, sentence: str, value: object) -> None:
-    """Raises `InputError` with the sentence and the value, unless the condition holds."""
-    if not condition:
-        raise InputError(f"{sentence}; got {value!r}")
-
-
-def _checked(field: dataclasses.Field, value):
-    """The value in its field's type, or an `InputError` that names the field and the type."""
-    kind = field.type
-    options = [option for option in typing.get_args(kind) if option is not type(None)]
-    optional = type(None) in typing.get_args(kind)
-    if optional and value is None:
-        return None
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    """Returns the value in its field's type, or raises an `InputError` that names the field and the type."""
+    kind: Any = field.type
+    arguments = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
-        if value not in options:
-            raise unknown_name(field.name, value, options)
+        if value not in arguments:
+            raise unknown_name(field.name, value, arguments)
         return value
+    if type(None) in arguments:
+        if value is None:
+            return None
+        kind = arguments[0]
     if kind == tuple[float, ...]:
         items = value if isinstance(value, list | tuple) else (value,)
         if all(_is_number(item) for item in items):
             return tuple(float(item) for item in items)
-    else:
-        plain: Any = options[0] if optional else kind
-        if plain is float and _is_number(value):
-            return float(value)
-        if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
-            return dict(value) if plain is dict else value
-    name = (
-        "numbers"
-        if kind == tuple[float, ...]
-        else getattr(options[0] if optional else kind, "__name__", kind)
-    )
+    elif kind is float and _is_number(value):
+        return float(value)
+    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return dict(value) if kind is dict else value
+    name = "numbers" if kind == tuple[float, ...] else kind.__name__
     raise InputError(f"recipe key {field.name!r} takes {name}; got {value!r}")
 
 

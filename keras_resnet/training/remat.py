@@ -1,7 +1,4 @@
-"""Rematerialization (gradient checkpointing): activations are recomputed instead of kept for the gradient.
-
-Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
-"""
+"""Rematerialization (gradient checkpointing, arXiv:1604.06174): recomputes activations for the gradient."""
 
 import collections
 import itertools
@@ -17,29 +14,23 @@ from keras_resnet.models.graph import layer_calls, recursion_limit, tensor_key
 class Rematerialized:
     """A functional model called in training, in segments of which only the outputs are kept.
 
-    A graph with n cut points is divided into about sqrt(n) segments with about equally many
-    activations. The backward pass recomputes each segment when its gradient is due, and frees it before
-    the next one. The last segment's gradient is due immediately, so it is not recomputed.
+    A graph with n cut points is divided into about sqrt(n) segments with about equally many activations. The
+    backward pass recomputes each segment when it computes its gradient, and frees it before the next one. The
+    last segment's gradient is computed immediately, so the segment is not recomputed.
 
     Logits, weight gradients and moving statistics equal those of `model(images, training=True)`: the
-    recomputation normalizes with the same batch's statistics and assigns no variable. There is no
-    gradient with respect to the images. Layers that draw random numbers (the zoo has none) would draw
-    different ones when recomputed.
+    recomputation normalizes with the same batch's statistics and assigns no variable. There is no gradient
+    with respect to the images. Layers that draw random numbers (the zoo has none) would draw different ones
+    when recomputed.
 
-    Attributes:
-        segments: models that share the layers of the given one, in the order of the computation.
+    `segments` are models that share the layers of the given model, in the order of the computation.
     """
 
     def __init__(self, model: keras.Model, jit: bool = False):
-        """Divides `model` into segments.
-
-        Args:
-            model: with one input and one output. Layers that are frozen now must stay frozen.
-            jit: whether XLA compiles the call.
-        """
+        """Divides a model with one input and one output, whose frozen layers must stay frozen."""
         ends = [model.inputs[0], *_cuts(model), model.outputs[0]]
         with recursion_limit():
-            # A model without cut points stays whole: recomputing it would save nothing.
+            # A model without cut points is not divided: recomputing it would save nothing.
             self.segments = (
                 [keras.Model(first, last) for first, last in itertools.pairwise(ends)]
                 if len(ends) > 2
@@ -48,7 +39,7 @@ class Rematerialized:
         self._jit = jit
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the outputs for `images`, in training."""
+        """Returns the outputs in training mode."""
         x, in_trained = images, False  # whether x depends on a trained variable
         for segment in self.segments[:-1]:
             if in_trained or segment.trainable_variables:
@@ -59,7 +50,7 @@ class Rematerialized:
         return self.segments[-1](x, training=True)
 
     def _call_twice(self, segment: keras.Model, x: tf.Tensor, with_input: bool) -> Any:
-        """`segment(x, training=True)`, recomputed for the gradients; also that of x if `with_input`."""
+        """`segment(x, training=True)`, recomputed for the gradients; x has one only if `with_input`."""
         variables = segment.variables
         trained = {id(variable) for variable in segment.trainable_variables}
         differentiable = [with_input, *(id(variable) in trained for variable in variables)]
@@ -82,14 +73,14 @@ class Rematerialized:
                 # The barrier makes the recomputation's input depend on the gradient: otherwise the compiler
                 # would run it early, or merge it with the first computation.
                 again, upstream = _barrier([x, upstream], self._jit)
-                sources = [value for value, of in zip((again, *values), differentiable, strict=True) if of]
+                sources = [v for v, wanted in zip((again, *values), differentiable, strict=True) if wanted]
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(sources)
                     y, _ = compute(again, values)
                 gradients = tape.gradient(y, sources, upstream)
-                # The segment before must not start while this one's activations are still needed.
+                # The previous segment must not start while this one's activations are still needed.
                 gradients = iter(_barrier(gradients, self._jit))
-                return [next(gradients) if of else None for of in differentiable]
+                return [next(gradients) if wanted else None for wanted in differentiable]
 
             return (y, *(new for _, new in changes)), gradient
 
@@ -100,7 +91,7 @@ class Rematerialized:
 
 
 def _barrier(tensors: list[Any], jit: bool) -> list[Any]:
-    """A barrier: no output is available before all inputs are; None passes through."""
+    """Returns the tensors, none of which is available before all are; None stays None."""
     present: Any = [tensor for tensor in tensors if tensor is not None]
     if jit:  # XLA ignores control dependencies, and TensorFlow has no kernel for XLA's barrier
         from tensorflow.compiler.tf2xla.python import xla
@@ -114,24 +105,24 @@ def _barrier(tensors: list[Any], jit: bool) -> list[Any]:
 
 
 def _cuts(model: keras.Model) -> list[keras.KerasTensor]:
-    """The tensors between the segments."""
+    """Returns the tensors between the segments."""
     tensors, costs = zip(*_pieces(model), strict=True)
     count = max(1, round(math.sqrt(len(costs))))
     sums = list(itertools.accumulate(costs))
     ends = []  # indices of the pieces that segments end with
     for i in range(1, count):
         due = next(j for j, total in enumerate(sums) if total * count >= sums[-1] * i)
-        # Every segment gets a piece at least.
+        # Every segment has at least one piece.
         ends.append(min(max(due, ends[-1] + 1 if ends else 0), len(costs) - 1 - (count - i)))
     return [tensors[end] for end in ends]
 
 
 def _pieces(model: keras.Model) -> list[tuple[keras.KerasTensor, int]]:
-    """The graph's cut points, each with the number of activations between the one before and it.
+    """The graph's cut points, each with the number of activations between the previous one and it.
 
-    A cut point is a tensor that alone connects what is before it with what is behind it; the model's
-    output is the last. Activations are the elements that trained layers put out per image, or 1 per
-    piece if the images' size is not known.
+    A cut point is a tensor on which alone all later layers depend; the last one is the model's output.
+    Activations are the elements per image of trained layers' outputs, or 1 per piece if the image size is
+    unknown.
     """
     calls = layer_calls(model.outputs[:1])
     uses = collections.Counter(tensor_key(tensor) for call in calls for tensor in call.inputs)
@@ -146,14 +137,10 @@ def _pieces(model: keras.Model) -> list[tuple[keras.KerasTensor, int]]:
         if not call.inputs:
             continue
         if getattr(call.layer, "trainable", True):
-            cost += sum(_elements(tensor) for tensor in call.outputs)
+            cost += sum(math.prod(size or 1 for size in tensor.shape[1:]) for tensor in call.outputs)
         if len(live) == 1 and tensor_key(call.outputs[0]) in live:
             pieces.append((call.outputs[0], cost))
             cost = 0
     if any(None in tensor.shape[1:] for tensor, _ in pieces):
         pieces = [(tensor, 1) for tensor, _ in pieces]
     return pieces
-
-
-def _elements(tensor: keras.KerasTensor) -> int:
-    return math.prod(size or 1 for size in tensor.shape[1:])

@@ -5,20 +5,14 @@ from collections.abc import Sequence
 
 from keras_resnet.training.recipe import Recipe
 
-# Steps whose mean training error decides the end of an error-triggered warm-up.
 ERROR_WINDOW = 100
-# The stride of the networks' last stage: image sizes are multiples of it.
-_SIZE_UNIT = 32
+"""Number of steps over which the training error is averaged to decide whether an error warm-up ends."""
+
+_SIZE_UNIT = 32  # total stride of the networks
 
 
 class Schedule:
-    """The learning rate of every step of a run.
-
-    Attributes:
-        state: what the schedule has observed of the run, as plain numbers for checkpoints.
-        window: `observe_errors` must have every step's result before a rate beyond a multiple of this
-            many steps is requested; None: no such limit.
-    """
+    """The learning rate of every step of a run; `state` holds its observations as numbers for checkpoints."""
 
     def __init__(self, recipe: Recipe, total_steps: int, steps_per_epoch: int):
         self._recipe = recipe
@@ -30,7 +24,7 @@ class Schedule:
 
     @property
     def window(self) -> int | None:
-        """See the class."""
+        """The rate at a multiple of this many steps depends on all earlier errors; None: no rate does."""
         return None if self.state["warm"] else ERROR_WINDOW
 
     def rate(self, step: int) -> float:
@@ -73,14 +67,10 @@ class Schedule:
 
 
 def progressive_size(shares: Sequence[float], epoch: int, epochs: float, size: int) -> int:
-    """The input size in an epoch of a run that starts with smaller images.
+    """The input size in pixels in an epoch, counted from 0, of a run that starts with smaller images.
 
-    Args:
-        shares: rising shares of `size`, the last 1, one for each of equal parts of the run; empty for
-            always `size`. Other sizes are rounded to multiples of 32, and at least 32.
-        epoch: counted from 0.
-        epochs: of the whole run.
-        size: height and width of the input at the end, pixels.
+    The shares of `size`, the last of which is 1, apply to equal parts of the run; without shares the size is
+    constant. Smaller sizes are rounded to multiples of 32, and at least 32.
     """
     if not shares:
         return size

@@ -1,4 +1,4 @@
-"""The state of a run: what is set up once, what changes, and how that is checkpointed."""
+"""The parts and the state of a run, set up at its start or from a checkpoint."""
 
 import contextlib
 import dataclasses
@@ -19,49 +19,12 @@ from keras_resnet.training.schedules import Schedule
 from keras_resnet.training.step import Trainer
 from keras_resnet.training.task import Task
 
-
-@dataclasses.dataclass
-class EpochSums:
-    """The sums of a task's training metrics, and of examples, since the epoch began."""
-
-    names: tuple[str, ...]
-    values: list[float]
-
-    @classmethod
-    def zero(cls, names: tuple[str, ...]) -> "EpochSums":
-        """The state at the start of an epoch."""
-        return cls(names, [0.0] * (len(names) + 1))
-
-    def add(self, sums: dict[str, float]) -> None:
-        """Adds the sums of a step, by the names of the metrics and "count"."""
-        self.values = [
-            value + sums[name] for value, name in zip(self.values, (*self.names, "count"), strict=True)
-        ]
-
-    def means(self) -> dict[str, float]:
-        """The metrics; 0 before the first example."""
-        *sums, count = self.values
-        return {name: value / max(count, 1) for name, value in zip(self.names, sums, strict=True)}
+_OTHER_RUN = "the checkpoints in {} are of another model or recipe"
 
 
 @dataclasses.dataclass
-class Position:
-    """How far a run has come.
-
-    Attributes:
-        step: optimizer steps done.
-        sums: of the epoch that has begun.
-        history: the rows of history.csv.
-    """
-
-    step: int
-    sums: EpochSums
-    history: list[dict]
-
-
-@dataclasses.dataclass(frozen=True)
 class Run:
-    """What stays the same while a run lasts: its parts, which may have a state of their own."""
+    """The parts of a run, and its progress."""
 
     task: Task
     folder: RunFolder
@@ -71,13 +34,15 @@ class Run:
     schedule: Schedule
     progress: Progress
     bad_images: BadImages
-    epoch_steps: int
     total_steps: int
+    sums: dict[str, float]  # of the training metrics, and the "count" of examples, over the current epoch
+    step: int = 0  # number of optimizer steps done
+    history: list[dict] = dataclasses.field(default_factory=list)  # the rows of history.csv
 
     @property
     def epochs(self) -> int:
-        """Epochs that the run begins."""
-        return math.ceil(self.total_steps / self.epoch_steps)
+        """The number of epochs, counting an incomplete last one."""
+        return math.ceil(self.total_steps / self.task.epoch_steps)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -86,13 +51,18 @@ class Run:
         val = (f"val_{name}" for name in self.task.val_metrics)
         return ("epoch", "step", "learning_rate", *train, *val, "images_per_second")
 
-    def write_history(self, rows: list[dict]) -> None:
+    def means(self) -> dict[str, float]:
+        """The training metrics over the current epoch; 0 before the first example."""
+        count = max(self.sums["count"], 1)
+        return {name: self.sums[name] / count for name in self.task.train_metrics}
+
+    def write_history(self) -> None:
         """Replaces history.csv; on the chief only."""
         if self.distribution.is_chief:
-            self.folder.write_history(self.columns, rows)
+            self.folder.write_history(self.columns, self.history)
 
     def check_bad_images(self) -> None:
-        """Stops the run where too many images cannot be decoded, and writes their list."""
+        """Raises `InputError` and writes the list of bad images if there are too many."""
         try:
             self.bad_images.check(self.options.max_bad_images)
         except InputError:
@@ -100,26 +70,21 @@ class Run:
             raise
 
     def write_bad_images(self) -> str:
-        """Writes the list of the images that this worker could not decode; returns its path."""
+        """Writes the list of images that this worker could not decode; returns its path."""
         path = self.folder.bad_images(self.distribution.worker)
         self.bad_images.write(path)
         return str(path)
 
 
-def set_up(task: Task, folder: RunFolder, options: RunOptions) -> tuple[Run, Position]:
-    """Prepares a run, at its start or at its newest checkpoint.
-
-    Raises:
-        InputError: something in the arguments is wrong; nothing was written then.
-    """
+def set_up(task: Task, folder: RunFolder, options: RunOptions) -> Run:
+    """Prepares a run, at its start or at its newest checkpoint; writes nothing if it raises `InputError`."""
     recipe = task.recipe
     distribution = create(options.strategy, options.worker_timeout)
     check_run_folder(folder, recipe, options.seed, options.precision)
     task.open(options.data_dir)
-    epoch_steps = task.epoch_steps
-    total_steps = recipe.steps or max(1, round(recipe.epochs * epoch_steps))
+    total_steps = recipe.steps or max(1, round(recipe.epochs * task.epoch_steps))
     _check_divisible(recipe, options, distribution)
-    progress = Progress(folder, total_steps, recipe.batch_size, task.describe, visible=distribution.is_chief)
+    progress = Progress(folder, task, total_steps, visible=distribution.is_chief)
     checkpoint = _load_checkpoint(folder, recipe, options, progress)
     bad_images = BadImages()
     if checkpoint:
@@ -136,38 +101,28 @@ def set_up(task: Task, folder: RunFolder, options: RunOptions) -> tuple[Run, Pos
         jit=options.jit,
         remat=options.remat,
     )
-    schedule = Schedule(recipe, total_steps, epoch_steps)
-    run = Run(
-        task,
-        folder,
-        options,
-        distribution,
-        trainer,
-        schedule,
-        progress,
-        bad_images,
-        epoch_steps,
-        total_steps,
-    )
+    schedule = Schedule(recipe, total_steps, task.epoch_steps)
+    sums = dict.fromkeys((*task.train_metrics, "count"), 0.0)
+    run = Run(task, folder, options, distribution, trainer, schedule, progress, bad_images, total_steps, sums)
     if distribution.is_chief and not folder.recipe.exists():
         folder.write_recipe(run_identity(recipe, options.seed, options.precision))
     if checkpoint:
-        return run, _restore(run, checkpoint)
-    return run, Position(0, EpochSums.zero(task.train_metrics), [])
+        _restore(run, checkpoint)
+    return run
 
 
-def save_checkpoint(run: Run, position: Position) -> None:
+def save_checkpoint(run: Run) -> None:
     """Writes a checkpoint; on the chief only."""
     if not run.distribution.is_chief:
         return
     arrays = {name: variable.numpy() for name, variable in run.trainer.named_variables().items()}
     numbers = {
         **_identity(run.task.recipe, run.options),
-        "sums": position.sums.values,
-        "history": position.history,
+        "sums": list(run.sums.values()),
+        "history": run.history,
         "schedule": run.schedule.state,
     }
-    checkpoint = checkpoints.Checkpoint(position.step, {**arrays, **run.task.arrays()}, numbers)
+    checkpoint = checkpoints.Checkpoint(run.step, {**arrays, **run.task.arrays()}, numbers)
     checkpoints.save(run.folder.checkpoints, checkpoint, run.options.keep)
 
 
@@ -196,42 +151,37 @@ def _build(task: Task, options: RunOptions, distribution: Distribution, pretrain
 
 
 def _identity(recipe: Recipe, options: RunOptions) -> dict:
-    """What a checkpoint must agree with."""
+    """The entries of a checkpoint that must equal those of the run that resumes from it."""
     return {"recipe": recipe.to_dict(), "seed": options.seed, "precision": options.precision}
 
 
 def _load_checkpoint(
     folder: RunFolder, recipe: Recipe, options: RunOptions, progress: Progress
 ) -> checkpoints.Checkpoint | None:
-    """The newest checkpoint, which is of this recipe, seed and precision; None if there is none."""
+    """The newest checkpoint; None if there is none, `InputError` if it belongs to another run."""
     checkpoint = checkpoints.load_newest(folder.checkpoints, progress.say)
     if checkpoint is None:
         return None
     wanted = _identity(recipe, options)
     held: dict[str, Any] = {key: checkpoint.numbers.get(key) for key in wanted}
-    # Checkpoints of older versions lack newer keys, which then had their defaults.
+    # Checkpoints of older versions lack newer keys, which had their default values.
     with contextlib.suppress(InputError, TypeError):
         held["recipe"] = type(recipe).from_dict(held["recipe"]).to_dict()
     if held != wanted:
-        raise _other_run(folder)
+        raise InputError(_OTHER_RUN.format(folder.checkpoints))
     return checkpoint
 
 
-def _restore(run: Run, checkpoint: checkpoints.Checkpoint) -> Position:
+def _restore(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
     numbers, variables = checkpoint.numbers, run.trainer.named_variables()
-    of_task = run.task.arrays()
-    arrays = {name: array for name, array in checkpoint.arrays.items() if name not in of_task}
+    task_arrays = run.task.arrays()
+    arrays = {name: array for name, array in checkpoint.arrays.items() if name not in task_arrays}
     shapes = {name: tuple(value.shape) for name, value in variables.items()}
     if {name: array.shape for name, array in arrays.items()} != shapes:
-        raise _other_run(run.folder)
+        raise InputError(_OTHER_RUN.format(run.folder.checkpoints))
     for name, variable in variables.items():
         variable.assign(arrays[name])
-    run.schedule.state = numbers["schedule"]
-    run.write_history(numbers["history"])
-    run.progress.say(f"resuming after step {checkpoint.step} of {run.total_steps}")
-    sums = EpochSums(run.task.train_metrics, numbers["sums"])
-    return Position(checkpoint.step, sums, numbers["history"])
-
-
-def _other_run(folder: RunFolder) -> InputError:
-    return InputError(f"the checkpoints in {folder.checkpoints} are of another model or recipe")
+    run.step, run.history, run.schedule.state = checkpoint.step, numbers["history"], numbers["schedule"]
+    run.sums = dict(zip(run.sums, numbers["sums"], strict=True))
+    run.write_history()
+    run.progress.say(f"resuming after step {run.step} of {run.total_steps}")

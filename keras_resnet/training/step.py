@@ -1,11 +1,11 @@
 """One optimizer step and one evaluation step, as TensorFlow graph code run on every replica."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_resnet.training.distribution import Distribution
@@ -17,15 +17,13 @@ _LOSS_SCALE_GROWTH_STEPS = 2000
 
 
 class Trainer:
-    """A model with its optimizer's variables and the compiled steps that change them.
+    """A model, the variables of its optimizer, and the compiled steps that change them.
 
-    After every step all replicas and workers hold the same bytes: gradients and batch
-    normalization's moving statistics travel in one all-reduce.
+    After every step the variables are equal, bit for bit, on all replicas of all workers: one all-reduce
+    carries the gradients and batch normalization's moving statistics.
 
-    Attributes:
-        model: has float32 variables.
-        columns: names of what a training step returns: sums over the global batch of the task's
-            metrics, its number of examples, and the state of the step.
+    `columns` names the results of a training step: sums of the task's metrics over the global batch, its
+    number of examples ("count"), and the state of the step.
     """
 
     def __init__(
@@ -39,16 +37,9 @@ class Trainer:
         jit: bool = False,
         remat: bool = False,
     ):
-        """Creates the optimizer's variables.
+        """Creates the optimizer's variables for a model that was built within `distribution.scope()`.
 
-        Args:
-            model: built within `distribution.scope()`.
-            task: gives the loss and the metrics; its recipe, the optimizer.
-            distribution: the devices.
-            seed: of the task's randomness.
-            accumulate: parts into which each replica's batch is split.
-            jit: whether XLA compiles the steps.
-            remat: whether activations are recomputed for the gradient instead of kept.
+        The task's recipe configures the optimizer; `RunOptions` describes the keyword arguments.
         """
         self.model = model
         self._call = Rematerialized(model, jit) if remat else functools.partial(model, training=True)
@@ -63,8 +54,8 @@ class Trainer:
             recipe.weight_decay if variable.name == "kernel" else 0.0
             for variable in model.trainable_variables
         ]
-        # Moving statistics; the state of a seed generator, for instance, is not float. Frozen layers are left
-        # out: a mean over replicas would change their last bits.
+        # The moving statistics, but not the (integer) state of seed generators. Without frozen layers: a mean
+        # over replicas would change their last bits.
         self._statistics = [
             variable.value
             for layer in model.layers
@@ -73,29 +64,20 @@ class Trainer:
             if variable.dtype == "float32"
         ]
         self._scaled = any(layer.compute_dtype == "float16" for layer in model.layers)
-        names = [variable.path for variable in model.trainable_variables]
+        averaged = model.variables if recipe.ema_decay else []
         with distribution.scope():
-            self._velocities = [
-                _zeros_like(w, f"velocity/{n}") for w, n in zip(self._weights, names, strict=True)
-            ]
-            self._averages = (
-                [tf.Variable(v.value, trainable=False) for v in model.variables] if recipe.ema_decay else []
-            )
+            self._velocities = [tf.Variable(tf.zeros_like(w), trainable=False) for w in self._weights]
+            self._averages = [tf.Variable(variable.value, trainable=False) for variable in averaged]
             scale = _INITIAL_LOSS_SCALE if self._scaled else 1.0
             self._loss_scale = tf.Variable(tf.constant(scale), trainable=False)
             self._good_steps = tf.Variable(tf.constant(0), trainable=False)
-        self._train_replica = (
-            tf.function(self._train_on_replica, jit_compile=True) if jit else self._train_on_replica
-        )
-        self._evaluate_replica = (
-            tf.function(self._evaluate_on_replica, jit_compile=True) if jit else self._evaluate_on_replica
-        )
-        self._compiled: dict[str, Callable] = {}  # by what the batches are like
-        self._evaluate = tf.function(self._evaluate_batch)
-        self._observe = tf.function(self._observe_batch)
+        compiled = tf.function(jit_compile=True) if jit else lambda function: function
+        self._train_replica: Any = compiled(self._train_on_replica)
+        self._evaluate_replica: Any = compiled(self._evaluate_on_replica)
+        self._graphs: dict[str, Callable] = {}  # by the shapes and dtypes of the batches
 
     def named_variables(self) -> dict[str, tf.Variable]:
-        """Every variable that a resumed run needs, by name."""
+        """All variables that are saved in checkpoints, by name."""
         names = [variable.path for variable in self.model.variables]
         trainable = [variable.path for variable in self.model.trainable_variables]
         return {
@@ -107,37 +89,36 @@ class Trainer:
             "good_steps": self._good_steps,
         }
 
-    def averaged_weights(self) -> list[np.ndarray] | None:
-        """The moving average of `model.variables`, or None if the recipe has none."""
-        return [average.numpy() for average in self._averages] or None
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Within the block, the model has the averages of its weights, if the recipe has `ema_decay`."""
+        variables = self.model.variables if self._averages else []
+        kept = [variable.numpy() for variable in variables]
+        try:
+            _assign(variables, [average.numpy() for average in self._averages])
+            yield
+        finally:
+            _assign(variables, kept)
 
-    def batch_statistics(self, iterator: Iterator) -> list[np.ndarray]:
-        """The means and variances of one global batch in every batch normalization that is trained.
-
-        The moving statistics are overwritten.
-
-        Args:
-            iterator: yields one global batch at a time, of the same shape in all calls.
-
-        Returns:
-            float64 arrays in the order of `assign_statistics`; means over the replicas.
-        """
+    def average_statistics(self, iterator: Iterator, batches: int) -> None:
+        """Sets the moving statistics, except of frozen layers, to the means over some global batches."""
         normalizations = [x for x in self.model.layers if isinstance(x, keras.layers.BatchNormalization)]
         momenta = [layer.momentum for layer in normalizations]
         for layer in normalizations:
             layer.momentum = 0.0  # a constant of the graph that the first call traces
+        sums: Any = [0.0] * len(self._statistics)
         try:
-            return [value.numpy().astype("float64") for value in self._observe(iterator)]
+            for _ in range(batches):
+                values = [value.numpy().astype("float64") for value in self._observe(iterator)]
+                sums = [a + b for a, b in zip(sums, values, strict=True)]
         finally:
             for layer, momentum in zip(normalizations, momenta, strict=True):
                 layer.momentum = momentum
+        _assign(self._statistics, [(total / batches).astype("float32") for total in sums])
 
-    def assign_statistics(self, values: list[np.ndarray]) -> None:
-        """Replaces the moving statistics."""
-        for variable, value in zip(self._statistics, values, strict=True):
-            variable.assign(value.astype("float32"))
-
-    def _observe_batch(self, iterator: Iterator):
+    @tf.function
+    def _observe(self, iterator: Iterator):
+        """The statistics of one global batch, averaged over replicas; overwrites the moving statistics."""
         results = self._distribution.run(self._observe_replica, (next(iterator),))
         return [self._distribution.local(result) for result in results]
 
@@ -145,27 +126,25 @@ class Trainer:
         context = tf.distribute.get_replica_context()
         self.model(batch["images"], training=True)
         local = [tf.convert_to_tensor(statistic) for statistic in self._statistics]
-        if context.num_replicas_in_sync == 1:
-            return local
         return [total / context.num_replicas_in_sync for total in _sum_over_replicas(context, local)]
 
     def train(self, iterator: Any, rates: tf.Tensor, first_step: tf.Tensor, stopping: tf.Tensor):
-        """Several steps in one call.
+        """Takes one step per learning rate, in one call.
 
         Args:
             iterator: yields one global batch at a time.
             rates: float32 (steps,), the learning rates.
             first_step: int32, number of the first step.
-            stopping: float32, positive if this worker was asked to stop.
+            stopping: float32, positive if this worker received SIGTERM.
 
         Returns:
             float32 (steps, len(columns)).
         """
         # One graph per image size, with static shapes, for any number of steps.
         kind = repr(iterator.element_spec)
-        if kind not in self._compiled:
-            self._compiled[kind] = tf.function(self._train, reduce_retracing=True)
-        return self._compiled[kind](iterator, rates, first_step, stopping)
+        if kind not in self._graphs:
+            self._graphs[kind] = tf.function(self._train, reduce_retracing=True)
+        return self._graphs[kind](iterator, rates, first_step, stopping)
 
     def _train(self, iterator: Iterator, rates: tf.Tensor, first_step: tf.Tensor, stopping: tf.Tensor):
         count = tf.shape(rates)[0]
@@ -186,14 +165,13 @@ class Trainer:
             *(tf.convert_to_tensor(s) for s in self._statistics),
             tf.stack([*sums, stopping]),
         ]
-        if replicas > 1:
-            local = _sum_over_replicas(context, local)
-        gradients = local[: len(gradients)]
-        statistics = [total / replicas for total in local[len(gradients) : -1]]
-        *sums, count, stop = tf.unstack(local[-1])
+        total = _sum_over_replicas(context, local)
+        gradients = total[: len(gradients)]
+        statistics = [statistic / replicas for statistic in total[len(gradients) : -1]]
+        *sums, count, stop = tf.unstack(total[-1])
 
-        # Each replica differentiated its sum of losses, scaled; the step wants the mean's gradient.
-        # A batch of undecodable images has a count of 0.
+        # From the gradients of the scaled sums of losses to that of the mean loss.
+        # The count is 0 if no image of the batch could be decoded.
         unscale = 1.0 / (tf.maximum(count, 1.0) * self._loss_scale)
         gradients = [gradient * tf.cast(unscale, gradient.dtype) for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
@@ -202,15 +180,10 @@ class Trainer:
 
         def update():
             if replicas > 1:
-                for variable, value in zip(self._statistics, statistics, strict=True):
-                    variable.assign(value)
+                _assign(self._statistics, statistics)
             self._apply(gradients, norm, rate)
 
-        def keep():
-            for variable, value in zip(self._statistics, before, strict=True):
-                variable.assign(value)
-
-        tf.cond(finite, update, keep)
+        tf.cond(finite, update, lambda: _assign(self._statistics, before))
         if self._scaled:
             self._adjust_loss_scale(finite)
         return tf.stack([*sums, count, tf.cast(finite, tf.float32), stop, scale])
@@ -233,7 +206,7 @@ class Trainer:
         return sums, gradients
 
     def _differentiate(self, batch: Batch, key: tuple):
-        # Nothing is recorded, or kept in memory, for the layers below the first that is trained.
+        # Only trained weights are watched, so that no activations below the first trained layer are kept.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._weights)
             sums = list(self._task.training_sums(self.model, self._call, batch, key))
@@ -270,15 +243,12 @@ class Trainer:
         self._loss_scale.assign(tf.where(grow, scale * 2.0, scale))
         self._good_steps.assign(tf.where(grow, 0, grown))
 
-    def evaluate(self, iterator: Iterator) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """One global batch of the evaluation.
+    @tf.function
+    def evaluate(self, iterator: Iterator):
+        """Evaluates one global batch; returns the results of the task's `evaluation_sums` over all replicas.
 
-        Returns:
-            The task's sums, a float32 vector, and what it collects, by name; over all replicas.
+        The sums are one float32 vector.
         """
-        return self._evaluate(iterator)
-
-    def _evaluate_batch(self, iterator: Iterator):
         results = self._distribution.run(self._evaluate_replica, (next(iterator),))
         return tf.nest.map_structure(self._distribution.local, results)
 
@@ -291,13 +261,16 @@ class Trainer:
         return sums, collected
 
 
+def _assign(variables, values) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
 def _sum_over_replicas(context, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    # One vector: one collective, however many variables there are.
+    if context.num_replicas_in_sync == 1:
+        return tensors
+    # One vector, so that there is one collective operation for all variables.
     flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
     flat = context.all_reduce(tf.distribute.ReduceOp.SUM, flat)
     parts = tf.split(flat, [tensor.shape.num_elements() for tensor in tensors])
     return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
-
-
-def _zeros_like(variable: tf.Variable, name: str) -> tf.Variable:
-    return tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False, name=name)

@@ -1,4 +1,4 @@
-"""The interface between the training loop and what is learned."""
+"""The interface between the training loop and a task."""
 
 import abc
 import dataclasses
@@ -18,72 +18,50 @@ Batch = dict[str, tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One panel of curves.png.
-
-    Attributes:
-        metric: a name of `Task.train_metrics` or `Task.val_metrics`, or of both.
-        axis: title of the vertical axis.
-        value: from the metric to what is drawn.
-        log: whether the axis is logarithmic; otherwise it starts at 0.
-    """
+    """One panel of curves.png: a metric of `Task.train_metrics` or `Task.val_metrics`, or of both."""
 
     metric: str
     axis: str
-    value: Callable[[float], float] = float
-    log: bool = False
+    value: Callable[[float], float] = float  # from the metric to what is drawn
+    log: bool = False  # otherwise the axis starts at 0
 
 
 class Task(abc.ABC):
-    """What is learned: data, network, loss and metrics.
+    """Data, network, loss and metrics.
 
     The loop calls `open`, `build` and `prepare` once, in this order, before anything else. Batches are
-    dictionaries of tensors (or of nested tensors) whose first axis is the batch; "images" is one of them.
-
-    Attributes:
-        recipe: its common fields decide about the optimizer, the schedule and the length of the run.
-        train_metrics: names, "loss" first; the columns train_NAME of history.csv.
-        val_metrics: names; the columns val_NAME of history.csv.
-        curves: the panels of curves.png.
-        epoch_steps: training steps per epoch; set by `open`.
-        evaluation_steps: global batches of the evaluation; set by `open`.
+    dictionaries of tensors (or of nested tensors) with static shapes, whose first axis is the batch; "images"
+    is one of them. Each is for one replica; those of a worker's replicas follow each other.
     """
 
     recipe: Recipe
-    train_metrics: tuple[str, ...]
-    val_metrics: tuple[str, ...]
+    train_metrics: tuple[str, ...]  # "loss" first; the columns train_NAME of history.csv
+    val_metrics: tuple[str, ...]  # the columns val_NAME of history.csv
     curves: tuple[Curve, ...] = ()
-    epoch_steps: int
-    evaluation_steps: int
-
-    # Setting up.
+    epoch_steps: int  # training steps per epoch; set by `open`
+    evaluation_steps: int  # global batches of the evaluation; set by `open`
 
     @abc.abstractmethod
     def open(self, data_dir: str | None) -> None:
-        """Opens the dataset and counts its steps; `InputError` where the recipe does not fit it."""
+        """Opens the dataset and counts its steps; `InputError` if the recipe does not match it."""
 
     @abc.abstractmethod
     def build(self, pretrained: bool) -> keras.Model:
-        """Builds the network, in the scope and with the precision of the run.
+        """Builds the network within the strategy's scope and with the run's dtype policy.
 
-        Args:
-            pretrained: whether to load the weights that the recipe starts from; not when resuming.
+        `pretrained`: load the weights that the recipe names; False when resuming.
         """
 
     @abc.abstractmethod
     def prepare(self, held: dict[str, np.ndarray] | None, bad: BadImages) -> None:
-        """Decides how images become inputs.
+        """Chooses the preprocessing; `bad` collects undecodable images.
 
-        Args:
-            held: when resuming, the arrays of the checkpoint; of an older version they may lack some of
-                `arrays`.
-            bad: collects undecodable images.
+        `held` has the checkpoint's arrays when resuming; those of older versions may lack some of `arrays`.
         """
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What `prepare` decided, to be kept in checkpoints."""
+        """The result of `prepare` as arrays for checkpoints."""
         return {}
-
-    # Batches of this worker's replicas in turn, with static shapes.
 
     @abc.abstractmethod
     def training_batches(
@@ -96,13 +74,11 @@ class Task(abc.ABC):
         first_step: int,
         bad: BadImages,
     ) -> tf.data.Dataset:
-        """The batches of an epoch, from its step `first_step`; `epochs` is the length of the run."""
+        """The batches of an epoch from its step `first_step` on; `epochs` is the length of the run."""
 
     @abc.abstractmethod
     def evaluation_batches(self, distribution: Distribution, bad: BadImages) -> tf.data.Dataset:
-        """The batches of the evaluation; what only fills the last one up must not count."""
-
-    # Inside the steps: graph code of one replica.
+        """The batches of the evaluation; padding of the last batch must not count."""
 
     @abc.abstractmethod
     def training_sums(
@@ -112,42 +88,34 @@ class Task(abc.ABC):
         batch: Batch,
         key: tuple[int, tf.Tensor, tf.Tensor],
     ) -> Sequence[tf.Tensor]:
-        """Sums over a batch, under the gradient tape.
+        """Sums over the batch of one replica, or a part of it; graph code, recorded by the gradient tape.
 
         Args:
-            model: the network.
-            call: applies it in training mode, recomputing activations where the run asks for it.
-            batch: of one replica, or a part of it.
+            call: applies the network in training mode, with rematerialization if the run uses it.
             key: (seed, step, part), different for every batch: the source of all randomness.
 
         Returns:
-            A scalar for each of `train_metrics`, the first being the loss that is differentiated, and
-            the number of examples. The loop divides by that number, summed over all replicas.
+            A scalar for each of `train_metrics`, the first of which is the differentiated loss, and the
+            number of examples. The loop divides by that number, summed over all replicas.
         """
 
     @abc.abstractmethod
     def evaluation_sums(
         self, model: keras.Model, batch: Batch
     ) -> tuple[Sequence[tf.Tensor], dict[str, tf.Tensor]]:
-        """Applies the network in inference mode.
+        """Sums and values per example of a replica's batch, in inference mode; graph code.
 
         Returns:
-            Scalars, which are summed over all batches; and, for a metric that is no mean, tensors whose
-            first axis is the batch, which are collected from all replicas.
+            Scalars, which are summed over all batches; and, for metrics that are not means, tensors whose
+            first axis is the batch, which are concatenated over all batches and replicas.
         """
-
-    # Metrics, on the host.
 
     @abc.abstractmethod
     def evaluation_metrics(self, sums: np.ndarray, collected: dict[str, np.ndarray]) -> dict[str, float]:
-        """The `val_metrics` from what `evaluation_sums` gave for the whole split."""
+        """The `val_metrics` from the results of `evaluation_sums` for the whole split."""
 
     def error_sum(self, sums: dict[str, float]) -> float:
-        """The sum over a batch of the error that ends an error warm-up.
-
-        Args:
-            sums: by the names of `train_metrics` and "count".
-        """
+        """The sum of the error that ends an error warm-up, from the sums of `train_metrics` and "count"."""
         return sums["loss"]
 
     def error(self, metrics: dict[str, float]) -> float:
@@ -155,7 +123,7 @@ class Task(abc.ABC):
         return metrics["loss"]
 
     def describe(self, metrics: dict[str, float]) -> str:
-        """Training or validation metrics for the console."""
+        """Training or validation metrics as text for the console."""
         return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
     @abc.abstractmethod

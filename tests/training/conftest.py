@@ -1,4 +1,4 @@
-"""Two CPU devices for the distribution tests, and a recipe small enough to run in seconds."""
+"""Two CPU devices for the distribution tests, and a recipe that runs in seconds."""
 
 import contextlib
 
@@ -9,7 +9,7 @@ from keras_resnet.classification import get_recipe
 from keras_resnet.training import RunOptions
 from keras_resnet.training.step import Trainer
 
-# Before TensorFlow makes its devices; the threads stay the same.
+# Before TensorFlow creates its devices; the number of threads stays the same.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
@@ -19,7 +19,7 @@ TINY = {"stage_depths": (1, 1, 1), "stage_filters": (4, 8, 8)}
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    """Where the session's digits are prepared, once."""
+    """The folder in which digits are prepared once per session."""
     return str(tmp_path_factory.mktemp("tfds"))
 
 
@@ -35,7 +35,7 @@ def run_options(data_dir):
 
 @pytest.fixture
 def break_off():
-    """A context manager: a run in it breaks off before its call number `after`, counted from 0."""
+    """A context manager that interrupts the run in it before call number `after`, counted from 0."""
 
     @contextlib.contextmanager
     def breaking_off(after):

@@ -38,7 +38,7 @@ def test_keeps_the_newest(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
-def test_a_truncated_newest_one_is_reported_and_passed_over(tmp_path, share):
+def test_a_truncated_newest_checkpoint_is_reported_and_skipped(tmp_path, share):
     checkpoints.save(tmp_path, made(1), keep=2)
     newest = checkpoints.save(tmp_path, made(2), keep=2)
     content = newest.read_bytes()
@@ -49,7 +49,7 @@ def test_a_truncated_newest_one_is_reported_and_passed_over(tmp_path, share):
     assert str(newest) in reports[0]
 
 
-def test_a_changed_byte_of_an_array_or_a_number_is_noticed(tmp_path):
+def test_a_changed_byte_of_an_array_or_a_number_is_detected(tmp_path):
     path = checkpoints.save(tmp_path, made(1), keep=1)
     content = path.read_bytes()
     array = made(1).arrays["weights/a/kernel"].tobytes()
@@ -61,7 +61,7 @@ def test_a_changed_byte_of_an_array_or_a_number_is_noticed(tmp_path):
             checkpoints.load(path)
 
 
-def test_all_broken_is_an_error_and_none_is_a_start(tmp_path):
+def test_all_broken_is_an_error_and_none_is_not(tmp_path):
     assert checkpoints.load_newest(tmp_path / "none", print) is None
     checkpoints.save(tmp_path, made(1), keep=1).write_bytes(b"")
     with pytest.raises(InputError, match="every checkpoint"):

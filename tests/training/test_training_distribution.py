@@ -117,12 +117,12 @@ def test_rendezvous_waits_for_the_last():
     assert min(arrived) >= 1.0
 
 
-def test_rendezvous_names_who_did_not_come():
+def test_rendezvous_names_the_missing_worker():
     addresses = free_addresses(3)
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(cluster.rendezvous, addresses, index, 2) for index in (0, 2)]
     for call in calls:
-        with pytest.raises(InputError, match=f"^worker 1 at {addresses[1]} did not come within 2 seconds"):
+        with pytest.raises(InputError, match=f"^worker 1 at {addresses[1]} did not connect within 2 seconds"):
             call.result()
 
 

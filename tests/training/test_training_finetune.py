@@ -1,4 +1,4 @@
-"""Runs that start from weights: what they take over, what is frozen, how they go on without the file."""
+"""Runs that start from pretrained weights: transfer, frozen stages, resuming without the file."""
 
 import json
 
@@ -19,7 +19,7 @@ THEIRS = Normalization((100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
 
 
 def write_weights(path, normalization=THEIRS, size=16, described=True):
-    """A network of 7 classes and 3 channels whose every variable differs from a fresh one's."""
+    """A network of 7 classes and 3 channels whose every variable differs from its initial value."""
     preprocessing = Preprocessing(size, None, "bilinear", normalization)
     spec = ModelSpec("cifar_resnet20", TINY, 7, (size, size, 3), preprocessing)
     model = spec.build()
@@ -48,9 +48,7 @@ def variables_of(path):
         ("C4", ("conv",), {"sync_batch_norm": True}),  # a linear probe
     ],
 )
-def test_frozen_stages_end_as_they_were_in_the_file(
-    tmp_path, tiny, run_options, weights, freeze, stages, options
-):
+def test_frozen_stages_are_those_of_the_file(tmp_path, tiny, run_options, weights, freeze, stages, options):
     recipe = tiny.replace(weights=weights, freeze=freeze, normalization="weights", epochs=1)
     train(recipe, tmp_path / "run", run_options(**options))
     before, after = variables_of(weights), variables_of(tmp_path / "run" / "model.weights.h5")
@@ -69,8 +67,8 @@ def test_a_linear_probe_learns(tmp_path, tiny, run_options, weights):
     assert losses[-1] < losses[0]
 
 
-def test_a_run_that_broke_off_needs_no_weights_any_more(tmp_path, tiny, run_options, weights, break_off):
-    """Not even those that the normalization came from; and it ends with the same bytes."""
+def test_resuming_needs_no_pretrained_weights(tmp_path, tiny, run_options, weights, break_off):
+    """Not even for the normalization; the run ends with the same bytes."""
     recipe = tiny.replace(
         weights=weights, freeze="C2", normalization="weights", ema_decay=0.9, mixup=0.2, epochs=2
     )
@@ -96,7 +94,7 @@ def test_other_weights_or_stages_are_another_run(tmp_path, tiny, run_options, we
 
 
 def test_the_normalization_of_another_datasets_run(tmp_path, tiny, run_options):
-    """A run's own file says how its pixels were prepared, and the next run does the same."""
+    """A run's weights file holds its normalization, which the next run uses."""
     train(tiny.replace(steps=1), tmp_path / "a", run_options())
     file = tmp_path / "a" / "model.weights.h5"
     random = np.random.default_rng(0)
@@ -138,7 +136,7 @@ def test_one_channel_with_imagenets_statistics(tmp_path, tiny, run_options):
 
 @pytest.fixture
 def entry(monkeypatch, weights):
-    """An entry "theirs" of cifar_resnet20 whose file need not be fetched."""
+    """An entry "theirs" of cifar_resnet20 whose file need not be downloaded."""
     row = PretrainedWeights(
         name="theirs",
         model="cifar_resnet20",

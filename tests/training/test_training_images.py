@@ -15,7 +15,7 @@ SPOILT = {"train/cat/empty.png": b"", "train/dog/text.jpg": b"no image", "val/ca
 
 @pytest.fixture
 def photos(tmp_path):
-    """Two classes of noise, dark and bright: 24 images to learn from and 8 to be tested on."""
+    """Two classes of noise, dark and bright: 24 training and 8 test images."""
     random = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 4)):
         for name, low in (("cat", 0), ("dog", 128)):

@@ -1,6 +1,5 @@
-"""Whole runs on digits: what they leave, how they go on, how they fail."""
+"""Whole runs on digits: their files, resuming and errors."""
 
-import csv
 import json
 import math
 import os
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.runs import history
 from helpers.zoo_networks import load_network
 
 from keras_resnet import InputError, build_model
@@ -22,25 +22,16 @@ from keras_resnet.training.checkpoints import list_checkpoints, load, save
 from keras_resnet.weights import load_weights, read_spec, save_weights
 
 
-def rows_of(workdir):
-    with open(workdir / "history.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def without_speed(rows):
-    return [{key: value for key, value in row.items() if key != "images_per_second"} for row in rows]
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, data_dir):
-    """A run of the recipe `demanding` that nothing disturbs."""
+    """A run of the recipe `demanding` without interruption."""
     path = tmp_path_factory.mktemp("uninterrupted")
     train(demanding(), path, RunOptions(strategy="one_device", data_dir=data_dir, checkpoint_every=2))
     return path
 
 
 def demanding():
-    """Everything that has a state, at once."""
+    """A recipe that uses everything that has a state."""
     return get_recipe("digits").replace(
         model_overrides={"stage_depths": (1, 1, 1), "stage_filters": (4, 8, 8)},
         image_size=16,
@@ -57,10 +48,10 @@ def demanding():
     )
 
 
-def test_a_run_leaves_what_is_promised(tmp_path, tiny, run_options):
+def test_the_files_of_a_run(tmp_path, tiny, run_options):
     last = train(tiny, tmp_path / "run", run_options())
     workdir = RunFolder(tmp_path / "run")
-    rows = rows_of(workdir.path)
+    rows = workdir.read_history()
     columns = "epoch step learning_rate train_loss train_top1 val_loss val_top1 images_per_second"
     assert list(rows[0]) == columns.split()
     assert [(row["epoch"], row["step"]) for row in rows] == [
@@ -107,18 +98,18 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path, tiny, run_options
 
 
 @pytest.mark.parametrize("after", [1, 4, 5, 9, 13])
-def test_a_run_that_breaks_off_anywhere_ends_with_the_same_bytes(
+def test_a_run_interrupted_at_any_step_ends_with_the_same_bytes(
     tmp_path, run_options, break_off, uninterrupted, after
 ):
     with break_off(after):
         train(demanding(), tmp_path, run_options(checkpoint_every=2))
     train(demanding(), tmp_path, run_options(checkpoint_every=2))
     assert (tmp_path / "model.weights.h5").read_bytes() == (uninterrupted / "model.weights.h5").read_bytes()
-    assert without_speed(rows_of(tmp_path)) == without_speed(rows_of(uninterrupted))
+    assert history(tmp_path) == history(uninterrupted)
 
 
 def test_a_run_of_an_older_version_is_resumed(tmp_path, run_options, break_off, uninterrupted, capsys):
-    """Its recipe has neither weights nor freeze, its checkpoint no normalization either."""
+    """Its recipe has neither weights nor freeze, and its checkpoint no normalization."""
     with break_off(7):
         train(demanding(), tmp_path, run_options(checkpoint_every=2))
     old = json.loads((tmp_path / "recipe.json").read_text())
@@ -146,7 +137,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, tiny, run_options):
     assert (tmp_path / "model.weights.h5").read_bytes() == before
 
 
-def test_a_broken_newest_checkpoint_costs_some_steps_and_no_bytes(
+def test_a_run_with_a_broken_newest_checkpoint_ends_with_the_same_bytes(
     tmp_path, run_options, uninterrupted, capsys
 ):
     train(demanding(), tmp_path, run_options(checkpoint_every=2))
@@ -168,7 +159,7 @@ def test_sigterm_finishes_the_step_and_leaves_a_checkpoint(tmp_path, run_options
     assert list_checkpoints(tmp_path / "checkpoints")
     train(demanding(), tmp_path, run_options())
     assert (tmp_path / "model.weights.h5").read_bytes() == (uninterrupted / "model.weights.h5").read_bytes()
-    assert without_speed(rows_of(tmp_path)) == without_speed(rows_of(uninterrupted))
+    assert history(tmp_path) == history(uninterrupted)
 
 
 def test_the_saved_weights_are_the_averaged_ones(tmp_path, tiny, run_options):
@@ -180,7 +171,7 @@ def test_the_saved_weights_are_the_averaged_ones(tmp_path, tiny, run_options):
     assert np.abs(saved - checkpoint.arrays["weights/conv1_conv/kernel"]).max() > 0
 
 
-def test_a_rate_that_explodes_names_step_rate_and_checkpoint(tmp_path, tiny, run_options):
+def test_a_divergence_names_step_rate_and_checkpoint(tmp_path, tiny, run_options):
     with pytest.raises(TrainingFailed) as caught:
         train(
             tiny.replace(learning_rate=1e30, warmup_epochs=0, schedule="constant"),
@@ -208,7 +199,7 @@ def test_starts_from_weights(tmp_path, tiny, run_options):
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_reduced_precision_learns(tmp_path, tiny, run_options, precision):
     train(tiny, tmp_path, run_options(precision=precision))
-    rows = rows_of(tmp_path)
+    rows = history(tmp_path)
     assert float(rows[-1]["train_loss"]) < 0.9 * float(rows[0]["train_loss"])
     assert keras.config.dtype_policy().name == "float32"  # restored
 
@@ -219,10 +210,10 @@ def test_two_devices_train_and_count_every_example_once(tmp_path, tiny, run_opti
     assert last["train_loss"] < 2.3
 
 
-def test_the_last_part_of_an_epoch_is_a_row_too(tmp_path, tiny, run_options):
+def test_an_incomplete_last_epoch_is_a_row(tmp_path, tiny, run_options):
     train(tiny.replace(steps=7), tmp_path, run_options())
-    assert [row["step"] for row in rows_of(tmp_path)] == ["5", "7"]
-    assert rows_of(tmp_path)[-1]["epoch"] == "1.4"
+    assert [row["step"] for row in history(tmp_path)] == ["5", "7"]
+    assert history(tmp_path)[-1]["epoch"] == "1.4"
 
 
 def bad(recipe_changes, option_changes, message):

@@ -1,6 +1,5 @@
-"""Runs that are killed, starved and spread over processes."""
+"""Runs that are killed, run out of disk space, and use several processes."""
 
-import csv
 import json
 import os
 import random
@@ -22,6 +21,7 @@ from helpers.processes import (
     train_command,
     wait_for,
 )
+from helpers.runs import history
 
 from keras_resnet.classification import get_recipe, train
 from keras_resnet.training import RunOptions, launch_local
@@ -30,13 +30,11 @@ pytestmark = pytest.mark.slow
 
 
 def result(workdir):
-    with open(workdir / "history.csv", newline="") as file:
-        rows = [{k: v for k, v in row.items() if k != "images_per_second"} for row in csv.DictReader(file)]
-    return rows, (workdir / "model.weights.h5").read_bytes()
+    return history(workdir), (workdir / "model.weights.h5").read_bytes()
 
 
 def killed_until_done(command, workdir, kills, last_step, seed):
-    """Starts a command again and again, killing it at random steps; the steps it was killed at."""
+    """Starts a command repeatedly, killing it at random steps; returns these steps."""
     draw = random.Random(seed)
     marks = sorted(draw.sample(range(1, last_step - 1), kills))
     killed = []
@@ -129,7 +127,7 @@ def test_when_a_worker_dies_the_others_name_it_within_a_minute(tmp_path, data_di
 
 
 @pytest.mark.parametrize(("workers", "every"), [(1, 5), (2, 5), (2, 1)])
-def test_sigterm_is_passed_on_and_exits_143(tmp_path, data_dir, workers, every):
+def test_sigterm_is_forwarded_and_exits_143(tmp_path, data_dir, workers, every):
     flags = ["--epochs=500", f"--checkpoint_every={every}"]
     if workers == 1:
         process = start(train_command(tmp_path, data_dir, *flags))
@@ -144,17 +142,17 @@ def test_sigterm_is_passed_on_and_exits_143(tmp_path, data_dir, workers, every):
     assert "Traceback" not in output
 
 
-def test_a_worker_that_never_comes_is_named(tmp_path, data_dir):
+def test_a_missing_worker_is_named(tmp_path, data_dir):
     addresses = [f"127.0.0.1:{port}" for port in launch_local.free_ports(2)]
     config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}}
     command = train_command(tmp_path / "run", data_dir, "--strategy=multi_worker", "--worker_timeout=5")
     status, output = run(command, TF_CONFIG=json.dumps(config))
     assert status == 2
-    assert f"error: worker 1 at {addresses[1]} did not come within 5 seconds" in output
+    assert f"error: worker 1 at {addresses[1]} did not connect within 5 seconds" in output
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint_whole(tmp_path, data_dir):
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint_intact(tmp_path, data_dir):
     # A small file system in a name space of its own needs no root; its files are copied out at the end.
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()

@@ -29,7 +29,7 @@ def take_steps(
     accumulate=1,
     jit=False,
 ):
-    """What the steps report, and all variables after them, by name."""
+    """The results of the steps, and all variables after them, by name."""
     distribution = distributions.create(strategy)
     keras.utils.set_random_seed(1)
     keras.config.set_dtype_policy(policy)
@@ -106,7 +106,7 @@ def test_all_families_give_the_same_bits(family):
     ],
     ids=str,
 )
-def test_every_machine_gives_the_same_bits(options):
+def test_all_options_give_the_same_bits(options):
     assert_same(DEEP, **options)
 
 
@@ -145,7 +145,7 @@ def test_statistics_move_once_and_what_is_frozen_does_not():
         assert np.array_equal(value, first) == name.startswith("conv1_"), name
 
 
-def test_outside_of_a_graph_the_gradient_is_the_same():
+def test_the_gradient_is_the_same_in_eager_mode():
     model = randomize(build_resnet(DEEP, input_shape=(16, 16, 3)))
     weights = [variable.value for variable in model.trainable_variables]
     start = model.get_weights()

@@ -47,7 +47,7 @@ def test_plateau_divides_after_patience_epochs_without_a_better_error():
     assert seen == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.001, 0.001, 0.0001])
 
 
-def test_other_schedules_do_not_listen_to_the_validation_error():
+def test_other_schedules_ignore_the_validation_error():
     made = schedule(schedule="constant", patience=1)
     for _ in range(5):
         made.observe_epoch(0.9)
@@ -78,7 +78,7 @@ def test_the_110_layers_warm_up_until_the_stated_error():
     assert made.rate(32_000) == pytest.approx(0.01)
 
 
-def test_state_goes_on_in_another_schedule():
+def test_state_is_transferable():
     recipe = get_recipe("cifar10_paper", "cifar_resnet110")
     first, second = Schedule(recipe, 1000, 10), Schedule(recipe, 1000, 10)
     observe(first, 0, 0.5, 60)

@@ -1,4 +1,4 @@
-"""Batch normalization's statistics, averaged over batches after the training."""
+"""Batch normalization's statistics, averaged over batches after training."""
 
 import keras
 import numpy as np
@@ -41,7 +41,7 @@ def test_statistics_are_means_over_batches_of_their_own_epoch(
 
 
 def test_the_weights_are_those_of_a_run_without(tmp_path, tiny, run_options):
-    """Only the statistics change, and the step after which momentum is what it was."""
+    """Only the statistics differ."""
     files = {}
     for count in (0, 2):
         train(tiny.replace(reestimate_batches=count, epochs=1), tmp_path / str(count), run_options())
