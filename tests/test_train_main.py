@@ -56,7 +56,7 @@ def write_folder(path, classes, files=("a.png", "b.png", "c.png", "d.png", "e.pn
         (["--weights=none.weights.h5"], "none.weights.h5 does not exist"),
         (["--weights=torchvison_v1", "--model=resnet18", "--set=image_size=32"], "torchvision_v1"),
         (["--freeze=C9"], "freeze takes one of C1, C2, C3, C4 or None; got 'C9'"),
-        (["--set=normalization=weights"], "that of the weights to start from; give weights"),
+        (["--set=normalization=weights"], "'weights' needs pretrained weights; set weights"),
         (["--batchsize=3"], "batchsize"),
         (["--epochs=many"], "epochs"),
         (["digits"], "unexpected argument 'digits'"),

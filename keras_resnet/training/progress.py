@@ -56,7 +56,7 @@ class Progress:
         return (self._step - self._epoch_step) * self._batch_size / seconds
 
     def epoch(self, row: dict, epochs: int, train: dict[str, float], val: dict[str, float]) -> None:
-        """Reports the end of an epoch of `epochs`: its row of history.csv and its metrics."""
+        """Reports the end of one of `epochs` epochs: its row of history.csv and its metrics."""
         now = time.perf_counter()
         left = (now - self._begun) / max(1, self._step - self._begun_step) * (self._total_steps - self._step)
         self.say(

@@ -34,13 +34,13 @@ class Recipe:
     channels: int = described("Channels of the network's input; gray images are repeated.", 3)
     weights: str | None = described(
         "Pretrained weights to start from: a name such as imagenet, or a file. "
-        "The classifier is new where the classes differ.",
+        "The classifier is new if the classes differ.",
         None,
     )
     freeze: str | None = described("C1 ... C5: stages up to this feature map are not trained.", None)
     normalization: Literal["per_channel", "per_pixel", "imagenet", "weights"] = described(
-        "per_channel (mean and deviation of the training split), per_pixel (its mean image; section 4.2), "
-        "imagenet (ImageNet's published channel statistics) or weights (that of the pretrained weights).",
+        "per_channel (mean and standard deviation of the training split), per_pixel (its mean image; section "
+        "4.2), imagenet (ImageNet's published statistics) or weights (that of the pretrained weights).",
         "per_channel",
     )
     batch_size: int = described("Global batch size, over all replicas.", 128)
@@ -90,8 +90,7 @@ class Recipe:
         require(0 <= self.momentum < 1, "momentum must be in [0, 1)", self.momentum)
         require(0 <= self.ema_decay < 1, "ema_decay must be in [0, 1)", self.ema_decay)
         require(0 < self.decay_factor <= 1, "decay_factor must be in (0, 1]", self.decay_factor)
-        not_negative = ("weight_decay", "clip_norm", "warmup_epochs", "error_warmup_rate")
-        for name in (*not_negative, "reestimate_batches"):
+        for name in ("weight_decay", "clip_norm", "warmup_epochs", "error_warmup_rate", "reestimate_batches"):
             require(getattr(self, name) >= 0, f"{name} must not be negative", getattr(self, name))
         shares = (0.0, *self.progressive)
         rises = all(a < b for a, b in zip(shares, self.progressive, strict=False)) and shares[-1] in (0, 1)
@@ -99,7 +98,7 @@ class Recipe:
         if self.progressive and self.normalization == "per_pixel":
             raise InputError("a mean image has one size; progressive sizes need another normalization")
         if self.normalization == "weights" and self.weights is None:
-            raise InputError("normalization 'weights' is that of the weights to start from; give weights")
+            raise InputError("normalization 'weights' needs pretrained weights; set weights")
         ordered = all(0 < a < 1 for a in self.boundaries) and list(self.boundaries) == sorted(self.boundaries)
         require(ordered, "boundaries must be rising fractions between 0 and 1", self.boundaries)
 

@@ -170,7 +170,7 @@ class Trainer:
         statistics = [statistic / replicas for statistic in total[len(gradients) : -1]]
         *sums, count, stop = tf.unstack(total[-1])
 
-        # From the gradients of the scaled sums of losses to that of the mean loss.
+        # Converts the gradients of the scaled sums of losses to the gradient of the mean loss.
         # The count is 0 if no image of the batch could be decoded.
         unscale = 1.0 / (tf.maximum(count, 1.0) * self._loss_scale)
         gradients = [gradient * tf.cast(unscale, gradient.dtype) for gradient in gradients]

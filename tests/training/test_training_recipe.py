@@ -84,10 +84,7 @@ def test_set(assignments, field, value):
         ("epochs=-1", "epochs must be positive"),
         ("mixup=-1", "mixup must not be negative"),
         ("freeze=3", "'freeze' takes str; got 3"),
-        (
-            "normalization=weights",
-            "that of the weights to start from; give weights",
-        ),
+        ("normalization=weights", "'weights' needs pretrained weights; set weights"),
     ],
 )
 def test_set_refuses(assignment, message):
