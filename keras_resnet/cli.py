@@ -85,7 +85,7 @@ def flags_of(options: type, names: Iterable[str] | None = None, optional: bool =
     fields = {field.name: field for field in dataclasses.fields(options)}
     found = []
     for field in fields.values() if names is None else (fields[name] for name in names):
-        kind = (*typing.get_args(field.type), field.type)[0]  # str of str | None
+        kind: Any = (*typing.get_args(field.type), field.type)[0]  # str of str | None
         found.append(Flag(field.name, field.metadata["help"], kind, None if optional else field.default))
     return tuple(found)
 
