@@ -6,7 +6,7 @@ own graph.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import cast
 
 import keras
@@ -23,9 +23,7 @@ NO_PADDING: Padding = ((0, 0), (0, 0))
 class Node:
     """One operation on tensors (batch, height, width, channels), or (batch, channels) after `Mean`.
 
-    Attributes:
-        name: unique in its graph.
-        inputs: names of the nodes that it takes tensors from.
+    `name` is unique in the graph; `inputs` names the nodes whose tensors it takes.
     """
 
     name: str
@@ -101,17 +99,10 @@ class AveragePool(Node):
 
 @dataclasses.dataclass(frozen=True)
 class Pad(Node):
-    """Zeros around height and width."""
+    """Zeros around height and width, or for more channels (before, after)."""
 
-    padding: Padding
-
-
-@dataclasses.dataclass(frozen=True)
-class PadChannels(Node):
-    """Zeros for `before` and `after` more channels."""
-
-    before: int
-    after: int
+    padding: Padding = NO_PADDING
+    channels: tuple[int, int] = (0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,24 +134,19 @@ class Graph:
 
 
 def fold(model: keras.Model | Graph) -> Graph:
-    """Reads a serving model.
-
-    Args:
-        model: a model made by `serving_model`, with one input and a dictionary of outputs; a graph is
-            returned as it is.
+    """Reads a model made by `serving_model`; returns a graph as it is.
 
     Raises:
-        InputError: a layer that the exporters do not know.
+        InputError: a layer that the exporters do not support.
     """
     if isinstance(model, Graph):
         return model
     reader = _Reader()
     (images,) = model.inputs
-    shape = tuple(model.input_shape[1:])
-    reader.given[tensor_key(images)] = reader.add(Input, images.name, (), shape=shape)
+    reader.names[tensor_key(images)] = reader.add(Input, images.name, (), shape=tuple(model.input_shape[1:]))
     tensors = cast(dict[str, keras.KerasTensor], model.output)
     reader.read(tensors.values())
-    outputs = {name: reader.given[tensor_key(tensor)] for name, tensor in tensors.items()}
+    outputs = {name: reader.names[tensor_key(tensor)] for name, tensor in tensors.items()}
     nodes = _without_unused(reader.nodes, outputs.values())
     means = [node.name for node in nodes if isinstance(node, Mean)]
     if len(means) != 1:
@@ -173,13 +159,13 @@ class _Reader:
 
     Attributes:
         nodes: the nodes so far, by name.
-        given: names of the nodes that compute Keras' tensors.
+        names: of the nodes that compute Keras' tensors.
         uses: how many calls use a tensor.
     """
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
-        self.given: dict[tuple, str] = {}
+        self.names: dict[tuple, str] = {}
         self.uses: collections.Counter[tuple] = collections.Counter()
 
     def add(self, kind: type[Node], name: str, inputs: tuple[str, ...], **fields) -> str:
@@ -195,55 +181,130 @@ class _Reader:
         for call in calls:
             if isinstance(call.layer, keras.layers.InputLayer):
                 continue
-            inputs = [self.given[tensor_key(tensor)] for tensor in call.inputs]
+            inputs = tuple(self.names[tensor_key(tensor)] for tensor in call.inputs)
             (output,) = call.outputs
             if isinstance(call.layer, keras.Model):
                 for inner, name in zip(call.layer.inputs, inputs, strict=True):
-                    self.given[tensor_key(inner)] = name
+                    self.names[tensor_key(inner)] = name
                 (result,) = call.layer.outputs
                 self.read([result])
-                self.given[tensor_key(output)] = self.given[tensor_key(result)]
-            elif isinstance(call.layer, keras.layers.BatchNormalization):
-                shared = self.uses[tensor_key(call.inputs[0])] > 1
-                self.given[tensor_key(output)] = _batch_normalization(self, call.layer, inputs[0], shared)
+                self.names[tensor_key(output)] = self.names[tensor_key(result)]
             else:
-                self.given[tensor_key(output)] = self._layer(call.layer, inputs)
+                shared = self.uses[tensor_key(call.inputs[0])] > 1
+                self.names[tensor_key(output)] = self._layer(call.layer, inputs, shared)
 
-    def _layer(self, layer, inputs: list[str]) -> str:
-        for layer_class, convert in _LAYERS:
-            if isinstance(layer, layer_class):
-                return convert(self, layer, *inputs)
-        raise InputError(f"export does not know layers like {layer.name!r}, a {type(layer).__name__}")
+    def _layer(self, layer, inputs: tuple[str, ...], shared: bool) -> str:
+        """Adds the nodes of a layer; `shared` tells whether other layers use its first input, too."""
+        name, x = layer.name, inputs[0]
+        layers = keras.layers
+        match layer:
+            case layers.Rescaling():
+                return self._affine(name, x, layer.scale, layer.offset)
+            case layers.BatchNormalization():
+                return self._batch_normalization(layer, x, shared)
+            case layers.Conv2D():
+                return self._activation(layer, self._convolution(layer, x))
+            case layers.Dense():
+                return self._activation(layer, self.add(Dense, name, inputs, **_weights(layer)))
+            case layers.Activation():
+                return self._activation(layer, x)
+            case layers.ZeroPadding2D():
+                return self._zero_padding(layer, x)
+            case layers.MaxPooling2D():
+                return self._max_pool(layer, x)
+            case layers.AveragePooling2D():
+                size, strides, same = tuple(layer.pool_size), tuple(layer.strides), layer.padding == "same"
+                return self.add(AveragePool, name, inputs, size=size, strides=strides, same=same)
+            case layers.Add():
+                if len(inputs) != 2:
+                    raise InputError(f"layer {name!r} adds {len(inputs)} tensors; export adds two")
+                return self.add(Add, name, inputs)
+            case layers.GlobalAveragePooling2D():
+                return self.add(Mean, name, inputs)
+            case layers.Softmax():
+                return self.add(Softmax, name, inputs)
+            case layers.Dropout():
+                return x
+        raise InputError(f"export does not know layers like {name!r}, a {type(layer).__name__}")
 
+    def _affine(self, name: str, x: str, scale, offset) -> str:
+        scale, offset = (np.asarray(value, "float32") for value in (scale, offset))
+        return self.add(Affine, name, (x,), scale=scale, offset=offset)
 
-def _rescaling(reader, layer, x):
-    scale, offset = (np.asarray(value, "float32") for value in (layer.scale, layer.offset))
-    return reader.add(Affine, layer.name, (x,), scale=scale, offset=offset)
+    def _batch_normalization(self, layer, x: str, shared: bool) -> str:
+        mean, variance = (v.numpy().astype("float64") for v in (layer.moving_mean, layer.moving_variance))
+        scale = 1 / np.sqrt(variance + layer.epsilon)
+        if layer.scale:
+            scale *= layer.gamma.numpy()
+        offset = -mean * scale
+        if layer.center:
+            offset += layer.beta.numpy()
+        before = self.nodes[x]
+        if shared or not isinstance(before, Conv):
+            return self._affine(layer.name, x, scale, offset)
+        kernel, bias = (
+            (before.kernel * scale).astype("float32"),
+            (before.bias * scale + offset).astype("float32"),
+        )
+        self.nodes[x] = dataclasses.replace(before, kernel=kernel, bias=bias)
+        return x
 
+    def _convolution(self, layer, x: str) -> str:
+        if layer.data_format != "channels_last":
+            raise InputError(f"layer {layer.name!r} is channels first; export needs channels last")
+        x, padding = self._unpadded(x)
+        if layer.padding == "same":
+            spans = [(n - 1) * rate for n, rate in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
+            if any(span and stride > 1 for span, stride in zip(spans, layer.strides, strict=True)):
+                raise InputError(f"layer {layer.name!r} pads unevenly; use ZeroPadding2D before a stride")
+            sides = zip(padding, spans, strict=True)
+            padding = tuple((a + span // 2, b + span - span // 2) for (a, b), span in sides)
+        return self.add(
+            Conv,
+            layer.name,
+            (x,),
+            **_weights(layer),
+            strides=tuple(layer.strides),
+            dilations=tuple(layer.dilation_rate),
+            padding=padding,
+            groups=layer.groups,
+        )
 
-def _convolution(reader, layer, x):
-    if layer.data_format != "channels_last":
-        raise InputError(f"layer {layer.name!r} is channels first; export needs channels last")
-    padding = NO_PADDING
-    if layer.padding == "same":
-        spans = [(size - 1) * rate for size, rate in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
-        if any(span and stride > 1 for span, stride in zip(spans, layer.strides, strict=True)):
-            raise InputError(f"layer {layer.name!r} pads unevenly; use ZeroPadding2D before a stride")
-        padding = tuple((span // 2, span - span // 2) for span in spans)
-    before = reader.nodes[x]
-    if isinstance(before, Pad):
-        x, padding = before.inputs[0], _sum_of_paddings(before.padding, padding)
-    name = reader.add(
-        Conv,
-        layer.name,
-        (x,),
-        **_weights(layer),
-        strides=tuple(layer.strides),
-        dilations=tuple(layer.dilation_rate),
-        padding=padding,
-        groups=layer.groups,
-    )
-    return _activation(reader, layer, name)
+    def _unpadded(self, x: str) -> tuple[str, Padding]:
+        """Returns the input and the padding of a `Pad` of height and width, or `x` and none."""
+        before = self.nodes[x]
+        if isinstance(before, Pad) and before.channels == (0, 0):
+            return before.inputs[0], before.padding
+        return x, NO_PADDING
+
+    def _activation(self, layer, x: str) -> str:
+        activation = keras.activations.serialize(layer.activation)
+        if activation == "linear":
+            return x
+        kinds = {"relu": Relu, "softmax": Softmax}
+        if activation not in kinds:
+            raise InputError(f"export does not know the activation {activation!r} of layer {layer.name!r}")
+        name = layer.name if isinstance(layer, keras.layers.Activation) else f"{layer.name}_{activation}"
+        return self.add(kinds[activation], name, (x,))
+
+    def _zero_padding(self, layer, x: str) -> str:
+        if layer.data_format == "channels_last":
+            return self.add(Pad, layer.name, (x,), padding=tuple(map(tuple, layer.padding)))
+        # Read with the other data format, "width" is the channel axis: option A, see blocks.shortcut.
+        (top, bottom), channels = layer.padding
+        if top or bottom:
+            raise InputError(f"layer {layer.name!r} pads another axis than height, width or channels")
+        return self.add(Pad, layer.name, (x,), channels=tuple(channels))
+
+    def _max_pool(self, layer, x: str) -> str:
+        if layer.padding != "valid":
+            raise InputError(f"layer {layer.name!r} pads; use ZeroPadding2D before it")
+        inner, padding = self._unpadded(x)
+        # After a ReLU, zeros pad a maximum as well as minus infinity does.
+        if not isinstance(self.nodes[inner], Relu):
+            inner, padding = x, NO_PADDING
+        size, strides = tuple(layer.pool_size), tuple(layer.strides)
+        return self.add(MaxPool, layer.name, (inner,), size=size, strides=strides, padding=padding)
 
 
 def _weights(layer) -> dict[str, np.ndarray]:
@@ -252,94 +313,9 @@ def _weights(layer) -> dict[str, np.ndarray]:
     return {"kernel": kernel, "bias": bias}
 
 
-def _sum_of_paddings(one, other):
-    return tuple(tuple(a + b for a, b in zip(*sides, strict=True)) for sides in zip(one, other, strict=True))
-
-
-def _batch_normalization(reader, layer, x, shared):
-    mean, variance = (v.numpy().astype("float64") for v in (layer.moving_mean, layer.moving_variance))
-    scale = 1 / np.sqrt(variance + layer.epsilon)
-    if layer.scale:
-        scale *= layer.gamma.numpy()
-    offset = -mean * scale
-    if layer.center:
-        offset += layer.beta.numpy()
-    before = reader.nodes[x]
-    if shared or not isinstance(before, Conv):
-        fields = {"scale": scale.astype("float32"), "offset": offset.astype("float32")}
-        return reader.add(Affine, layer.name, (x,), **fields)
-    kernel, bias = (before.kernel * scale).astype("float32"), (before.bias * scale + offset).astype("float32")
-    reader.nodes[x] = dataclasses.replace(before, kernel=kernel, bias=bias)
-    return x
-
-
-def _activation(reader, layer, x):
-    activation = keras.activations.serialize(layer.activation)
-    if activation == "linear":
-        return x
-    kinds = {"relu": Relu, "softmax": Softmax}
-    if activation not in kinds:
-        raise InputError(f"export does not know the activation {activation!r} of layer {layer.name!r}")
-    name = layer.name if isinstance(layer, keras.layers.Activation) else f"{layer.name}_{activation}"
-    return reader.add(kinds[activation], name, (x,))
-
-
-def _zero_padding(reader, layer, x):
-    if layer.data_format == "channels_last":
-        return reader.add(Pad, layer.name, (x,), padding=tuple(map(tuple, layer.padding)))
-    # Read with the other data format, "width" is the channel axis: option A, see blocks.shortcut.
-    (top, bottom), (before, after) = layer.padding
-    if top or bottom:
-        raise InputError(f"layer {layer.name!r} pads another axis than height, width or channels")
-    return reader.add(PadChannels, layer.name, (x,), before=before, after=after)
-
-
-def _max_pool(reader, layer, x):
-    if layer.padding != "valid":
-        raise InputError(f"layer {layer.name!r} pads; use ZeroPadding2D before it")
-    padding, before = NO_PADDING, reader.nodes[x]
-    if isinstance(before, Pad) and isinstance(reader.nodes[before.inputs[0]], Relu):
-        # After a ReLU, zeros pad a maximum as well as minus infinity does.
-        x, padding = before.inputs[0], before.padding
-    size, strides = tuple(layer.pool_size), tuple(layer.strides)
-    return reader.add(MaxPool, layer.name, (x,), size=size, strides=strides, padding=padding)
-
-
-def _average_pool(reader, layer, x):
-    size, strides, same = tuple(layer.pool_size), tuple(layer.strides), layer.padding == "same"
-    return reader.add(AveragePool, layer.name, (x,), size=size, strides=strides, same=same)
-
-
-def _add(reader, layer, *inputs):
-    if len(inputs) != 2:
-        raise InputError(f"layer {layer.name!r} adds {len(inputs)} tensors; export adds two")
-    return reader.add(Add, layer.name, inputs)
-
-
-def _dense(reader, layer, x):
-    return _activation(reader, layer, reader.add(Dense, layer.name, (x,), **_weights(layer)))
-
-
-_LAYERS: tuple[tuple[type, Callable[..., str]], ...] = (
-    (keras.layers.Rescaling, _rescaling),
-    (keras.layers.Conv2D, _convolution),
-    (keras.layers.Activation, _activation),
-    (keras.layers.ZeroPadding2D, _zero_padding),
-    (keras.layers.MaxPooling2D, _max_pool),
-    (keras.layers.AveragePooling2D, _average_pool),
-    (keras.layers.Add, _add),
-    (keras.layers.GlobalAveragePooling2D, lambda reader, layer, x: reader.add(Mean, layer.name, (x,))),
-    (keras.layers.Dense, _dense),
-    (keras.layers.Softmax, lambda reader, layer, x: reader.add(Softmax, layer.name, (x,))),
-    (keras.layers.Dropout, lambda reader, layer, x: x),
-)
-
-
 def _without_unused(nodes: dict[str, Node], outputs: Iterable[str]) -> tuple[Node, ...]:
-    needed, waiting = set(), list(outputs)
-    while waiting:
-        name = waiting.pop()
-        if name not in needed:
-            needed.add(name)
-            waiting += nodes[name].inputs
+    needed = set(outputs)
+    for name in reversed(nodes):
+        if name in needed:
+            needed.update(nodes[name].inputs)
     return tuple(node for name, node in nodes.items() if name in needed)

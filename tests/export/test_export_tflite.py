@@ -72,7 +72,7 @@ def photos_of(spec):
 
 
 def run(path, images):
-    """Outputs as float32, read the way the file's quantization says."""
+    """The outputs as float32, dequantized."""
     runner = Interpreter(str(path)).get_signature_runner("serving_default")
     (details,) = runner.get_input_details().values()
     results = runner(images=images.astype(details["dtype"]))
@@ -95,7 +95,7 @@ def operators(path):
 
 
 def relative_errors(results, reference):
-    """Of the logits: (largest error to the largest logit, rms error to their spread over images)."""
+    """The logits' (largest error over the largest logit, rms error over their spread across images)."""
     error = results["logits"] - reference["logits"]
     spread = reference["logits"].std(0).mean()
     return np.abs(error).max() / np.abs(reference["logits"]).max(), np.sqrt(np.square(error).mean()) / spread
@@ -114,15 +114,16 @@ def test_float32_is_equal_and_lean(name, tmp_path):
     folded = fold(model)
     kinds = collections.Counter(type(node) for node in folded.nodes)
     # Zeros before a stride stay an operation of their own; around other convolutions they are "SAME".
-    pads = kinds[graph.PadChannels] + sum(
-        any(map(any, getattr(node, "padding", ()))) and (isinstance(node, graph.Pad) or max(node.strides) > 1)
+    pads = kinds[graph.Pad] + sum(
+        getattr(node, "padding", graph.NO_PADDING) != graph.NO_PADDING and max(node.strides) > 1
         for node in folded.nodes
+        if not isinstance(node, graph.Pad)
     )
     found = operators(path)
     assert found.pop("STRIDED_SLICE", 0) + found.pop("MAX_POOL_2D", 0) == kinds[graph.MaxPool]
     assert found == collections.Counter(
         {
-            # Of the per-pixel normalization the std of 1 is left out.
+            # The per-pixel normalization has a std of 1, which needs no multiplication.
             "MUL": kinds[graph.Affine] - (spec.normalization is PER_PIXEL),
             "ADD": kinds[graph.Add] + kinds[graph.Affine],
             "CONV_2D": kinds[graph.Conv],
@@ -153,7 +154,7 @@ def test_later_families_at_odd_sizes(name, precision, tmp_path):
     reference = {key: value.numpy() for key, value in model(images).items()}
     assert relative_errors(results, reference)[0] <= BOUNDS[precision][0]
 
-    # A grouped convolution is one operator, with a scale a channel where it is quantized.
+    # A grouped convolution is one operator, with a scale per channel if it is quantized.
     convolutions = [node for node in fold(model).nodes if isinstance(node, graph.Conv)]
     kernels = [kernel for kernel, _ in weights_of(path, "CONV_2D")]
     assert len(kernels) == len(convolutions)
@@ -216,7 +217,7 @@ def test_inputs_and_outputs(sample, precision, io_dtype):
         assert detail["shape_signature"].tolist() == [-1, 10]
 
 
-# (largest error to the largest logit, rms error to the spread of the logits over images).
+# (largest error over the largest logit, rms error over the logits' spread across images).
 # Measured here: float16 0.0007, 0.002; dynamic 0.015, 0.08; int8 0.016, 0.08.
 BOUNDS = {"float32": (1e-5, 1e-4), "float16": (0.01, 0.02), "dynamic": (0.04, 0.2), "int8": (0.05, 0.25)}
 
@@ -260,7 +261,7 @@ def weights_of(path, operator):
 
 
 @pytest.mark.parametrize("precision", ["dynamic", "int8"])
-def test_quantized_weights_have_a_scale_a_channel(sample, precision):
+def test_quantized_weights_have_a_scale_per_channel(sample, precision):
     found = 0
     for kernel, bias in weights_of(sample[-1][precision, "float32"], "CONV_2D"):
         assert TYPES[kernel.type] == "INT8"
@@ -409,7 +410,7 @@ def metadata_of(path):
 
 @pytest.mark.parametrize("key", [("float32", "float32"), ("int8", "uint8")])
 def test_metadata_describes_the_tensors(sample, key):
-    """By TensorFlow's metadata_schema.fbs; MediaPipe's own reader of it has read the same."""
+    """The field numbers are those of metadata_schema.fbs; MediaPipe's reader reads the same values."""
     path = sample[-1][key]
     root = metadata_of(path)
     assert root.text(0) == "resnet50_v1_5"
@@ -431,7 +432,7 @@ def test_metadata_describes_the_tensors(sample, key):
     assert unit.byte(0) == 1  # NormalizationOptions
     assert (unit.table(1).floats(0), unit.table(1).floats(1)) == ([0], [1])
     assert (images.table(5).floats(0), images.table(5).floats(1)) == ([255], [0])
-    # In the order of the file's outputs, by which readers know them.
+    # Readers identify outputs by their order in the file.
     (subgraph,) = read(path).subgraphs
     names = [subgraph.tensors[index].name.decode() for index in subgraph.outputs]
     assert [output.text(0) for output in outputs] == names

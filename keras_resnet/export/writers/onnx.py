@@ -8,10 +8,9 @@ import numpy as np
 
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import (
-    IO_DTYPES,
-    LAYOUTS,
     NEWEST_OPSET,
     OPSET,
+    Options,
     check_calibration,
     check_choice,
     check_opset,
@@ -40,6 +39,9 @@ def to_onnx(
 ) -> Path:
     """Writes an ONNX file and checks it with `onnx.checker`.
 
+    Input `images`, raw pixels 0-255; outputs `logits` and `probabilities`, float32 (batch, classes). The
+    dynamic axes are named "batch", "height" and "width".
+
     Args:
         model: made by `serving_model`, or folded by `graph.fold`.
         path: the file; an ONNX file that this exporter wrote there is replaced.
@@ -55,10 +57,6 @@ def to_onnx(
         calibration: for "int8" only: float32 batches (n, height, width, channels) of raw pixels 0-255,
             from which the ranges of the activations are measured; 32 images or more.
 
-    Returns:
-        The path. Input `images`, raw pixels 0-255; outputs `logits` and `probabilities`, float32
-        (batch, classes). The dynamic axes are named "batch", "height" and "width".
-
     Raises:
         InputError: another file exists at `path`, or it cannot be written; an unknown precision, layout,
             dtype or opset; a network that does not support it; too few calibration images.
@@ -66,24 +64,21 @@ def to_onnx(
     import onnx
 
     check_choice("precision", precision, precisions("onnx"))
-    check_choice("layout", layout, LAYOUTS)
-    check_choice("io_dtype", io_dtype, IO_DTYPES)
+    options = Options(io_dtype=io_dtype, opset=opset, layout=layout, dynamic_size=dynamic_size)
     check_opset(opset, min(NEWEST_OPSET, onnx.defs.onnx_opset_version()))
     graph = fold(model)
     if dynamic_size:
         _check_any_size(graph)
-    if precision == "int8":
-        batches = check_calibration(calibration, graph.input_shape)
-
-    properties = {"license": "Apache-2.0", **(metadata or {})}
+    batches = check_calibration(calibration, graph.input_shape) if precision == "int8" else None
     with replacing(path, starts_with(_PRODUCER.encode())) as temporary:
-        inner = "float16" if precision == "float16" else "float32"
-        proto = write_graph(graph, opset, layout, io_dtype, inner, dynamic_size)
-        if precision == "int8":
+        proto = write_graph(graph, options, "float32" if batches else precision)
+        if batches:
             folder = temporary.with_name(f"{temporary.name}.quantization")
             folder.mkdir()
-            proto = quantize(proto, graph, batches, layout, io_dtype, folder)
-        _write(onnx, proto, properties, temporary)
+            proto = quantize(proto, graph, batches, options, folder)
+        proto.producer_name, proto.producer_version = _PRODUCER, __version__
+        onnx.helper.set_model_props(proto, {"license": "Apache-2.0", **(metadata or {})})
+        temporary.write_bytes(proto.SerializeToString())
         del proto  # the checker reads the file: one copy of the weights at a time
         onnx.checker.check_model(str(temporary), full_check=True)
     return Path(path)
@@ -97,10 +92,3 @@ def _check_any_size(graph: Graph) -> None:
                 f"dynamic_size needs a normalization per channel; layer {node.name!r} has one per pixel, "
                 f"of shape {shape}"
             )
-
-
-def _write(onnx, proto, properties: Mapping[str, str], path: Path) -> None:
-    proto.producer_name = _PRODUCER
-    proto.producer_version = __version__
-    onnx.helper.set_model_props(proto, properties)
-    path.write_bytes(proto.SerializeToString())

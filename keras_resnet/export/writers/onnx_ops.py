@@ -5,37 +5,18 @@ weights of ResNet-152 are 240 MB.
 """
 
 import dataclasses
-import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_resnet.errors import InputError
-from keras_resnet.export.graph import (
-    NO_PADDING,
-    Add,
-    Affine,
-    AveragePool,
-    Conv,
-    Dense,
-    Graph,
-    Input,
-    MaxPool,
-    Mean,
-    Node,
-    Pad,
-    PadChannels,
-    Padding,
-    Relu,
-    Softmax,
-)
+from keras_resnet.export import graph as nodes
+from keras_resnet.export.artifacts import Options
+from keras_resnet.export.graph import NO_PADDING, Graph, Node, Padding
 from keras_resnet.export.serving import BATCH, INPUT
 
 if TYPE_CHECKING:
     import onnx
-
-# Names of the other axes, where they are of any size.
-_HEIGHT, _WIDTH = "height", "width"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,62 +28,40 @@ class _Tensor:
     spatial: bool = True
 
 
-def write_graph(
-    graph: Graph,
-    opset: int,
-    layout: str = "nhwc",
-    io_dtype: str = "float32",
-    precision: str = "float32",
-    dynamic_size: bool = False,
-) -> "onnx.ModelProto":
-    """Converts a folded network and its weights to an ONNX model.
+def write_graph(graph: Graph, options: Options, precision: str = "float32") -> "onnx.ModelProto":
+    """Converts a folded network and its weights to an ONNX model without metadata.
 
     Args:
         graph: the folded network.
-        opset: version of the operator set, 13 or later.
-        layout: of the input: "nhwc" (batch, height, width, channels) or "nchw".
-        io_dtype: of the input: "float32" or "uint8".
+        options: its `opset`, `layout`, `io_dtype` and `dynamic_size` are used.
         precision: of the convolutions and what lies between them: "float32" or "float16". The
-            normalization, the mean, the classifier and the softmax are float32.
-        dynamic_size: whether images of any height and width are taken.
-
-    Returns:
-        The model, without metadata: input `images`, outputs those of the network, float32.
+            normalization, the mean, the classifier, the softmax and the outputs are float32.
 
     Raises:
         InputError: a weight is too large for float16.
     """
     import onnx
 
-    writer = _Writer(onnx, graph, layout, io_dtype, precision)
+    writer = _Writer(onnx, graph, options, precision)
     for node in graph.nodes:
-        tensors = [writer.tensors[name] for name in node.inputs]
-        writer.tensors[node.name] = writer.write(node, *tensors)
+        writer.write(node)
 
-    opsets = [onnx.helper.make_opsetid("", opset)]
+    opsets = [onnx.helper.make_opsetid("", options.opset)]
     model = writer.model
     # The oldest that knows the operators, so that older runtimes read the file.
     model.ir_version = onnx.helper.find_min_ir_version_for(opsets)
     model.opset_import.extend(opsets)
     model.graph.name = graph.name
     height, width, channels = graph.input_shape
-    if dynamic_size:
+    if options.dynamic_size:
         height = width = None
-    height, width = height or _HEIGHT, width or _WIDTH
-    shape = (height, width, channels) if layout == "nhwc" else (channels, height, width)
-    model.graph.input.append(_value_info(onnx, INPUT, io_dtype, (BATCH, *shape)))
+    sides = height or "height", width or "width"
+    shape = (*sides, channels) if options.layout == "nhwc" else (channels, *sides)
+    model.graph.input.append(writer.value_info(INPUT, options.io_dtype, (BATCH, *shape)))
     for output, name in graph.outputs.items():
         writer.give_output(output, writer.tensors[name])
-        model.graph.output.append(_value_info(onnx, output, "float32", (BATCH, graph.classes)))
+        model.graph.output.append(writer.value_info(output, "float32", (BATCH, graph.classes)))
     return model
-
-
-def _value_info(onnx, name: str, dtype: str, shape: tuple):
-    return onnx.helper.make_tensor_value_info(name, _type(onnx, dtype), shape)
-
-
-def _type(onnx, dtype: str) -> int:
-    return onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
 class _Writer:
@@ -112,148 +71,130 @@ class _Writer:
     name with a slash, which Keras allows in no layer's name, and a suffix.
     """
 
-    def __init__(self, onnx, graph: Graph, layout: str, io_dtype: str, precision: str):
-        self._onnx, self._layout, self._io_dtype, self._precision = onnx, layout, io_dtype, precision
+    def __init__(self, onnx, graph: Graph, options: Options, precision: str):
+        self._helper, self._options, self._precision = onnx.helper, options, precision
         self._names = _tensor_names(graph)
         self.model = onnx.ModelProto()
         self.tensors: dict[str, _Tensor] = {}
 
+    def value_info(self, name: str, dtype: str, shape: tuple):
+        return self._helper.make_tensor_value_info(name, self._type(dtype), shape)
+
+    def _type(self, dtype) -> int:
+        return self._helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
     def _node(self, kind: str, name: str, inputs: list[str], output: str | None = None, **attributes) -> str:
         output = output or self._names.get(name, name)
-        node = self._onnx.helper.make_node(kind, inputs, [output], name, **attributes)
-        self.model.graph.node.append(node)
+        self.model.graph.node.append(self._helper.make_node(kind, inputs, [output], name, **attributes))
         return output
 
     def _constant(self, name: str, array: np.ndarray) -> str:
         tensor = self.model.graph.initializer.add(name=name, dims=array.shape)
-        tensor.data_type = self._onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        # In row-major order also where `array` is a transposed view, and little-endian, as ONNX wants it.
+        tensor.data_type = self._type(array.dtype)
+        # In row-major order also where `array` is a transposed view, and little-endian, as ONNX requires.
         tensor.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
         return name
 
-    def _weight(self, name: str, array: np.ndarray, dtype: str) -> str:
-        with np.errstate(over="ignore"):
-            converted = array.astype(dtype, copy=False)
-        if dtype == "float16" and not np.isfinite(converted).all():
-            largest = np.abs(array).max()
-            raise InputError(f"{name} holds numbers up to {largest:.3g}, too large for float16")
-        return self._constant(name, converted)
+    def _weights(self, node: Node, dtype: str, **arrays: np.ndarray) -> list[str]:
+        names = []
+        for suffix, array in arrays.items():
+            name = f"{node.name}/{suffix}"
+            with np.errstate(over="ignore"):
+                converted = array.astype(dtype, copy=False)
+            if dtype == "float16" and not np.isfinite(converted).all():
+                largest = np.abs(array).max()
+                raise InputError(f"{name} holds numbers up to {largest:.3g}, too large for float16")
+            names.append(self._constant(name, converted))
+        return names
 
     def _cast(self, node: Node, x: _Tensor, dtype: str, suffix: str = "cast") -> _Tensor:
         if x.dtype == dtype:
             return x
-        name = self._node("Cast", f"{node.name}/{suffix}", [x.name], to=_type(self._onnx, dtype))
+        name = self._node("Cast", f"{node.name}/{suffix}", [x.name], to=self._type(dtype))
         return dataclasses.replace(x, name=name, dtype=dtype)
-
-    def _unchanged_kind(self, kind: str, node: Node, x: _Tensor, **attributes) -> _Tensor:
-        """A node whose output has the kind of its input."""
-        return dataclasses.replace(x, name=self._node(kind, node.name, [x.name], **attributes))
 
     def give_output(self, output: str, x: _Tensor) -> None:
         """Makes `x` the graph's output of this name, which it already is unless something shares it."""
         if x.dtype != "float32":
-            self._node("Cast", f"{output}/output", [x.name], output, to=_type(self._onnx, "float32"))
+            self._node("Cast", f"{output}/output", [x.name], output, to=self._type("float32"))
         elif x.name != output:
             self._node("Identity", f"{output}/output", [x.name], output)
 
-    @functools.singledispatchmethod
-    def write(self, node: Node, *tensors: _Tensor) -> _Tensor:
-        """Adds a node of the graph, given its inputs; returns its output."""
-        raise TypeError(f"{node!r} has no ONNX operator")
-
-    @write.register
-    def _(self, node: Input) -> _Tensor:
-        x = INPUT
-        if self._layout == "nhwc":
-            # Transposing the images is cheapest: they have the fewest channels, and may be bytes.
-            x = self._node("Transpose", f"{INPUT}/nchw", [x], perm=[0, 3, 1, 2])
-        return self._cast(node, _Tensor(x, self._io_dtype), "float32", "float32")
-
-    @write.register
-    def _(self, node: Affine, x: _Tensor) -> _Tensor:
-        scale, offset = (_broadcastable(value, x.spatial) for value in (node.scale, node.offset))
-        scale = self._weight(f"{node.name}/scale", scale, x.dtype)
-        offset = self._weight(f"{node.name}/offset", offset, x.dtype)
-        scaled = self._node("Mul", f"{node.name}/scaled", [x.name, scale])
-        return dataclasses.replace(x, name=self._node("Add", node.name, [scaled, offset]))
-
-    @write.register
-    def _(self, node: Conv, x: _Tensor) -> _Tensor:
-        x = self._cast(node, x, self._precision)
-        kernel = self._weight(f"{node.name}/kernel", node.kernel.transpose(3, 2, 0, 1), x.dtype)
-        bias = self._weight(f"{node.name}/bias", node.bias, x.dtype)
-        name = self._node(
-            "Conv",
-            node.name,
-            [x.name, kernel, bias],
-            kernel_shape=node.kernel.shape[:2],
-            strides=node.strides,
-            dilations=node.dilations,
-            pads=_pads(node.padding),
-            group=node.groups,
-        )
-        return dataclasses.replace(x, name=name)
-
-    @write.register
-    def _(self, node: Relu, x: _Tensor) -> _Tensor:
-        return self._unchanged_kind("Relu", node, x)
-
-    @write.register
-    def _(self, node: Add, x: _Tensor, y: _Tensor) -> _Tensor:
-        if x.dtype != y.dtype:
-            x, y = self._cast(node, x, "float32", "cast_1"), self._cast(node, y, "float32", "cast_2")
-        return dataclasses.replace(x, name=self._node("Add", node.name, [x.name, y.name]))
-
-    @write.register
-    def _(self, node: MaxPool, x: _Tensor) -> _Tensor:
-        padding = node.padding
-        if any(max(sides) >= size for sides, size in zip(padding, node.size, strict=True)):
-            # ONNX Runtime refuses windows that see nothing but padding.
-            x, padding = self._pad(f"{node.name}/pad", x, padding), NO_PADDING
-        # A window of one pixel subsamples: the layout that ONNX Runtime blocks by channels has a
-        # kernel for it, while a Slice would make it reorder the tensor twice.
-        return self._unchanged_kind(
-            "MaxPool", node, x, kernel_shape=node.size, strides=node.strides, pads=_pads(padding)
+    def write(self, node: Node) -> None:
+        """Adds a node of the graph, after its inputs."""
+        if isinstance(node, nodes.Input):
+            images = INPUT
+            if self._options.layout == "nhwc":
+                # Transposing the images is cheapest: they have the fewest channels, and may be bytes.
+                images = self._node("Transpose", f"{INPUT}/nchw", [images], perm=[0, 3, 1, 2])
+            images = _Tensor(images, self._options.io_dtype)
+            self.tensors[node.name] = self._cast(node, images, "float32", "float32")
+            return
+        inputs = [self.tensors[name] for name in node.inputs]
+        if isinstance(node, nodes.Conv):
+            inputs = [self._cast(node, inputs[0], self._precision)]
+        elif isinstance(node, nodes.Dense | nodes.Mean | nodes.Softmax):
+            inputs = [self._cast(node, inputs[0], "float32")]
+        elif len({x.dtype for x in inputs}) > 1:
+            inputs = [self._cast(node, x, "float32", f"cast_{i}") for i, x in enumerate(inputs, 1)]
+        self.tensors[node.name] = dataclasses.replace(
+            inputs[0],
+            name=self._operation(node, inputs[0], [x.name for x in inputs]),
+            spatial=inputs[0].spatial and not isinstance(node, nodes.Mean),
         )
 
-    @write.register
-    def _(self, node: AveragePool, x: _Tensor) -> _Tensor:
-        # Not as numbers, because with images of any size nobody knows them yet.
-        pads = {"auto_pad": "SAME_UPPER", "count_include_pad": 0} if node.same else {}
-        return self._unchanged_kind(
-            "AveragePool", node, x, kernel_shape=node.size, strides=node.strides, **pads
-        )
+    def _operation(self, node: Node, x: _Tensor, inputs: list[str]) -> str:
+        """Adds the ONNX nodes that compute a node from inputs of the right types."""
+        match node:
+            case nodes.Affine():
+                scale, offset = (_broadcastable(array, x.spatial) for array in (node.scale, node.offset))
+                scale, offset = self._weights(node, x.dtype, scale=scale, offset=offset)
+                scaled = self._node("Mul", f"{node.name}/scaled", [*inputs, scale])
+                return self._node("Add", node.name, [scaled, offset])
+            case nodes.Conv():
+                kernel = node.kernel.transpose(3, 2, 0, 1)
+                return self._node(
+                    "Conv",
+                    node.name,
+                    [*inputs, *self._weights(node, x.dtype, kernel=kernel, bias=node.bias)],
+                    kernel_shape=node.kernel.shape[:2],
+                    strides=node.strides,
+                    dilations=node.dilations,
+                    pads=_pads(node.padding),
+                    group=node.groups,
+                )
+            case nodes.Dense():
+                weights = self._weights(node, x.dtype, kernel=node.kernel, bias=node.bias)
+                return self._node("Gemm", node.name, [*inputs, *weights])
+            case nodes.Relu() | nodes.Add():
+                return self._node(type(node).__name__, node.name, inputs)
+            case nodes.Softmax():
+                return self._node("Softmax", node.name, inputs, axis=1 if x.spatial else -1)
+            case nodes.Mean():
+                pooled = self._node("GlobalAveragePool", f"{node.name}/pool", inputs)
+                return self._node("Flatten", node.name, [pooled], axis=1)
+            case nodes.Pad():
+                return self._pad(node.name, inputs, node.padding, node.channels)
+            case nodes.AveragePool():
+                # Not as numbers: with images of any size they are not known yet.
+                attributes: dict = {"auto_pad": "SAME_UPPER", "count_include_pad": 0} if node.same else {}
+            case nodes.MaxPool():
+                padding = node.padding
+                if any(max(sides) >= size for sides, size in zip(padding, node.size, strict=True)):
+                    # ONNX Runtime refuses windows that see nothing but padding.
+                    inputs, padding = [self._pad(f"{node.name}/pad", inputs, padding)], NO_PADDING
+                # A window of one pixel subsamples: the layout that ONNX Runtime blocks by channels has a
+                # kernel for it, while a Slice would make it reorder the tensor twice.
+                attributes = {"pads": _pads(padding)}
+            case _:
+                raise TypeError(f"{node!r} has no ONNX operator")
+        attributes |= {"kernel_shape": node.size, "strides": node.strides}
+        return self._node(type(node).__name__, node.name, inputs, **attributes)
 
-    @write.register
-    def _(self, node: Pad, x: _Tensor) -> _Tensor:
-        return self._pad(node.name, x, node.padding)
-
-    @write.register
-    def _(self, node: PadChannels, x: _Tensor) -> _Tensor:
-        return self._pad(node.name, x, NO_PADDING, (node.before, node.after))
-
-    def _pad(self, name: str, x: _Tensor, padding: Padding, channels: tuple[int, int] = (0, 0)) -> _Tensor:
+    def _pad(self, name: str, inputs: list[str], padding: Padding, channels: tuple[int, int] = (0, 0)) -> str:
         begins, ends = zip((0, 0), channels, *padding, strict=True)
         pads = self._constant(f"{name}/pads", np.array((*begins, *ends), "int64"))
-        return dataclasses.replace(x, name=self._node("Pad", name, [x.name, pads]))
-
-    @write.register
-    def _(self, node: Mean, x: _Tensor) -> _Tensor:
-        x = self._cast(node, x, "float32")
-        pooled = self._node("GlobalAveragePool", f"{node.name}/pool", [x.name])
-        return _Tensor(self._node("Flatten", node.name, [pooled], axis=1), spatial=False)
-
-    @write.register
-    def _(self, node: Dense, x: _Tensor) -> _Tensor:
-        x = self._cast(node, x, "float32")
-        kernel = self._weight(f"{node.name}/kernel", node.kernel, "float32")
-        bias = self._weight(f"{node.name}/bias", node.bias, "float32")
-        return dataclasses.replace(x, name=self._node("Gemm", node.name, [x.name, kernel, bias]))
-
-    @write.register
-    def _(self, node: Softmax, x: _Tensor) -> _Tensor:
-        x = self._cast(node, x, "float32")
-        return self._unchanged_kind("Softmax", node, x, axis=1 if x.spatial else -1)
+        return self._node("Pad", name, [*inputs, pads])
 
 
 def _tensor_names(graph: Graph) -> dict[str, str]:
@@ -277,6 +218,6 @@ def _broadcastable(array: np.ndarray, spatial: bool) -> np.ndarray:
     return array.reshape((1,) * (3 - array.ndim) + array.shape).transpose(2, 0, 1)[None]
 
 
-def _pads(padding) -> list[int]:
+def _pads(padding: Padding) -> list[int]:
     (top, bottom), (left, right) = padding
     return [top, left, bottom, right]

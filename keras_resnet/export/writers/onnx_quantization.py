@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_resnet.export.graph import (
-    Add,
-    AveragePool,
-    Dense,
-    Graph,
-    MaxPool,
-    Pad,
-    PadChannels,
-    Relu,
-)
+from keras_resnet.export.artifacts import Options
+from keras_resnet.export.graph import Affine, Graph, Input, Mean, Softmax
 from keras_resnet.export.serving import INPUT
 from keras_resnet.quiet import quiet
 
@@ -26,17 +18,10 @@ if TYPE_CHECKING:
     import onnx
 
 _BATCH_SIZE = 8  # for calibration; bounds the memory for activations
-# The normalization, the mean and the softmax stay float32: they cost nothing.
-_QUANTIZED_NODES = (Dense, Relu, Add, MaxPool, AveragePool, Pad, PadChannels)  # convolutions are `Dense`
 
 
 def quantize(
-    proto: "onnx.ModelProto",
-    graph: Graph,
-    batches: list[np.ndarray],
-    layout: str,
-    io_dtype: str,
-    folder: Path,
+    proto: "onnx.ModelProto", graph: Graph, batches: list[np.ndarray], options: Options, folder: Path
 ) -> "onnx.ModelProto":
     """Quantizes weights and activations, with QuantizeLinear and DequantizeLinear in the graph.
 
@@ -44,8 +29,7 @@ def quantize(
         proto: the float32 model; it is emptied, so that its weights are not in memory twice.
         graph: the graph that `proto` was written from.
         batches: the calibration images, see `check_calibration`.
-        layout: layout of the input of `proto`.
-        io_dtype: dtype of the input of `proto`.
+        options: that `proto` was written with.
         folder: for temporary files; the caller removes it.
 
     Returns:
@@ -54,24 +38,25 @@ def quantize(
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    names = [node.name for node in graph.nodes if isinstance(node, _QUANTIZED_NODES)]
+    # The normalization, the mean and the softmax stay float32: they cost nothing.
+    names = [node.name for node in graph.nodes if not isinstance(node, Input | Affine | Mean | Softmax)]
     kinds = sorted({node.op_type for node in proto.graph.node if node.name in names})
     source, target = folder / "float32.onnx", folder / "int8.onnx"
     # Marks ONNX Runtime's preprocessing as done: it would fold what is folded already.
     onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
     source.write_bytes(proto.SerializeToString())
-    name, ir_version, opset = proto.graph.name, proto.ir_version, proto.opset_import[0].version
+    name, ir_version = proto.graph.name, proto.ir_version
     proto.Clear()
-    with quiet(), _temporary_files_in(folder), _no_new_log_handlers():
+    with quiet(), _contained(folder):
         quantize_static(
             source,
             target,
-            _Reader(batches, layout, io_dtype),  # pyright: ignore[reportArgumentType] (it has `get_next`)
+            _Reader(batches, options),  # pyright: ignore[reportArgumentType] (it has `get_next`)
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=kinds,
             nodes_to_quantize=names,
             per_channel=True,
-            # 8-bit products of two neighbours overflow the 16 bits in which x86 without VNNI adds
+            # 8-bit products of two neighbors overflow the 16 bits in which x86 without VNNI adds
             # them up; weights of 7 bits do not.
             reduce_range=True,
             activation_type=QuantType.QUInt8,
@@ -85,7 +70,7 @@ def quantize(
         quantized.graph.ClearField(field)
     for field in ("metadata_props", "opset_import", "doc_string"):
         quantized.ClearField(field)
-    quantized.opset_import.append(onnx.helper.make_opsetid("", opset))
+    quantized.opset_import.append(onnx.helper.make_opsetid("", options.opset))
     quantized.ir_version, quantized.graph.name = ir_version, name
     return quantized
 
@@ -93,40 +78,32 @@ def quantize(
 class _Reader:
     """Feeds the calibration images to ONNX Runtime."""
 
-    def __init__(self, batches: list[np.ndarray], layout: str, io_dtype: str):
-        self._feeds = self._read(batches, layout, io_dtype)
-
-    @staticmethod
-    def _read(batches, layout, io_dtype):
-        for batch in batches:
-            for begin in range(0, len(batch), _BATCH_SIZE):
-                images = batch[begin : begin + _BATCH_SIZE]
-                if layout == "nchw":
-                    images = images.transpose(0, 3, 1, 2)
-                if io_dtype == "uint8":
-                    images = np.rint(images).clip(0, 255)
-                yield {INPUT: np.ascontiguousarray(images, io_dtype)}
+    def __init__(self, batches: list[np.ndarray], options: Options):
+        self._feeds = _feeds(batches, options)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._feeds, None)
 
 
+def _feeds(batches: list[np.ndarray], options: Options) -> Iterator[dict[str, np.ndarray]]:
+    for batch in batches:
+        for begin in range(0, len(batch), _BATCH_SIZE):
+            images = batch[begin : begin + _BATCH_SIZE]
+            if options.layout == "nchw":
+                images = images.transpose(0, 3, 1, 2)
+            if options.io_dtype == "uint8":
+                images = np.rint(images).clip(0, 255)
+            yield {INPUT: np.ascontiguousarray(images, options.io_dtype)}
+
+
 @contextlib.contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Lets `tempfile`, which the quantizer uses, put files into `folder`."""
+def _contained(folder: Path) -> Iterator[None]:
+    """Puts the quantizer's temporary files into `folder`; keeps its `logging.info` from adding a handler."""
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
-
-
-@contextlib.contextmanager
-def _no_new_log_handlers() -> Iterator[None]:
-    """Keeps the quantizer's `logging.info` from adding a handler to the root logger."""
     handler = logging.NullHandler()
     logging.getLogger().addHandler(handler)
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
+        tempfile.tempdir = before

@@ -1,19 +1,20 @@
 """Writes TensorFlow SavedModels, in the layout of TensorFlow Serving."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import check_choice, precisions
-from keras_resnet.export.graph import Conv, Graph, fold
-from keras_resnet.export.serving import INPUT, LOGITS, PROBABILITIES, SIGNATURE, UINT8_SIGNATURE
+from keras_resnet.export.graph import Graph, fold
+from keras_resnet.export.serving import INPUT, OUTPUTS, PROBABILITIES, SIGNATURE, UINT8_SIGNATURE
 from keras_resnet.export.writers.image_bytes import decode_batch
 from keras_resnet.export.writers.tensorflow_ops import FEATURES, compute, weight_arrays
-from keras_resnet.export.writers.tflite_metadata import check_labels
+from keras_resnet.export.writers.tflite_metadata import check_labels, text_files
 from keras_resnet.files import replacing
 from keras_resnet.images.preprocessing import Preprocessing
 from keras_resnet.quiet import quiet
@@ -64,50 +65,38 @@ def to_saved_model(
     Raises:
         InputError: something else exists at `path`, or it cannot be written.
     """
-    import tensorflow as tf
-
     check_choice("precision of a SavedModel", precision, precisions("saved_model"))
     graph = fold(model)
-    check_labels(tuple(labels), graph.classes)
+    check_labels(labels, graph.classes)
     path = Path(path)
-    _check_is_ours(path)
     version = path / str(_next_version(path))
     with _removed_if_empty(path), replacing(version, lambda found: False) as temporary:
-        module = _module(tf, graph, precision, labels, preprocessing)
+        module: Any = tf.Module()
+        signatures = _signatures(module, graph, precision, labels, preprocessing)
         # Assets must exist until TensorFlow has copied them.
         assets = temporary.with_name("assets")
         assets.mkdir()
-        for name, text in _assets(metadata or {}, labels).items():
+        for name, text in text_files(dict(sorted((metadata or {}).items())), labels).items():
             (assets / name).write_text(text, encoding="utf-8")
             setattr(module, name.replace(".", "_"), tf.saved_model.Asset(str(assets / name)))
         try:
             with quiet():
-                tf.saved_model.save(module, str(temporary), signatures=module.signatures_to_save)
+                tf.saved_model.save(module, str(temporary), signatures=signatures)
         except tf.errors.OpError as error:  # how TensorFlow reports a full disk
             raise InputError(f"cannot write {path}: {error.message}") from error
     return version
 
 
-def versions(path: str | Path) -> list[Path]:
-    """The versions in a model's folder, the newest last."""
-    found = [entry for entry in Path(path).iterdir() if entry.name.isdecimal()] if Path(path).is_dir() else []
-    return sorted(found, key=lambda entry: int(entry.name))
-
-
 def _next_version(path: Path) -> int:
-    found = versions(path)
-    return int(found[-1].name) + 1 if found else 1
-
-
-def _check_is_ours(path: Path) -> None:
-    """Raises `InputError` for a file, and for a folder that holds anything but versions."""
-    entries = list(path.iterdir()) if path.is_dir() else []
-    strangers = [entry for entry in entries if not entry.name.isdecimal() and not entry.name.startswith(".")]
-    if (path.exists() and not path.is_dir()) or strangers:
-        what = f" ({strangers[0].name} lies in it)" if strangers else ""
+    """Returns the number of the next version; refuses a file, and a folder of anything but versions."""
+    names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    others = [name for name in names if not name.isdecimal() and not name.startswith(".")]
+    if (path.exists() and not path.is_dir()) or others:
+        what = f" ({others[0]} lies in it)" if others else ""
         raise InputError(
             f"{path} exists and is not a folder of model versions{what}; move it or choose another place"
         )
+    return max((int(name) for name in names if name.isdecimal()), default=0) + 1
 
 
 @contextlib.contextmanager
@@ -121,55 +110,36 @@ def _removed_if_empty(path: Path) -> Iterator[None]:
         raise
 
 
-def _assets(metadata, labels) -> dict[str, str]:
-    assets = {"metadata.json": json.dumps(dict(metadata), indent=2, sort_keys=True) + "\n"}
-    if labels:
-        assets["labels.txt"] = "".join(f"{label}\n" for label in labels)
-    return assets
-
-
-def _module(tf, graph: Graph, precision: str, labels: tuple[str, ...], preprocessing: Preprocessing | None):
-    """Returns the module with the signatures; without Keras objects, nothing is nested."""
-    module = tf.Module()
-    dtypes = {
-        node.name: tf.as_dtype(precision if isinstance(node, Conv) else "float32").as_numpy_dtype
-        for node in graph.nodes
-    }
-    arrays = {key: array.astype(dtypes[key[0]], copy=False) for key, array in weight_arrays(graph).items()}
-    if sum(array.nbytes for array in arrays.values()) <= _CONSTANT_BYTES:
-
-        def weight(*key):
-            return tf.constant(arrays[key])
-    else:
-        variables = {key: tf.Variable(array, trainable=False) for key, array in arrays.items()}
-        module.model_variables = list(variables.values())
-
-        def weight(*key):
-            return tf.convert_to_tensor(variables[key])
-
+def _signatures(
+    module, graph: Graph, precision: str, labels: tuple[str, ...], preprocessing: Preprocessing | None
+) -> dict:
+    """Returns the signatures; `module` keeps their variables. Without Keras objects, nothing is nested."""
+    weights: dict = weight_arrays(graph, precision)
+    if sum(array.nbytes for array in weights.values()) > _CONSTANT_BYTES:
+        weights = {key: tf.Variable(array, trainable=False) for key, array in weights.items()}
+        module.model_variables = list(weights.values())
     shape = (None, *graph.input_shape)
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
     def outputs(images):
-        return compute(graph, images, weight, precision)
+        return compute(graph, images, weights, precision)
 
     def classify(images):
         results = outputs(tf.cast(images, tf.float32))
-        return {name: results[name] for name in (LOGITS, PROBABILITIES)}
+        return {name: results[name] for name in OUTPUTS}
 
-    def signature(function, shape, dtype, name):
-        spec = tf.TensorSpec(shape, dtype, name=name)
-        return tf.function(function, input_signature=[spec], autograph=False).get_concrete_function()
+    def signature(function, *specs):
+        return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
 
-    signatures = {
-        SIGNATURE: signature(classify, shape, tf.float32, INPUT),
-        UINT8_SIGNATURE: signature(classify, shape, tf.uint8, INPUT),
-        FEATURES: signature(lambda images: {FEATURES: outputs(images)[FEATURES]}, shape, tf.float32, INPUT),
-    }
+    images = tf.TensorSpec(shape, tf.float32, name=INPUT)
     # One tensor for all functions, so that `labels` lists the names that `classify_bytes` returns.
     names = tf.constant(labels or [str(index) for index in range(graph.classes)])
-    list_labels = tf.function(lambda: {LABELS: tf.identity(names)}, input_signature=[], autograph=False)
-    signatures[LABELS] = list_labels.get_concrete_function()
+    signatures = {
+        SIGNATURE: signature(classify, images),
+        UINT8_SIGNATURE: signature(classify, tf.TensorSpec(shape, tf.uint8, name=INPUT)),
+        FEATURES: signature(lambda images: {FEATURES: outputs(images)[FEATURES]}, images),
+        LABELS: signature(lambda: {LABELS: tf.identity(names)}),
+    }
     height, width, channels = graph.input_shape
     if height is not None and height == width and channels in (1, 3):
         resize = preprocessing.resize if preprocessing else None
@@ -180,6 +150,6 @@ def _module(tf, graph: Graph, precision: str, labels: tuple[str, ...], preproces
             values, indices = tf.math.top_k(outputs(images)[PROBABILITIES], min(TOP, graph.classes))
             return {"classes": tf.gather(names, indices), PROBABILITIES: values}
 
-        signatures[CLASSIFY_BYTES] = signature(classify_bytes, (None,), tf.string, "image_bytes")
-    module.signatures_to_save = signatures
-    return module
+        files = tf.TensorSpec((None,), tf.string, name="image_bytes")
+        signatures[CLASSIFY_BYTES] = signature(classify_bytes, files)
+    return signatures

@@ -1,44 +1,28 @@
 """Computes a folded network with TensorFlow operations."""
 
-import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
-from keras_resnet.export.graph import (
-    Add,
-    Affine,
-    AveragePool,
-    Conv,
-    Dense,
-    Graph,
-    Input,
-    MaxPool,
-    Mean,
-    Node,
-    Pad,
-    PadChannels,
-    Relu,
-    Softmax,
-)
-from keras_resnet.export.serving import LOGITS, PROBABILITIES
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from keras_resnet.export import graph as nodes
+from keras_resnet.export.graph import NO_PADDING, Graph, Node
 
 FEATURES = "features"
 
-# Gives the tensor of a node's weight, such as ("conv1_conv", "kernel").
-Weights = Callable[[str, str], "tf.Tensor"]
+# Arrays or variables by node and attribute, such as ("conv1_conv", "kernel").
+Weights = Mapping[tuple[str, str], Any]
 
 
-def weight_arrays(graph: Graph) -> dict[tuple[str, str], np.ndarray]:
-    """Returns the trained arrays, kernels and biases, by node and attribute."""
+def weight_arrays(graph: Graph, precision: str = "float32") -> dict[tuple[str, str], np.ndarray]:
+    """Returns the kernels and biases by node and attribute; those of convolutions in `precision`."""
     return {
-        (node.name, attribute): getattr(node, attribute)
+        (node.name, attribute): getattr(node, attribute).astype(
+            precision if isinstance(node, nodes.Conv) else "float32", copy=False
+        )
         for node in graph.nodes
-        if isinstance(node, Dense)
+        if isinstance(node, nodes.Dense)
         for attribute in ("kernel", "bias")
     }
 
@@ -49,112 +33,68 @@ def compute(graph: Graph, images: Any, weights: Weights, precision: str = "float
     Args:
         graph: what to compute.
         images: tensor (batch, height, width, channels), raw pixels 0-255 of any dtype.
-        weights: gives the kernels and biases; those of convolutions in `precision`.
+        weights: `weight_arrays` of the same precision, or variables with their values.
         precision: of the convolutions and what lies between them: "float32" or "bfloat16". The
             normalization, the mean and the classifier are float32.
 
     Returns:
         `logits`, `probabilities` and `features` (the pooled last feature map), float32 (batch, n).
     """
-    import tensorflow as tf
-
-    tensors, builder = {}, _Builder(tf, weights, tf.as_dtype(precision), graph)
-    for node in graph.nodes:
-        inputs = [images] if isinstance(node, Input) else [tensors[name] for name in node.inputs]
-        tensors[node.name] = builder.compute(node, *inputs)
-    names = {LOGITS: graph.outputs[LOGITS], PROBABILITIES: graph.outputs[PROBABILITIES]}
-    # Named, because converters and viewers show the names.
-    return {
-        key: tf.identity(tensors[name], key) for key, name in (names | {FEATURES: graph.features}).items()
+    tensors: dict[str, Any] = {}
+    normalized = {name for node in graph.nodes if isinstance(node, nodes.Affine) for name in node.inputs}
+    # The terms of sums that are then normalized, as in pre-activation networks.
+    summands = {
+        name
+        for node in graph.nodes
+        if isinstance(node, nodes.Add) and node.name in normalized
+        for name in node.inputs
     }
+    for node in graph.nodes:
+        inputs = [tensors[name] for name in node.inputs] or [images]
+        tensors[node.name] = _compute_node(node, inputs, weights, precision, node.name in summands)
+    # Named, because converters and viewers show the names.
+    outputs = graph.outputs | {FEATURES: graph.features}
+    return {key: tf.identity(tensors[name], key) for key, name in outputs.items()}
 
 
-class _Builder:
-    """Computes each type of `Node`."""
-
-    def __init__(self, tf, weights, dtype, graph: Graph):
-        self._tf, self._weights, self._dtype = tf, weights, dtype
-        normalized = {name for node in graph.nodes if isinstance(node, Affine) for name in node.inputs}
-        # The terms of sums that are then normalized, as in pre-activation networks.
-        self._summands = {
-            name
-            for node in graph.nodes
-            if isinstance(node, Add) and node.name in normalized
-            for name in node.inputs
-        }
-
-    @functools.singledispatchmethod
-    def compute(self, node: Node, *tensors):
-        """Computes a node from its inputs."""
-        raise TypeError(f"{node!r} has no TensorFlow operation")
-
-    @compute.register
-    def _(self, node: Input, images):
-        return self._tf.cast(images, self._tf.float32)
-
-    @compute.register
-    def _(self, node: Affine, x):
-        # In float32 whatever `x` is: a rounded scale would shift large values visibly.
-        y = self._tf.cast(x, self._tf.float32) * node.scale + node.offset
-        return self._tf.cast(y, x.dtype)
-
-    @compute.register
-    def _(self, node: Conv, x):
-        tf = self._tf
-        padding = [[0, 0], *map(list, node.padding), [0, 0]] if any(map(any, node.padding)) else "VALID"
-        y = tf.nn.conv2d(
-            tf.cast(x, self._dtype),
-            self._weights(node.name, "kernel"),
-            node.strides,
-            padding,
-            dilations=node.dilations,
-            name=node.name,
-        )
-        return tf.nn.bias_add(y, self._weights(node.name, "bias"))
-
-    @compute.register
-    def _(self, node: Relu, x):
-        return self._tf.nn.relu(x, name=node.name)
-
-    @compute.register
-    def _(self, node: Add, x, y):
-        return self._tf.add(x, y, name=node.name)
-
-    @compute.register
-    def _(self, node: MaxPool, x):
-        if node.size == (1, 1) and not any(map(any, node.padding)):
-            return x[:, :: node.strides[0], :: node.strides[1], :]
-        if any(map(any, node.padding)):
-            x = self._tf.pad(x, [[0, 0], *map(list, node.padding), [0, 0]])
-        return self._tf.nn.max_pool2d(x, node.size, node.strides, "VALID", name=node.name)
-
-    @compute.register
-    def _(self, node: AveragePool, x):
-        padding = "SAME" if node.same else "VALID"
-        return self._tf.nn.avg_pool2d(x, node.size, node.strides, padding, name=node.name)
-
-    @compute.register
-    def _(self, node: Pad, x):
-        return self._tf.pad(x, [[0, 0], *map(list, node.padding), [0, 0]], name=node.name)
-
-    @compute.register
-    def _(self, node: PadChannels, x):
-        padding = [[0, 0], [0, 0], [0, 0], [node.before, node.after]]
-        if node.name in self._summands:
+def _compute_node(node: Node, inputs: list, weights: Weights, precision: str, is_summand: bool):
+    name, x = node.name, inputs[0]
+    match node:
+        case nodes.Input():
+            return tf.cast(x, tf.float32)
+        case nodes.Affine():
+            # In float32 whatever `x` is: a rounded scale would shift large values visibly.
+            return tf.cast(tf.cast(x, tf.float32) * node.scale + node.offset, x.dtype)
+        case nodes.Conv():
+            sides = [[0, 0], *map(list, node.padding), [0, 0]]
+            padding: Any = "VALID" if node.padding == NO_PADDING else sides
+            x, kernel = tf.cast(x, precision), weights[name, "kernel"]
+            y = tf.nn.conv2d(x, kernel, node.strides, padding, dilations=node.dilations, name=name)
+            return tf.nn.bias_add(y, weights[name, "bias"])
+        case nodes.Dense():
+            return tf.nn.bias_add(tf.matmul(x, weights[name, "kernel"], name=name), weights[name, "bias"])
+        case nodes.Relu():
+            return tf.nn.relu(x, name=name)
+        case nodes.Softmax():
+            return tf.nn.softmax(x, name=name)
+        case nodes.Add():
+            return tf.add(*inputs, name=name)
+        case nodes.Mean():
+            return tf.reduce_mean(tf.cast(x, tf.float32), [1, 2], name=name)
+        case nodes.MaxPool():
+            if node.padding != NO_PADDING:
+                x = tf.pad(x, [(0, 0), *node.padding, (0, 0)])
+            elif node.size == (1, 1):
+                return x[:, :: node.strides[0], :: node.strides[1], :]
+            return tf.nn.max_pool2d(x, node.size, node.strides, "VALID", name=name)
+        case nodes.AveragePool():
+            padding = "SAME" if node.same else "VALID"
+            return tf.nn.avg_pool2d(x, node.size, node.strides, padding, name=name)
+        case nodes.Pad():
+            padding = [(0, 0), *node.padding, node.channels]
+            if not is_summand:
+                return tf.pad(x, padding, name=name)
             # Where `tf.pad` stands, TensorFlow 2.21's search for things to fuse (with oneDNN) crashes.
-            zero = self._tf.zeros((), x.dtype)
-            return self._tf.raw_ops.PadV2(input=x, paddings=padding, constant_values=zero, name=node.name)
-        return self._tf.pad(x, padding, name=node.name)
-
-    @compute.register
-    def _(self, node: Mean, x):
-        return self._tf.reduce_mean(self._tf.cast(x, self._tf.float32), [1, 2], name=node.name)
-
-    @compute.register
-    def _(self, node: Dense, x):
-        y = self._tf.matmul(x, self._weights(node.name, "kernel"), name=node.name)
-        return self._tf.nn.bias_add(y, self._weights(node.name, "bias"))
-
-    @compute.register
-    def _(self, node: Softmax, x):
-        return self._tf.nn.softmax(x, name=node.name)
+            zero = tf.zeros((), x.dtype)
+            return tf.raw_ops.PadV2(input=x, paddings=padding, constant_values=zero, name=name)
+    raise TypeError(f"{node!r} has no TensorFlow operation")

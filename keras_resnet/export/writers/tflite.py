@@ -1,11 +1,12 @@
 """Writes TFLite files, in float32 or quantized."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import IO_DTYPES, check_calibration, check_choice, precisions
@@ -30,43 +31,38 @@ def to_tflite(
 ) -> Path:
     """Writes a TFLite file that needs built-in operators only, so the plain interpreter runs it.
 
+    Its signature `serving_default` maps `images`, `io_dtype` (batch, height, width, channels) of raw pixels
+    0-255, to `logits` and `probabilities`, (batch, classes). It takes any batch size after resizing the
+    input, which signature runners do themselves.
+
     Args:
         model: made by `serving_model`, or folded by `graph.fold`.
         path: the file; a TFLite file there is replaced.
         metadata: strings to keep in the file, see `write_with_metadata`.
         precision: "float32"; "float16", weights in float16; "dynamic", weights in int8 and activations
-            quantized as they come; "int8", weights and activations in int8, by calibration.
+            quantized at run time; "int8", weights and activations in int8, by calibration.
         io_dtype: "float32"; or "uint8", for images as bytes. With precision "int8" the outputs become
             uint8 too, with their scale and zero point in the file; otherwise they stay float32.
         calibration: for "int8": batches (n, height, width, channels) of raw pixels 0-255, at least 32
             images in all, like those that the network will see.
         labels: names of the classes in the order of the logits, kept in the file.
 
-    Returns:
-        The path. Signature `serving_default`: `images`, `io_dtype` (batch, height, width, channels) of
-        raw pixels 0-255, to `logits` and `probabilities`, (batch, classes); any batch size, by resizing
-        the input (signature runners do it themselves).
-
     Raises:
         InputError: an unknown precision or dtype, too few calibration images or images of another
             shape, labels that do not fit, a network that needs an operator that TFLite lacks (it would
             need TensorFlow's "Flex" operators), another file at `path`, or one that cannot be written.
     """
-    import tensorflow as tf
-
     check_choice("precision", precision, precisions("tflite"))
     check_choice("io_dtype", io_dtype, IO_DTYPES)
     graph = fold(model)
-    labels = tuple(labels)
     check_labels(labels, graph.classes)
     metadata = {"model": graph.name, "classes": str(graph.classes), **(metadata or {})}
     images = _calibration_images(calibration, graph.input_shape) if precision == "int8" else None
     with replacing(path, starts_with(b"TFL3")) as temporary:
-        # Integer files are made from a function of float32; the converter turns its ends into bytes.
-        function_input = io_dtype if images is None else "float32"
         source = temporary.with_name("source")
+        # Integer files are made from a function of float32; the converter turns its ends into bytes.
         try:
-            _write_source(graph, source, function_input)
+            _write_source(graph, source, io_dtype if images is None else "float32")
         except tf.errors.OpError as error:  # how TensorFlow reports a full disk
             raise InputError(f"cannot write {path}: {error.message}") from error
         content = _convert(source, precision, io_dtype, images, path)
@@ -76,8 +72,6 @@ def to_tflite(
 
 def _write_source(graph: Graph, path: Path, input_dtype: str) -> None:
     """Writes a SavedModel for the converter, which reads weights from its files, not through Python."""
-    import tensorflow as tf
-
     module: Any = tf.Module()
     variables = {
         key: tf.Variable(array, trainable=False)  # pyright: ignore[reportArgumentType] (takes arrays, too)
@@ -88,18 +82,16 @@ def _write_source(graph: Graph, path: Path, input_dtype: str) -> None:
 
     @tf.function(input_signature=signature, autograph=False)
     def serve(images):
-        results = compute(graph, images, lambda node, attribute: variables[node, attribute])
+        results = compute(graph, images, variables)
         return {name: results[name] for name in OUTPUTS}
 
     with quiet(), recursion_limit():
-        signatures = {SIGNATURE: serve.get_concrete_function()}
-        tf.saved_model.save(module, str(path), signatures=signatures)
+        tf.saved_model.save(module, str(path), signatures={SIGNATURE: serve.get_concrete_function()})
 
 
 def _convert(
     source: Path, precision: str, io_dtype: str, images: list[np.ndarray] | None, path: str | Path
 ) -> bytes:
-    import tensorflow as tf
     from tensorflow.lite.python.convert import ConverterError
 
     with quiet(), recursion_limit():
@@ -112,7 +104,7 @@ def _convert(
             converter.target_spec.supported_types = [tf.float16]
         if images is not None:
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.representative_dataset = _one_at_a_time(images)
+            converter.representative_dataset = lambda: ([image[None].astype("float32")] for image in images)
             converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io_dtype)
         try:
             return converter.convert()
@@ -129,10 +121,5 @@ def _calibration_images(batches: Iterable[np.ndarray] | None, shape: tuple) -> l
         for image in np.rint(np.clip(batch, 0, 255)).astype(np.uint8)
     ]
     # With pixels 0 and 255 among the images, the input's scale is 1 and a raw byte is its own code.
-    images[0] = images[0].copy()
     images[0][0, 0], images[0][-1, -1] = 0, 255
     return images
-
-
-def _one_at_a_time(images: Sequence[np.ndarray]) -> Callable[[], Iterator[list[np.ndarray]]]:
-    return lambda: ([image[None].astype(np.float32)] for image in images)

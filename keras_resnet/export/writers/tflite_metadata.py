@@ -11,25 +11,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flatbuffers
 import numpy as np
 
 from keras_resnet.errors import InputError
 from keras_resnet.export.serving import INPUT, LOGITS, PROBABILITIES
 from keras_resnet.version import __version__
 
-METADATA = "TFLITE_METADATA"
-_IDENTIFIER = b"M001"
-_MIN_PARSER_VERSION = "1.0.0"  # of all the fields used here
 _LABELS_FILE = "labels.txt"
 _METADATA_FILE = "metadata.json"
+_ALIGNMENT = 16  # kernels read weights where they lie in the file, and expect them on such addresses
 
-# Kernels read weights where they lie in the file, and expect them on such addresses.
-_ALIGNMENT = 16
-
-_AXIS_LABELS, _DESCRIPTIONS = 2, 1  # AssociatedFileType
-_FEATURES, _IMAGE = 1, 2  # ContentProperties
-_COLOR_SPACES = {1: 2, 3: 1}  # channels to ColorSpaceType: GRAYSCALE, RGB
-_NORMALIZATION = 1  # ProcessUnitOptions
+_AXIS_LABELS, _DESCRIPTIONS = np.uint8(2), np.uint8(1)  # AssociatedFileType
+_FEATURES, _IMAGE = np.uint8(1), np.uint8(2)  # ContentProperties
+_COLOR_SPACES = {1: np.uint8(2), 3: np.uint8(1)}  # channels to ColorSpaceType: GRAYSCALE, RGB
+_NORMALIZATION = np.uint8(1)  # ProcessUnitOptions
 
 _DESCRIPTIONS_OF_TENSORS = {
     INPUT: "Images as raw pixels 0-255; the normalization is inside the model.",
@@ -39,12 +35,12 @@ _DESCRIPTIONS_OF_TENSORS = {
 
 
 def write_with_metadata(
-    content: bytes, path: Path, metadata: Mapping[str, str] | None = None, labels: Sequence[str] = ()
+    content: bytes, path: Path, metadata: Mapping[str, str], labels: Sequence[str]
 ) -> None:
     """Writes a converted model with metadata; the same arguments give the same bytes.
 
-    The model is laid out anew: TensorFlow's converter removes doubled buffers with a tool that ignores
-    how buffers must be aligned. Its tensors get the names that its signature gives them.
+    The model's buffers are laid out again, because TensorFlow's converter removes duplicates with a tool
+    that ignores their alignment. The tensors get the names that the signature gives them.
 
     Args:
         content: a TFLite model with one subgraph and one signature.
@@ -57,26 +53,37 @@ def write_with_metadata(
 
     # Untyped: the schema's annotations say str and list where it reads and packs bytes and arrays.
     model: Any = schema.ModelT.InitFromPackedBuf(content)
-    names = _name_tensors(model)
-    described = _metadata_buffer(model.subgraphs[0], names, metadata or {}, labels)
+    (subgraph,), (signature,) = model.subgraphs, model.signatureDefs
+    names = {entry.tensorIndex: entry.name.decode() for entry in (*signature.inputs, *signature.outputs)}
+    for index, name in names.items():
+        subgraph.tensors[index].name = name.encode()
     entry: Any = schema.MetadataT()
-    entry.name, entry.buffer = METADATA.encode(), len(model.buffers)
+    entry.name, entry.buffer = b"TFLITE_METADATA", len(model.buffers)
     model.metadata = [*(model.metadata or []), entry]
     buffer: Any = schema.BufferT()
-    buffer.data = np.frombuffer(described, np.uint8)
+    buffer.data = np.frombuffer(_metadata_buffer(subgraph, names, metadata, labels), np.uint8)
     model.buffers.append(buffer)
     with path.open("wb") as file:
         for piece in _layout(model):
             file.write(piece)
-    _append_archive(path, metadata or {}, labels)
+    with zipfile.ZipFile(path, "a") as archive:
+        for name, text in text_files(metadata, labels).items():
+            # Stored, because TFLite's own readers do not unpack; a fixed date, so that files are equal.
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            archive.writestr(info, text.encode("utf-8"))
+
+
+def text_files(metadata: Mapping[str, str], labels: Sequence[str]) -> dict[str, str]:
+    """Returns the files that a SavedModel's assets and a TFLite file's archive hold, by name."""
+    files = {_METADATA_FILE: json.dumps(dict(metadata), indent=2) + "\n"}
+    if labels:
+        files[_LABELS_FILE] = "".join(f"{label}\n" for label in labels)
+    return files
 
 
 def check_labels(labels: Sequence[str], classes: int) -> None:
-    """Checks that there is one label per class, or none, and that none has a line break.
-
-    Raises:
-        InputError: the labels do not fit.
-    """
+    """Raises `InputError` unless there is one label per class, or none, and none has a line break."""
     if len(labels) not in (0, classes):
         raise InputError(f"{len(labels)} labels do not fit {classes} classes")
     for label in labels:
@@ -85,16 +92,9 @@ def check_labels(labels: Sequence[str], classes: int) -> None:
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:
-    """Reads the names of the classes from a TFLite file; needs no TensorFlow.
+    """Reads the names of the classes, in the order of the logits, from a TFLite file; needs no TensorFlow.
 
-    Args:
-        path: a TFLite file, with metadata or without.
-
-    Returns:
-        The names in the order of the logits; empty if the file has none.
-
-    Raises:
-        InputError: there is no such file.
+    Returns no names for a file without metadata. Raises `InputError` if the file cannot be read.
     """
     try:
         with Path(path).open("rb") as file:
@@ -108,34 +108,12 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _append_archive(path: Path, metadata: Mapping[str, str], labels: Sequence[str]) -> None:
-    files = {_METADATA_FILE: json.dumps(dict(metadata), indent=2) + "\n"}
-    if labels:
-        files[_LABELS_FILE] = "".join(f"{label}\n" for label in labels)
-    with zipfile.ZipFile(path, "a") as archive:
-        for name, text in files.items():
-            # Stored, because TFLite's own readers do not unpack; a fixed date, so that files are equal.
-            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            entry.create_system, entry.external_attr = 3, 0o644 << 16
-            archive.writestr(entry, text.encode("utf-8"))
-
-
-def _name_tensors(model) -> dict[int, str]:
-    """Names the inputs and outputs as the signature does; returns the names by tensor index."""
-    (subgraph,), (signature,) = model.subgraphs, model.signatureDefs
-    names = {entry.tensorIndex: entry.name.decode() for entry in (*signature.inputs, *signature.outputs)}
-    for index, name in names.items():
-        subgraph.tensors[index].name = name.encode()
-    return names
-
-
 def _layout(model) -> Iterator[bytes | bytearray | memoryview]:
     """Yields the pieces of a flatbuffer: everything but the buffers' data, then the data, aligned.
 
     Flatbuffers are built from their end. The builder takes a negative offset for something behind what
     it builds, so the weights need not pass through it (it would hold them four times).
     """
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     class Elsewhere(schema.BufferT):
@@ -168,90 +146,61 @@ def _layout(model) -> Iterator[bytes | bytearray | memoryview]:
 def _metadata_buffer(
     subgraph, names: dict[int, str], metadata: Mapping[str, str], labels: Sequence[str]
 ) -> bytes:
-    """Returns the metadata's own flatbuffer, a ModelMetadata."""
-    import flatbuffers
-
+    """Returns the metadata's own flatbuffer, a ModelMetadata; tables are {field number: value}."""
     builder = flatbuffers.Builder(4096)
-    write = _Writer(builder)
-    channels = int(subgraph.tensors[subgraph.inputs[0]].shape[-1])
-    inputs = [write.tensor(names[index], write.image(channels), (0, 255), []) for index in subgraph.inputs]
-    outputs = []
-    for index in subgraph.outputs:
-        files = (
-            [write.file(_LABELS_FILE, "Names of the classes, one a line.", _AXIS_LABELS)] if labels else []
-        )
-        ends = (0, 1) if names[index] == PROBABILITIES else None
-        outputs.append(write.tensor(names[index], write.features(), ends, files))
-    name = write.text(metadata.get("model", "") or "model")
-    graph = write.table({2: write.tables(inputs), 3: write.tables(outputs)}, 10)
-    about = write.file(_METADATA_FILE, "What the exporter knew about the model.", _DESCRIPTIONS)
-    root = write.table(
-        {
-            0: name,
-            1: write.text(_description(metadata)),
-            2: write.text(__version__),
-            3: write.tables([graph]),
-            4: write.text("keras_resnet"),
-            5: write.text(metadata.get("license", "Apache-2.0")),
-            6: write.tables([about]),
-            7: write.text(_MIN_PARSER_VERSION),
-        },
-        8,
-    )
-    builder.Finish(root, _IDENTIFIER)
+    color_space = _COLOR_SPACES.get(int(subgraph.tensors[subgraph.inputs[0]].shape[-1]))
+    images = {
+        3: {1: {0: color_space}, 0: _IMAGE},
+        0: INPUT,
+        1: _DESCRIPTIONS_OF_TENSORS[INPUT],
+        # TFLite's task library asks for it; nothing is left to normalize.
+        4: [{1: {0: (0.0,), 1: (1.0,)}, 0: _NORMALIZATION}],
+        5: {0: (255.0,), 1: (0.0,)},  # the largest and the smallest value
+    }
+    inputs, outputs = [_write(builder, images)], []
+    for name in (names[index] for index in subgraph.outputs):
+        file = {0: _LABELS_FILE, 1: "Names of the classes, one a line.", 2: _AXIS_LABELS}
+        files = [_write(builder, file)] if labels else None
+        limits = {0: (1.0,), 1: (0.0,)} if name == PROBABILITIES else None
+        output = {3: {1: {}, 0: _FEATURES}, 0: name, 1: _DESCRIPTIONS_OF_TENSORS[name], 5: limits, 6: files}
+        outputs.append(_write(builder, output))
+    model = _write(builder, metadata.get("model") or "model")
+    graph = _write(builder, {2: inputs, 3: outputs})
+    file = {0: _METADATA_FILE, 1: "What the exporter knew about the model.", 2: _DESCRIPTIONS}
+    files = [_write(builder, file)]
+    classes = f" into {metadata['classes']} classes" if "classes" in metadata else ""
+    description = f"Classifies images{classes}. Takes raw pixels 0-255; the normalization is inside."
+    license_name = metadata.get("license", "Apache-2.0")
+    oldest_parser = "1.0.0"  # that knows all the fields used here
+    root = {0: model, 1: description, 2: __version__, 3: [graph], 4: "keras_resnet", 5: license_name}
+    builder.Finish(_write(builder, root | {6: files, 7: oldest_parser}), b"M001")
     return bytes(builder.Output())
 
 
-def _description(metadata: Mapping[str, str]) -> str:
-    classes = f" into {metadata['classes']} classes" if "classes" in metadata else ""
-    return f"Classifies images{classes}. Takes raw pixels 0-255; the normalization is inside."
+def _write(builder: flatbuffers.Builder, value: Any) -> int:
+    """Writes a string, a tuple of floats, a list of tables, or a table; returns its offset.
 
-
-class _Writer:
-    """Writes the tables of the metadata's schema; each method returns its table's offset."""
-
-    def __init__(self, builder):
-        self._builder = builder
-
-    def text(self, text: str) -> int:
-        return self._builder.CreateString(text)
-
-    def table(self, offsets: dict[int, int], fields: int, numbers: Mapping[int, int] | None = None) -> int:
-        """A table: field number to offset of another object, and to a number of one byte."""
-        self._builder.StartObject(fields)
-        for field, offset in offsets.items():
-            self._builder.PrependUOffsetTRelativeSlot(field, offset, 0)
-        for field, number in (numbers or {}).items():
-            self._builder.PrependUint8Slot(field, number, 0)
-        return self._builder.EndObject()
-
-    def tables(self, offsets: Sequence[int]) -> int:
-        self._builder.StartVector(4, len(offsets), 4)
+    An integer is the offset of something that is written already. A table is written in the order of its
+    dictionary; in it, an `np.uint8` is a number of one byte, and None leaves a field out.
+    """
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        return builder.CreateString(value)
+    if isinstance(value, tuple):
+        return builder.CreateNumpyVector(np.asarray(value, "<f4"))
+    if isinstance(value, list):
+        offsets = [_write(builder, table) for table in value]
+        builder.StartVector(4, len(offsets), 4)
         for offset in reversed(offsets):
-            self._builder.PrependUOffsetTRelative(offset)
-        return self._builder.EndVector()
-
-    def floats(self, *values: float) -> int:
-        return self._builder.CreateNumpyVector(np.asarray(values, "<f4"))
-
-    def file(self, name: str, description: str, kind: int) -> int:
-        return self.table({0: self.text(name), 1: self.text(description)}, 5, {2: kind})
-
-    def image(self, channels: int) -> int:
-        color_space = _COLOR_SPACES.get(channels, 0)
-        return self.table({1: self.table({}, 2, {0: color_space})}, 3, {0: _IMAGE})
-
-    def features(self) -> int:
-        return self.table({1: self.table({}, 0)}, 3, {0: _FEATURES})
-
-    def tensor(self, name: str, content: int, ends: tuple[float, float] | None, files: list[int]) -> int:
-        fields = {0: self.text(name), 1: self.text(_DESCRIPTIONS_OF_TENSORS[name]), 3: content}
-        if name == INPUT:
-            # TFLite's task library asks for it; nothing is left to normalize.
-            unit = self.table({0: self.floats(0), 1: self.floats(1)}, 2)
-            fields[4] = self.tables([self.table({1: unit}, 2, {0: _NORMALIZATION})])
-        if ends is not None:
-            fields[5] = self.table({0: self.floats(ends[1]), 1: self.floats(ends[0])}, 2)
-        if files:
-            fields[6] = self.tables(files)
-        return self.table(fields, 7)
+            builder.PrependUOffsetTRelative(offset)
+        return builder.EndVector()
+    fields = {field: part for field, part in value.items() if part is not None}
+    numbers = {field: part for field, part in fields.items() if isinstance(part, np.generic)}
+    offsets = {field: _write(builder, part) for field, part in fields.items() if field not in numbers}
+    builder.StartObject(10)  # no table of the schema has more fields; unused ones take no space
+    for field in sorted(offsets):
+        builder.PrependUOffsetTRelativeSlot(field, offsets[field], 0)
+    for field, number in numbers.items():
+        builder.PrependUint8Slot(field, number, 0)
+    return builder.EndObject()
