@@ -32,17 +32,14 @@ class ArtifactKind:
     @property
     def name(self) -> str:
         """The key in `ARTIFACTS`, such as "onnx" or "onnx_int8"."""
-        return self.format + self._suffix
+        return self.format if self.precision == "float32" else f"{self.format}_{self.precision}"
 
     @property
     def file_name(self) -> str:
         """Name of the file, or of the folder, in the output folder."""
-        ending = "" if self.format == "saved_model" else f".{self.format}"
-        return f"{'model' if ending else 'saved_model'}{self._suffix}{ending}"
-
-    @property
-    def _suffix(self) -> str:
-        return "" if self.precision == "float32" else f"_{self.precision}"
+        if self.format == "saved_model":
+            return self.name
+        return f"{self.name.replace(self.format, 'model', 1)}.{self.format}"
 
 
 _KINDS = (
@@ -81,7 +78,7 @@ class Options:
         io_dtype: dtype of the pixels that TFLite and ONNX files take: "float32" or "uint8". An int8 TFLite
             file then also has uint8 outputs.
         opset: ONNX operator set version.
-        layout: layout of the images that ONNX files take: "nhwc" or "nchw".
+        layout: of the images that ONNX files take: "nhwc" or "nchw".
         dynamic_size: whether ONNX files take images of any height and width.
         metadata: strings by name to store in an artifact.
         labels: class names in the order of the logits, or empty.
@@ -123,24 +120,18 @@ def check_opset(opset: int, newest: int = NEWEST_OPSET) -> None:
 
 
 def check_calibration(calibration: Iterable[np.ndarray] | None, shape: tuple) -> list[np.ndarray]:
-    """Returns the calibration batches as a list.
-
-    Args:
-        calibration: batches (n, height, width, channels) of raw pixels 0-255.
-        shape: (height, width, channels) of the network's input, with None for any size.
+    """Returns the calibration batches, (n, height, width, channels) of raw pixels 0-255, as a list.
 
     Raises:
-        InputError: too few images, or images of another shape.
+        InputError: too few images, or images that do not have the network's input `shape`, (height, width,
+            channels) with None for any size.
     """
     batches = [np.asarray(batch) for batch in (() if calibration is None else calibration)]
     for batch in batches:
-        fits = batch.ndim == 4 and all(
-            wanted in (None, size) for wanted, size in zip(shape, batch.shape[1:], strict=True)
-        )
-        if not fits:
-            raise InputError(
-                f"calibration batches must be (n, {', '.join(map(str, shape))}); got {batch.shape}"
-            )
+        sizes = zip(shape, batch.shape[1:], strict=False)
+        if batch.ndim != 4 or any(wanted not in (None, size) for wanted, size in sizes):
+            wanted = ", ".join(map(str, shape))
+            raise InputError(f"calibration batches must be (n, {wanted}); got {batch.shape}")
     count = sum(map(len, batches))
     if count < LEAST_CALIBRATION_IMAGES:
         raise InputError(f"int8 needs at least {LEAST_CALIBRATION_IMAGES} calibration images; got {count}")
@@ -148,14 +139,9 @@ def check_calibration(calibration: Iterable[np.ndarray] | None, shape: tuple) ->
 
 
 def check_formats(names: str | Iterable[str], precisions: str | Iterable[str] = "float32") -> tuple[str, ...]:
-    """Returns the artifacts of some formats in some precisions.
+    """Returns every existing pair of a format and a precision as keys of `ARTIFACTS`, in its order.
 
-    Args:
-        names: formats, as a list or separated by commas.
-        precisions: precisions, as a list or separated by commas.
-
-    Returns:
-        Keys of `ARTIFACTS`, in its order: every pair of a format and a precision that exists.
+    Formats and precisions are given as lists or separated by commas.
 
     Raises:
         InputError: an unknown name, no name, or a format or precision that no pair has.

@@ -26,11 +26,7 @@ def network_for_export(spec: ModelSpec, weights: str | os.PathLike | WeightFile 
     """Builds the network that artifacts are made from: channels last, float32, logits out.
 
     Variables have the same shapes under every image data format and dtype policy, so weights that
-    were trained channels first, or in mixed precision, load into it.
-
-    Args:
-        spec: what to build.
-        weights: a weight file or the path of one; None keeps the initial values.
+    were trained channels first, or in mixed precision, load into it; None keeps the initial values.
 
     Raises:
         InputError: the file is missing, broken, or of another network.
@@ -100,16 +96,12 @@ def _channels_last_float32() -> Iterator[None]:
 
 
 def _check_network(model: keras.Model) -> None:
+    needs = f"export needs a network from images to logits; {model.name!r}"
     if isinstance(model.output, dict):
-        raise InputError(
-            f"export needs a network from images to logits; {model.name!r} gives the features "
-            f"{', '.join(model.output)}; build it without features_only"
-        )
+        names = ", ".join(model.output)
+        raise InputError(f"{needs} gives the features {names}; build it without features_only")
     if len(model.input_shape) != 4 or len(model.output_shape) != 2:
-        raise InputError(
-            f"export needs a network from images to logits; {model.name!r} goes from {model.input_shape} "
-            f"to {model.output_shape}"
-        )
+        raise InputError(f"{needs} goes from {model.input_shape} to {model.output_shape}")
     last = model.layers[-1]
     activation = getattr(last, "activation", None)
     if activation not in (None, keras.activations.linear):
@@ -128,12 +120,7 @@ def _check_network(model: keras.Model) -> None:
 def _check_normalization(normalization: Normalization, image_shape: tuple) -> None:
     # `Normalization` has checked that they are finite, and that the std is positive.
     for name in ("mean", "std"):
-        values = np.asarray(getattr(normalization, name))
-        fits = values.ndim <= 3 and all(
-            size in (1, expected)
-            for size, expected in zip(values.shape[::-1], image_shape[::-1], strict=False)
-        )
-        if not fits:
-            raise InputError(
-                f"the normalization's {name} of shape {values.shape} does not fit images {image_shape}"
-            )
+        shape = np.shape(getattr(normalization, name))
+        sizes = zip(shape[::-1], image_shape[::-1], strict=False)
+        if len(shape) > 3 or any(size not in (1, expected) for size, expected in sizes):
+            raise InputError(f"the normalization's {name} of shape {shape} does not fit images {image_shape}")

@@ -7,19 +7,14 @@ from keras_resnet.images.ops import evaluation_view
 
 
 def decode_batch(image_bytes: tf.Tensor, size: int, resize: int | None, channels: int, interpolation: str):
-    """Decodes and crops every image of a batch exactly as the evaluation does.
+    """Decodes and crops JPEG or PNG files, string (batch,), exactly as the evaluation does.
 
-    Args:
-        image_bytes: string tensor (batch,): JPEG or PNG files.
-        size: height and width of the network's input.
-        resize: pixels to which the shorter side is resized before a center crop; None resizes
-            the whole image to the input's size.
-        channels: of the network's input.
-        interpolation: of the resizing, "bilinear" or "bicubic".
+    The shorter side is resized to `resize` pixels before a center crop of `size`; None resizes the whole
+    image. At run time, an image that cannot be read raises `InvalidArgumentError` with its position in the
+    batch and the reason.
 
     Returns:
-        float32 (batch, size, size, channels), raw pixels 0-255. When it is run, an image that cannot be
-        read raises `InvalidArgumentError` with its position in the batch and the reason.
+        float32 (batch, size, size, channels), raw pixels 0-255.
     """
     known = (tf.strings.substr(image_bytes, 0, 3) == b"\xff\xd8\xff") | (
         tf.strings.substr(image_bytes, 0, 8) == b"\x89PNG\r\n\x1a\n"
