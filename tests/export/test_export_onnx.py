@@ -133,7 +133,7 @@ def test_it_equals_the_keras_model(network, name, layout, tmp_path):
 def test_opsets(network, precision, opset, tmp_path):
     import onnx
 
-    # Option A: with subsampling and padded channels, the most operators.
+    # Option A subsamples and pads channels, so it has the most operators.
     _, model, images, expected = network("basic A")
     path = to_onnx(
         model, tmp_path / "model.onnx", precision=precision, opset=opset, calibration=calibration(images)
@@ -184,7 +184,7 @@ def test_images_of_any_size(network, name, layout, tmp_path):
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 @pytest.mark.parametrize("name", LATER_ODD)
 def test_later_families_in_less_precision(network, name, precision, tmp_path):
-    """Of any size, and channels first; optimized by the runtime or not, they compute the same."""
+    """With images of any size, channels first, and with the runtime's optimizations on and off."""
     import onnxruntime
 
     _, model, images, expected = network(name)
@@ -207,7 +207,7 @@ def test_later_families_in_less_precision(network, name, precision, tmp_path):
 
 
 def test_every_kind_of_operation(tmp_path):
-    """Also those that no network of the zoo needs."""
+    """Covers operations that no network of the zoo needs, too."""
     layers = keras.layers
     x = images = keras.Input((24, 20, 3), name="images")
     x = layers.Rescaling([0.01, 0.02, 0.03], [-1.0, 0.5, 0.25], name="normalization")(x)
@@ -266,7 +266,7 @@ def test_half_precision(network, tmp_path):
     full = to_onnx(model, tmp_path / "float32.onnx")
     half = to_onnx(model, tmp_path / "float16.onnx", precision="float16")
     check_equal(run(half, images), expected, 0.01)
-    assert error(run(half, images), expected) > 1e-5  # it is another arithmetic
+    assert error(run(half, images), expected) > 1e-5  # float16 was used
     assert half.stat().st_size < 0.52 * full.stat().st_size
     types = {tensor.name: tensor.data_type for tensor in onnx.load(half).graph.initializer}
     assert types["conv1_conv/kernel"] == types["conv1_conv/bias"] == onnx.TensorProto.FLOAT16
@@ -306,7 +306,7 @@ def test_eight_bits(network, name, tmp_path):
         assert kernel.op_type == "DequantizeLinear"
         assert types[kernel.input[0]] == onnx.TensorProto.INT8
         (scales,) = [t for t in proto.graph.initializer if t.name == kernel.input[1]]
-        assert len(scales.dims) == 1  # a scale for each channel
+        assert len(scales.dims) == 1  # a scale per channel
         assert producers[node.input[0]].op_type == "DequantizeLinear"
     found = operators(path)
     assert found["Conv"] == operators(full)["Conv"]
@@ -401,7 +401,7 @@ def test_two_exports_write_the_same_bytes(network, tmp_path):
         ({"dynamic_size": True}, r"dynamic_size needs a normalization per channel; layer 'normalization'"),
     ],
 )
-def test_what_cannot_be_had(network, options, message, tmp_path):
+def test_unsupported_options(network, options, message, tmp_path):
     model = network("cifar, per pixel")[1]
     with pytest.raises(InputError, match=message) as caught:
         to_onnx(model, tmp_path / "model.onnx", **options)

@@ -143,7 +143,7 @@ def test_bytes_are_prepared_as_for_published_weights(interpolation, side):
 
 
 def test_bytes_are_resized_by_the_interpolation_of_the_weights(tmp_path):
-    """What `verify` asks compares the signature with the same interpolation, and finds another one out."""
+    """`broken_signatures` compares with the same interpolation, and reports a different one."""
     spec = spec_of("cifar_resnet20", SMALL_CIFAR)
     model, options = serving(spec), Options(preprocessing=prepared(32, 40, "bicubic"))
     path = write_artifact("saved_model", model, tmp_path / "name", options)
@@ -224,7 +224,7 @@ def test_bad_files_are_named_by_their_position(exported, file, reason):
         classify(signatures, good, good, file, good)
     assert f"image_bytes[2] {reason}" in str(caught.value)
     assert "1 of 4 images cannot be read" in str(caught.value)
-    classify(signatures, good)  # goes on
+    classify(signatures, good)  # later requests are answered
 
 
 def test_no_files(exported):
@@ -234,7 +234,7 @@ def test_no_files(exported):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_names_that_few_images_show_are_compared_too(precision, tmp_path):
-    """Two equal names, names beyond ASCII, and a swap far behind the most probable."""
+    """Two equal names, names beyond ASCII, and swapped names of improbable classes."""
     spec = spec_of("cifar_resnet20", SMALL_CIFAR, classes=50)
     model, name = serving(spec), "saved_model" if precision == "float32" else f"saved_model_{precision}"
     labels = ("crane", "crane", "Käse", *(f"class {index}" for index in range(47)))
@@ -257,7 +257,7 @@ def test_labels_must_be_as_many_as_the_classes(tmp_path):
 
 @pytest.mark.slow
 def test_500_damaged_files(exported):
-    """Random flips and truncations of real photos: each is answered, and the process lives on."""
+    """Each photo with random flips and truncations is answered, and the process survives."""
     random = np.random.default_rng(0)
     sources = [encoded("JPEG", photo((640, 427)), quality=90), encoded("JPEG", photo(), progressive=True)]
     refusals = []
