@@ -1,7 +1,6 @@
-"""Every network of the zoo as verified artifacts, with an index of their sizes and speeds."""
+"""Exports the whole zoo to verified artifacts, with an index of their sizes and speeds."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,55 +23,44 @@ def export_zoo(
     models: Iterable[str] | None = None,
     **more: Any,
 ) -> bool:
-    """Exports one network after the other, and resumes where an earlier call stopped.
+    """Exports the networks one by one; skips those that an earlier call has exported.
+
+    See `export_weights` for the other arguments and errors.
 
     Args:
         weights: "none" for random weights, or a folder of files `MODEL.weights.h5`; networks without a
             file are skipped.
-        formats: names of `FORMATS`.
-        output_dir: default `exported`. Each network gets a folder of its name in it; `index.json` and
-            `index.md` list them with parameters, multiply-adds, and size and latency by format.
-        precision: names of `PRECISIONS`.
-        options: for the artifacts.
-        models: names, instead of the whole zoo.
-        **more: see `export_weights`.
+        output_dir: default `exported`. Each network has its own folder in it; `index.json` and `index.md`
+            list the networks with parameters, multiply-adds, and size and latency by format.
+        models: names of networks. Default: the whole zoo.
 
     Returns:
         Whether all artifacts equal their models.
 
     Raises:
-        InputError: there is no such folder, or no weights in it; and as `export_weights`.
+        InputError: the folder of the weights is missing or holds no weights.
     """
     artifacts = check_formats(formats, precision)
     output_dir = Path(output_dir or "exported")
     for name, mark in (("index.json", b'"networks"'), ("index.md", b"# Exported networks")):
-        if os.path.lexists(output_dir / name) and not files.starts_with(mark)(output_dir / name):
-            raise InputError(f"{output_dir / name} exists and was not written by an export; move it")
+        files.check_replaceable(output_dir / name, files.starts_with(mark))
     sources = _sources(weights, list_models() if models is None else models)
     reports = {}
     for number, (model, source) in enumerate(sources.items(), 1):
+        folder = output_dir / model
         asked = {
             "weights": "none" if source == "none" else files.sha256(source),
             "options": (options or Options()).choices | more,
         }
-        report = _finished(output_dir / model, artifacts, asked)
+        report = _finished(folder, artifacts, asked)
+        print(f"[{number}/{len(sources)}] {model}{': done before' if report else ''}", flush=True)
         if report is None:
-            print(f"[{number}/{len(sources)}] {model}", flush=True)
-            export_weights(
-                model,
-                source,
-                formats=formats,
-                output_dir=output_dir / model,
-                precision=precision,
-                options=options,
-                **more,
-            )
-            report = json.loads((output_dir / model / PARITY).read_text()) | {"asked": asked}
-            files.write_json(output_dir / model / PARITY, report)
-        else:
-            print(f"[{number}/{len(sources)}] {model}: done before", flush=True)
+            given: dict[str, Any] = {"formats": formats, "precision": precision, "options": options, **more}
+            export_weights(model, source, output_dir=folder, **given)
+            report = json.loads((folder / PARITY).read_text()) | {"asked": asked}
+            files.write_json(folder / PARITY, report)
         reports[model] = report
-        # After each network, so that a stopped call leaves an index of what exists.
+        # After each network, so that an interrupted call leaves an index, too.
         _write_index(output_dir, reports, artifacts)
     return all(report["equal"] for report in reports.values())
 
@@ -91,11 +79,11 @@ def _sources(weights: str | Path, models: Iterable[str]) -> Mapping[str, str | P
 
 
 def _finished(folder: Path, artifacts: tuple[str, ...], asked: dict) -> dict | None:
-    """Returns the report of an earlier call if it was asked for the same, and all its files still exist."""
+    """Returns the report of an earlier call with the same arguments, if its files are unchanged."""
     try:
         report = json.loads((folder / PARITY).read_text())
         earlier = report["asked"]
-        # The first edition recorded more options than can be chosen.
+        # The first edition stored further options.
         options = {name: earlier["options"].get(name) for name in asked["options"]}
         is_whole = (tuple(report["formats"]), {**earlier, "options": options}) == (artifacts, asked) and all(
             files.sha256(folder / report["files"][name]) == report["formats"][name]["sha256"]

@@ -1,4 +1,4 @@
-"""Artifacts on the disk: written beside their place and renamed, measured, and hashed."""
+"""Writes files atomically, and computes the size and the digest of files and folders."""
 
 import contextlib
 import hashlib
@@ -14,14 +14,12 @@ from keras_resnet.errors import InputError
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
-    """Gives a temporary sibling of `path`; renames it to `path`, synced, if the body succeeds.
+    """Yields a temporary file beside `path`; syncs it and renames it to `path` if the body succeeds.
+
+    Creates the folder. After an exception, which may be an `OSError`, the temporary file is removed.
 
     Args:
-        path: the file's final name; its folder is made.
-        suffix: that the temporary name must end with.
-
-    Raises:
-        OSError: of the body or the rename; nothing is left behind then.
+        suffix: ending of the temporary file's name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,33 +40,28 @@ def atomic_path(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing(path: str | Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
-    """Gives a path to write to, in a hidden folder beside `path`, and renames it to `path` at the end.
+    """Yields a path in a hidden folder beside `path`, of a file or a folder, and renames it to `path`.
 
-    After an exception nothing has changed at `path`. Whatever else was written beside the given path
-    is removed with the hidden folder.
+    After an exception `path` is unchanged. The hidden folder is removed, with everything in it.
 
     Args:
-        path: the final name, of a file or a folder.
-        is_ours: whether what lies at `path` now may be replaced.
+        is_ours: whether the file or folder that is at `path` now may be replaced.
 
     Raises:
-        InputError: something else lies at `path`, or the disk refuses (unwritable, full).
+        InputError: `path` may not be replaced, or cannot be written (no permission, full disk).
     """
     path = Path(path)
+    check_replaceable(path, is_ours)
     with os_errors_as_input_errors(path):
-        if os.path.lexists(path) and not is_ours(path):
-            raise InputError(
-                f"{path} exists and was not written by an export; move it or choose another place"
-            )
         path.parent.mkdir(parents=True, exist_ok=True)
         hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield hidden / path.name
-            if os.path.lexists(path) and not is_ours(path):  # it came while we wrote
+            if os.path.lexists(path) and not is_ours(path):
                 raise InputError(f"another program has written {path} in the meantime; start again")
             old = hidden / "replaced"
             if path.is_dir() and not path.is_symlink():
-                path.rename(old)  # a folder cannot be renamed over one that has entries
+                path.rename(old)  # a folder cannot be renamed to one that has entries
             try:
                 os.replace(hidden / path.name, path)
             except OSError:
@@ -79,9 +72,18 @@ def replacing(path: str | Path, is_ours: Callable[[Path], bool]) -> Iterator[Pat
             shutil.rmtree(hidden, ignore_errors=True)
 
 
+def check_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Raises `InputError` if there is something at `path` that an export has not written."""
+    with os_errors_as_input_errors(path):
+        if os.path.lexists(path) and not is_ours(path):
+            raise InputError(
+                f"{path} exists and was not written by an export; move it or choose another place"
+            )
+
+
 @contextlib.contextmanager
 def os_errors_as_input_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Turns an `OSError` while writing `path` into one line about it."""
+    """Turns an `OSError` of the body into an `InputError` that says that `path` cannot be written."""
     try:
         yield
     except OSError as error:
@@ -89,7 +91,7 @@ def os_errors_as_input_errors(path: str | os.PathLike) -> Iterator[None]:
 
 
 def starts_with(*marks: bytes) -> Callable[[Path], bool]:
-    """A test for `replacing`: a regular file whose first bytes hold one of `marks`, or an empty one."""
+    """Returns a test for `replacing`: is it a file that is empty or has one of `marks` in its first bytes?"""
 
     def is_ours(path: Path) -> bool:
         if not path.is_file():
@@ -102,34 +104,33 @@ def starts_with(*marks: bytes) -> Callable[[Path], bool]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes a small text file in one step, replacing any regular file of that name."""
+    """Writes a text file atomically, replacing any regular file of that name."""
     with replacing(path, Path.is_file) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
 
 
 def write_json(path: str | Path, value: dict) -> Path:
-    """Writes `value` as readable JSON in one step; NaN and infinity are refused."""
+    """Writes `value` as indented JSON atomically; raises `ValueError` for NaN and infinity."""
     return write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def _files(path: Path) -> list[tuple[str, Path]]:
-    """(relative path, file) of everything under `path`, sorted; of the file itself if it is one."""
+    """Returns (relative path, path) of all files in a folder, sorted, or of a single file."""
     if not path.is_dir():
         return [("", path)]
     return sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
 
 
 def size(path: str | Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Returns the bytes of a file, or of all files in a folder."""
     return sum(file.stat().st_size for _, file in _files(Path(path)))
 
 
 def sha256(path: str | Path) -> str:
-    """Hexadecimal digest of a file, as `sha256sum` prints it.
+    """Returns the hexadecimal digest of a file, as `sha256sum` prints it.
 
-    Of a folder: the digest of the lines "DIGEST  RELATIVE/PATH" of its files in the order of their
-    paths, so that it changes with any name or content.
+    For a folder it is the digest of the lines "DIGEST  RELATIVE/PATH" of its files, sorted by path.
     """
     path = Path(path)
     if not path.is_dir():

@@ -1,7 +1,7 @@
-"""The images that artifacts are verified on and int8 files are calibrated with."""
+"""The images for verifying artifacts and for calibrating int8 files."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -18,13 +18,13 @@ class Images:
     """Real images for a network.
 
     Attributes:
-        batches: images to compare on, float32 (batch, height, width, channels) with raw pixels 0-255, and
-            int labels (batch,) or None.
-        source: where they come from, for the report.
+        batches: returns the images to compare on, float32 (batch, height, width, channels) with raw pixels
+            0-255, and int labels (batch,) or None.
+        source: description of the images, for the report.
         calibration: returns float32 batches of other images, for int8.
     """
 
-    batches: Iterable[Batch]
+    batches: Callable[[], Iterable[Batch]]
     source: str
     calibration: Callable[[], list[np.ndarray]]
 
@@ -32,18 +32,14 @@ class Images:
 def photo_images(spec: ModelSpec, calibration_images: int) -> Images:
     """Returns crops of scikit-learn's two sample photos, for use without a dataset."""
     return Images(
-        [(sample_photos(*spec.input_shape), None)],
+        lambda: [(sample_photos(*spec.input_shape), None)],
         "crops of scikit-learn's two sample photos",
         lambda: [random_crops(*spec.input_shape, calibration_images)],
     )
 
 
 def dataset_images(spec: ModelSpec, dataset: str, data_dir: str | None, calibration_images: int) -> Images:
-    """Returns the test split of a dataset, preprocessed but not normalized.
-
-    Raises:
-        InputError: the dataset does not fit the network.
-    """
+    """Returns the test split of a dataset, resized and cropped but not normalized."""
     height, width, channels = spec.input_shape
     if height != width:
         raise InputError(f"datasets give square images; the network takes {height}x{width}")
@@ -57,30 +53,17 @@ def dataset_images(spec: ModelSpec, dataset: str, data_dir: str | None, calibrat
         train = opened.split("train" if "train" in opened.split_names else split)
         return [batch for batch, _ in data.raw_images(train, preprocessing, limit=calibration_images)]
 
-    batches = _Repeatable(lambda: data.raw_images(opened.split(split), preprocessing))
+    def batches() -> Iterable[Batch]:
+        return data.raw_images(opened.split(split), preprocessing)
+
     return Images(batches, f"the {split} split of {dataset}", calibration)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Repeatable:
-    """An iterable that starts again each time."""
-
-    start: Callable[[], Iterator[Batch]]
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.start()
-
-
 def sample_photos(height: int, width: int, channels: int = 3) -> np.ndarray:
-    """Returns eight images: each photo as a whole, its center, and two of its corners.
+    """Returns eight images: each of scikit-learn's two photos as a whole, its center, and two corners.
 
-    Args:
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        channels: 1 averages the colors; more than 3 repeat them.
-
-    Returns:
-        float32 (8, height, width, channels), pixels 0-255; the same for the same arguments.
+    They are float32 (8, height, width, channels), pixels 0-255. One channel is the average of the colors;
+    more than three channels repeat them.
     """
     images = []
     for photo in _photos():
@@ -92,22 +75,12 @@ def sample_photos(height: int, width: int, channels: int = 3) -> np.ndarray:
             photo[:half_rows, :half_columns],
             photo[half_rows:, half_columns:],
         ]
-        images += [tf.image.resize(crop, (height, width), antialias=True).numpy() for crop in crops]
-    return _with_channels(images, channels)
+        images += crops
+    return _resized(images, height, width, channels)
 
 
 def random_crops(height: int, width: int, channels: int, count: int) -> np.ndarray:
-    """Returns random crops of the two photos, to calibrate on without a dataset.
-
-    Args:
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        channels: see `sample_photos`.
-        count: number of images.
-
-    Returns:
-        float32 (count, height, width, channels), pixels 0-255; the same for the same arguments.
-    """
+    """Returns crops of the photos with a fixed seed, to calibrate without a dataset; see `sample_photos`."""
     random, photos = np.random.default_rng(0), _photos()
     images = []
     for index in range(count):
@@ -117,8 +90,8 @@ def random_crops(height: int, width: int, channels: int, count: int) -> np.ndarr
         crop = photo[top : top + side, left : left + side]
         if random.random() < 0.5:
             crop = crop[:, ::-1]
-        images.append(tf.image.resize(crop, (height, width), antialias=True).numpy())
-    return _with_channels(images, channels)
+        images.append(crop)
+    return _resized(images, height, width, channels)
 
 
 def _photos() -> list[np.ndarray]:
@@ -127,8 +100,9 @@ def _photos() -> list[np.ndarray]:
     return load_sample_images().images
 
 
-def _with_channels(images: list[np.ndarray], channels: int) -> np.ndarray:
-    pixels = np.clip(np.stack(images), 0, 255).astype("float32")
+def _resized(images: list[np.ndarray], height: int, width: int, channels: int) -> np.ndarray:
+    resized = [tf.image.resize(image, (height, width), antialias=True).numpy() for image in images]
+    pixels = np.clip(np.stack(resized), 0, 255).astype("float32")
     if channels == 1:
         return pixels.mean(-1, keepdims=True)
     return np.take(pixels, np.arange(channels) % 3, axis=-1)

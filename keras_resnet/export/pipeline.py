@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options
 from keras_resnet.export.graph import Graph, fold
 from keras_resnet.export.images import Images, photo_images
-from keras_resnet.export.model_card import Origin, draw_predictions, model_card
+from keras_resnet.export.model_card import draw_predictions, model_card
 from keras_resnet.export.report import ExportReport, parity_table
 from keras_resnet.export.request import CALIBRATION_IMAGES, ExportRequest, complete_options
 from keras_resnet.export.runtimes import time_artifact
@@ -26,13 +25,13 @@ from keras_resnet.export.writers.saved_model import to_saved_model
 from keras_resnet.export.writers.tflite import to_tflite
 from keras_resnet.models.complexity import complexity
 from keras_resnet.processes import cores
-from keras_resnet.weights import ModelSpec
+from keras_resnet.weights import ModelSpec, WeightFile
 
 PARITY = "parity.json"
 _CARD = "MODEL_CARD.md"
 _PICTURE = "predictions.png"
 
-# How each file of a report begins, so that other files are not taken for it.
+# What each file of a report has in its first bytes, so that no other program's file is replaced.
 _MARKS = {PARITY: b'"model"', _CARD: b"Python package `keras_resnet`", _PICTURE: b"PNG"}
 
 
@@ -48,7 +47,7 @@ def export_workdir(
 ) -> bool:
     """Exports the model of a run folder and verifies it on the test split of its dataset.
 
-    The arguments are described at `ExportRequest`.
+    See `ExportRequest` for the arguments.
 
     Returns:
         Whether all artifacts equal the model.
@@ -83,14 +82,14 @@ def export_weights(
 ) -> bool:
     """Exports a network with weights from a file or from the registry.
 
-    The arguments are described at `ExportRequest`.
+    See `ExportRequest` for the arguments.
 
     Returns:
         Whether all artifacts equal the model.
 
     Raises:
-        InputError: an unknown model or name of weights, a missing or contradicting file, or one that
-            cannot be downloaded; see also `export_and_verify`.
+        InputError: an unknown model or name of weights, or a file that is missing, cannot be downloaded or
+            contradicts the request; see also `export_and_verify`.
     """
     request = ExportRequest(
         model=model,
@@ -108,11 +107,7 @@ def export_weights(
 
 
 def export(request: ExportRequest) -> ExportReport:
-    """Carries out a request.
-
-    Raises:
-        InputError: see `export_workdir` and `export_weights`.
-    """
+    """Carries out a request; see `export_workdir` and `export_weights` for the errors."""
     source = request.source()
     return export_and_verify(
         source.spec,
@@ -136,33 +131,33 @@ def export_and_verify(
     options: Options | None = None,
     recipe: Mapping[str, Any] | None = None,
     command: str | None = None,
-    origin: Origin | None = None,
+    origin: WeightFile | None = None,
     tell: Callable[[str], None] = print,
 ) -> ExportReport:
     """Writes artifacts, compares them with the Keras model, and writes a report beside them.
 
     Args:
-        spec: description of the network.
         model: made by `serving_model`.
         output_dir: folder for the artifacts, `parity.json`, `MODEL_CARD.md` and `predictions.png`;
             created if missing.
         artifacts: keys of `ARTIFACTS`.
-        images: to compare on and to calibrate with. Default: scikit-learn's photos.
-        options: for the artifacts; labels, metadata, preprocessing and calibration images are filled in.
-        recipe: of the training, for the model card.
+        images: images to compare on and to calibrate with. Default: scikit-learn's photos.
+        options: options of the artifacts. Labels, metadata, preprocessing and calibration images are
+            filled in.
+        recipe: the training's recipe, for the model card.
         command: the command that repeats the export, for the model card.
-        origin: of weights that were trained elsewhere, for the model card; its license goes into the
-            artifacts.
-        tell: receives lines about the progress, and the table at the end.
+        origin: the weight file, if another zoo trained it, for the model card and the artifacts' license.
+        tell: receives the progress, line by line, and the table at the end.
 
     Raises:
-        InputError: a folder that cannot be written or has other files under the names of ours, or too few
-            calibration images.
+        InputError: the folder cannot be written, another program's file has the name of one of ours, or
+            there are too few calibration images.
     """
     artifacts, output_dir = tuple(artifacts), Path(output_dir)
     images = images or photo_images(spec, CALIBRATION_IMAGES)
     options = complete_options(options or Options(), spec, artifacts, images, origin)
-    _check_old_report(output_dir)
+    for name, mark in _MARKS.items():
+        files.check_replaceable(output_dir / name, files.starts_with(mark))
     written, graph = {}, fold(model)
     for name in artifacts:
         began = time.perf_counter()
@@ -172,7 +167,7 @@ def export_and_verify(
         tell(f"wrote {written[name]} ({size:.2f} MB, {time.perf_counter() - began:.1f} s)")
     del graph
     tell(f"comparing with the Keras model on {images.source}")
-    report = verify(model, written, images.batches, options)
+    report = verify(model, written, images.batches(), options)
     cost = complexity(model.get_layer(model.name))
     report = dataclasses.replace(
         report,
@@ -194,26 +189,21 @@ def export_and_verify(
     )
     files.write_json(output_dir / PARITY, report.to_json())
     with files.replacing(output_dir / _PICTURE, files.starts_with(b"PNG")) as temporary:
-        draw_predictions(model, next(iter(images.batches)), spec.labels, temporary)
+        draw_predictions(model, next(iter(images.batches())), spec.labels, temporary)
     files.write_text(output_dir / _CARD, model_card(spec, report, recipe, command, _PICTURE, origin))
     tell(parity_table(report, output_dir))
     return report
 
 
 def write_artifact(name: str, model: keras.Model | Graph, path: str | Path, options: Options) -> Path:
-    """Writes an artifact.
+    """Writes an artifact and returns the path of the file, or of the SavedModel's version.
 
     Args:
         name: a key of `ARTIFACTS`.
-        model: made by `serving_model`, or folded.
-        path: where to write.
-        options: for the artifact.
-
-    Returns:
-        The path of the file, or of the SavedModel's version.
+        model: made by `serving_model`, or already folded.
 
     Raises:
-        InputError: see the writers; or a package is missing.
+        InputError: see the writers; or a package is not installed.
     """
     kind = ARTIFACTS[name]
     calibration = options.calibration if kind.precision == "int8" else None
@@ -232,19 +222,8 @@ def write_artifact(name: str, model: keras.Model | Graph, path: str | Path, opti
         raise InputError(f"to write {name}, install the extra 'export': {error}") from error
 
 
-def _check_old_report(output_dir: Path) -> None:
-    """Raises `InputError` for a folder in which other files have the names of a report's."""
-    for name, mark in _MARKS.items():
-        path = output_dir / name
-        with files.os_errors_as_input_errors(path):
-            if os.path.lexists(path) and not files.starts_with(mark)(path):
-                raise InputError(
-                    f"{path} exists and was not written by an export; move it or choose another --output_dir"
-                )
-
-
 def _remove_old_report(output_dir: Path) -> None:
-    """Removes a report about an artifact that has just been replaced."""
+    """Removes the report about artifacts of which one has just been replaced."""
     for name in _MARKS:
         with files.os_errors_as_input_errors(output_dir / name):
             (output_dir / name).unlink(missing_ok=True)

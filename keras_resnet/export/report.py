@@ -1,4 +1,4 @@
-"""The results of an export, and their table for the terminal."""
+"""The results of an export, and the table that the terminal shows."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,29 +8,23 @@ from typing import Any
 from keras_resnet.export.artifacts import FLOAT32_TOLERANCE
 from keras_resnet.tables import markdown_table
 
-LATENCY_HEADERS = ("batch 1", "batch 32", "memory")
-
 
 @dataclasses.dataclass(frozen=True)
 class ArtifactReport:
     """One artifact, compared with the Keras model.
 
-    Shares are between 0 and 1. A difference that is not a finite number is None, and never equal.
+    Shares are between 0 and 1; top-1 is None without labels. A difference that is not finite is None, and
+    the artifact is then not equal.
 
     Attributes:
-        max_abs_logit_difference: largest absolute difference of a logit.
-        max_relative_difference: that, over the largest logit of the Keras model.
+        max_relative_difference: `max_abs_logit_difference` over the largest logit of the Keras model.
         rms_relative_difference: root mean square of the differences over that of the logits.
         tolerance: limit of `max_relative_difference` in float32, else of `rms_relative_difference`.
-        max_probability_error: against the softmax of the artifact's own logits.
-        top1_agreement: share of the images with the same class as the Keras model.
-        top1: share of the images with the right class; None without labels.
-        top1_drop: the Keras model's top-1 minus this one's.
-        images: number of images.
-        equal: whether the artifact passes all checks.
+        max_probability_error: largest difference from the softmax of the artifact's own logits.
+        top1_agreement: share of the images for which the Keras model predicts the same class.
+        top1_drop: the Keras model's top-1 minus the artifact's.
         problems: the checks that failed, as sentences.
         bytes: size of the file, or of all files in the folder.
-        sha256: see `files.sha256`.
         latency: median milliseconds of a call, by batch size; empty if not measured.
         peak_memory: bytes of the process that measured the latency.
     """
@@ -53,14 +47,14 @@ class ArtifactReport:
 
     @property
     def verdict(self) -> str:
-        """ "equal" (every logit, to float32's rounding), "close" (less precise formats) or "DIFFERENT"."""
+        """ "equal" (in float32), "close" (in less precise formats) or "DIFFERENT"."""
         if not self.equal:
             return "DIFFERENT"
         return "equal" if self.tolerance == FLOAT32_TOLERANCE else "close"
 
     @property
     def difference_text(self) -> str:
-        """The difference, in the measure that decides whether it is equal."""
+        """The largest difference, and the measure that decides whether the artifact is equal."""
         absolute, relative = self.max_abs_logit_difference, self.max_relative_difference
         if absolute is None or relative is None:
             return "not finite"
@@ -79,24 +73,20 @@ class ArtifactReport:
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
-    """An export, as `parity.json` stores it.
+    """An export, as `parity.json` stores it. `files`, `formats` and `versions` have the keys of `ARTIFACTS`.
 
     Attributes:
-        model: name of the network.
-        overrides: fields of its config that differ from the zoo's.
-        classes: number of classes.
-        parameters: number of weights.
-        multiply_adds: per image.
-        images_from: where the images come from.
-        resize: shorter side to which images are resized, in pixels; None resizes whole images.
-        interpolation: "bilinear" or "bicubic".
-        cores: CPU cores that the latency was measured on.
-        options: io_dtype, opset, layout and dynamic_size.
-        files: paths of the artifacts, relative to the output folder.
         images: number of images.
-        top1: of the Keras model; None without labels.
-        versions: of Keras and the runtimes.
-        formats: the artifacts, by key of `ARTIFACTS`.
+        top1: of the Keras model, between 0 and 1; None without labels.
+        versions: of the runtimes, and of Keras under "keras".
+        overrides: fields of the network's config that differ from the zoo's.
+        multiply_adds: per image.
+        images_from: description of the images.
+        resize: length to which the shorter side of an image is resized, in pixels; None resizes the whole
+            image to the input size.
+        cores: number of CPU cores that the latency was measured on.
+        options: io_dtype, opset, layout and dynamic_size.
+        files: paths relative to the output folder.
     """
 
     model: str
@@ -117,24 +107,23 @@ class ExportReport:
 
     @property
     def equal(self) -> bool:
-        """Whether all artifacts equal the Keras model."""
+        """Whether every artifact equals the Keras model."""
         return all(artifact.equal for artifact in self.formats.values())
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON values with the keys of the attributes, and "equal"."""
         values: dict[str, Any] = dataclasses.asdict(self) | {"equal": self.equal}
         for entry in values["formats"].values():
-            entry["problems"] = list(entry["problems"])
             if not entry["latency"]:
                 del entry["latency"], entry["peak_memory"]
         return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ExportReport":
-        """Reads what `to_json` returned, now or in the first edition; other keys are ignored.
+        """Reads the output of `to_json` or of the first edition; ignores other keys.
 
         Raises:
-            KeyError, TypeError: it is not a report.
+            KeyError, TypeError: the values are not a report.
         """
         values = {"resize": values.get("evaluation_side"), **values}
         artifacts = {name: _of_fields(ArtifactReport, entry) for name, entry in values["formats"].items()}
@@ -147,14 +136,10 @@ def _of_fields(kind: type, values: Mapping[str, Any]) -> Any:
 
 
 def parity_table(report: ExportReport, output_dir: str | Path = "") -> str:
-    """Returns a table with one line for the Keras model and one for each artifact.
-
-    Args:
-        report: made by `verify`.
-        output_dir: folder to show before the artifacts' names.
-    """
+    """Returns a table of the Keras model and the artifacts, by their paths in `output_dir`."""
     timed = any(artifact.latency for artifact in report.formats.values())
-    header = ["", "size", "top-1", "largest logit difference", "", *(LATENCY_HEADERS if timed else ())]
+    header = ["", "size", "top-1", "largest logit difference", ""]
+    header += ["batch 1", "batch 32", "memory"] if timed else []
     rows = [[f"{report.model} (Keras)", "", percent(report.top1), *[""] * (len(header) - 3)]]
     for name, artifact in report.formats.items():
         row = [

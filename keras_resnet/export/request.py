@@ -1,6 +1,7 @@
 """The arguments of an export, checked before anything is written."""
 
 import dataclasses
+import functools
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping
@@ -13,10 +14,9 @@ import numpy as np
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options, check_calibration, check_formats
 from keras_resnet.export.images import Images, dataset_images, photo_images
-from keras_resnet.export.model_card import Origin
 from keras_resnet.export.serving import network_for_export
 from keras_resnet.run_folder import RunFolder
-from keras_resnet.weights import ModelSpec, open_weights
+from keras_resnet.weights import ModelSpec, WeightFile, open_weights
 
 CALIBRATION_IMAGES = 256
 
@@ -26,20 +26,15 @@ class ExportRequest:
     """The arguments of `python -m export`.
 
     Attributes:
-        workdir: folder of a run with `model.weights.h5` and `recipe.json`. Alternative to `model` and
-            `weights`.
-        model: name of a network.
-        weights: a weight file, native or converted; the name of pretrained weights; or "none" for random
-            weights, whose size and speed are those of any others.
-        classes: width of the last layer. Default: the file's, or the network's own.
+        workdir: folder of a run with `model.weights.h5` and `recipe.json`, instead of `model` and `weights`.
+        weights: a weight file, of this package or another zoo; the name of pretrained weights; or "none"
+            for random weights, to measure size and speed.
+        classes: number of classes. Default: the file's, or the network's own.
+        dataset: dataset to verify on. Default: the recipe's; without a run, scikit-learn's two photos.
+        output_dir: where to write. Default: `WORKDIR/export` or `exported/MODEL`.
+        calibration_images: number of images for int8, from the dataset's training split or of the photos.
         formats: names from `FORMATS`, as a list or separated by commas.
         precision: names from `PRECISIONS`, as a list or separated by commas.
-        output_dir: where to write. Default: `workdir/export`, or `exported/MODEL`.
-        dataset: dataset to verify on. Default: the recipe's; without a run, scikit-learn's two photos.
-        data_dir: folder of the datasets.
-        calibration_images: number of images from the dataset's training split, or crops of the photos,
-            for int8.
-        options: see `Options`.
         artifacts: keys of `ARTIFACTS`, from `formats` and `precision`.
     """
 
@@ -85,15 +80,15 @@ class ExportRequest:
             return self._run(self.workdir)
         if self.model is None or self.weights is None:
             raise InputError("an export needs a workdir, or a model and weights")
-        # Refuses an unknown name before any file is read.
+        # An unknown name is reported before any file is read.
         default = ModelSpec.default(self.model, self.classes)
         output_dir = Path(self.output_dir or Path("exported") / self.model)
         if str(self.weights) == "none":
-            load = lambda: network_with_random_weights(default)  # noqa: E731
+            load = functools.partial(network_with_random_weights, default)
             return Source(default, load, output_dir, self._images(default, self.dataset))
         file = open_weights(self.weights, self.model)
         is_native = file.kind == "native"
-        # A native file without a description does not say its classes.
+        # A native file without a description does not contain the number of classes.
         spec = default if is_native and file.described is None else file.spec
         for option, given, found in (
             ("model", self.model, spec.model),
@@ -101,9 +96,9 @@ class ExportRequest:
         ):
             if given is not None and given != found:
                 raise InputError(f"--{option}={given}, but {self.weights} has weights of {option} {found}")
-        origin = None if is_native else Origin.of(file.path, file.entry)
-        images = self._images(spec, self.dataset)
-        return Source(spec, lambda: network_for_export(spec, file), output_dir, images, origin=origin)
+        load = functools.partial(network_for_export, spec, file)
+        origin = None if is_native else file
+        return Source(spec, load, output_dir, self._images(spec, self.dataset), origin=origin)
 
     def _run(self, workdir: str | Path) -> "Source":
         folder = RunFolder(workdir)
@@ -123,7 +118,8 @@ class ExportRequest:
             )
         images = self._images(spec, self.dataset or recipe["dataset"])
         output_dir = Path(self.output_dir or folder.path / "export")
-        return Source(spec, lambda: network_for_export(spec, file), output_dir, images, recipe=recipe)
+        load = functools.partial(network_for_export, spec, file)
+        return Source(spec, load, output_dir, images, recipe)
 
     def _images(self, spec: ModelSpec, dataset: str | None) -> Images:
         if dataset:
@@ -136,12 +132,9 @@ class Source:
     """The network that a request exports.
 
     Attributes:
-        spec: description of the network.
         load: builds the network with its weights.
-        output_dir: where to write.
-        images: images to verify and calibrate on.
         recipe: the training's recipe, for the model card.
-        origin: where weights come from that were trained elsewhere.
+        origin: the weight file, if another zoo trained it.
     """
 
     spec: ModelSpec
@@ -149,17 +142,13 @@ class Source:
     output_dir: Path
     images: Images
     recipe: Mapping[str, Any] | None = None
-    origin: Origin | None = None
+    origin: WeightFile | None = None
 
 
 def complete_options(
-    options: Options, spec: ModelSpec, artifacts: Iterable[str], images: Images, origin: Origin | None
+    options: Options, spec: ModelSpec, artifacts: Iterable[str], images: Images, origin: WeightFile | None
 ) -> Options:
-    """Fills in the options that the network, its weights and its images determine.
-
-    Raises:
-        InputError: too few calibration images for int8.
-    """
+    """Fills in the options that follow from the other arguments; checks the calibration images."""
     scale, offset = spec.normalization.as_scale_and_offset()
     metadata = {
         "model": spec.model,
@@ -167,7 +156,8 @@ def complete_options(
         "normalization": json.dumps({"inside": True, "scale": scale, "offset": offset}),
     }
     if origin is not None:
-        metadata = {"license": origin.license or "NOASSERTION", **metadata}  # SPDX for "unknown"
+        license = origin.entry.license if origin.entry else "NOASSERTION"  # SPDX for "unknown"
+        metadata = {"license": license, **metadata}
     calibration = None
     if any(ARTIFACTS[name].precision == "int8" for name in artifacts):
         calibration = check_calibration(images.calibration(), spec.input_shape)
@@ -183,9 +173,8 @@ def complete_options(
 def network_with_random_weights(spec: ModelSpec) -> keras.Model:
     """Builds a network with random weights, to measure size and speed.
 
-    Residual branches are scaled down so that the outputs are finite at every depth: otherwise each block
-    would double the variance. Shifts are random, because exporters and runtimes drop additions of zero,
-    which no trained network has.
+    Residual branches are scaled down because each block would otherwise double the variance, and deep
+    networks would overflow. Shifts are random because runtimes drop additions of zero.
     """
     keras.utils.set_random_seed(0)
     random, network = np.random.default_rng(0), network_for_export(spec)

@@ -1,4 +1,4 @@
-"""`python -m export` and the functions behind it."""
+"""`python -m export` and the functions that it calls."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ from keras_resnet.weights import get_entry, save_weights
 from keras_resnet.weights import weight_file as pretrained
 
 REPOSITORY = Path(__file__).parents[2]
-FORMATS = ["--formats=onnx,tflite"]  # the third costs a process, and is tested elsewhere
+FORMATS = ["--formats=onnx,tflite"]  # SavedModel is slow, and is tested elsewhere
 LABELS = [f"digit {index}" for index in range(10)]
 SPEC = spec_of("cifar_resnet20", SMALL_CIFAR, labels=LABELS)
 SPEC = dataclasses.replace(
@@ -67,8 +67,9 @@ def toy_dataset(monkeypatch):
 
     def dataset_images(spec, dataset, data_dir, calibration_images):
         asked.append((dataset, data_dir))
-        batches = [(images, np.arange(8))]
-        return image_sources.Images(batches, f"the test split of {dataset}", lambda: [images] * 8)
+        return image_sources.Images(
+            lambda: [(images, np.arange(8))], f"the test split of {dataset}", lambda: [images] * 8
+        )
 
     monkeypatch.setattr(request, "dataset_images", dataset_images)
     return asked
@@ -79,7 +80,7 @@ def test_weights_from_the_command_line(weights, tmp_path):
     result = run("--model=cifar_resnet20", f"--weights={weights}", f"--output_dir={output}", *FORMATS)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count(" equal") == 2
-    assert result.stderr == ""  # the converters' chatter is held back
+    assert result.stderr == ""  # the converters' output is hidden
     entries = sorted(path.name for path in output.iterdir())
     assert entries == ["MODEL_CARD.md", "model.onnx", "model.tflite", "parity.json", "predictions.png"]
     parity = json.loads((output / "parity.json").read_text())
@@ -131,7 +132,7 @@ def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
     ):
         assert expected in re.sub(" +", " ", card)  # tables are padded
 
-    # The card's lines do what they say.
+    # The card's code runs.
     from PIL import Image
 
     Image.fromarray(np.arange(40 * 50 * 3, dtype="uint8").reshape(40, 50, 3)).save(output / "photo.jpg")
@@ -153,7 +154,7 @@ def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
 
 
 def test_a_difference_is_reported(workdir, toy_dataset, monkeypatch, capsys):
-    """Artifacts of other weights than those that they are compared with; all are written from one graph."""
+    """Artifacts of other weights than the Keras model's; all are written from one graph."""
     folded = []
 
     def fold_changed(model):
@@ -224,7 +225,7 @@ def test_bad_weights(weights, tmp_path):
 
 
 def test_weights_without_a_description(tmp_path):
-    """A file that Keras wrote: the zoo's own row says what it is."""
+    """A file that Keras wrote; the network is the zoo's."""
     spec = spec_of("cifar_resnet20", classes=4)
     path = tmp_path / "plain.weights.h5"
     spec.build().save_weights(path)
@@ -235,10 +236,10 @@ def test_weights_without_a_description(tmp_path):
 
 @pytest.fixture
 def tiny_resnet18(monkeypatch):
-    """A zoo whose resnet18 is small, for weight files that describe no network; its tensors by classes."""
+    """Makes the zoo's resnet18 small; returns a function from a number of classes to its tensors."""
     row = MODELS["resnet18"].replace(**SMALL, input_size=48)
     monkeypatch.setitem(MODELS, "resnet18", row)
-    monkeypatch.setattr(pipeline, "time_artifact", lambda *arguments: {})  # two processes, tested elsewhere
+    monkeypatch.setattr(pipeline, "time_artifact", lambda *arguments: {})  # slow, and tested elsewhere
     return lambda classes: state_dict(row.block, row.stage_depths, row.stage_filters, classes)
 
 
@@ -304,7 +305,7 @@ def test_published_weights_by_their_name(tiny_resnet18, name, side, interpolatio
 
 
 def test_a_real_dataset(weights, tmp_path):
-    """The digits, at the evaluation's own geometry; another number of classes is refused."""
+    """Digits, resized as for the evaluation; another number of classes is an error."""
     output = tmp_path / "out"
     assert pipeline.export_weights("cifar_resnet20", weights, None, "onnx", output, dataset="digits")
     parity = json.loads((output / "parity.json").read_text())
@@ -318,7 +319,7 @@ def test_a_real_dataset(weights, tmp_path):
 
 
 def test_less_precise_files(weights, tmp_path):
-    """On the digits, with every option that changes what a file takes; the card's lines still hold."""
+    """With every option that changes the inputs; the card's code still runs."""
     options = Options(io_dtype="uint8", layout="nchw", opset=18)
     output = tmp_path / "out"
     arguments = {"output_dir": output, "dataset": "digits", "options": options, "calibration_images": 64}
@@ -346,7 +347,7 @@ def test_less_precise_files(weights, tmp_path):
             names = {}
             exec(prepare + snippet, names)
             answers.append(names["probabilities"])
-    # float16 and int8 of ONNX are called alike and share their lines; int8 TFLite answers in bytes.
+    # The code for ONNX in float16 and int8 is the same; TFLite in int8 returns uint8.
     assert len(answers) == 3
     assert "`model_int8.onnx`: in the same way." in card
     for answer in answers[1:]:
@@ -366,7 +367,7 @@ def test_too_few_calibration_images(weights, tmp_path):
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_the_picture_shows_images_and_what_they_are_taken_for(tmp_path):
+def test_the_picture_shows_images_and_predictions(tmp_path):
     from PIL import Image
 
     from keras_resnet.export.model_card import draw_predictions
@@ -384,7 +385,7 @@ def test_the_picture_shows_images_and_what_they_are_taken_for(tmp_path):
     assert red[1] > red[0] + 100
 
 
-def test_a_report_that_is_not_ours(weights, tmp_path):
+def test_files_of_other_programs_are_not_replaced(weights, tmp_path):
     (tmp_path / "MODEL_CARD.md").write_text("# My own notes")
     with pytest.raises(InputError, match=r"MODEL_CARD\.md exists and was not written by an export"):
         pipeline.export_weights("cifar_resnet20", weights, formats="onnx", output_dir=tmp_path)
@@ -395,10 +396,10 @@ def test_a_report_that_is_not_ours(weights, tmp_path):
         )
 
 
-def test_datasets_are_seen_as_the_weights_were_evaluated():
-    """By the spec's own numbers, as Pillow resizes; the digits are 8x8, so that 36 pixels overshoot."""
+def test_images_of_datasets_are_preprocessed_as_the_weights_describe():
+    """As Pillow resizes. Bicubic and bilinear differ clearly because the digits are enlarged from 8x8."""
     images = image_sources.dataset_images(SPEC, "digits", None, 64)
-    seen, labels = next(iter(images.batches))
+    seen, labels = next(iter(images.batches()))
     assert seen.shape[1:] == (32, 32, 3)
     assert seen.min() >= 0
     assert seen.max() <= 255
@@ -425,10 +426,10 @@ def test_random_weights_are_finite_and_not_trivial(model):
     images = spec.normalization(sample_photos(33, 33))
     logits = np.asarray(request.network_with_random_weights(spec)(images))
     assert 0.01 < logits.std() < 1000
-    assert np.ptp(logits, axis=0).max() > 0.01  # they depend on the image
+    assert np.ptp(logits, axis=0).max() > 0.01  # logits depend on the image
 
 
-def test_what_cannot_be_timed_is_reported_all_the_same(tmp_path):
+def test_an_artifact_that_does_not_run_has_no_latency(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no ONNX")
     assert pipeline.time_artifact("onnx", tmp_path / "model.onnx", (32, 32, 3)) == {}
 

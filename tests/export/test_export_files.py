@@ -1,4 +1,4 @@
-"""Nothing half-written under a final name, and nothing of somebody else's replaced."""
+"""Artifacts are written atomically, and no other program's files are replaced."""
 
 import hashlib
 
@@ -40,7 +40,7 @@ def test_a_new_saved_model_lies_beside_the_old(tiny, tmp_path):
     path = tmp_path / "saved_model"
     assert write_artifact("saved_model", tiny, path, Options()) == path / "1"
     first = tree(path / "1")
-    (path / "7").mkdir()  # another version, by whomever
+    (path / "7").mkdir()  # another version, which another program wrote
     assert write_artifact("saved_model", tiny, path, Options()) == path / "8"
     assert sorted(entry.name for entry in path.iterdir()) == ["1", "7", "8"]
     assert tree(path / "1") == first
@@ -52,7 +52,7 @@ def put_folder(path):
 
 
 def put_file(path):
-    path.write_text("some other program's file")
+    path.write_text("another program's file")
 
 
 def put_saved_model_with_notes(path):
@@ -63,7 +63,7 @@ def put_saved_model_with_notes(path):
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("put", [put_folder, put_file, put_saved_model_with_notes])
-def test_not_ours_is_refused(tiny, name, put, tmp_path):
+def test_other_files_are_not_replaced(tiny, name, put, tmp_path):
     path = tmp_path / ARTIFACTS[name].file_name
     put(path)
     before = tree(tmp_path)
@@ -73,7 +73,7 @@ def test_not_ours_is_refused(tiny, name, put, tmp_path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_place_that_cannot_be_written(tiny, name, tmp_path):
+def test_a_path_that_cannot_be_written(tiny, name, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         write_artifact(name, tiny, tmp_path / "file" / "model", Options())
@@ -95,7 +95,7 @@ def test_a_failure_leaves_the_old_file(tmp_path):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_full_disk_leaves_nothing(tiny, name, tmp_path):
-    """A limit on file sizes stands for the full disk: writing fails in the middle of a file."""
+    """A limit on file sizes simulates the full disk: writing fails in the middle of a file."""
     import resource
     import signal
 
@@ -125,7 +125,7 @@ def test_digest_of_a_folder_follows_names_and_contents(tmp_path):
     assert sha256(tmp_path) != digest
 
 
-def test_json_refuses_what_json_cannot_say(tmp_path):
+def test_json_has_no_nan(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "x.json", {"value": float("nan")})
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""`python -m export --model=all`: every network, an index, and going on after a stop."""
+"""`python -m export --model=all`: every network, the index, and resuming."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_the_index(exported):
     entries = json.loads((exported / "index.json").read_text())["networks"]
     assert [entry["model"] for entry in entries] == MODELS
     for entry in entries:
-        assert entry["parameters"] == 269_722  # with option A as many as the plain net: tests/golden
+        assert entry["parameters"] == 269_722  # with option A as many as the plain network
         assert entry["weights"] == "none"
         onnx = entry["formats"]["onnx"]
         assert onnx["equal"]
@@ -39,7 +39,7 @@ def test_the_index(exported):
         assert expected in table
 
 
-def test_going_on(exported, capsys, monkeypatch):
+def test_resuming(exported, capsys, monkeypatch):
     calls = []
     write = zoo.export_weights
     monkeypatch.setattr(
@@ -51,7 +51,7 @@ def test_going_on(exported, capsys, monkeypatch):
     (exported / "cifar_plain20" / "model.onnx").write_bytes(b"keras_resnet, but damaged")
     assert export_zoo("none", "onnx", exported, models=MODELS)
     assert calls == ["cifar_plain20"]
-    # Asked for something else, what is there is not what was asked for.
+    # Other options: the network is exported again.
     assert export_zoo("none", "onnx", exported, models=MODELS[:1], options=Options(layout="nchw"))
     assert calls == ["cifar_plain20", "cifar_resnet20"]
 
@@ -76,7 +76,7 @@ def test_a_folder_of_weights(tmp_path):
     }
 
 
-def test_an_index_that_is_not_ours(tmp_path):
+def test_an_index_of_another_program_is_not_replaced(tmp_path):
     (tmp_path / "index.md").write_text("mine")
     with pytest.raises(InputError, match=r"index\.md exists and was not written by an export"):
         export_zoo("none", "onnx", tmp_path, models=MODELS[:1])
