@@ -1,7 +1,8 @@
-"""Opens an exported file in its own runtime, in a process that cannot import Keras or this package.
+"""Opens an exported file in the runtime of its format, in a process that cannot import Keras or this package.
 
-`start_runtime` starts the process. It serves `call`, which runs a signature on given tensors or, without
-one, on images as raw pixels; `time`; and `peak_memory`. Arrays are exchanged as .npz files.
+`start_runtime` starts the process, which serves three functions. `call` runs a signature on tensors or, if
+the signature is None, the default signature on images of raw pixels; arrays are exchanged as .npz files.
+`time` measures calls, and `peak_memory` the process.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import importlib.metadata
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keras_resnet.processes import Worker, cores, resident_memory, serve
@@ -22,11 +23,10 @@ Types = Mapping[str, tuple[str | None, list]]  # names to dtype and shape
 
 
 def start_runtime(runtime: str, path: str | os.PathLike) -> Worker:
-    """Starts a process that has opened a file, and uses the CPU only.
+    """Starts a process that opens a file on the CPU.
 
     Args:
         runtime: "saved_model", "tflite", "onnx" or "openvino".
-        path: of the file.
 
     Raises:
         WorkerError: the runtime is not installed or cannot open the file.
@@ -38,15 +38,14 @@ def start_runtime(runtime: str, path: str | os.PathLike) -> Worker:
 
 @dataclasses.dataclass
 class _Opened:
-    """A file in its runtime.
+    """A file that a runtime has opened.
 
     Attributes:
         version: name and version of the runtime.
         signatures: by name, {"inputs": {name: (dtype, shape)}, "outputs": ...}; None is an axis of any size.
         call: runs a signature on arrays of the described types.
-        details: what else the parent process wants to know, as JSON values.
-        channels_first: whether the images are (batch, channels, height, width).
-        finish: turns the outputs of `call` into float32.
+        details: further JSON values for the parent process.
+        finish: converts the outputs of `call` to float32.
     """
 
     version: str
@@ -57,13 +56,22 @@ class _Opened:
     finish: Callable[[Tensors], Tensors] = lambda tensors: tensors
 
 
+def _type(dtype: str, shape: Sequence[Any]) -> tuple[str, list[int | None]]:
+    """Returns a dtype and a shape in which axes with names, negative sizes or None have None."""
+    return dtype, [size if isinstance(size, int) and size >= 0 else None for size in shape]
+
+
 def _open_saved_model(path):
     import tensorflow as tf
 
     signatures = tf.saved_model.load(path).signatures
 
     def describe(specs):
-        return {name: (spec.dtype.name, spec.shape.as_list()) for name, spec in specs.items()}
+        return {name: _type(spec.dtype.name, spec.shape.as_list()) for name, spec in specs.items()}
+
+    def call(signature, inputs):
+        results = signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
+        return {name: value.numpy() for name, value in results.items()}
 
     described = {
         name: {
@@ -72,11 +80,6 @@ def _open_saved_model(path):
         }
         for name, function in signatures.items()
     }
-
-    def call(signature, inputs):
-        results = signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
-        return {name: value.numpy() for name, value in results.items()}
-
     return _Opened(f"tensorflow {tf.__version__}", described, call)
 
 
@@ -94,10 +97,7 @@ def _open_tflite(path):
 
     def describe(details):
         return {
-            name: (
-                np.dtype(detail["dtype"]).name,
-                [None if size == -1 else int(size) for size in detail["shape_signature"]],
-            )
+            name: _type(np.dtype(detail["dtype"]).name, detail["shape_signature"].tolist())
             for name, detail in details.items()
         }
 
@@ -127,13 +127,7 @@ def _open_onnx(path):
     dtypes = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(uint8)": "uint8"}
 
     def describe(tensors):
-        return {
-            tensor.name: (
-                dtypes.get(tensor.type, tensor.type),
-                [size if isinstance(size, int) else None for size in tensor.shape],
-            )
-            for tensor in tensors
-        }
+        return {tensor.name: _type(dtypes.get(tensor.type, tensor.type), tensor.shape) for tensor in tensors}
 
     inputs, outputs = describe(session.get_inputs()), describe(session.get_outputs())
     return _Opened(
@@ -181,7 +175,7 @@ def _prepare(spec):
     for name in [name for name in sys.modules if name.partition(".")[0] in _BLOCKED]:
         del sys.modules[name]
     blocked: dict[str, Any] = dict.fromkeys(_BLOCKED)
-    sys.modules.update(blocked)  # None makes an import fail
+    sys.modules.update(blocked)  # importing a module that is None fails
     sys.setrecursionlimit(20_000)
     import numpy as np
 
@@ -202,19 +196,19 @@ def _prepare(spec):
             results = opened.finish(opened.call(_SIGNATURE, images_to_inputs(given["images"])))
         else:
             results = opened.call(signature, given)
-        # NumPy writes Python's byte strings only as pickles.
+        # NumPy can store byte strings of Python only as pickles.
         texts = {name: value for name, value in results.items() if value.dtype == object}
         for name, value in texts.items():
             results[name] = np.array([text.decode() for text in value.flat], str).reshape(value.shape)
         np.savez(outputs, **results)
 
-    def time_calls(shape, calls=None, seconds=1.0):
-        """Seconds of each call with random images, after one warm-up call."""
+    def time_calls(shape, calls=None):
+        """Returns the seconds of each call with random images; `calls` of them, or at least 3 in 1 second."""
         images = np.random.default_rng(0).integers(0, 256, shape, "uint8").astype("float32")
         inputs, times = images_to_inputs(images), []
-        opened.call(_SIGNATURE, inputs)
-        begun = time.perf_counter()
-        while len(times) < (calls or 3) or (calls is None and time.perf_counter() - begun < seconds):
+        opened.call(_SIGNATURE, inputs)  # the first call is slower
+        began = time.perf_counter()
+        while len(times) < (calls or 3) or (calls is None and time.perf_counter() - began < 1):
             before = time.perf_counter()
             opened.call(_SIGNATURE, inputs)
             times.append(time.perf_counter() - before)

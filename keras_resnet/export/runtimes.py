@@ -1,4 +1,4 @@
-"""Opens and times artifacts in the runtime that a deployment would use, each in a process of its own."""
+"""Opens and times artifacts in the runtimes of their formats, each in its own process."""
 
 import contextlib
 import dataclasses
@@ -26,14 +26,12 @@ class Artifact:
     """An opened artifact.
 
     Attributes:
-        inputs: types of the inputs.
-        outputs: types of the outputs.
-        run: takes float32 images (batch, height, width, channels), raw pixels, and returns float32 arrays
-            (batch, classes) by name; converts to the dtype and the layout that the artifact has.
-        version: name and version of the runtime, such as "onnxruntime 1.23.0".
-        problems: defects found when it was opened, as sentences.
-        labels: class names that it contains; None if its format stores none.
-        call: `call(signature, inputs) -> outputs` for artifacts with several signatures.
+        run: takes float32 images (batch, height, width, channels) of raw pixels and returns float32 arrays
+            (batch, classes) by name; converts to the artifact's dtype and layout.
+        version: of the runtime, such as "onnxruntime 1.23.0".
+        problems: defects that were found when it was opened, as sentences.
+        labels: class names in the artifact; None skips their comparison.
+        call: runs a signature of an artifact with several signatures.
     """
 
     inputs: TensorTypes
@@ -51,16 +49,13 @@ class RunError(Exception):
 
 @contextlib.contextmanager
 def open_artifact(format: str, path: str | Path) -> Iterator[Artifact]:
-    """Opens an artifact on the CPU, where float32 is not rounded to shorter formats.
-
-    Args:
-        format: "saved_model", "tflite" or "onnx".
-        path: of the artifact.
+    """Opens an artifact of one of `FORMATS` on the CPU, where float32 is not rounded to shorter formats.
 
     Raises:
         InputError: it does not exist, or its runtime cannot load it or is not installed.
     """
     path = Path(path).resolve()
+    cannot_open = f"{path} cannot be opened by {_RUNTIMES[format]}"
     if not path.exists():
         raise InputError(f"there is no {path}")
     try:
@@ -68,11 +63,11 @@ def open_artifact(format: str, path: str | Path) -> Iterator[Artifact]:
     except WorkerError as error:
         if error.reason.startswith("failed with ModuleNotFoundError"):
             raise InputError(f"to verify {path}, install the extra 'export': {_short(error)}") from error
-        raise _cannot_open(path, format, _short(error)) from error
+        raise InputError(f"{cannot_open}: {_short(error)}") from error
     with worker, tempfile.TemporaryDirectory() as folder:
         signatures = worker.ready["signatures"]
         if SIGNATURE not in signatures:
-            raise _cannot_open(path, format, f"it has no signature {SIGNATURE}")
+            raise InputError(f"{cannot_open}: it has no signature {SIGNATURE}")
 
         def call(signature: str | None, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             if signature is not None and signature not in signatures:
@@ -99,11 +94,9 @@ def open_artifact(format: str, path: str | Path) -> Iterator[Artifact]:
 
 
 def time_artifact(format: str, path: str | Path, input_shape: tuple[int, int, int]) -> dict:
-    """Measures an artifact on random images, with nothing but its runtime in the process.
+    """Returns `latency` and `peak_memory` of an `ArtifactReport`, measured on random images.
 
-    Returns:
-        `latency`, the median milliseconds of a call by batch size (as text), and `peak_memory`, the
-        process' bytes; empty if the artifact does not run, which `verify` reports.
+    The dictionary is empty if the artifact does not run, which `verify` reports.
     """
     try:
         with start_runtime(format, Path(path).resolve()) as worker:
@@ -114,10 +107,6 @@ def time_artifact(format: str, path: str | Path, input_shape: tuple[int, int, in
             return {"latency": latency, "peak_memory": worker.call("peak_memory")}
     except WorkerError:
         return {}
-
-
-def _cannot_open(path: Path, format: str, reason: str) -> InputError:
-    return InputError(f"{path} cannot be opened by {_RUNTIMES[format]}: {reason}")
 
 
 def _short(error: WorkerError) -> str:

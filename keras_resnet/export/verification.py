@@ -1,8 +1,9 @@
-"""Compares artifacts with the Keras model that they were made from, each in its own runtime."""
+"""Compares artifacts, each in its own runtime, with the Keras model that they were exported from."""
 
 import contextlib
 import dataclasses
 import math
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
@@ -27,17 +28,14 @@ def verify(
 ) -> ExportReport:
     """Feeds the same images to the Keras model and to every artifact, and compares the logits.
 
-    Memory does not grow with the number of batches.
+    Memory does not grow with the number of batches. Of the report, an export fills in the other fields.
 
     Args:
         model: made by `serving_model`.
-        artifacts: keys of `ARTIFACTS` to the artifacts' paths.
+        artifacts: paths of the artifacts, by keys of `ARTIFACTS`.
         batches: pairs of images, float32 (batch, height, width, channels) with pixels 0-255, and int
             labels (batch,), or None for images without labels.
         options: what the artifacts were written with. With `io_dtype="uint8"`, pixels are rounded.
-
-    Returns:
-        What was found, for the model and for each artifact; an export adds more to it.
 
     Raises:
         InputError: an artifact is missing or cannot be opened, or there are no images.
@@ -49,9 +47,8 @@ def verify(
         for name, path in artifacts.items():
             kind = ARTIFACTS[name]
             artifact = stack.enter_context(open_artifact(kind.format, path))
-            comparisons[name] = _Comparison(
-                artifact, kind, _signature_problems(artifact, kind, model, options)
-            )
+            problems = _signature_problems(artifact, kind, model, options)
+            comparisons[name] = _Comparison(artifact, kind, problems)
         for images, labels in batches:
             images = np.ascontiguousarray(images, "float32")
             if options.io_dtype == "uint8":
@@ -61,13 +58,9 @@ def verify(
             if reference.images == 0:
                 for comparison in comparisons.values():
                     comparison.try_other_batch_sizes(images)
+                    artifact, tolerance = comparison.artifact, comparison.kind.tolerance
                     comparison.problems += broken_signatures(
-                        comparison.artifact,
-                        model,
-                        reference.serve,
-                        images,
-                        options,
-                        comparison.kind.tolerance,
+                        artifact, model, reference.serve, images, options, tolerance
                     )
             logits = reference.add(images, labels)
             for comparison in comparisons.values():
@@ -78,7 +71,7 @@ def verify(
     return ExportReport(
         model=model.name,
         images=reference.images,
-        top1=reference.top1,
+        top1=_finite(reference.top1),
         versions={"keras": f"keras {keras.__version__}", **versions},
         formats={name: c.summary(reference, Path(artifacts[name])) for name, c in comparisons.items()},
     )
@@ -88,20 +81,17 @@ def expected_signature(
     kind: ArtifactKind, model: keras.Model, options: Options
 ) -> tuple[TensorTypes, TensorTypes]:
     """Returns the types of an artifact's inputs and outputs."""
-    batch, height, width, channels = shape = model.input_shape
-    input_dtype = output_dtype = "float32"
-    if kind.format != "saved_model":
-        input_dtype = options.io_dtype
-    if kind.name == "tflite_int8":
-        output_dtype = options.io_dtype
-    if kind.format == "onnx":
-        if options.dynamic_size:
-            height = width = None
-        nchw = options.layout == "nchw"
-        shape = (batch, channels, height, width) if nchw else (batch, height, width, channels)
+    batch, height, width, channels = model.input_shape
+    input_dtype = "float32" if kind.format == "saved_model" else options.io_dtype
+    output_dtype = options.io_dtype if kind.name == "tflite_int8" else "float32"
+    if kind.format == "onnx" and options.dynamic_size:
+        height = width = None
+    shape = (batch, height, width, channels)
+    if kind.format == "onnx" and options.layout == "nchw":
+        shape = (batch, channels, height, width)
     tensors = cast(dict[str, keras.KerasTensor], model.output)
     outputs = {name: (output_dtype, tuple(tensors[name].shape)) for name in OUTPUTS}
-    return {INPUT: (input_dtype, tuple(shape))}, outputs
+    return {INPUT: (input_dtype, shape)}, outputs
 
 
 class _Reference:
@@ -112,8 +102,7 @@ class _Reference:
         self.images = 0
         self.largest_logit = 0.0
         self.squares = 0.0
-        self._correct = 0
-        self._labeled = True
+        self._correct = 0.0
 
     def add(self, images, labels):
         import tensorflow as tf
@@ -123,34 +112,30 @@ class _Reference:
         self.images += len(images)
         self.largest_logit = _worse(self.largest_logit, logits)
         self.squares += float(np.square(logits, dtype="float64").sum())
-        if labels is None:
-            self._labeled = False
-        else:
-            self._correct += _hits(logits, labels)
+        self._correct += _hits(logits, labels)
         return logits
 
     @property
     def top1(self):
-        return self._correct / self.images if self._labeled and self.images else None
+        return self._correct / self.images
 
 
 @dataclasses.dataclass
 class _Comparison:
-    """One artifact against the reference, batch by batch."""
+    """Compares one artifact with the reference, batch by batch."""
 
     artifact: Artifact
     kind: ArtifactKind
     problems: list[str]
     images: int = 0
-    agreeing: int = 0
-    correct: int = 0
-    labeled: bool = True
+    agreeing: float = 0.0
+    correct: float = 0.0
     difference: float = 0.0
     squares: float = 0.0
     probability_error: float = 0.0
 
     def try_other_batch_sizes(self, images):
-        """Runs a batch of one image, and one of two more images: the logits must not change."""
+        """Checks that the logits do not change in a batch of one image, and in one of two more images."""
         whole = self._run(images)
         more = self._run(np.concatenate([images, images[:1], images[:1]]))
         alone = self._run(images[:1])
@@ -158,27 +143,23 @@ class _Comparison:
             return
         largest = float(np.abs(whole[LOGITS]).max())
         if not math.isfinite(largest):
-            return  # `summary` reports it
-        pairs = [(more[LOGITS][: len(images)], whole[LOGITS]), (more[LOGITS][-1:], whole[LOGITS][:1])]
-        pairs.append((alone[LOGITS], whole[LOGITS][:1]))
-        # Kernels for one image and for many may round differently, in 16 bits visibly.
+            return  # reported by `summary`
+        first = whole[LOGITS][:1]
+        pairs = [(more[LOGITS][:-2], whole[LOGITS]), (more[LOGITS][-1:], first), (alone[LOGITS], first)]
+        # Kernels for one image and for many may round differently, which matters in 16 bits.
         if not all(float(np.abs(a - b).max()) <= self.kind.tolerance * largest for a, b in pairs):
             self._problem("an image's logits depend on the other images of its batch")
 
     def add(self, images, reference_logits, labels):
-        results = self._run(images)
-        self.images += len(images)
-        self.labeled &= labels is not None
-        if results is None:
-            self.difference = self.squares = self.probability_error = math.nan
-            return
+        # Without results, all differences are NaN.
+        results = self._run(images) or dict.fromkeys(OUTPUTS, np.full_like(reference_logits, np.nan))
         logits, probabilities = (results[name].astype("float64") for name in (LOGITS, PROBABILITIES))
+        self.images += len(images)
         self.difference = _worse(self.difference, logits - reference_logits)
         self.squares += float(np.square(logits - reference_logits).sum())
         self.probability_error = _worse(self.probability_error, probabilities - _softmax(logits))
         self.agreeing += _hits(logits, reference_logits.argmax(-1))
-        if labels is not None:
-            self.correct += _hits(logits, labels)
+        self.correct += _hits(logits, labels)
 
     def summary(self, reference: _Reference, path: Path) -> ArtifactReport:
         relative = _ratio(self.difference, reference.largest_logit)
@@ -189,8 +170,8 @@ class _Comparison:
             self._problem("some logits are not finite, or missing")
         elif not self.probability_error <= self.kind.probability_tolerance:
             self._problem("the probabilities are not the softmax of the logits")
-        top1 = self.correct / self.images if self.labeled else None
-        # In float32 every single logit must be equal.
+        top1 = self.correct / self.images
+        # In float32, each logit must be equal.
         decisive = relative if self.kind.precision == "float32" else rms
         return ArtifactReport(
             max_abs_logit_difference=_finite(self.difference),
@@ -199,8 +180,8 @@ class _Comparison:
             tolerance=self.kind.tolerance,
             max_probability_error=_finite(self.probability_error),
             top1_agreement=self.agreeing / self.images,
-            top1=top1,
-            top1_drop=None if top1 is None or reference.top1 is None else reference.top1 - top1,
+            top1=_finite(top1),
+            top1_drop=_finite(reference.top1 - top1),
             images=self.images,
             equal=decisive <= self.kind.tolerance and not self.problems,
             problems=tuple(self.problems),
@@ -217,7 +198,7 @@ class _Comparison:
         shapes = {name: results[name].shape if name in results else None for name in OUTPUTS}
         logits, probabilities = shapes.values()
         if not logits or len(logits) != 2 or logits[0] != len(images) or probabilities != logits:
-            self._problem(f"answers a batch of {len(images)} with the shapes {shapes}")
+            self._problem(f"returns the shapes {shapes} for a batch of {len(images)}")
             return None
         return results
 
@@ -229,39 +210,35 @@ class _Comparison:
 def _signature_problems(
     artifact: Artifact, kind: ArtifactKind, model: keras.Model, options: Options
 ) -> list[str]:
-    """Returns the names, types, shapes or labels that differ from the expected ones, as sentences."""
+    """Returns the names, dtypes, shapes or labels that differ from the expected ones, as sentences."""
     inputs, outputs = expected_signature(kind, model, options)
-    problems = list(artifact.problems) + [
-        f"its {kind} are {found}, not {expected}"
-        for kind, found, expected in (
-            ("inputs", artifact.inputs, inputs),
-            ("outputs", artifact.outputs, outputs),
-        )
-        if found != expected
-    ]
+    tensors = {"inputs": (artifact.inputs, inputs), "outputs": (artifact.outputs, outputs)}
+    problems = list(artifact.problems)
+    for name, (found, right) in tensors.items():
+        if found != right:
+            problems.append(f"its {name} are {found}, not {right}")
     if artifact.labels is not None and tuple(artifact.labels) != tuple(options.labels):
-        problems.append(f"its labels are {_short(artifact.labels)}, not {_short(options.labels)}")
+        found, right = reprlib.repr(list(artifact.labels)), reprlib.repr(list(options.labels))
+        problems.append(f"its labels are {found}, not {right}")
     return problems
 
 
-def _short(labels):
-    names = ", ".join(repr(label) for label in labels[:5])
-    return f"[{names}{', ...' if len(labels) > 5 else ''}]"
-
-
 def _ratio(difference, largest):
-    """Returns the quotient, and 0 for no difference from a reference of zeros."""
+    """Returns the quotient; 0 if both are 0."""
     if not difference:
         return difference
     return difference / largest if largest else math.inf
 
 
 def _worse(so_far, values):
-    """Returns the largest absolute value; NaN once there was one."""
+    """Returns the largest absolute value so far; NaN if there was one."""
     return float(np.maximum(so_far, np.abs(values).max()))
 
 
 def _hits(logits, labels):
+    """Returns how many rows have their largest logit at the label; NaN without labels."""
+    if labels is None:
+        return math.nan
     # A row with NaN has no largest entry, so it matches no label.
     finite = np.isfinite(logits).all(-1)
     return int(np.sum((logits.argmax(-1) == np.asarray(labels)) & finite))

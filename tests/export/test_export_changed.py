@@ -1,4 +1,4 @@
-"""An artifact in which one number was changed is found out."""
+"""`verify` notices an artifact in which one number was changed."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ def exported(tmp_path):
 
 def replace_bytes(path, old, new):
     content = path.read_bytes()
-    assert content.count(old) == 1, "the number must be there, once"
+    assert content.count(old) == 1, "the bytes must occur once"
     path.write_bytes(content.replace(old, new))
 
 

@@ -1,4 +1,4 @@
-"""Every Python snippet of docs/deploy.md runs, in the order of the page, on a real export."""
+"""The Python snippets of docs/deploy.md run in order on a real export."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ LABELS = tuple(f"class {index}" for index in range(10))
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with the files that the page speaks of; returns the Keras model."""
+    """Changes to a folder with the files that the page mentions; returns the Keras model."""
     from PIL import Image
 
     model = serving(spec_of("cifar_resnet20", SMALL_CIFAR, labels=LABELS))
@@ -55,7 +55,7 @@ def test_snippets(here):
 
 
 def check_bodies(names):
-    """What the bodies for TensorFlow Serving say, given to the signatures that they name."""
+    """Runs the request bodies for TensorFlow Serving with the signatures that they name."""
     import tensorflow as tf
 
     signatures = tf.saved_model.load("saved_model/1").signatures

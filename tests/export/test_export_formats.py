@@ -1,4 +1,4 @@
-"""Every format equals the Keras model, on real photos, and promises what the signature says."""
+"""Every format equals the Keras model on real photos and has the right signature."""
 
 import keras
 import numpy as np
@@ -111,7 +111,7 @@ def test_later_families_in_every_variant(name, overrides, size, tmp_path):
 
 
 def test_a_dilated_network(tmp_path):
-    """D without a stride: its shortcut's average pooling moves by one pixel, and reaches over an edge."""
+    """ResNet-D with an output stride: average pooling in the shortcut has stride 1 and needs padding."""
     spec = spec_of("resnet50d", NARROW, 49, classes=10)
     with_stride = serving(spec)
     network = spec.build(output_stride=4)
@@ -119,12 +119,12 @@ def test_a_dilated_network(tmp_path):
     assert network.get_layer("conv3_block1_0_pool").strides == (1, 1)
     names = [
         name for name in ARTIFACTS if not name.startswith("saved_model")
-    ]  # the source of TFLite files is one
+    ]  # TFLite files are converted from one
     check_every_variant(spec, tmp_path, serving_model(network, spec.normalization), names)
 
 
 def test_weights_of_a_training_in_mixed_precision(tmp_path):
-    """Variables are float32, or float16 as a whole: either way the artifacts are of float32 networks."""
+    """Variables are float32 or float16; the artifacts compute in float32."""
     for policy in ("mixed_bfloat16", "mixed_float16", "float16"):
         spec = spec_of("resnet18", SMALL, 48, classes=10)
         before = keras.config.dtype_policy()
@@ -139,7 +139,7 @@ def test_weights_of_a_training_in_mixed_precision(tmp_path):
 
 @pytest.mark.slow
 def test_the_deepest_network_is_equal(tmp_path):
-    """As a SavedModel, whose loading walks the graph; the converters take minutes for each format."""
+    """Only as a SavedModel: the converters take minutes for each of the other formats."""
     spec = spec_of("cifar_resnet1202")
     model = serving(spec, scale=0.05)  # 600 blocks would double their input's variance to infinity
     path = write_artifact("saved_model", model, tmp_path / "saved_model", Options())
@@ -149,7 +149,7 @@ def test_the_deepest_network_is_equal(tmp_path):
 
 @pytest.fixture(scope="module")
 def cifar(tmp_path_factory):
-    """(spec, serving model, artifacts, report) of cifar_resnet20 with a per-pixel mean."""
+    """Spec, serving model, artifacts and report of cifar_resnet20 with a per-pixel mean."""
     folder = tmp_path_factory.mktemp("cifar")
     spec = spec_of("cifar_resnet20", SMALL_CIFAR, normalization=PER_PIXEL)
     report = check_parity(spec, folder)

@@ -1,4 +1,4 @@
-"""What `verify` notices, on artifacts that are plain functions."""
+"""Defects that `verify` finds, in artifacts that are plain functions."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ def model():
 
 @pytest.fixture
 def verify_function(model, monkeypatch, tmp_path):
-    """Verifies an artifact whose answers are `change(right answers, number of images)`."""
+    """Verifies an artifact that returns `change(correct results, images)`."""
     (tmp_path / "artifact").write_bytes(b"x")
 
     def check(
@@ -147,7 +147,7 @@ def refuses_batches(results, images):
         (refuses_batches, "does not run on a batch of 5: expected batch 1"),
     ],
 )
-def test_broken_answers(verify_function, change, problem):
+def test_wrong_results(verify_function, change, problem):
     report = verify_function(change)
     assert not report.equal
     assert any(problem in sentence for sentence in report.formats["function"].problems)
@@ -163,7 +163,7 @@ def test_broken_answers(verify_function, change, problem):
         {"outputs": {"Identity:0": OUTPUTS["logits"], "probabilities": OUTPUTS["probabilities"]}},
     ],
 )
-def test_broken_promises(verify_function, described):
+def test_wrong_signatures(verify_function, described):
     report = verify_function(**described)
     assert not report.equal
     assert report.formats["function"].problems
