@@ -1,7 +1,4 @@
-"""The export application: `python -m export`, in front of the library `keras_resnet.export`.
-
-In a checkout `import export` has the library's public names.
-"""
+"""The export application, `python -m export`; has the public names of the library `keras_resnet.export`."""
 
 from keras_resnet import export as _library
 

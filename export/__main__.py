@@ -1,4 +1,4 @@
-"""`python -m export`: a training run, weights of a network, or the whole zoo, to verified artifacts."""
+"""`python -m export`: exports a training run, weights, or the whole zoo to verified artifacts."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""`python -m export`: as `python -m keras_resnet export`, and with the whole zoo."""
+"""The command `python -m keras_resnet export`, extended by the whole zoo."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Exceptions that end a command with one line and an exit status, and checks that raise them."""
+"""Exceptions that end a command with one line and an exit status, and functions that make them."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ class CommandFailed(Exception):
 
 
 class InputError(CommandFailed, ValueError):
-    """Invalid input from the user: the message says what is wrong and what would be right."""
+    """Invalid input from the user; the message says what is wrong and what would be right."""
 
     status = 2
 
@@ -24,18 +24,12 @@ def require(condition: bool, sentence: str, value: object) -> None:
 
 
 def one_line(text: object, limit: int = 200) -> str:
-    """Text from a file or another program, fit for a message: printable ASCII on one line, cut at `limit`."""
+    """Returns `text` as one line of at most `limit` printable ASCII characters, for a message."""
     return " ".join(str(text).encode("unicode_escape").decode("ascii")[:limit].split())
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
-    """The error for a name that is not in a table, with the nearest ones that are.
-
-    Args:
-        kind: what the name stands for, e.g. "model" or "recipe".
-        name: what was given.
-        known: the names that would have been right.
-    """
+    """Returns the error for a name of a `kind` such as "model"; suggests the most similar known names."""
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     if near:

@@ -4,14 +4,14 @@ The parent process starts `python -m MODULE` with a specification and calls the 
 
     with Worker("keras_resnet.export.isolated", {"runtime": "onnx", "path": "model.onnx"}) as worker:
         print(worker.ready)
-        worker.call("time", batch_size=32)
+        worker.call("time", shape=[1, 224, 224, 3])
 
 The module ends in
 
     if __name__ == "__main__":
-        serve(prepare)  # prepare(spec) -> (what to say when ready, {name: function})
+        serve(prepare)  # prepare(spec) -> (values for worker.ready, {name: function})
 
-A module that only runs once and answers nothing reads its specification with `read_spec`, and is started
+A module that runs once and serves no functions reads its specification with `read_spec` and is started
 with `Worker(..., log=PATH)`; see `Worker.poll` and `stop_with_parent`.
 """
 
@@ -27,7 +27,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 Prepare = Callable[[dict[str, Any]], tuple[Mapping[str, Any], Mapping[str, Callable[..., Any]]]]
 
@@ -35,12 +35,7 @@ _ROOT = Path(__file__).resolve().parents[1]  # the folder of the packages
 
 
 class WorkerError(RuntimeError):
-    """A worker failed.
-
-    Attributes:
-        reason: one line: the worker's exception, or how its process ended.
-        log: what the worker wrote to standard error.
-    """
+    """A worker failed: `reason` is one line about it, and `log` the worker's standard error."""
 
     def __init__(self, name: str, reason: str, log: str = ""):
         super().__init__("\n".join(filter(None, [f"{name} {reason}", log.strip()])))
@@ -51,17 +46,15 @@ class Worker:
     """A module running in another Python process; a context manager that ends the process.
 
     Args:
-        module: name of a module that calls `serve`, or `read_spec`.
-        spec: JSON values for it.
-        python: path of the interpreter.
-        environment: variables that differ from this process' environment.
-        log: file to which standard output and error are appended. With a log, the module is one that
-            only runs: the worker does not wait until it is ready, and cannot be called.
+        module: name of a module that calls `serve` or `read_spec`.
+        spec: JSON values for the module.
+        environment: variables that are added to this process' environment.
+        log: file to which standard output and error are appended. With a log, the module serves no
+            functions, and the worker does not wait until it is ready.
         **options: further arguments of `subprocess.Popen`.
 
     Attributes:
-        ready: what `prepare` said about the worker.
-        process: the `Popen` object.
+        ready: the JSON values that `prepare` returned.
 
     Raises:
         WorkerError: the worker failed before it was ready.
@@ -99,12 +92,8 @@ class Worker:
                 raise
 
     def call(self, function: str, **arguments: Any) -> Any:
-        """Calls a function that the worker serves and returns its result.
-
-        Raises:
-            WorkerError: the function raised an exception, or the process ended.
-        """
-        with contextlib.suppress(BrokenPipeError):  # `_receive` reports how the process ended
+        """Returns the result of a function that the worker serves; raises `WorkerError` if it fails."""
+        with contextlib.suppress(BrokenPipeError):  # `_receive` raises `WorkerError`
             print(json.dumps([function, arguments]), file=self.process.stdin, flush=True)
         return self._receive()
 
@@ -113,12 +102,7 @@ class Worker:
         return self.process.poll()
 
     def close(self, wait: bool = False) -> None:
-        """Ends the process.
-
-        Args:
-            wait: close its standard input and wait until it ends, instead of killing it; for workers
-                that call `stop_with_parent`.
-        """
+        """Kills the process; with `wait`, which is for modules that call `stop_with_parent`, lets it end."""
         if not wait and self.process.poll() is None:
             self.process.kill()
         with contextlib.suppress(BrokenPipeError):
@@ -153,30 +137,30 @@ class Worker:
 def serve(prepare: Prepare) -> None:
     """Answers the calls of the parent process until it closes the connection.
 
-    Everything that libraries print goes to standard error from here on.
+    What libraries print to standard output goes to standard error.
 
     Args:
-        prepare: takes the specification; returns JSON values for `Worker.ready`, and functions by name,
-            with JSON values as arguments and results. Imports of large libraries belong inside it.
+        prepare: takes the specification; returns JSON values for `Worker.ready`, and functions by name
+            with JSON values as arguments and results. It should import large libraries itself.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+
+    def answer(**values: Any) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
     try:
         ready, functions = prepare(read_spec())
     except Exception as error:
-        _answer(answers, error=_one_line(error))
+        answer(error=_one_line(error))
         sys.exit(1)
-    _answer(answers, result=ready)
+    answer(result=ready)
     for line in sys.stdin:
         name, arguments = json.loads(line)
         try:
-            _answer(answers, result=functions[name](**arguments))
+            answer(result=functions[name](**arguments))
         except Exception as error:
-            _answer(answers, error=_one_line(error))
-
-
-def _answer(answers: TextIO, **answer: Any) -> None:
-    print(json.dumps(answer), file=answers, flush=True)
+            answer(error=_one_line(error))
 
 
 def _one_line(error: Exception) -> str:
@@ -186,12 +170,12 @@ def _one_line(error: Exception) -> str:
 
 
 def read_spec() -> dict[str, Any]:
-    """Returns the specification that the parent process gave to this one."""
+    """Returns the specification that the parent process passed to this one."""
     return json.loads(sys.argv[1])
 
 
 def stop_with_parent() -> None:
-    """Lets this process receive SIGTERM when the process that started it ends or closes the connection."""
+    """Sends SIGTERM to this process when the parent process ends or closes the connection."""
 
     def wait() -> None:
         with contextlib.suppress(OSError):
@@ -209,15 +193,12 @@ def cores() -> list[int]:
 
 
 def resident_memory(peak: bool = False) -> int:
-    """Returns the bytes of memory that this process holds, or ever held.
-
-    `getrusage` counts what the parent process held before it started this program, so it is only used
-    where there is no /proc.
-    """
+    """Returns the bytes of memory that this process uses, or the most it has used."""
     field = "VmHWM:" if peak else "VmRSS:"
     try:
         with open("/proc/self/status") as status:
             return 1024 * int(next(line for line in status if line.startswith(field)).split()[1])
     except (OSError, StopIteration):
+        # Only without /proc, because it includes what the parent process used before it started this one.
         unit = 1 if sys.platform == "darwin" else 1024
         return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

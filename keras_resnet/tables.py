@@ -1,10 +1,10 @@
-"""Tables that a person reads in a terminal and in Markdown."""
+"""Tables for terminals and Markdown."""
 
 from collections.abc import Sequence
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that reads well as text and as Markdown; numbers are aligned to the right."""
+    """Returns a Markdown table with padded cells; columns of numbers are aligned to the right."""
     numeric = [all(row[i][:1].isdigit() for row in rows) for i in range(len(header))]
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
 

@@ -17,7 +17,7 @@ def start(spec, **options):
     return Worker(ECHO, spec, environment=ENVIRONMENT, **options)
 
 
-def test_calls_are_answered_and_failures_name_their_reason():
+def test_calls_return_results_or_errors():
     with start({"size": 3}) as worker:
         assert worker.ready == {"spec": {"size": 3}}
         assert worker.call("double", number=21) == 42
@@ -26,21 +26,21 @@ def test_calls_are_answered_and_failures_name_their_reason():
         assert caught.value.reason.startswith("failed with TypeError: unsupported operand")
         assert "Traceback" in caught.value.log
         assert "a library prints this" in caught.value.log
-        assert worker.call("double", number=[1]) == [1, 1]  # it still answers
+        assert worker.call("double", number=[1]) == [1, 1]  # it still runs
         with pytest.raises(WorkerError, match=f"^{ECHO} ended with status 7"):
             worker.call("end", status=7)
         with pytest.raises(WorkerError, match="ended with status 7"):
             worker.call("double", number=1)
 
 
-def test_a_worker_that_does_not_start_says_why():
+def test_a_worker_that_does_not_start():
     with pytest.raises(WorkerError, match="failed with ValueError: no such file\n"):
         start({"fail": "no such file\nsecond line"})
     with pytest.raises(WorkerError, match=r"no_such_worker ended with status 1\n.*No module named"):
         Worker("helpers.no_such_worker", {}, environment=ENVIRONMENT)
 
 
-def test_a_killed_worker_is_told_from_a_failed_one():
+def test_a_killed_worker():
     with start({}) as worker:
         worker.process.kill()
         with pytest.raises(WorkerError, match="ended by SIGKILL, probably out of memory"):

@@ -1,4 +1,4 @@
-"""Standard error is held back, and shown after an exception; no folder needs to be writable."""
+"""Standard error is hidden, and shown after an exception; no writable folder is needed."""
 
 import os
 import subprocess
