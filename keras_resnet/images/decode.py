@@ -20,11 +20,8 @@ _ORIENTATION = (
     r"(?:II\*\x00\x08\x00\x00\x00\C\C(?:\C{12}){0,16}?\x12\x01\x03\x00\x01\x00\x00\x00([\x01-\x08])\C*"
     r"|MM\x00\*\x00\x00\x00\x08\C\C(?:\C{12}){0,16}?\x01\x12\x00\x03\x00\x00\x00\x01\x00([\x01-\x08])\C*)"
 )
-# Whether rows and columns are reversed, for orientations 0-8; those from 5 are transposed first.
-_REVERSED = [
-    *[(False, False), (False, False), (False, True), (True, True), (True, False)],
-    *[(False, False), (False, True), (True, True), (True, False)],
-]
+# Whether rows and columns are reversed, for orientations 0, 1-4 and 5-8; the latter are transposed first.
+_REVERSED = [(False, False), *2 * [(False, False), (False, True), (True, True), (True, False)]]
 
 
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:
@@ -32,9 +29,6 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
 
     The pixels equal those of Pillow's `exif_transpose` and `convert("RGB")`, up to 1 for CMYK and YCCK:
     JPEGs are decoded with the accurate DCT and smooth chroma. 16-bit images keep the upper 8 bits.
-
-    Args:
-        encoded: string ().
 
     Returns:
         uint8 (height, width, 3), upright according to the Exif tag.
@@ -48,11 +42,7 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def read_header(encoded: tf.Tensor, bounded: bool = True) -> tf.Tensor:
-    """Reads an image's size without decoding it.
-
-    Args:
-        encoded: string ().
-        bounded: whether to fail for more than `MAX_PIXELS`.
+    """Reads an image's size without decoding it; fails for more than `MAX_PIXELS` if `bounded`.
 
     Returns:
         int32 (3,): height and width of the stored pixels, and number of components (3 except for JPEGs).
@@ -119,13 +109,7 @@ def apply_exif_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tenso
 def box_in_stored_pixels(box: tf.Tensor, shape: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Converts a box in the upright image to one in the stored pixels.
 
-    Args:
-        box: int32 (4,): top, left, height and width.
-        shape: int32 (2,), height and width of the upright image.
-        orientation: int32 ().
-
-    Returns:
-        int32 (4,).
+    Boxes are int32 (4,): top, left, height and width; `shape` is the upright image's, int32 (2,).
     """
 
     def turned():
@@ -140,7 +124,6 @@ def decode_box(encoded: tf.Tensor, header: tf.Tensor, box: tf.Tensor | None) -> 
     """Decodes an image or a box of it; for JPEGs, only what the box needs is decoded.
 
     Args:
-        encoded: string ().
         header: what `read_header` returns.
         box: int32 (4,): top, left, height and width in the stored pixels; None for the whole image.
 
@@ -202,15 +185,14 @@ def decode_error(encoded: bytes) -> str | None:
             return f"{width} x {height} pixels; the limit is {MAX_PIXELS}"
         decode_image(tensor)
     except tf.errors.InvalidArgumentError:
-        ends = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}
-        end = ends.get(encoded[:2], b"")
+        end = {b"\xff\xd8": _END_OF_JPEG, b"\x89P": b"IEND\xaeB`\x82"}.get(encoded[:2], b"")
         return "damaged" if encoded.endswith(end) else "truncated"
     return None
 
 
 def is_image(head: bytes) -> bool:
     """Whether the first bytes of a file, at least 8, are those of an image."""
-    return head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM"))
+    return head.startswith((_JPEG, b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM"))
 
 
 def try_each(
@@ -223,7 +205,6 @@ def try_each(
     Args:
         function: maps an element's tensors to tensors, of static shapes if there are several elements.
         elements: tensors whose first dimension is the number of elements.
-        parallel: whether to process elements in parallel.
 
     Returns:
         The stacked results, with zeros for failed elements; and which succeeded, bool (elements,).
@@ -235,8 +216,8 @@ def try_each(
     blank = [tf.zeros([side or 1 for side in spec.shape], spec.dtype) for spec in specs]
     end = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), *blank))
     if elements[0].shape == (1,):
-        done, *stacked = results.concatenate(end).take(1).batch(1).get_single_element()
-        return tuple(tf.ensure_shape(a, (1, *a.shape[1:])) for a in stacked), tf.ensure_shape(done >= 0, (1,))
+        done, *stacked = results.concatenate(end).take(1).batch(1, drop_remainder=True).get_single_element()
+        return tuple(stacked), done >= 0
     done, *stacked = results.concatenate(end).batch(count + 1).get_single_element()
     done, stacked = done[:-1], [result[:-1] for result in stacked]
     succeeded = tf.scatter_nd(done[:, None], tf.ones_like(done), count[None]) > 0

@@ -1,5 +1,6 @@
 """Resizes, crops and normalizes images with TensorFlow operations."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -18,14 +19,12 @@ def static_shape(tensor: tf.Tensor) -> tuple[int, ...]:
 
 def resize_and_crop(
     images: tf.Tensor,
-    resized: tuple | tf.Tensor,
+    resized: Sequence | tf.Tensor,
     corner: tuple | tf.Tensor,
-    size: int | tuple | tf.Tensor,
+    size: int | Sequence,
     interpolation: str = "bilinear",
 ) -> tf.Tensor:
-    """Resizes (half-pixel centers, antialiased when shrinking) and crops images.
-
-    Only the pixels of the crop are computed.
+    """Resizes (half-pixel centers, antialiased when shrinking) and crops images; computes only the crop.
 
     Args:
         images: uint8 or float32 (height, width, channels) or (batch, height, width, channels).
@@ -46,32 +45,19 @@ def resize_and_crop(
 
 
 def resize_box(image: tf.Tensor, window: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes a part of an image to a square, bilinear and antialiased.
+    """Resizes a part of an image, (height, width, channels), to a float32 square, bilinear and antialiased.
 
-    Args:
-        image: uint8 or float32 (height, width, channels).
-        window: float32 (4,), the part's top, left, height and width in pixels. Pixels around it
-            contribute when shrinking.
-        size: side of the square.
-
-    Returns:
-        float32 (size, size, channels), in the units of `image`.
+    `window` is float32 (4,): the part's top, left, height and width in pixels. Pixels around it contribute
+    when shrinking.
     """
     scale = size / window[2:]
     return _resample(image[None], scale, -window[:2] * scale, size, _KERNELS["bilinear"])[0]
 
 
 def resize_area(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes a whole image to a square, four times as fast as `resize_whole`.
+    """Resizes an image, (height, width, channels), to a float32 square, four times as fast as `resize_box`.
 
     Averages areas if both sides shrink; otherwise bilinear.
-
-    Args:
-        image: uint8 or float32 (height, width, channels).
-        size: side of the square.
-
-    Returns:
-        float32 (size, size, channels), in the units of `image`.
     """
     batch, sides = image[None], [size, size]
     resized = tf.cond(
@@ -89,13 +75,7 @@ def _resample(images, scale, translation, size, kernel: str) -> tf.Tensor:
     is transposed between the two axes.
     """
     channels = images.shape[-1]
-    sides = (
-        (size, size)
-        if isinstance(size, int)
-        else tuple(size)
-        if isinstance(size, tuple)
-        else tf.unstack(size)
-    )
+    sides = (size, size) if isinstance(size, int) else size
     for axis in (0, 1):
         count, length, others = tf.unstack(tf.shape(images)[:3])
         images = tf.raw_ops.ScaleAndTranslate(
@@ -111,65 +91,42 @@ def _resample(images, scale, translation, size, kernel: str) -> tf.Tensor:
     return tf.ensure_shape(images, (None, *known, channels))
 
 
-def resize_whole(images: tf.Tensor, size: int, interpolation: str = "bilinear") -> tf.Tensor:
-    """Resizes images to a square, ignoring their aspect: float32 (..., size, size, channels)."""
-    if images.shape[-3] == size and images.shape[-2] == size:
-        return tf.cast(images, tf.float32)
-    return resize_and_crop(images, (size, size), (0, 0), size, interpolation)
-
-
 def resize_shorter_side(image: tf.Tensor, resize: int, interpolation: str = "bilinear") -> tf.Tensor:
     """Resizes an image, uint8 (height, width, channels), to the shorter side `resize`."""
     resized = _resized_shape(image, resize)
     return resize_and_crop(image, resized, (0, 0), resized, interpolation)
 
 
-def center_crop(image: tf.Tensor, resize: int, size: int, interpolation: str = "bilinear") -> tf.Tensor:
-    """Resizes an image's shorter side to `resize` and crops its center.
-
-    Args:
-        image: uint8 (height, width, channels).
-        resize: pixels, at least `size`.
-        size: side of the crop, pixels.
-        interpolation: "bilinear" or "bicubic".
-
-    Returns:
-        float32 (size, size, channels), 0-255.
-    """
-    resized = tf.stack(_resized_shape(image, resize))
-    # Rounded half to even, as in torchvision and `Preprocessing`.
-    corner = tf.cast(tf.round(tf.cast(resized - size, tf.float32) / 2), tf.int32)
-    return resize_and_crop(image, resized, corner, size, interpolation)
-
-
-def _resized_shape(image: tf.Tensor, resize: int) -> tuple | tf.Tensor:
+def _resized_shape(image: tf.Tensor, resize: int) -> Sequence:
     """Height and width for the shorter side `resize`; the longer is truncated, as in torchvision."""
     if image.shape[:2].is_fully_defined():
         sides = static_shape(image)[:2]
-        return tuple(side * resize // min(sides) for side in sides)
+        return [side * resize // min(sides) for side in sides]
     shape = tf.shape(image)[:2]
-    return shape * resize // tf.reduce_min(shape)
+    return tf.unstack(shape * resize // tf.reduce_min(shape))
 
 
 def evaluation_view(
     images: tf.Tensor, resize: int | None, size: int, channels: int, interpolation: str = "bilinear"
 ) -> tf.Tensor:
-    """Resizes and crops decoded images as `Preprocessing`, without normalization.
+    """Resizes and crops decoded images as a `Preprocessing` of these values, without normalization.
 
     Args:
         images: uint8 (height, width, 3 or 1); also a batch if `resize` is None.
-        resize: shorter side before the center crop, in pixels; None resizes the whole image.
-        size: height and width of the input.
         channels: 3 or 1.
-        interpolation: "bilinear" or "bicubic".
 
     Returns:
         float32 (..., size, size, channels), 0-255.
     """
-    if resize is None:
-        images = resize_whole(images, size, interpolation)
+    if resize is not None:
+        resized = tf.stack(_resized_shape(images, resize))
+        # Rounded half to even, as in torchvision and `Preprocessing`.
+        corner = tf.cast(tf.round(tf.cast(resized - size, tf.float32) / 2), tf.int32)
+        images = resize_and_crop(images, resized, corner, size, interpolation)
+    elif images.shape[-3:-1] == (size, size):
+        images = tf.cast(images, tf.float32)
     else:
-        images = center_crop(images, resize, size, interpolation)
+        images = resize_and_crop(images, (size, size), (0, 0), size, interpolation)
     return with_channels(images, channels)
 
 

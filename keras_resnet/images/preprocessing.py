@@ -32,12 +32,9 @@ def _as_tuples(value):
 
 @dataclasses.dataclass(frozen=True)
 class Normalization:
-    """`(pixels - mean) / std`, in 0-255 units.
+    """`(pixels - mean) / std`, in 0-255 units, with one number per channel.
 
-    Attributes:
-        mean: one number per channel, or nested lists (height, width, channels) for the paper's
-            per-pixel mean (section 4.2).
-        std: one number per channel.
+    For the paper's per-pixel mean (section 4.2), `mean` is nested sequences (height, width, channels).
 
     Raises:
         InputError: the values are not finite numbers, or a `std` is not positive.
@@ -66,17 +63,14 @@ class Normalization:
         return (pixels - offset) * scale
 
     def as_scale_and_offset(self) -> tuple[list, list]:
-        """`(scale, offset)` with `pixels * scale + offset` equal to calling this object.
-
-        For `keras.layers.Rescaling`, which can be exported to every format.
-        """
+        """`(scale, offset)` for `keras.layers.Rescaling`, which can be exported to every format."""
         scale = 1.0 / np.asarray(self.std, "float64")
         offset = -np.asarray(self.mean, "float64") * scale
         return scale.tolist(), offset.tolist()
 
     @property
     def shape(self) -> tuple:
-        """The shape of the statistics: (channels,), or (height, width, channels) if they are per pixel.
+        """(channels,), or (height, width, channels) if the statistics are per pixel.
 
         Raises:
             InputError: the shapes of mean and std do not match.
@@ -94,14 +88,10 @@ class Normalization:
         return shape
 
     def for_channels(self, channels: int) -> "Normalization":
-        """Adapts the normalization to another number of channels.
+        """Adapts per-channel statistics to another number of channels.
 
         For one channel, means and stds are averaged; otherwise they are repeated cyclically, like the
-        kernels of an adapted first convolution.
-
-        Raises:
-            InputError: `channels` is not a positive integer, or the statistics are per pixel with
-                another number of channels.
+        kernels of an adapted first convolution. Raises `InputError` for per-pixel statistics.
         """
         if not _is_integer(channels) or channels < 1:
             raise InputError(f"the number of channels must be a positive integer, not {channels!r}")
@@ -114,9 +104,7 @@ class Normalization:
             )
         if channels == 1:
             return Normalization((float(np.mean(self.mean)),), (float(np.mean(self.std)),))
-        return Normalization(
-            *([values[i % len(values)] for i in range(channels)] for values in (self.mean, self.std))
-        )
+        return Normalization(*(np.resize(values, channels).tolist() for values in (self.mean, self.std)))
 
     @classmethod
     def identity(cls, channels: int) -> "Normalization":
@@ -129,8 +117,7 @@ class Normalization:
         return cls(IMAGENET_MEAN, IMAGENET_STD)
 
 
-_METHODS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-INTERPOLATIONS = tuple(_METHODS)
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +128,7 @@ class Preprocessing:
         size: height and width of the network's input.
         resize: shorter side before the center crop, in pixels; None resizes the whole image to `size`,
             ignoring its aspect.
-        interpolation: "bilinear" or "bicubic", antialiased when shrinking.
+        interpolation: antialiased when shrinking.
         normalization: applied last.
 
     Raises:
@@ -177,12 +164,10 @@ class Preprocessing:
             images: NumPy arrays or Keras tensors, uint8 or float, 0-255: (height, width, channels),
                 (height, width) if gray, or a batch (n, height, width, channels); a Pillow image of mode
                 RGB or L; or a list of images.
-            crop: whether to resize and crop. If not, the images must be of the same size and are only
-                normalized.
+            crop: if False, the images must be of the same size, keep it, and are only normalized.
 
         Returns:
-            A NumPy array, float32: (size, size, channels) for one image, (n, size, size, channels) for
-            several; without `crop`, the images keep their size.
+            float32, (size, size, channels) for one image, (n, size, size, channels) for several.
 
         Raises:
             InputError: the images are invalid, or their channels do not match the normalization.
@@ -199,8 +184,15 @@ class Preprocessing:
         images = [image[..., None] if image.ndim == 2 else image for image in images]
 
         statistics = self.normalization.shape
-        for image in images:
-            _check_channels(image.shape[-1], statistics[-1])
+        expected = statistics[-1]
+        for channels in (image.shape[-1] for image in images):
+            if channels != expected and (channels, expected) != (1, 3):
+                advice = (
+                    "convert them to gray first" if expected == 1 else "their last axis must be the channels"
+                )
+                raise InputError(
+                    f"the images have {channels} channels and the normalization {expected}; {advice}"
+                )
         if crop:
             images = [self._resized_and_cropped(image) for image in images]
         sizes = sorted({image.shape[:2] for image in images})
@@ -210,7 +202,7 @@ class Preprocessing:
             raise InputError(
                 f"the normalization's statistics are for images of {statistics[:2]} pixels, not of {sizes[0]}"
             )
-        if statistics[-1] == 3:
+        if expected == 3:
             images = [np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image for image in images]
         prepared = self.normalization(np.stack(images))
         return prepared if several else prepared[0]
@@ -237,17 +229,14 @@ class Preprocessing:
         return dataclasses.replace(self, size=size, resize=resize)
 
     def _resized_and_cropped(self, image: np.ndarray) -> np.ndarray:
-        """Resizes and crops to (size, size, channels), keeping the dtype.
-
-        Uses Pillow, with which the accuracy of published weights was measured.
-        """
+        """Resizes and crops with Pillow, with which the accuracy of published weights was measured."""
         shape = image.shape[:2]
         height, width = self.size, self.size
         if self.resize is not None:  # the longer side is truncated, as in torchvision
             height, width = (int(self.resize * length / min(shape)) for length in shape)
         # Rounded half to even, as in torchvision.
         top, left = (round((length - self.size) / 2) for length in (height, width))
-        method = _METHODS[self.interpolation]
+        method = Image.Resampling[self.interpolation.upper()]
         channels = []
         for channel in np.moveaxis(image, -1, 0):
             # In one call Pillow 13 resizes the height first for some sizes. uint8 is rounded between the
@@ -290,10 +279,3 @@ def _as_pixels(image, ranks: tuple) -> np.ndarray:
     if not np.isfinite(pixels).all():
         raise InputError("images must hold finite numbers, 0-255; these have NaN or infinity")
     return pixels
-
-
-def _check_channels(channels: int, expected: int) -> None:
-    if channels == expected or (channels, expected) == (1, 3):
-        return
-    advice = "convert them to gray first" if expected == 1 else "their last axis must be the channels"
-    raise InputError(f"the images have {channels} channels and the normalization {expected}; {advice}")

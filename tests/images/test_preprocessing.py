@@ -95,7 +95,7 @@ def test_whole_images_are_resized_bit_for_bit_as_by_pillow(height, width, size, 
         (31, 31, 17, 17),  # no room around the crop
         (1, 500, 8, 8),
         (500, 1, 8, 5),
-        (1, 100, 256, 224),  # of 256 x 25600 the crop is computed
+        (1, 100, 256, 224),  # only the crop of 256 x 25600 is computed
         (3, 2, 7, 4),
         (2, 3, 1, 1),
     ],
@@ -257,7 +257,7 @@ def test_what_is_no_image_is_refused(images, message, crop):
     assert "\n" not in str(caught.value)
 
 
-def test_colours_are_not_silently_turned_gray():
+def test_colors_are_not_silently_turned_gray():
     gray = Preprocessing(4, 6, "bilinear", Normalization((100.0,), (50.0,)))
     with pytest.raises(InputError, match="3 channels and the normalization 1; convert them to gray first"):
         gray(BATCH)
