@@ -19,12 +19,12 @@ from keras_resnet.data.augmentation import color
 from keras_resnet.data.augmentation.apply import adjust, pad_crop_erase
 from keras_resnet.data.augmentation.crop import crop_box
 from keras_resnet.data.augmentation.draws import uniforms
-from keras_resnet.images.ops import center_crop, resize_whole
+from keras_resnet.images.ops import evaluation_view
 from keras_resnet.images.preprocessing import Normalization
 
 COUNT = 400
 DRAWS = 10_000
-KEY = 2**61 + 12345  # of the size of an epoch's key
+KEY = 2**61 + 12345  # as large as an epoch's key
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_random_resized_crops_are_distributed_as_torchvisions(shape):
 
 def test_the_box_in_the_middle_where_none_fits():
     policy = AUGMENTATIONS["inception"]
-    # Of a strip, even the smallest area has the wrong proportions.
+    # In a strip, even the smallest area has the wrong proportions.
     assert np.unique(windows((20, 4000), policy, 64, 50), axis=0).tolist() == [[0, 1986, 20, 27]]
     assert np.unique(windows((4000, 20), policy, 64, 50), axis=0).tolist() == [[1986, 0, 27, 20]]
     assert np.unique(windows((1, 1), policy, 64, 50), axis=0).tolist() == [[0, 0, 1, 1]]
@@ -252,7 +252,7 @@ def test_none_leaves_images_alone(images):
     np.testing.assert_array_equal(both(tf.constant(images), seeds(0), AUGMENTATIONS["none"]), images)
 
 
-def test_neighbours_and_streams_are_independent():
+def test_neighbors_and_streams_are_independent():
     streams = range(7)
     for key in (0, KEY):
         draws = [GRAPHS[uniforms](seeds(key, 2000), stream).numpy() for stream in streams]
@@ -268,7 +268,7 @@ def test_neighbours_and_streams_are_independent():
     assert abs(np.corrcoef(other.ravel(), draws[0].ravel())[0, 1]) < 0.05
 
 
-def test_the_colour_shift_has_alexnets_covariance():
+def test_the_color_shift_has_alexnets_covariance():
     """Over 10,000 draws: the sum of (0.1 * eigenvalue)^2 * eigenvector eigenvector^T, for pixels 0-1."""
     policy = Augmentation(pca=0.1)
     pixels = np.random.default_rng(0).uniform(0, 255, (DRAWS, 2, 3, 3)).astype("float32")
@@ -409,13 +409,14 @@ def test_erasing_is_torchvisions():
     assert abs(np.corrcoef(mirrored, hit)[0, 1]) < 0.04
 
 
-def test_resize_whole_agrees_with_keras_bilinear():
+def test_whole_images_are_resized_as_by_keras_bilinear():
     image = np.random.default_rng(1).integers(0, 256, (10, 14, 3), dtype=np.uint8)
     for size in (7, 31):
         expected = tf.image.resize(image, (size, size), antialias=True)
-        np.testing.assert_allclose(resize_whole(tf.constant(image), size), expected, atol=1e-3)
+        view = evaluation_view(tf.constant(image), None, size, 3)
+        np.testing.assert_allclose(view, expected, atol=1e-3)
     same = np.random.default_rng(1).integers(0, 256, (2, 9, 9, 1), dtype=np.uint8)
-    np.testing.assert_array_equal(resize_whole(tf.constant(same), 9), same.astype("float32"))
+    np.testing.assert_array_equal(evaluation_view(tf.constant(same), None, 9, 1), same.astype("float32"))
 
 
 @pytest.mark.parametrize("shape", [(40, 61, 3), (61, 40, 3)])
@@ -425,4 +426,4 @@ def test_center_crop_is_the_middle_of_the_resized_image(shape):
     # 32 * 61 / 40 is 48.8, which torchvision truncates.
     top, left = (round((length - 28) / 2) for length in resized.shape[:2])
     expected = resized[top : top + 28, left : left + 28]
-    np.testing.assert_allclose(center_crop(tf.constant(image), 32, 28), expected, atol=1e-2)
+    np.testing.assert_allclose(evaluation_view(tf.constant(image), 32, 28, 3), expected, atol=1e-2)

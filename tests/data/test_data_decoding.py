@@ -7,7 +7,7 @@ import tensorflow as tf
 from helpers.dirty_images import by_pillow, convertible, encoded, exif, inks, photo, png16, unusable
 from PIL import Image
 
-from keras_resnet.data.augmentation.crop import crop_pixels, decode_crop
+from keras_resnet.data.augmentation.crop import resized_crop
 from keras_resnet.data.examples import BadImages
 from keras_resnet.data.sources import file_error
 from keras_resnet.errors import InputError
@@ -102,8 +102,8 @@ def test_a_decoded_window_is_the_window_of_the_decoded_image(decode, kind, size)
                 assert shape.numpy().tolist() == [75, 101]
                 return tf.constant(window)
 
-            part = decode_crop(tf.constant(KINDS[kind]), choose, size, whole_pixels)
-            expected = crop_pixels(whole, choose, size, whole_pixels)
+            part = resized_crop(tf.constant(KINDS[kind]), choose, size, whole_pixels)
+            expected = resized_crop(whole, choose, size, whole_pixels)
             assert part.shape == (size, size, 3)
             np.testing.assert_allclose(part, expected, atol=bound)
 
@@ -119,7 +119,7 @@ def test_a_window_is_chosen_in_the_upright_image(orientation):
         shapes.append(shape.numpy().tolist())
         return tf.constant((3.0, 5.0, 24.0, 24.0))
 
-    part = decode_crop(tf.constant(file), choose, 24, True).numpy()
+    part = resized_crop(tf.constant(file), choose, 24, True).numpy()
     np.testing.assert_array_equal(part, upright[3:27, 5:29])
     assert shapes == [list(upright.shape[:2])]
 
@@ -127,7 +127,7 @@ def test_a_window_is_chosen_in_the_upright_image(orientation):
 def test_a_truncated_file_is_refused_wherever_its_window_lies():
     file = encoded("JPEG", photo(200, 200))
     with pytest.raises(tf.errors.InvalidArgumentError):
-        decode_crop(tf.constant(file[:-30]), lambda shape: tf.constant((0.0, 0.0, 20.0, 20.0)), 20, True)
+        resized_crop(tf.constant(file[:-30]), lambda shape: tf.constant((0.0, 0.0, 20.0, 20.0)), 20, True)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -208,7 +208,7 @@ def test_bad_images_are_counted_once_and_kept_in_a_file(tmp_path):
 
 
 def test_the_inks_of_the_tests_differ():
-    """Of the tests above: without the inversion the two CMYK files would differ from Pillow."""
+    """Otherwise the tests above could not notice a missing inversion."""
     assert np.ptp(np.array(inks())[..., 3]) > 200
     assert Image.open(io.BytesIO(KINDS["cmyk jpeg without Adobe's segment"])).mode == "CMYK"
     assert b"Adobe" not in KINDS["cmyk jpeg without Adobe's segment"]

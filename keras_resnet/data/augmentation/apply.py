@@ -3,6 +3,7 @@
 Unlike Keras' augmentation layers, these are pure functions of (seed, epoch, example).
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,13 +24,10 @@ def adjust(images: tf.Tensor, seeds: tf.Tensor, policy: Augmentation, mirrored: 
     Policies with padding mirror in `pad_crop_erase`.
 
     Args:
-        images: float32 (batch, size, size, channels), 0-255, with 3 channels or 1.
+        images: float32 (batch, size, size, channels), 0-255, with 3 channels or 1. In the result, `pca`
+            may exceed this range, as published.
         seeds: int64 (batch, 2), one pair per image.
-        policy: which augmentations to apply.
         mirrored: whether mirroring was already done with the crop.
-
-    Returns:
-        float32 (batch, size, size, channels), 0-255; `pca` may exceed this range, as published.
     """
     if policy.flip and not policy.pad and not mirrored:
         images = pad_crop_flip(images, seeds, 0, True)
@@ -53,11 +51,8 @@ def _randaugment(image: tf.Tensor, seed: tf.Tensor, layers: int, magnitude: int)
     signs = tf.where(uniforms[layers:] < 0.5, -1.0, 1.0)
     image = tf.round(image)
     for layer in range(layers):
-        branches = [
-            lambda operation=operation, image=image, sign=signs[layer]: tf.floor(operation(image, sign))
-            for operation in operations
-        ]
-        image = tf.ensure_shape(tf.switch_case(chosen[layer], branches), image.shape)
+        branches = [functools.partial(operation, image, signs[layer]) for operation in operations]
+        image = tf.floor(tf.ensure_shape(tf.switch_case(chosen[layer], branches), image.shape))
     return image
 
 
@@ -67,13 +62,11 @@ def _jitter(image: tf.Tensor, seed: tf.Tensor, strengths: Sequence[float]) -> tf
     uniforms = draws.uniforms(seed, draws.JITTER, 2 * len(operations))
     lows = tf.constant([max(0.0, 1.0 - strength) for strength in strengths])
     highs = tf.constant([1.0 + strength for strength in strengths])
-    factors = lows + uniforms[: len(operations)] * (highs - lows)
+    factors = tf.unstack(lows + uniforms[: len(operations)] * (highs - lows))
     order = tf.argsort(uniforms[len(operations) :])
     for turn in range(len(operations)):
-        branches = [
-            lambda operation=operation, image=image, factor=factors[kind]: operation(image, factor)
-            for kind, operation in enumerate(operations)
-        ]
+        pairs = zip(operations, factors, strict=True)
+        branches = [functools.partial(operation, image, factor) for operation, factor in pairs]
         image = tf.ensure_shape(tf.switch_case(order[turn], branches), image.shape)
     return image
 
@@ -87,51 +80,35 @@ def _pca_shift(images: tf.Tensor, seeds: tf.Tensor, deviation: float) -> tf.Tens
     vectors = tf.constant(255.0 * deviation * np.array(color.EIGENVALUES) * vectors, tf.float32)
 
     def draw(seed):
-        return tf.reduce_sum(
-            vectors * tf.random.stateless_normal([3], draws.stream(seed, draws.PCA), alg="philox"), 1
-        )
+        normal = tf.random.stateless_normal([3], draws.stream(seed, draws.PCA), alg="philox")
+        return tf.reduce_sum(vectors * normal, 1)
 
     shifts = tf.map_fn(draw, seeds, fn_output_signature=tf.float32)
     # Whole rows: TensorFlow is slow where the last axis of a broadcast is short.
-    rows = _as_rows(images) + tf.tile(shifts, [1, static_shape(images)[2]])[:, None]
+    batch, height, width, _ = static_shape(images)
+    rows = tf.reshape(images, [batch, height, -1]) + tf.tile(shifts, [1, width])[:, None]
     return tf.reshape(rows, images.shape)
-
-
-def _as_rows(images: tf.Tensor) -> tf.Tensor:
-    """Reshapes to (batch, height, width * channels)."""
-    batch, height, width, channels = static_shape(images)
-    return tf.reshape(images, [batch, height, width * channels])
 
 
 def pad_crop_erase(images: tf.Tensor, seeds: tf.Tensor, policy: Augmentation) -> tf.Tensor:
     """Applies the steps after normalization: padding, cropping and mirroring (section 4.2), and erasing.
 
-    The padding and the erased rectangles are zeros, the mean color.
-
-    Args:
-        images: float32 (batch, size, size, channels), normalized.
-        seeds: int64 (batch, 2), one pair per image.
-        policy: which augmentations to apply.
-
-    Returns:
-        float32 (batch, size, size, channels).
+    Images and seeds are as in `adjust`, but normalized. The padding and the erased rectangles are zeros,
+    the mean color.
     """
     if policy.pad:
         images = pad_crop_flip(images, seeds, policy.pad, policy.flip)
-    if policy.erasing:
-        images = _erase(images, seeds, policy.erasing)
-    return images
+    return _erase(images, seeds, policy.erasing) if policy.erasing else images
 
 
 def _erase(images: tf.Tensor, seeds: tf.Tensor, probability: float) -> tf.Tensor:
     """Sets a rectangle to zero, with torchvision's ranges of area and aspect."""
-    size = static_shape(images)[1]
+    batch, size, _, channels = static_shape(images)
     shape = tf.constant([size, size])
 
     def draw(seed):
-        box, fits = random_box(
-            draws.stream(seed, draws.ERASED_BOX), shape, _ERASED_AREA, _ERASED_ASPECT, shape - 1
-        )
+        key = draws.stream(seed, draws.ERASED_BOX)
+        box, fits = random_box(key, shape, _ERASED_AREA, _ERASED_ASPECT, shape - 1)
         erased = fits & (draws.uniforms(seed, draws.ERASED)[0] < probability)
         return tf.where(erased, box, tf.zeros_like(box))
 
@@ -141,6 +118,6 @@ def _erase(images: tf.Tensor, seeds: tf.Tensor, probability: float) -> tf.Tensor
         (pixels >= boxes[:, axis, None]) & (pixels < boxes[:, axis, None] + boxes[:, axis + 2, None])
         for axis in (0, 1)
     ]
-    columns = tf.repeat(inside[1], images.shape[3], axis=1)
-    rows = tf.where(inside[0][:, :, None] & columns[:, None], 0.0, _as_rows(images))
+    erased = inside[0][:, :, None] & tf.repeat(inside[1], channels, axis=1)[:, None]
+    rows = tf.where(erased, 0.0, tf.reshape(images, [batch, size, -1]))
     return tf.reshape(rows, images.shape)

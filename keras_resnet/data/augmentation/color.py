@@ -108,44 +108,21 @@ def equalize(image: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.gather(tf.reshape(table, [-1]), places), tf.float32)
 
 
-def shear_x(image: tf.Tensor, amount: tf.Tensor | float) -> tf.Tensor:
-    """Moves each row to the left in proportion to its distance from the top."""
-    return _affine(image, (1.0, amount, 0.0), (0.0, 1.0, 0.0))
-
-
-def shear_y(image: tf.Tensor, amount: tf.Tensor | float) -> tf.Tensor:
-    """Moves each column up in proportion to its distance from the left."""
-    return _affine(image, (1.0, 0.0, 0.0), (amount, 1.0, 0.0))
-
-
-def translate_x(image: tf.Tensor, pixels: tf.Tensor | float) -> tf.Tensor:
-    """Moves the image to the right."""
-    return _affine(image, (1.0, 0.0, -pixels), (0.0, 1.0, 0.0))
-
-
-def translate_y(image: tf.Tensor, pixels: tf.Tensor | float) -> tf.Tensor:
-    """Moves the image down."""
-    return _affine(image, (1.0, 0.0, 0.0), (0.0, 1.0, -pixels))
-
-
 def rotate(image: tf.Tensor, degrees: tf.Tensor | float) -> tf.Tensor:
     """Turns the image about its center, counterclockwise."""
     angle = tf.convert_to_tensor(degrees, tf.float32) * (3.141592653589793 / 180)
     cosine, sine = tf.cos(angle), tf.sin(angle)
     y, x = (side / 2 for side in static_shape(image)[:2])
-    return _affine(
+    return affine(
         image, (cosine, -sine, x - cosine * x + sine * y), (sine, cosine, y - sine * x - cosine * y)
     )
 
 
-def _affine(image: tf.Tensor, x: tuple, y: tuple) -> tf.Tensor:
+def affine(image: tf.Tensor, x: tuple = (1.0, 0.0, 0.0), y: tuple = (0.0, 1.0, 0.0)) -> tf.Tensor:
     """Applies an affine transform with nearest neighbors; black outside.
 
-    Args:
-        image: float32 (height, width, channels).
-        x: (a, b, c): the source column is a * column + b * row + c, where the center of the first
-            pixel is 0.5.
-        y: the same for the source row.
+    With `x` = (a, b, c), the source column is a * column + b * row + c, where the center of the first pixel
+    is 0.5; `y` gives the source row likewise.
     """
     # The operation counts from the center of the first pixel.
     rows = [[a, b, c + (a + b - 1.0) / 2.0] for a, b, c in (x, y)]
@@ -163,22 +140,17 @@ def _affine(image: tf.Tensor, x: tuple, y: tuple) -> tf.Tensor:
 def randaugment_operations(size: int, magnitude: int) -> dict[str, Callable]:
     """RandAugment's fourteen operations (Cubuk et al. 2020), with torchvision's ranges.
 
-    Args:
-        size: height and width of the images, pixels.
-        magnitude: 0-`BINS`.
-
-    Returns:
-        By name, functions of an image of integers and a sign (1.0 or -1.0), which some ignore. Their
-        results must be rounded down, as in Pillow.
+    For images of `size` x `size` pixels and a magnitude of 0-`BINS`, returns functions of an image of
+    integers and a sign (1.0 or -1.0). Their results must be rounded down, as in Pillow.
     """
     share = magnitude / BINS
     pixels = int(150 / 331 * size * share)
     return {
         "Identity": lambda image, sign: image,
-        "ShearX": lambda image, sign: shear_x(image, sign * (0.3 * share)),
-        "ShearY": lambda image, sign: shear_y(image, sign * (0.3 * share)),
-        "TranslateX": lambda image, sign: translate_x(image, sign * pixels),
-        "TranslateY": lambda image, sign: translate_y(image, sign * pixels),
+        "ShearX": lambda image, sign: affine(image, x=(1.0, sign * (0.3 * share), 0.0)),
+        "ShearY": lambda image, sign: affine(image, y=(sign * (0.3 * share), 1.0, 0.0)),
+        "TranslateX": lambda image, sign: affine(image, x=(1.0, 0.0, -sign * pixels)),
+        "TranslateY": lambda image, sign: affine(image, y=(0.0, 1.0, -sign * pixels)),
         "Rotate": lambda image, sign: rotate(image, sign * (30.0 * share)),
         "Brightness": lambda image, sign: brightness(image, 1.0 + sign * (0.9 * share)),
         "Color": lambda image, sign: saturation(image, 1.0 + sign * (0.9 * share)),

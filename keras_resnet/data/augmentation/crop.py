@@ -13,28 +13,18 @@ _TRIES = 10
 
 
 def random_crop(image: tf.Tensor, seed: tf.Tensor, policy: Augmentation, size: int) -> tf.Tensor:
-    """Crops an image at random, resizes the crop, and mirrors it if the policy flips.
+    """Crops an image with a policy that `crops`, and mirrors it if the policy flips.
 
-    Args:
-        image: uint8 (height, width, channels), or encoded, string ().
-        seed: int64 (2,).
-        policy: a policy that `crops`.
-        size: height and width of the result.
-
-    Returns:
-        float32 (size, size, channels), 0-255.
+    `image` and the result are those of `resized_crop`; `seed` is int64 (2,).
     """
-    crop = decode_crop if image.dtype == tf.string else crop_pixels
-    cropped = crop(image, lambda shape: crop_box(shape, seed, policy, size), size, policy.area is not None)
+    cropped = resized_crop(
+        image, lambda shape: crop_box(shape, seed, policy, size), size, policy.area is not None
+    )
     if not policy.flip:
         return cropped
+    mirrored = draws.uniforms(seed)[draws.FLIP] >= 0.5
     # Ten times as fast as choosing for each image of a batch.
-    return tf.cond(_is_mirrored(seed), lambda: tf.reverse(cropped, [1]), lambda: cropped)
-
-
-def _is_mirrored(seed: tf.Tensor) -> tf.Tensor:
-    """Draws whether an image is mirrored: bool (), from a seed pair int64 (2,)."""
-    return draws.uniforms(seed)[draws.FLIP] >= 0.5
+    return tf.cond(mirrored, lambda: tf.reverse(cropped, [1]), lambda: cropped)
 
 
 def crop_box(shape: tf.Tensor, seed: tf.Tensor, policy: Augmentation, size: int) -> tf.Tensor:
@@ -46,8 +36,6 @@ def crop_box(shape: tf.Tensor, seed: tf.Tensor, policy: Augmentation, size: int)
     Args:
         shape: int32 (2,), the image's height and width.
         seed: int64 (2,).
-        policy: a policy that `crops`.
-        size: height and width of the input.
 
     Returns:
         float32 (4,): top, left, height and width in pixels of the image.
@@ -55,19 +43,15 @@ def crop_box(shape: tf.Tensor, seed: tf.Tensor, policy: Augmentation, size: int)
     if policy.resize is not None:
         uniforms = draws.uniforms(seed)
         low, high = policy.resize_range(size)
-        resized = _fit_shorter_side(shape, low + draws.choose(uniforms[draws.RESIZE], high - low + 1))
+        shorter = tf.cast(low + draws.choose(uniforms[draws.RESIZE], high - low + 1), tf.float64)
+        sides = tf.cast(shape, tf.float64)
+        resized = tf.cast(tf.round(sides * (shorter / tf.reduce_min(sides))), tf.int32)
         corner = draws.choose(tf.stack([uniforms[draws.TOP], uniforms[draws.LEFT]]), resized - size + 1)
         scale = tf.cast(resized, tf.float32) / tf.cast(shape, tf.float32)
         return tf.concat([tf.cast(corner, tf.float32) / scale, size / scale], 0)
     assert policy.area is not None
     box, fits = random_box(draws.stream(seed, draws.BOX), shape, policy.area, policy.aspect, shape)
     return tf.cast(tf.where(fits, box, _central_box(shape, policy.aspect)), tf.float32)
-
-
-def _fit_shorter_side(shape: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
-    """Height and width, int32 (2,), of an image resized to the shorter side `side`."""
-    sides = tf.cast(shape, tf.float64)
-    return tf.cast(tf.round(sides * (tf.cast(side, tf.float64) / tf.reduce_min(sides))), tf.int32)
 
 
 def random_box(
@@ -108,9 +92,7 @@ def pad_crop_flip(images: tf.Tensor, seeds: tf.Tensor, pad: int, flip: bool) -> 
     """Crops at random after zero padding, keeping the size, and mirrors at random."""
     uniforms = draws.uniforms(seeds)
     batch, size, channels = images.shape[0], images.shape[1], images.shape[3]
-    pixels = tf.range(size)
-    rows = tf.broadcast_to(pixels, [batch, size])
-    columns = rows
+    rows = columns = tf.broadcast_to(tf.range(size), [batch, size])
     if flip:
         columns = tf.where(uniforms[:, draws.FLIP, None] < 0.5, columns, columns[:, ::-1])
     if pad:
@@ -125,66 +107,47 @@ def pad_crop_flip(images: tf.Tensor, seeds: tf.Tensor, pad: int, flip: bool) -> 
     )
 
 
-def decode_crop(
-    encoded: tf.Tensor, choose: Callable[[tf.Tensor], tf.Tensor], size: int, whole_pixels: bool
-) -> tf.Tensor:
-    """Decodes and resizes a crop; for JPEGs, little more than the crop is decoded.
-
-    Args:
-        encoded: string (): JPEG, PNG, GIF or BMP bytes.
-        choose: converts height and width of the upright image, int32 (2,), to the crop, float32 (4,):
-            top, left, height and width in pixels.
-        size: side of the result.
-        whole_pixels: see `crop_pixels`.
-
-    Returns:
-        float32 (size, size, 3), 0-255. Equal to `crop_pixels` of the decoded image up to rounding, or
-        with `whole_pixels` up to 2 along the edges.
-    """
-    header = decode.read_header(encoded)
-    orientation = decode.read_orientation(encoded)
-    shape = tf.where(orientation >= 5, header[1::-1], header[:2])
-    crop = choose(shape)
-    box = _needed_pixels(crop, shape, size, whole_pixels)
-    part = decode.decode_box(encoded, header, decode.box_in_stored_pixels(box, shape, orientation))
-    return _resize_box(decode.apply_exif_orientation(part, orientation), box, crop, size, whole_pixels)
-
-
-def crop_pixels(
+def resized_crop(
     image: tf.Tensor, choose: Callable[[tf.Tensor], tf.Tensor], size: int, whole_pixels: bool
 ) -> tf.Tensor:
-    """Resizes a crop of an image to a square.
+    """Resizes a crop of an image to a square; of an encoded JPEG, little more than the crop is decoded.
 
     Args:
-        image: uint8 (height, width, channels).
-        choose: converts height and width to the crop; see `decode_crop`.
+        image: uint8 (height, width, channels), or JPEG, PNG, GIF or BMP bytes, string ().
+        choose: converts height and width of the upright image, int32 (2,), to the crop, float32 (4,):
+            top, left, height and width in pixels.
         size: side of the result.
         whole_pixels: whether to crop whole pixels and resize these with the fast `ops.resize_area`;
             otherwise the result is as if cropped from the resized image.
 
     Returns:
-        float32 (size, size, channels), 0-255.
+        float32 (size, size, channels), 0-255. Encoded and decoded images give the same up to rounding, or
+        with `whole_pixels` up to 2 along the edges.
     """
-    shape = tf.shape(image)[:2]
-    crop = choose(shape)
-    box = _needed_pixels(crop, shape, size, whole_pixels)
-    part = tf.slice(image, tf.concat([box[:2], [0]], 0), tf.concat([box[2:], [-1]], 0))
-    part = tf.ensure_shape(part, (None, None, image.shape[-1]))
-    return _resize_box(part, box, crop, size, whole_pixels)
+    if image.dtype == tf.string:
+        header, orientation = decode.read_header(image), decode.read_orientation(image)
+        shape = tf.where(orientation >= 5, header[1::-1], header[:2])
+        crop = choose(shape)
+        box = _needed_pixels(crop, shape, size, whole_pixels)
+        part = decode.decode_box(image, header, decode.box_in_stored_pixels(box, shape, orientation))
+        part = decode.apply_exif_orientation(part, orientation)
+    else:
+        shape = tf.shape(image)[:2]
+        crop = choose(shape)
+        box = _needed_pixels(crop, shape, size, whole_pixels)
+        part = tf.slice(image, tf.concat([box[:2], [0]], 0), tf.concat([box[2:], [-1]], 0))
+        part = tf.ensure_shape(part, (None, None, image.shape[-1]))
+    if whole_pixels:
+        return ops.resize_area(part, size)
+    corner = tf.cast(tf.concat([box[:2], [0, 0]], 0), tf.float32)
+    return ops.resize_box(part, crop - corner, size)
 
 
 def _needed_pixels(crop: tf.Tensor, shape: tf.Tensor, size: int, whole_pixels: bool) -> tf.Tensor:
-    """The box of pixels needed to resize a crop, int32 (4,): top, left, height and width."""
+    """The box of pixels that contribute to a resized crop, int32 (4,): top, left, height and width."""
     if whole_pixels:
         return tf.cast(crop, tf.int32)
     reach = tf.maximum(crop[2:] / size, 1.0) + 2.0  # 2: the edges of a decoded part are not exact
     low = tf.maximum(tf.cast(tf.floor(crop[:2] - reach), tf.int32), 0)
     high = tf.minimum(tf.cast(tf.math.ceil(crop[:2] + crop[2:] + reach), tf.int32), shape)
     return tf.concat([low, high - low], 0)
-
-
-def _resize_box(part, box, crop, size: int, whole_pixels: bool) -> tf.Tensor:
-    if whole_pixels:
-        return ops.resize_area(part, size)
-    corner = tf.cast(tf.concat([box[:2], [0, 0]], 0), tf.float32)
-    return ops.resize_box(part, crop - corner, size)
