@@ -7,18 +7,11 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.registered import skip_registration
 
 HOLD_OUT = 5
-"""Every `HOLD_OUT`-th example of a class, in the source's order, is a test example."""
+"""Every `HOLD_OUT`-th example of a class is a test example."""
 
 
 def held_out(classes: np.ndarray) -> np.ndarray:
-    """Selects the test examples: every fifth one of each class.
-
-    Args:
-        classes: int (examples,), the class of each example in the source's order.
-
-    Returns:
-        bool (examples,).
-    """
+    """Selects the test examples, bool (examples,): every fifth one of each class, in the source's order."""
     test = np.zeros(len(classes), bool)
     for label in np.unique(classes):
         test[np.flatnonzero(classes == label)[HOLD_OUT - 1 :: HOLD_OUT]] = True

@@ -38,13 +38,7 @@ class BadImages:
         return len(self._reasons)
 
     def add(self, path: str, split: str, reason: str) -> None:
-        """Records an image.
-
-        Args:
-            path: path of the file, or another unique name of the example in its split.
-            split: name of the split.
-            reason: short description, such as "truncated".
-        """
+        """Records an image by its path, or another unique name of the example in its split."""
         with self._lock:
             self._reasons[path, split] = reason
 
@@ -54,7 +48,7 @@ class BadImages:
             return sorted((*key, reason) for key, reason in self._reasons.items())
 
     def check(self, limit: int) -> None:
-        """Raises `InputError` once there are more than `limit`."""
+        """Raises `InputError` if there are more than `limit`."""
         if self.count > limit:
             path, _, reason = self.rows()[0]
             raise InputError(
@@ -63,11 +57,7 @@ class BadImages:
             )
 
     def write(self, path: str | os.PathLike) -> None:
-        """Replaces a CSV file with `rows`, atomically.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Replaces a CSV file with `rows`, atomically; raises `OSError` if it cannot be written."""
         # File names may not be valid text.
         with (
             atomic_path(path) as temporary,
@@ -78,12 +68,9 @@ class BadImages:
             writer.writerows(self.rows())
 
     def read(self, path: str | os.PathLike) -> None:
-        """Adds the rows of a file that `write` wrote, if it exists.
+        """Adds the rows of a file that `write` wrote, if it exists; raises `InputError` for another file.
 
         A run that resumes within an epoch does not read the earlier examples again.
-
-        Raises:
-            InputError: the file is not a list of bad images.
         """
         try:
             with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -119,11 +106,6 @@ class Shard:
             )
 
     @property
-    def start(self) -> int:
-        """The position of the worker's first example in a global batch."""
-        return self.worker * self.size
-
-    @property
     def size(self) -> int:
         """The worker's number of examples per global batch."""
         return self.global_batch // self.workers
@@ -135,16 +117,10 @@ class Shard:
 
 
 def in_order(split: Split, multiple: int, limit: int | None = None) -> np.ndarray | tf.data.Dataset:
-    """Every example once, in order, padded to a multiple.
+    """Every example once, in order, padded to a multiple of `multiple`, for `shard_examples`.
 
-    Args:
-        split: the examples.
-        multiple: the number of examples is padded to a multiple of this.
-        limit: maximum number of examples: spread evenly over an indexed split (folders are sorted by
-            class), or the first of a streamed one. None for all.
-
-    Returns:
-        Indices of an indexed split or the records of a streamed one, for `shard_examples`.
+    At most `limit` examples, if it is not None: spread evenly over an indexed split (folders are sorted
+    by class), or the first of a streamed one.
     """
     count = len(split) if limit is None else min(limit, len(split))
     missing = -count % multiple
@@ -158,16 +134,13 @@ def in_order(split: Split, multiple: int, limit: int | None = None) -> np.ndarra
 def shard_examples(
     examples: np.ndarray | tf.data.Dataset, shard: Shard, first_step: int = 0
 ) -> tf.data.Dataset:
-    """One worker's examples of each global batch, as `(index, record)`.
+    """One worker's examples of each global batch from `first_step`, as `(index, record)`.
 
-    Args:
-        examples: whole global batches: indices, or a dataset of `(index, record)`.
-        shard: the worker's shard.
-        first_step: number of global batches to skip.
+    `examples` are whole global batches: indices, or a dataset of `(index, record)`.
     """
     if isinstance(examples, np.ndarray):
-        steps = examples.astype("int64").reshape(-1, shard.global_batch)
-        indices = steps[first_step:, shard.start : shard.start + shard.size].reshape(-1)
+        steps = examples.astype("int64").reshape(-1, shard.workers, shard.size)
+        indices = steps[first_step:, shard.worker].reshape(-1)
         return tf.data.Dataset.from_tensor_slices((indices, indices))
     records = examples.skip(first_step * shard.global_batch)
     if shard.workers == 1:
@@ -190,8 +163,7 @@ def prepare_batches(
     """Loads and prepares each example, and batches them.
 
     Args:
-        split: the split of the examples.
-        records: what `shard_examples` returns.
+        records: what `shard_examples` returns, of the split.
         batch: examples per batch.
         prepare: converts an image, decoded or encoded, and its index to float32 tensors.
         shapes: shapes of these tensors; sides may be unknown only if `batch` is 1.
@@ -200,12 +172,22 @@ def prepare_batches(
         bad: records images that cannot be decoded; if None, the first of them is an error.
     """
     group = max(number for number in range(1, _GROUP + 1) if batch % number == 0)
-    load = _loader(split, prepare, shapes)
+
+    def load(index, record):
+        def example():
+            image, label = split.fetch(record)
+            tensors = prepare(image, index)
+            return *(tf.ensure_shape(*pair) for pair in zip(tensors, shapes, strict=True)), label
+
+        def padding():
+            return *(tf.zeros([side or 1 for side in shape]) for shape in shapes), tf.constant(0)
+
+        return tf.cond(index == PADDING, padding, example)
 
     def load_group(indices, records):
         if bad is None or split.decoded:
-            results = each(load, (indices, records)).batch(group).get_single_element()[1:]
-            results = [tf.ensure_shape(result, (group, *result.shape[1:])) for result in results]
+            results = each(load, (indices, records)).batch(group, drop_remainder=True)
+            _, *results = results.get_single_element()
             succeeded = tf.fill([group], True)
         else:
             results, succeeded = try_each(load, (indices, records))
@@ -242,29 +224,10 @@ def record_skipped_files(split: Split, bad: BadImages | None, worker: int = 0) -
             bad.add(path, split.name, reason)
 
 
-def _loader(split: Split, prepare: Callable, shapes: Sequence[tuple]) -> Callable:
-    """Returns a function from (index, record) to prepared tensors and label; zeros for padding."""
-
-    def load(index, record):
-        def example():
-            read = split.gather if isinstance(split, IndexedSplit) and split.decoded else split.fetch
-            image, label = read(record)
-            tensors = prepare(image, index)
-            return *(tf.ensure_shape(*pair) for pair in zip(tensors, shapes, strict=True)), label
-
-        def padding():
-            return *(tf.zeros([side or 1 for side in shape]) for shape in shapes), tf.constant(0)
-
-        return tf.cond(index == PADDING, padding, example)
-
-    return load
-
-
 def _merge(groups: tf.Tensor, batch: int) -> tf.Tensor:
     """Reshapes (groups, examples per group, ...) to (batch, ...)."""
-    shape = groups.shape[2:]
     merged = tf.reshape(groups, tf.concat([[batch], tf.shape(groups)[2:]], 0))
-    return tf.ensure_shape(merged, (batch, *shape))
+    return tf.ensure_shape(merged, (batch, *groups.shape[2:]))
 
 
 def _report(split: Split, bad: BadImages, succeeded: tf.Tensor, indices, records) -> tf.Tensor:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -15,28 +16,22 @@ HELD_OUT_SPLITS = ("test", "validation", "val")
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """The images of one split.
+    """The images of one split: paths, bytes sorted by class and name, and labels, int32.
 
-    Attributes:
-        paths: file names, sorted by class and name.
-        labels: int32 (images,).
-        skipped: `(path, reason)` of entries that are not examples.
+    `skipped` has `(path, reason)` of entries that are not examples.
     """
 
-    paths: tuple[str, ...]
+    paths: np.ndarray
     labels: np.ndarray
     skipped: tuple[tuple[str, str], ...] = ()
 
 
 def scan(path: str) -> tuple[tuple[str, ...], dict[str, Files]]:
-    """Finds the classes and the splits of a folder.
+    """Finds the sorted class names and the files of each split of a folder.
 
     All files in class folders are examples; they are not decoded here. If there are `train/` and any of
     `test/`, `validation/`, `val/`, these are the splits; otherwise every fifth image of each class
     (sorted by name) belongs to the `test` split.
-
-    Returns:
-        The sorted class names, and the files of each split.
 
     Raises:
         InputError: the folder is not a dataset; the message names the offending path.
@@ -66,33 +61,31 @@ def scan(path: str) -> tuple[tuple[str, ...], dict[str, Files]]:
                 f"{path!r}: no class has {HOLD_OUT} images, so none can be held out for testing;"
                 " add images, or make train/ and test/ folders"
             )
-        splits = {"train": _select(files, ~test, files.skipped), "test": _select(files, test, ())}
+        splits = {
+            "train": Files(files.paths[~test], files.labels[~test], files.skipped),
+            "test": Files(files.paths[test], files.labels[test]),
+        }
     return classes, splits
-
-
-def _select(files: Files, mask: np.ndarray, skipped: tuple) -> Files:
-    return Files(tuple(files.paths[i] for i in np.flatnonzero(mask)), files.labels[mask], skipped)
 
 
 def _subfolders(path: str) -> tuple[list[str], list[tuple[str, str]]]:
     """The sorted names of subfolders, and `(path, reason)` of invalid links."""
     names, skipped = [], []
-    above = os.path.realpath(path)
+    above = Path(os.path.realpath(path))
+    for entry in _visible_entries(path):
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            skipped.append((entry.path, "a link to nothing, or to itself"))
+        elif entry.is_symlink() and entry.is_dir() and above.is_relative_to(os.path.realpath(entry.path)):
+            skipped.append((entry.path, "a link to a folder that contains it"))
+        elif entry.is_dir():
+            names.append(entry.name)
+    return names, skipped
+
+
+def _visible_entries(path: str) -> list[os.DirEntry]:
+    """The entries of a folder that are not hidden, sorted by name."""
     with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_symlink():
-                target = os.path.realpath(entry.path)
-                if not os.path.exists(entry.path):
-                    skipped.append((entry.path, "a link to nothing, or to itself"))
-                    continue
-                if os.path.isdir(target) and os.path.commonpath([above, target]) == target:
-                    skipped.append((entry.path, "a link to a folder that contains it"))
-                    continue
-            if entry.is_dir():
-                names.append(entry.name)
-    return sorted(names), sorted(skipped)
+        return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
 
 
 def _scan_classes(path: str) -> tuple[tuple[str, ...], Files]:
@@ -104,37 +97,29 @@ def _scan_classes(path: str) -> tuple[tuple[str, ...], Files]:
     # Threads: on a network file system each request is a round trip.
     with ThreadPoolExecutor(16) as pool:
         listed = list(pool.map(_class_files, folders))
-    paths = [file for files, _ in listed for file in files]
+    paths = np.array([os.fsencode(file) for files, _ in listed for file in files], dtype=object)
     skipped += [skip for _, of_class in listed for skip in of_class]
     labels = np.repeat(np.arange(len(classes), dtype="int32"), [len(files) for files, _ in listed])
-    return tuple(classes), Files(tuple(paths), labels, tuple(skipped))
+    return tuple(classes), Files(paths, labels, tuple(skipped))
 
 
 def _class_files(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """The sorted files and links of a class folder, and `(path, reason)` of other entries.
-
-    Raises:
-        InputError: the folder cannot be read, or contains no image.
-    """
+    """The sorted files and links of a class folder, and `(path, reason)` of other entries."""
     files, skipped = [], []
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_symlink() or entry.is_file(follow_symlinks=False):
-                    files.append(entry.path)
-                else:
-                    kind = "a folder" if entry.is_dir(follow_symlinks=False) else "not a regular file"
-                    skipped.append((entry.path, f"{kind} where an image was expected"))
+        for entry in _visible_entries(folder):
+            if entry.is_symlink() or entry.is_file(follow_symlinks=False):
+                files.append(entry.path)
+            else:
+                kind = "a folder" if entry.is_dir(follow_symlinks=False) else "not a regular file"
+                skipped.append((entry.path, f"{kind} where an image was expected"))
     except OSError as error:
         raise InputError(f"the class folder {folder!r} cannot be read: {error.strerror}") from None
     if not files:
         raise InputError(f"the class folder {folder!r} has no files; the layout is FOLDER/class/image")
-    files.sort()
     if not any(_looks_like_image(file) for file in files):
         raise InputError(f"the class folder {folder!r} has no JPEG, PNG, GIF or BMP image")
-    return files, sorted(skipped)
+    return files, skipped
 
 
 def _looks_like_image(path: str) -> bool:

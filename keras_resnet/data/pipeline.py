@@ -1,6 +1,7 @@
 """Reproducible batches of normalized images for training and evaluation."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -36,13 +37,10 @@ _ORDER, _AUGMENTATION = range(2)  # purposes of random keys
 class Transform:
     """Converts stored images to a network's input in training.
 
-    Attributes:
-        preprocessing: preprocessing in evaluation; if the augmentation crops, training replaces its
-            resizing and center crop.
-        augmentation: a name in `AUGMENTATIONS`.
+    If the augmentation crops, training replaces the resizing and center crop of `preprocessing`.
 
     Raises:
-        InputError: the augmentation is unknown, or the number of channels is not 1 or 3.
+        InputError: the augmentation is not in `AUGMENTATIONS`, or the number of channels is not 1 or 3.
     """
 
     preprocessing: Preprocessing
@@ -104,15 +102,10 @@ def training_batches(
     the batches is step 0 replica 0, step 0 replica 1, ..., step 1 replica 0, ...
 
     Args:
-        split: the examples.
-        transform: augmentation and preprocessing.
         global_batch: examples per step, over all workers and replicas.
-        seed: seed of the run; not negative.
         epoch: counted from 0; each epoch has its own order and augmentation.
         first_step: number of steps to skip; nothing is decoded for them.
-        workers: processes that share a step.
-        worker: number of this process, from 0.
-        replicas: devices of this process.
+        replicas: devices of this worker.
         bad: records images that cannot be decoded, which become black with label 0 and weight 0.
             If None, the first of them is an error when the batches are read.
 
@@ -121,16 +114,15 @@ def training_batches(
         "weights": float32 (batch,)}`, with static shapes, in Keras' image data format.
 
     Raises:
-        InputError: the batch cannot be divided, or is larger than the split.
+        InputError: the batch cannot be divided or is larger than the split, or `seed` is negative.
     """
     steps = steps_per_epoch(split, global_batch)
     shard = Shard(global_batch, workers, worker, replicas)
+    order = np.random.Philox(_key(seed, epoch, _ORDER))
     if isinstance(split, IndexedSplit):
-        ranks = np.random.Philox(_key(seed, epoch, _ORDER)).random_raw(len(split))
-        examples = np.argsort(ranks, kind="stable")[: steps * global_batch]
+        examples = np.argsort(order.random_raw(len(split)), kind="stable")[: steps * global_batch]
     else:
-        examples = split.records(np.random.Generator(np.random.Philox(_key(seed, epoch, _ORDER))))
-        examples = examples.take(steps * global_batch)
+        examples = split.records(np.random.Generator(order)).take(steps * global_batch)
     augmentation_seed = int(_key(seed, epoch, _AUGMENTATION).generate_state(1, np.uint64)[0] >> 1)
     return _batches(split, transform, examples, shard, first_step, augmentation_seed, bad)
 
@@ -147,20 +139,9 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Every example exactly once, in order, without augmentation.
 
-    The last step is padded with black images of label 0 and weight 0, so that all batches have the
-    same shape and all replicas get the same number of batches.
-
-    Args:
-        split: the examples.
-        preprocessing: preprocessing of the images.
-        global_batch: examples per step, over all workers and replicas.
-        workers: processes that share a step.
-        worker: number of this process, from 0.
-        replicas: devices of this process.
-        bad: see `training_batches`.
-
-    Returns:
-        Elements like those of `training_batches`.
+    Arguments and elements are those of `training_batches`. The last step is padded with black images of
+    label 0 and weight 0, so that all batches have the same shape and all replicas get the same number
+    of batches.
 
     Raises:
         InputError: the batch cannot be divided.
@@ -175,17 +156,11 @@ def evaluation_batches(
 def raw_images(
     split: Split, preprocessing: Preprocessing, limit: int | None = None, bad: BadImages | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The images of `evaluation_batches` before their normalization.
-
-    Args:
-        split: the examples.
-        preprocessing: preprocessing of the images.
-        limit: see `in_order`.
-        bad: records images that cannot be decoded; they are always skipped.
+    """The images of `evaluation_batches` before their normalization; `limit` is that of `in_order`.
 
     Yields:
         Images, float32 (batch, height, width, channels), 0-255, always channels last, and
-        labels, int32 (batch,). The last batch may be smaller.
+        labels, int32 (batch,). The last batch may be smaller; images that cannot be decoded are skipped.
     """
     records = shard_examples(in_order(split, _RAW_GROUP, limit), Shard(_RAW_GROUP))
     groups = prepare_batches(
@@ -195,7 +170,7 @@ def raw_images(
         lambda image, index: (_evaluation_view(image, preprocessing),),
         [preprocessing.input_shape],
         lambda images, labels, weights, indices: (images, labels, weights),
-        BadImages() if bad is None else bad,
+        bad or BadImages(),
     )
     images = cast(Any, groups.unbatch())  # annotated for functions of one argument only
     usable = images.filter(lambda image, label, weight: weight > 0)
@@ -212,19 +187,10 @@ def dataset_statistics(
     per_pixel: bool = False,
     bad: BadImages | None = None,
 ) -> Normalization:
-    """Computes the normalization of a split, resized and cropped as in evaluation.
+    """Computes the normalization of a split, resized to `size` and cropped as in evaluation.
 
-    Args:
-        split: usually the training split.
-        size: height and width of the network's input, pixels.
-        channels: 3 or 1.
-        resize: see `Preprocessing`.
-        per_pixel: whether to compute the mean of each pixel, with std 1 (section 4.2), instead of the
-            mean and standard deviation of each channel.
-        bad: records images that cannot be decoded; they are skipped.
-
-    Returns:
-        Means and deviations in 0-255 units; the deviation of a constant channel is 1.
+    With `per_pixel`, it has the mean of each pixel and std 1 (section 4.2), otherwise the mean and standard
+    deviation of each channel; the deviation of a constant channel is 1.
 
     Raises:
         InputError: no image can be decoded.
@@ -257,24 +223,12 @@ def _key(seed: int, epoch: int, purpose: int) -> np.random.SeedSequence:
 
 
 def _batches(split, transform, examples, shard, first_step, seed, bad) -> tf.data.Dataset:
-    """Shards examples, and prepares and batches them.
-
-    Args:
-        split: the split of the examples.
-        transform: augmentation and preprocessing.
-        examples: whole global batches: indices, or a dataset of (index, record).
-        shard: the shard of this worker.
-        first_step: number of global batches to skip.
-        seed: the augmentation seed of the epoch; None for no augmentation.
-        bad: records images that cannot be decoded, or None.
-    """
+    """Shards, prepares and batches examples; without an augmentation seed, as in evaluation."""
     record_skipped_files(split, bad, shard.worker)
     preprocessing, batch = transform.preprocessing, shard.replica_batch
     records = shard_examples(examples, shard, first_step)
     crops = seed is not None and transform.policy.crops
-
-    def finish(images, labels, weights, indices):
-        return _finish(images, labels, weights, indices, transform, seed)
+    finish = functools.partial(_finish, transform=transform, seed=seed)
 
     def prepare(image, index):
         if seed is None or not crops:
@@ -283,15 +237,15 @@ def _batches(split, transform, examples, shard, first_step, seed, bad) -> tf.dat
         return (with_channels(image, preprocessing.channels),)
 
     def prepare_batch(indices, _):
-        images, labels = split.gather(tf.maximum(indices, 0))
+        images, labels = split.fetch(tf.maximum(indices, 0))
         weights = tf.cast(indices != PADDING, tf.float32)
         return finish(_evaluation_view(images, preprocessing), labels, weights, indices)
 
     if split.decoded and not crops and preprocessing.resize is None:
-        return prefetched(parallel_map(records.batch(batch, drop_remainder=True), prepare_batch))
-    return prefetched(
-        prepare_batches(split, records, batch, prepare, [preprocessing.input_shape], finish, bad)
-    )
+        batches = parallel_map(records.batch(batch, drop_remainder=True), prepare_batch)
+    else:
+        batches = prepare_batches(split, records, batch, prepare, [preprocessing.input_shape], finish, bad)
+    return prefetched(batches)
 
 
 def _finish(images, labels, weights, indices, transform: Transform, seed: int | None) -> dict:

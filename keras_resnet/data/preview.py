@@ -15,20 +15,10 @@ from keras_resnet.images.preprocessing import Normalization
 def few_examples(
     split: Split, class_names: tuple[str, ...], count: int, transform: Transform
 ) -> tuple[IndexedSplit, list[str]]:
-    """Selects a few examples of a split, each with its own label, and titles them.
+    """Selects up to `count` examples of a split, relabeled 0, 1, 2, ..., and titles them.
 
-    Args:
-        split: any split.
-        class_names: in the order of the labels.
-        count: maximum number of examples: spread evenly over an indexed split (folders are sorted by
-            class), or the first of a streamed one. Images that cannot be decoded are skipped.
-        transform: the transform that they are drawn with.
-
-    Returns:
-        A split with labels 0, 1, 2, ..., and a title for each example.
-
-    Raises:
-        InputError: none of the examples can be decoded.
+    They are spread evenly over an indexed split (folders are sorted by class), or the first of a streamed
+    one. Images that cannot be decoded are skipped; raises `InputError` if all of them are.
     """
     count = min(count, len(split))
     if isinstance(split, IndexedSplit):
@@ -38,7 +28,7 @@ def few_examples(
     else:
         fetched = [split.fetch(record) for _, record in split.records().take(count)]
         # An object array: NumPy would convert a list of bytes to strings of one length.
-        images = np.array([*(image.numpy() for image, _ in fetched), None], dtype=object)[:-1]
+        images = np.array([image.numpy() for image, _ in fetched], dtype=object)
         labels, files = np.array([int(label) for _, label in fetched]), False
         names = [f"record {index}" for index in range(count)]
     few = IndexedSplit(split.name, images, np.arange(count, dtype="int32"), files)
@@ -64,12 +54,9 @@ def to_pixels(images: np.ndarray, normalization: Normalization) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sheet:
-    """Views of a few images.
+    """Views of a few images, uint8.
 
-    Attributes:
-        evaluation: uint8 (images, height, width, channels), the views in evaluation.
-        training: uint8 (images, epochs, height, width, channels), the views in each epoch.
-        epochs: the epoch numbers.
+    `evaluation` is (images, height, width, channels), `training` (images, epochs, height, width, channels).
     """
 
     evaluation: np.ndarray
@@ -78,14 +65,7 @@ class Sheet:
 
 
 def draw_views(few: IndexedSplit, transform: Transform, seed: int, epochs: range) -> Sheet:
-    """Prepares the views of a few examples in several epochs of training on only these examples.
-
-    Args:
-        few: the split that `few_examples` returns.
-        transform: augmentation and preprocessing.
-        seed: seed of the run.
-        epochs: epochs to draw.
-    """
+    """Prepares the views of `few_examples` in several epochs of training on only these examples."""
     evaluation = np.concatenate([images for images, _ in raw_images(few, transform.preprocessing)])
     columns = []
     for epoch in epochs:
@@ -113,13 +93,11 @@ def save_sheet(sheet: Sheet, titles: list[str], heading: str, path: str | os.Pat
         for column, axis in enumerate(cells[row]):
             image = sheet.training[row, column - 1] if column else sheet.evaluation[row]
             axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
-            axis.set_xticks([])
-            axis.set_yticks([])
+            axis.set(xticks=[], yticks=[])
         title = titles[row] if len(titles[row]) <= 60 else titles[row][:57] + "..."
         cells[row][0].set_title(title, loc="left", fontsize=8, parse_math=False).set_in_layout(False)
-    for axis, label in zip(
-        cells[-1], ("evaluation", *(f"epoch {epoch}" for epoch in sheet.epochs)), strict=True
-    ):
+    labels = ("evaluation", *(f"epoch {epoch}" for epoch in sheet.epochs))
+    for axis, label in zip(cells[-1], labels, strict=True):
         axis.set_xlabel(label, fontsize=8)
     # The software's name and version would change the bytes of equal sheets.
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from keras_resnet.data import folder
 from keras_resnet.data.digits import Digits
 from keras_resnet.errors import InputError, unknown_name
-from keras_resnet.images.decode import decode_error, decode_image
+from keras_resnet.images.decode import decode_error
 
 INDEXED_BYTES = 512 * 2**20
 """Largest TFDS split that is kept in memory, so that an epoch is a full permutation."""
@@ -23,8 +23,7 @@ INDEXED_BYTES = 512 * 2**20
 SHUFFLE_BUFFER = 8192
 """Size of the shuffle buffer of encoded records; the files are shuffled first."""
 
-_FILES_AT_ONCE = 16
-_RECORDS_A_TURN = 16
+_CYCLE_LENGTH, _BLOCK_LENGTH = 16, 16  # files read at once, and records read from each in turn
 _DOWNLOAD_RETRIES = 4
 _SLICE = re.compile(r"\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\]")
 
@@ -38,7 +37,6 @@ class IndexedSplit:
         images: uint8 (examples, height, width, channels), or strings (examples,): encoded images
             or, if `files` is set, file names.
         classes: int32 (examples,), the labels.
-        files: whether `images` holds file names.
         skipped_files: `(path, reason)` of entries in the folders that are not examples.
     """
 
@@ -53,7 +51,7 @@ class IndexedSplit:
 
     @property
     def decoded(self) -> bool:
-        """Whether the images are pixels of the same size, which `gather` reads in batches."""
+        """Whether the images are pixels of the same size, which `fetch` reads in batches, too."""
         return self.images.ndim == 4
 
     @functools.cached_property
@@ -62,49 +60,27 @@ class IndexedSplit:
         with tf.init_scope(), tf.device("CPU:0"):
             return tf.constant(self.images), tf.constant(self.classes)
 
-    def gather(self, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Reads examples inside a `tf.data` map.
-
-        Args:
-            indices: int64, () or, only if the images are `decoded`, (batch,).
-
-        Returns:
-            The images, uint8 (..., height, width, channels), and the labels, int32 (...).
-        """
-        if not self.decoded:
-            encoded, label = self.fetch(indices)
-            return decode_image(encoded), label
-        images, classes = self.tensors
-        return tf.gather(images, indices), tf.gather(classes, indices)
-
     def fetch(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The encoded image, string (), and the label, int32 (), of one example that is not `decoded`."""
+        """The image, encoded as string () or decoded as `images`, and the label, int32 (), of an example."""
         images, classes = self.tensors
         image = tf.gather(images, index)
         return tf.io.read_file(image) if self.files else image, tf.gather(classes, index)
 
     def decode_error(self, index: int, record: int) -> tuple[str, str | None]:
-        """The name of an example, and why it cannot be decoded, or None if it can.
-
-        Args:
-            index: the example's number.
-            record: ignored; the same number.
-        """
-        del record
+        """The name of an example, and why it cannot be decoded, or None if it can."""
+        del record  # the same number
         image = self.images[index]
         if self.files:
             return os.fsdecode(image), file_error(image)
-        return _record_name(index), decode_error(image)
+        return f"record {index}", decode_error(image)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamedSplit:
     """Examples read in order from TFRecord files.
 
-    Attributes:
-        name: the split's spec.
-        shards: `(file, records to skip, records to take)` of each file, in order.
-        parse: converts a serialized record to the encoded image and its label.
+    `shards` has `(file, records to skip, records to take)` of each file, in order; `parse` converts a
+    serialized record to the encoded image and its label.
     """
 
     name: str
@@ -119,31 +95,23 @@ class StreamedSplit:
     def records(self, order: np.random.Generator | None = None) -> tf.data.Dataset:
         """Every record once, as `(index int64 (), record string ())`.
 
-        Args:
-            order: shuffles the files, and the records in a buffer; None keeps the files' order.
+        `order` shuffles the files, and the records in a buffer; None keeps the files' order.
         """
-        counts = np.array([take for _, _, take in self.shards], "int64")
-        starts = np.cumsum(counts) - counts
-        turn = np.arange(len(counts)) if order is None else order.permutation(len(counts))
-        slices = tf.data.Dataset.from_tensor_slices(
-            (
-                tf.constant([self.shards[i][0] for i in turn]),
-                np.array([self.shards[i][1] for i in turn], "int64"),
-                counts[turn],
-                starts[turn],
-            )
-        )
-        shards = cast(Any, slices)  # annotated for functions of one argument only
+        files, skips, takes = (np.array(column) for column in zip(*self.shards, strict=True))
+        turn = np.arange(len(files)) if order is None else order.permutation(len(files))
+        columns = (files, skips, takes, np.cumsum(takes) - takes)
+        shards = tf.data.Dataset.from_tensor_slices(tuple(column[turn] for column in columns))
 
-        def read(file, skip, take, start):
+        def read(*shard):
+            file, skip, take, start = shard
             return tf.data.TFRecordDataset(file).skip(skip).take(take).enumerate(start)
 
         if order is None:
             return shards.flat_map(read)
         records = shards.interleave(
             read,
-            cycle_length=_FILES_AT_ONCE,
-            block_length=_RECORDS_A_TURN,
+            cycle_length=_CYCLE_LENGTH,
+            block_length=_BLOCK_LENGTH,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -158,12 +126,7 @@ class StreamedSplit:
     def decode_error(self, index: int, record: bytes) -> tuple[str, str | None]:
         """The name of a record, and why it cannot be decoded, or None if it can."""
         encoded = cast(Any, self.fetch(tf.constant(record))[0].numpy())
-        return _record_name(index), decode_error(encoded)
-
-
-def _record_name(index: int) -> str:
-    """Names an example that does not have its own file."""
-    return f"record {index}"
+        return f"record {index}", decode_error(encoded)
 
 
 def file_error(path: str | bytes) -> str | None:
@@ -182,10 +145,9 @@ Split = IndexedSplit | StreamedSplit
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A named image classification dataset.
+    """An image classification dataset, by the name passed to `open_dataset`.
 
     Attributes:
-        name: the name passed to `open_dataset`.
         class_names: in the order of the labels.
         sizes: number of examples by split name.
         load: opens a split from (spec, split name, start, stop); use `split` instead.
@@ -209,8 +171,7 @@ class Dataset:
     @functools.cached_property
     def test_split(self) -> str:
         """The split to evaluate on: the first of test, validation and val that has labels."""
-        names = [name for name in folder.HELD_OUT_SPLITS if name in self.sizes]
-        for name in names:
+        for name in folder.HELD_OUT_SPLITS:
             # ImageNet's test split, for one, has no labels.
             with contextlib.suppress(InputError):
                 self.split(name)
@@ -218,10 +179,7 @@ class Dataset:
         raise InputError(f"dataset {self.name!r} has no labeled {' or '.join(folder.HELD_OUT_SPLITS)} split")
 
     def split(self, spec: str) -> Split:
-        """Opens a split or a slice of one.
-
-        Args:
-            spec: "train", "train[:45000]", "train[45000:]", "train[:10%]", "train[-500:]".
+        """Opens a split or a slice of one: "train", "train[:45000]", "train[:10%]", "train[-500:]".
 
         Raises:
             InputError: the split is unknown or has no labels, or the slice is malformed or empty.
@@ -230,17 +188,13 @@ class Dataset:
         if name not in self.sizes:
             raise unknown_name(f"split of {self.name}", name, self.sizes)
         size = self.sizes[name]
-        start, stop = 0, size
-        if bracket:
-            match = _SLICE.fullmatch(bracket + rest)
-            if not match:
-                raise InputError(
-                    f"cannot read the split {spec!r}; write it as {name}[:45000] or {name}[:10%]"
-                )
-            start, stop = (
-                default if bound is None else _boundary(bound, size)
-                for bound, default in zip(match.groups(), (0, size), strict=True)
-            )
+        match = _SLICE.fullmatch(bracket + rest or "[:]")
+        if not match:
+            raise InputError(f"cannot read the split {spec!r}; write it as {name}[:45000] or {name}[:10%]")
+        start, stop = (
+            default if bound is None else _boundary(bound, size)
+            for bound, default in zip(match.groups(), (0, size), strict=True)
+        )
         if start >= stop:
             raise InputError(f"the split {spec!r} of {self.name} is empty; {name} has {size} examples")
         return self.load(spec, name, start, stop)
@@ -272,9 +226,8 @@ def _open_folder(name: str) -> Dataset:
 
     def load(spec: str, split: str, start: int, stop: int) -> IndexedSplit:
         files = splits[split]
-        paths = np.array([os.fsencode(path) for path in files.paths[start:stop]], dtype=object)
-        skipped_files = () if start else files.skipped  # once, even if the split is sliced
-        return IndexedSplit(spec, paths, files.labels[start:stop], files=True, skipped_files=skipped_files)
+        skipped = () if start else files.skipped  # once, even if the split is sliced
+        return IndexedSplit(spec, files.paths[start:stop], files.labels[start:stop], True, skipped)
 
     return Dataset(name, class_names, {split: len(files.paths) for split, files in splits.items()}, load)
 
@@ -285,9 +238,8 @@ def _open_tfds(name: str, data_dir: str | None) -> Dataset:
     known = {"digits", *tfds.list_builders(with_community_datasets=False)}
     if base not in known and not (data_dir and base and os.path.isdir(os.path.join(data_dir, base))):
         raise unknown_name("dataset", name, known)
-    make = functools.partial(
-        Digits if name == "digits" else functools.partial(tfds.builder, name), data_dir=data_dir
-    )
+    make = Digits if name == "digits" else functools.partial(tfds.builder, name)
+    make = functools.partial(make, data_dir=data_dir)
     try:
         builder = make()
     except Exception as error:
@@ -313,16 +265,13 @@ def _feature_keys(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
     """The names of the image and label features, or `InputError`."""
     keys = cast(tuple, info.supervised_keys or ())
     image, label = keys if len(keys) == 2 else ("image", "label")
-    features = info.features if isinstance(info.features, tfds.features.FeaturesDict) else {}
-    fits = (
-        isinstance(image, str)
-        and isinstance(label, str)
-        and {image, label} <= set(features)
-        and isinstance(features[image], tfds.features.Image)
-        and features[image].np_dtype == np.uint8
-        and isinstance(features[label], tfds.features.ClassLabel)
-    )
-    if not fits:
+    features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    kinds = [features.get(key) if isinstance(key, str) else None for key in (image, label)]
+    if not (
+        isinstance(kinds[0], tfds.features.Image)
+        and kinds[0].np_dtype == np.uint8
+        and isinstance(kinds[1], tfds.features.ClassLabel)
+    ):
         has = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
         raise InputError(
             f"dataset {name!r} is not for image classification: it needs a uint8 image and a class label,"
@@ -331,26 +280,14 @@ def _feature_keys(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
     return image, label
 
 
-@contextlib.contextmanager
-def _few_retries() -> Iterator[None]:
-    """Limits the download retries of TFDS, which take minutes without a network."""
-    from tensorflow_datasets.core.download import downloader
-
-    before = downloader.MAX_RETRIES
-    downloader.MAX_RETRIES = _DOWNLOAD_RETRIES
-    try:
-        yield
-    finally:
-        downloader.MAX_RETRIES = before
-
-
 def _prepare(name: str, builder: tfds.core.DatasetBuilder, make: Callable) -> tfds.core.DatasetBuilder:
     """Downloads and prepares a dataset; returns a builder that reads it."""
+    from tensorflow_datasets.core.download import downloader
+
+    # TFDS retries for minutes without a network.
+    retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, _DOWNLOAD_RETRIES
     try:
-        with _few_retries():
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            )
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
         return builder
     except Exception as error:
         # Another process may have prepared it meanwhile: TFDS renames a finished folder, which
@@ -359,16 +296,15 @@ def _prepare(name: str, builder: tfds.core.DatasetBuilder, make: Callable) -> tf
         if winner.is_prepared():
             return winner
         root = os.fspath(builder.data_dir_root)
-        remedy = (
-            "install scikit-learn and choose a data_dir that can be written to"
-            if name == "digits"
-            else f"run `tfds build {name} --data_dir={root}` where its files are available, and copy the"
-            " result"
-        )
+        hint = f"run `tfds build {name} --data_dir={root}` where its files are available, and copy the result"
+        if name == "digits":
+            hint = "install scikit-learn and choose a data_dir that can be written to"
         raise InputError(
             f"dataset {name!r} is not prepared in {root} and cannot be prepared here"
-            f" ({_one_line(error)}); {remedy}"
+            f" ({_one_line(error)}); {hint}"
         ) from None
+    finally:
+        downloader.MAX_RETRIES = retries
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -382,14 +318,15 @@ class _Loader:
 
     def __call__(self, spec: str, split: str, start: int, stop: int) -> Split:
         if self.builder.info.dataset_size > INDEXED_BYTES:
-            return self._streamed(spec, split, start, stop)
-        images, classes = self._arrays(split)
-        self._check_label(split, classes.min())
-        return IndexedSplit(spec, images[start:stop], classes[start:stop])
-
-    def _check_label(self, split: str, label: int) -> None:
+            opened = self._streamed(spec, split, start, stop)
+            first = next(tf.data.TFRecordDataset(opened.shards[0][0]).take(1).as_numpy_iterator())
+            label = int(opened.parse(tf.constant(first))[1])
+        else:
+            images, classes = self._arrays(split)
+            opened, label = IndexedSplit(spec, images[start:stop], classes[start:stop]), classes.min()
         if label < 0:
             raise InputError(f"the split {split!r} of {self.name} has no labels; use another split")
+        return opened
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 (a loader lives as long as its dataset)
     def _arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -405,14 +342,8 @@ class _Loader:
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
         )
         dataset = dataset.map(lambda example: (example[self.image_key], example[self.label_key]))
-        images = np.empty((count, *shape), "uint8") if decoded else np.empty(count, object)
-        classes = np.empty(count, "int32")
-        done = 0
-        for image, label in dataset.batch(1024).prefetch(2).as_numpy_iterator():
-            images[done : done + len(label)] = image
-            classes[done : done + len(label)] = label
-            done += len(label)
-        return images, classes
+        images, classes = dataset.batch(count).get_single_element()
+        return images.numpy(), classes.numpy().astype("int32")
 
     def _streamed(self, spec: str, split: str, start: int, stop: int) -> StreamedSplit:
         info = self.builder.info
@@ -429,6 +360,4 @@ class _Loader:
             return example[self.image_key], example[self.label_key]
 
         shards = tuple((str(file.filename), file.skip, file.take) for file in files)
-        first = next(tf.data.TFRecordDataset(shards[0][0]).take(1).as_numpy_iterator())
-        self._check_label(split, int(parse(tf.constant(first))[1]))
         return StreamedSplit(spec, shards, parse)

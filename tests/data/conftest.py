@@ -50,14 +50,14 @@ def streamed(imagenet_dir, monkeypatch):
 
 @pytest.fixture(scope="session")
 def pixels():
-    """50 random 12x12 colour images; the label of each is its index."""
+    """50 random 12x12 color images; the label of each is its index."""
     images = np.random.default_rng(1).integers(0, 256, (50, 12, 12, 3), dtype=np.uint8)
     return IndexedSplit("train", images, np.arange(50, dtype="int32"))
 
 
 @pytest.fixture
 def image_folder(tmp_path):
-    """Two classes of 7 and 10 images, of mixed sizes, formats and colours."""
+    """Two classes of 7 and 10 images, of mixed sizes, formats and colors."""
     random = np.random.default_rng(2)
     for name, count in (("cats", 7), ("dogs", 10)):
         for index in range(count):

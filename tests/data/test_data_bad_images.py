@@ -247,7 +247,7 @@ def test_every_kind_among_two_thousand_good_images(tmp_path):
 
 
 def test_the_tests_folder_has_every_kind(dirty):
-    """Of the tests above."""
+    """Otherwise the tests above would miss some."""
     root, bad_train, _ = dirty
     names = [path.name for path in (root / "train").rglob("*.JPEG")]
     assert sum(name.startswith("convertible") for name in names) == len(convertible())

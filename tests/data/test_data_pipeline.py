@@ -183,7 +183,7 @@ def test_the_evaluation_crops_where_training_does():
     assert Transform.create(224, PLAIN, "scale_crop_flip").preprocessing.resize == 256
 
 
-def test_gray_is_repeated_and_colour_turned_gray(digits, pixels):
+def test_gray_is_repeated_and_color_turned_gray(digits, pixels):
     split = digits.split("test[:3]")
     batch = next(iter(evaluation_batches(split, Transform.create(8, PLAIN).preprocessing, global_batch=3)))
     np.testing.assert_array_equal(batch["images"], np.repeat(split.images, 3, -1).astype("float32"))

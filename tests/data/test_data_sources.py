@@ -16,6 +16,7 @@ from keras_resnet.data import (
     training_batches,
 )
 from keras_resnet.errors import InputError
+from keras_resnet.images.decode import decode_image
 from keras_resnet.images.preprocessing import Normalization
 
 
@@ -118,8 +119,8 @@ def test_images_of_many_sizes_stay_encoded(imagenet_dir):
     assert isinstance(split, IndexedSplit)
     assert not split.decoded
     for index in (0, 52):
-        image, label = split.gather(tf.constant(index, tf.int64))
-        assert image.shape == (40 + int(label) % 7, 50 - int(label) % 11, 3)
+        encoded, label = split.fetch(tf.constant(index, tf.int64))
+        assert decode_image(encoded).shape == (40 + int(label) % 7, 50 - int(label) % 11, 3)
 
 
 def test_streamed_records_have_the_index_of_their_place(streamed):
@@ -161,8 +162,8 @@ def test_folder_holds_out_every_fifth(image_folder):
     assert dataset.split("test").classes.tolist() == [0, 1, 1]
     assert not set(dataset.split("train").images) & set(dataset.split("test").images)
     assert dataset.split("train[5:7]").classes.tolist() == [0, 1]
-    image, label = dataset.split("train").gather(tf.constant(0, tf.int64))
-    assert image.shape == (9, 20, 3)
+    encoded, label = dataset.split("train").fetch(tf.constant(0, tf.int64))
+    assert decode_image(encoded).shape == (9, 20, 3)
     assert int(label) == 0
 
 
@@ -245,7 +246,7 @@ def test_imagenets_relatives_are_tfds_names(name, splits, tmp_path):
     assert dataset.test_split == splits[-1]
     split = dataset.split(splits[-1])
     assert sorted(split.classes.tolist()) == [3, 5]
-    assert split.gather(tf.constant(1, tf.int64))[0].shape == (30, 40, 3)
+    assert decode_image(split.fetch(tf.constant(1, tf.int64))[0]).shape == (30, 40, 3)
 
 
 def test_a_million_examples_are_skipped_without_a_look_at_them(tmp_path):
