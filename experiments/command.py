@@ -1,12 +1,20 @@
-"""The command line that all experiments share; light, so that --help is quick."""
+"""The command lines of the experiments; without TensorFlow, so that --help is quick."""
 
-from collections.abc import Sequence
+from typing import NoReturn
 
 from experiments.settings import BUDGETS, DATASETS
+from keras_resnet import cli
 from keras_resnet.cli import Command, Flag
 
-EXPERIMENTS = ("degradation", "shortcuts", "layer_responses", "gradients", "very_deep", "identity")
-"""Modules of `experiments.studies`, in the order of the page of all claims."""
+EXPERIMENTS = {
+    "degradation": "Deeper plain networks get worse, residual networks do not.",
+    "shortcuts": "Shortcut options A, B and C.",
+    "layer_responses": "The standard deviations of layer responses (figure 7).",
+    "gradients": "Do gradients vanish in deep plain networks?",
+    "very_deep": "110 layers with and without warm-up, and 1202 layers.",
+    "identity": "Trained networks, made deeper by identity blocks.",
+}
+"""Modules of `experiments.studies` and what each is about, in the order of the page of all claims."""
 
 _FLAGS = (
     Flag("dataset", f"{', '.join(DATASETS)}.", default="digits"),
@@ -19,18 +27,12 @@ _FLAGS = (
     Flag("jobs", "Number of parallel runs. Default, and maximum with GPUs: one per GPU, else per core.", int),
 )
 
+COMMANDS = {
+    name: Command("experiments.program:main", about, _FLAGS, fixed={"name": name})
+    for name, about in {"paper": "All claims that fit a budget, on one page.", **EXPERIMENTS}.items()
+}
 
-def command_of(
-    name: str, about: str, experiments: Sequence[str] = (), title: str = "", intro: str = ""
-) -> Command:
-    """The command that makes one page.
 
-    Args:
-        name: name of the page's folder; without `experiments`, the experiment.
-        about: what the command is about.
-        experiments: names in `EXPERIMENTS`.
-        title: heading of the page. Default: the experiment's.
-        intro: first paragraph of the page. Default: the experiment's.
-    """
-    fixed = {"name": name, "experiments": experiments or (name,), "title": title, "intro": intro}
-    return Command("experiments.program:main", about, _FLAGS, fixed=fixed)
+def run(name: str) -> NoReturn:
+    """Runs one of `COMMANDS` and exits."""
+    cli.run(COMMANDS[name])

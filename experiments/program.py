@@ -1,6 +1,5 @@
-"""What the experiments' command does: trains what is missing, then writes the page."""
+"""The experiments' commands: train what is missing, then write the page."""
 
-import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
@@ -9,14 +8,14 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from experiments import cost, page
+from experiments.command import EXPERIMENTS
 from experiments.experiment import Experiment
-from experiments.runs import Outcomes, Run, is_done, places, run_all
+from experiments.runs import Outcomes, Run, is_done, run_all, slots
 from experiments.settings import BUDGETS, Setting, get_setting
 from keras_resnet.classification.recipe import ClassificationRecipe
 from keras_resnet.data import Dataset, open_dataset
@@ -25,6 +24,14 @@ from keras_resnet.files import write_text
 from keras_resnet.models.config import MODELS
 from keras_resnet.processes import cores
 from keras_resnet.version import __version__
+
+_PAPER = (
+    "Deep Residual Learning, claim by claim",
+    "What He et al. (2015) say about depth and shortcuts, what they measured, and what these runs "
+    "measured. A verdict compares means over seeds with their spread. A difference within the spread is "
+    "not decided, unless the claim is that one value is not above another: that holds up to the spread.",
+)
+"""The heading and the first paragraph of the page of all claims."""
 
 
 def make_setting(
@@ -35,38 +42,27 @@ def make_setting(
     assignments: Sequence[str] = (),
     data_dir: str | None = None,
 ) -> Setting:
-    """The budget's setting with the changes of the flags.
-
-    Args:
-        dataset: one of `DATASETS`.
-        budget: one of `BUDGETS`.
-        depths: depths of the ladder, as strings.
-        seeds: runs per network.
-        assignments: "key=value" strings that change the recipe.
-        data_dir: where TFDS keeps its datasets.
+    """The budget's setting with the changes of the flags; `assignments` are those of `--set`.
 
     Raises:
-        InputError: an argument is wrong.
+        InputError: a value is wrong.
     """
     setting = get_setting(dataset, budget)
-    setting = dataclasses.replace(setting, data_dir=data_dir, recipe=_changed(setting.recipe, assignments))
-    if depths is not None:
-        setting = dataclasses.replace(setting, depths=_depths(depths))
-    if seeds is not None:
-        if seeds < 1:
-            raise InputError(f"--seeds must be at least 1; got {seeds}")
-        setting = dataclasses.replace(setting, seeds=seeds)
-    return setting
+    recipe = _changed(setting.recipe, assignments)
+    checked = setting.depths if depths is None else _depths(depths)
+    seeds = setting.seeds if seeds is None else seeds
+    if seeds < 1:
+        raise InputError(f"--seeds must be at least 1; got {seeds}")
+    return dataclasses.replace(setting, data_dir=data_dir, recipe=recipe, depths=checked, seeds=seeds)
 
 
 def _changed(recipe: ClassificationRecipe, assignments: Sequence[str]) -> ClassificationRecipe:
-    """The changed recipe; refuses changes of what the experiments compare."""
+    """The recipe with `--set`'s changes; refuses those of what the experiments compare."""
     changed = recipe.set(assignments)
     if changed.dataset != recipe.dataset:
         raise InputError("--set does not change the dataset; --dataset does")
-    fixed = [
-        name for name in ("model", "weights", "val_split") if getattr(changed, name) != getattr(recipe, name)
-    ]
+    names = ("model", "weights", "val_split")
+    fixed = [name for name in names if getattr(changed, name) != getattr(recipe, name)]
     fixed += [f"model.{name}" for name in ("shortcut", "batch_norm") if name in changed.model_overrides]
     if fixed:
         raise InputError(f"--set cannot change {fixed[0]}: it is what the experiments compare")
@@ -83,45 +79,22 @@ def _depths(texts: Sequence[str]) -> tuple[int, ...]:
     return tuple(depths)
 
 
-def main(
-    name: str,
-    experiments: Sequence[str],
-    title: str,
-    intro: str,
-    **flags: Any,
-) -> int:
-    """Trains, reports and writes a page.
-
-    Args:
-        name: name of the page's folder.
-        experiments: modules of `experiments.studies`.
-        title: heading of the page; "" for that of the only experiment.
-        intro: first paragraph; likewise.
-        **flags: the flags that `experiments.command` defines.
-
-    Returns:
-        The exit status.
-    """
-    options = SimpleNamespace(**flags)
-    setting = make_setting(
-        dataset=options.dataset,
-        budget=options.budget,
-        depths=options.depths,
-        seeds=options.seeds,
-        assignments=options.set,
-        data_dir=options.data_dir,
-    )
-    if options.jobs is not None and options.jobs < 1:
-        raise InputError(f"--jobs must be at least 1; got {options.jobs}")
+def main(name: str, set: Sequence[str], output_dir: str | None, jobs: int | None, **flags: Any) -> int:
+    """Trains what is missing and writes the page of an experiment, or of all for the name "paper"."""
+    setting = make_setting(assignments=set, **flags)
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs must be at least 1; got {jobs}")
     dataset = open_dataset(setting.dataset, setting.data_dir)  # fails before anything is written
-    folder = Path(options.output_dir or f"runs/experiments/{setting.dataset}-{setting.budget}")
+    folder = Path(output_dir or f"runs/experiments/{setting.dataset}-{setting.budget}")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output_dir {folder} is a file")
-    chosen = [importlib.import_module(f"experiments.studies.{study}").EXPERIMENT for study in experiments]
-    title, intro = title or chosen[0].title, intro or chosen[0].intro
+    names = EXPERIMENTS if name == "paper" else (name,)
+    chosen = [importlib.import_module(f"experiments.studies.{study}").EXPERIMENT for study in names]
+    title, intro = _PAPER if name == "paper" else (chosen[0].title, chosen[0].intro)
+    # SIGTERM, like Ctrl-C, lets the runs stop with checkpoints.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with _interrupted_by_sigterm():
-            sections, environment = _carry_out(chosen, setting, dataset, folder, options.jobs)
+        sections, environment = _carry_out(chosen, setting, dataset, folder, jobs)
         path = page.write_page(folder / name / "report.html", title, intro, sections, environment)
         write_text(path.with_name("README.md"), page.summary_markdown(title, intro, sections, environment))
     except KeyboardInterrupt:
@@ -129,7 +102,13 @@ def main(
         return 143
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror or error}") from None
-    _print_claims(sections)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    for section in sections:
+        print(f"\n{section.title}")
+        for claim in section.claims:
+            print(f"  {claim.verdict:>13}: {claim.statement}")
+            print(f"{'':>17}here: {claim.ours}; paper: {claim.paper}")
     print(f"\n{path}")
     return 0
 
@@ -148,7 +127,7 @@ def _carry_out(
     if following:
         larger = get_setting(setting.dataset, following[0])
         speed = cost.measured_speed(outcomes, dataset)
-        hours = cost.hours(_plan(experiments, larger), dataset, speed, places(jobs))
+        hours = cost.hours(_plan(experiments, larger), dataset, speed, len(slots(jobs)))
         networks = f"depths {', '.join(map(str, larger.depths))}, {larger.seeds} seeds"
         environment["next budget"] = (
             f"--budget={following[0]} ({networks}): at most about {hours:.1f} h at this speed"
@@ -160,21 +139,15 @@ def _plan(experiments: Sequence[Experiment], setting: Setting) -> list[Run]:
     return list(dict.fromkeys(run for experiment in experiments for run in experiment.plan(setting)))
 
 
-def _print_claims(sections: Sequence[page.Section]) -> None:
-    for section in sections:
-        print(f"\n{section.title}")
-        for claim in section.claims:
-            print(f"  {claim.verdict:>13}: {claim.statement}")
-            print(f"{'':>17}here: {claim.ours}; paper: {claim.paper}")
-
-
 def _environment(setting: Setting, outcomes: Outcomes, seconds: float, done: int) -> dict[str, str]:
+    spec = sys.modules["__main__"].__spec__
+    program = spec.name.removesuffix(".__main__") if spec else ""
     recipe = setting.recipe.to_dict().items()
     versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "numpy")}
     versions = {"keras_resnet": __version__, "Python": platform.python_version(), **versions}
     training = sum(outcome.seconds for outcome in outcomes.values())
     return {
-        "command": _command(),
+        "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
         "recipe, unless a section names another": ", ".join(
             f"{key} {value}" for key, value in recipe if not key.startswith("model")
         ),
@@ -186,26 +159,7 @@ def _environment(setting: Setting, outcomes: Outcomes, seconds: float, done: int
     }
 
 
-def _command() -> str:
-    spec = sys.modules["__main__"].__spec__
-    return shlex.join(["python", "-m", spec.name.removesuffix(".__main__") if spec else "", *sys.argv[1:]])
-
-
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
-
-
-@contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Raises KeyboardInterrupt on SIGTERM, so that the runs stop with checkpoints."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""Training runs: planned as values, each trained in a process of its own, never twice."""
+"""Training runs: each is trained once, in a separate process."""
 
 import dataclasses
 import functools
@@ -36,20 +36,17 @@ class RunFailed(CommandFailed):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training run.
+    """One training run; runs of the same name are the same run.
 
     Attributes:
-        name: name of its folder; runs of the same name are the same run.
-        recipe: what is trained.
+        name: name of its folder.
         seed: seed of the initial weights, the data order and the augmentation.
-        checkpoint_every: steps between checkpoints, in addition to one after each epoch.
         keep: number of checkpoints kept.
     """
 
     name: str
     recipe: ClassificationRecipe
     seed: int
-    checkpoint_every: int = 0
     keep: int = 1
 
     def __hash__(self) -> int:
@@ -61,8 +58,6 @@ class Outcome:
     """The result of a run.
 
     Attributes:
-        run: the run.
-        folder: its folder.
         history: the rows of history.csv as numbers.
         failure: the message of a training that stopped because the loss was not finite, or None.
     """
@@ -82,15 +77,11 @@ class Outcome:
         return total
 
     def errors(self, split: str) -> list[float]:
-        """The top-1 error in % after each epoch.
-
-        Args:
-            split: "train", averaged over the epoch's steps, or "val", on the test images.
-        """
+        """The top-1 error in % by epoch: "train", averaged over its steps, or "val", of the test images."""
         return [100 - 100 * row[f"{split}_top1"] for row in self.history]
 
     def error(self, split: str) -> float:
-        """The last of `errors`; the error of random guessing for a run that failed."""
+        """The last of `errors`; the error of random guessing for a run that diverged."""
         if self.failure is not None or not self.history:
             return 100 - 100 / CLASSES
         return self.errors(split)[-1]
@@ -103,13 +94,7 @@ def ladder_run(setting: Setting, kind: str, depth: int, seed: int) -> Run:
     """A run of the degradation experiment's ladder, which other experiments share.
 
     A plain network and its residual twin with option A have the same variables, and with the same seed the
-    same initial weights, data order and schedule.
-
-    Args:
-        setting: the setting, whose recipe is used.
-        kind: "plain" or "resnet".
-        depth: weighted layers.
-        seed: seed of the run.
+    same initial weights, data order and schedule. The kind is "plain" or "resnet".
     """
     model = f"cifar_{kind}{depth}"
     recipe = setting.recipe.replace(model=model)
@@ -119,16 +104,10 @@ def ladder_run(setting: Setting, kind: str, depth: int, seed: int) -> Run:
 
 
 def run_all(runs: Iterable[Run], folder: Path, *, data_dir: str | None, jobs: int | None = None) -> Outcomes:
-    """Trains the runs that are not finished, several in parallel: one per GPU, or one per core.
+    """Trains the runs that are not finished; their folders are in `folder`.
 
     Each run is a process that stops with a checkpoint when this one does. The next call skips finished runs
-    and resumes interrupted ones.
-
-    Args:
-        runs: the runs; equal names are one run.
-        folder: the parent of the runs' folders.
-        data_dir: where TFDS keeps its datasets.
-        jobs: number of parallel runs. Default: the number of devices.
+    and resumes interrupted ones. `jobs` runs are parallel; None: one per GPU, or one per core without GPUs.
 
     Raises:
         InputError: a folder holds a run of another recipe, or a recipe does not fit its network or dataset.
@@ -137,7 +116,7 @@ def run_all(runs: Iterable[Run], folder: Path, *, data_dir: str | None, jobs: in
     runs = list(dict.fromkeys(runs))
     _check(runs, folder, data_dir)
     waiting = [run for run in runs if not is_done(run, folder)]
-    _train(waiting, _slots(jobs), folder, data_dir)
+    _train(waiting, slots(jobs), folder, data_dir)
     return {run: read_outcome(run, folder) for run in runs}
 
 
@@ -156,7 +135,7 @@ def is_done(run: Run, folder: Path) -> bool:
 
 
 def _check(runs: Iterable[Run], folder: Path, data_dir: str | None) -> None:
-    """Refuses what the first step of some run would refuse, before anything is written."""
+    """Checks the folder, the network and the data of each run, before anything is written."""
     open_once = functools.cache(lambda name: open_dataset(name, data_dir))
     for run in runs:
         recipe = run.recipe
@@ -172,13 +151,8 @@ def _check(runs: Iterable[Run], folder: Path, data_dir: str | None) -> None:
         steps_per_epoch(open_once(recipe.dataset).split(recipe.train_split), recipe.batch_size)
 
 
-def places(jobs: int | None) -> int:
-    """How many runs `run_all` trains in parallel."""
-    return len(_slots(jobs))
-
-
-def _slots(jobs: int | None) -> list[dict[str, str]]:
-    """The environment variables of each parallel run."""
+def slots(jobs: int | None) -> list[dict[str, str]]:
+    """The environment variables of each of the runs that `run_all` trains in parallel."""
     gpus = len(tf.config.list_physical_devices("GPU"))
     if gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -191,11 +165,10 @@ def _slots(jobs: int | None) -> list[dict[str, str]]:
     return [dict.fromkeys(names, threads) for _ in range(count)]
 
 
-def _train(waiting: Sequence[Run], slots: list[dict[str, str]], folder: Path, data_dir: str | None) -> None:
+def _train(waiting: Sequence[Run], free: list[dict[str, str]], folder: Path, data_dir: str | None) -> None:
     # The longest runs first, so that the last ones end together.
     waiting = sorted(waiting, key=lambda run: get_config(run.recipe.model).weighted_layers)
     running: dict[Worker, tuple[Run, dict[str, str]]] = {}
-    free = list(slots)
     with tqdm(total=len(waiting), unit="run", dynamic_ncols=True, disable=None) as bar:
         try:
             while waiting or running:
@@ -205,11 +178,10 @@ def _train(waiting: Sequence[Run], slots: list[dict[str, str]], folder: Path, da
                 time.sleep(0.1)
                 for worker in [worker for worker in running if worker.poll() is not None]:
                     run, slot = running.pop(worker)
-                    worker.close()
                     free.append(slot)
-                    _check_status(worker, run, folder)
+                    result = _finish(worker, run, folder)
                     bar.update()
-                    bar.write(_summary(read_outcome(run, folder)), file=sys.stderr)
+                    bar.write(f"{run.name}: {result}", file=sys.stderr)
         finally:
             for worker in running:
                 stdin: Any = worker.process.stdin
@@ -221,8 +193,7 @@ def _train(waiting: Sequence[Run], slots: list[dict[str, str]], folder: Path, da
 def _start(run: Run, folder: Path, data_dir: str | None, slot: dict[str, str]) -> Worker:
     path = folder / run.name
     path.mkdir(parents=True, exist_ok=True)
-    options = {"seed": run.seed, "checkpoint_every": run.checkpoint_every, "keep": run.keep}
-    options |= {"strategy": "one_device", "data_dir": data_dir}
+    options = {"seed": run.seed, "keep": run.keep, "strategy": "one_device", "data_dir": data_dir}
     return Worker(
         "experiments.worker",
         {"folder": str(path.absolute()), "recipe": run.recipe.to_dict(), "options": options},
@@ -232,17 +203,15 @@ def _start(run: Run, folder: Path, data_dir: str | None, slot: dict[str, str]) -
     )
 
 
-def _check_status(worker: Worker, run: Run, folder: Path) -> None:
+def _finish(worker: Worker, run: Run, folder: Path) -> str:
+    """The result of a process that ended, in words."""
+    worker.close()
     if status := worker.poll():
         path = folder / run.name / "log.txt"
         lines = [line for line in path.read_text().splitlines() if line.strip()] or ["it printed nothing"]
         raise RunFailed(f"{run.name} ended with status {status}: {lines[-1]} (full log: {path})")
-
-
-def _summary(outcome: Outcome) -> str:
-    if outcome.failure is not None:
-        return f"{outcome.run.name}: {outcome.failure}"
-    return (
-        f"{outcome.run.name}: training error {outcome.error('train'):.2f} %, "
-        f"test error {outcome.error('val'):.2f} %, {outcome.seconds:.0f} s of training"
+    outcome = read_outcome(run, folder)
+    return outcome.failure or (
+        f"training error {outcome.error('train'):.2f} %, test error {outcome.error('val'):.2f} %, "
+        f"{outcome.seconds:.0f} s of training"
     )

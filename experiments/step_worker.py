@@ -1,4 +1,4 @@
-"""Measures training steps of a network in a process of its own."""
+"""Measures training steps of a network in a separate process."""
 
 import statistics
 import time
@@ -24,21 +24,20 @@ def _take_steps(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     base = resident_memory()
 
     begun = time.perf_counter()
-    shape = (spec["image_size"], spec["image_size"], 3)
+    size, batch_size = spec["image_size"], spec["batch_size"]
+    shape = (size, size, 3)
     with distribution.scope():
         network = build_model(spec["model"], input_shape=shape, classifier_activation=None)
-    recipe = ClassificationRecipe(
-        spec["model"], "random", image_size=spec["image_size"], batch_size=spec["batch_size"]
-    )
+    recipe = ClassificationRecipe(spec["model"], "random", image_size=size, batch_size=batch_size)
     trainer = Trainer(
         network, ClassificationTask(recipe), distribution, seed=0, jit=spec["jit"], remat=spec["remat"]
     )
     built = time.perf_counter() - begun
 
     batch = {
-        "images": tf.random.normal((spec["batch_size"], *shape), seed=1),
-        "labels": tf.random.uniform((spec["batch_size"],), 0, network.outputs[0].shape[-1], tf.int32, seed=2),
-        "weights": tf.ones((spec["batch_size"],)),
+        "images": tf.random.normal((batch_size, *shape), seed=1),
+        "labels": tf.random.uniform((batch_size,), 0, network.outputs[0].shape[-1], tf.int32, seed=2),
+        "weights": tf.ones((batch_size,)),
     }
     iterator = distribution.iterate(tf.data.Dataset.from_tensors(batch).repeat())
     seconds, losses = [], []

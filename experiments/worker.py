@@ -1,4 +1,4 @@
-"""Trains one run in a process of its own; stops with a checkpoint when the parent process ends."""
+"""Trains one run in a separate process; stops with a checkpoint when the parent process ends."""
 
 import fcntl
 import sys
