@@ -1,16 +1,17 @@
-"""A report as one self-contained HTML file: no network, no script, no second file."""
+"""A report as one self-contained HTML file without scripts."""
 
 import base64
 import collections
 import contextlib
 import dataclasses
-import os
+import io
+import itertools
 import re
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jinja2
+import PIL.Image
 
 from experiments.claims import FAILS, HOLDS, OPEN, Claim
 from keras_resnet.errors import InputError
@@ -22,10 +23,6 @@ _VERDICT_CLASS = {HOLDS: "holds", FAILS: "fails", OPEN: "open"}
 _RESERVED = ("summary", "facts")  # anchors of the page's own headings
 _NUMBER = re.compile(r"[-+−±~≈<>≤≥]?\s*\.?\d")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-
-# "Portable Network Graphics (PNG) Specification": the signature, then the chunk IHDR, which begins with
-# width and height.
-_PNG_START = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s", 13, b"IHDR")
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -39,14 +36,7 @@ _ENVIRONMENT = jinja2.Environment(
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture.
-
-    Attributes:
-        name: letters, digits, `_`, `.` and `-`; the file beside the page is `<name>.png`.
-        png: content of the PNG file.
-        alt: alternative text.
-        caption: text below the picture.
-    """
+    """A PNG picture; beside the page it is `<name>.png`, a name of letters, digits, `_`, `.` and `-`."""
 
     name: str
     png: bytes
@@ -55,7 +45,7 @@ class Picture:
 
     @property
     def base64(self) -> str:
-        """The file for a data URL."""
+        """The PNG file for a data URL."""
         return base64.b64encode(self.png).decode("ascii")
 
     @property
@@ -65,21 +55,15 @@ class Picture:
         Raises:
             InputError: it is not a PNG file.
         """
-        if not self.png.startswith(_PNG_START) or len(self.png) < len(_PNG_START) + 8:
-            raise InputError(f"picture {self.name!r} is no PNG file")
-        width, height = struct.unpack_from(">II", self.png, len(_PNG_START))
-        return width, height
+        try:
+            return PIL.Image.open(io.BytesIO(self.png), formats=["PNG"]).size
+        except OSError:
+            raise InputError(f"picture {self.name!r} is not a PNG file") from None
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table whose first column heads its rows; columns of numbers are aligned to the right.
-
-    Attributes:
-        header: one cell per column.
-        rows: each as long as the header.
-        caption: text below the table.
-    """
+    """A table whose first column heads its rows; columns of numbers are aligned to the right."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -87,17 +71,18 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether most cells of each column begin as a number does; others may say why there is none.
+        """For each column whether most cells begin with a number; others may say why there is none.
 
         Raises:
             InputError: a row is not as long as the header.
         """
+        columns = len(self.header)
         for row in self.rows:
-            if len(row) != len(self.header):
+            if len(row) != columns:
                 raise InputError(
-                    f"table {self.caption!r} has {len(self.header)} columns, but a row of {len(row)} cells"
+                    f"table {self.caption!r} has {columns} columns, but a row of {len(row)} cells"
                 )
-        counts = [sum(bool(_NUMBER.match(row[i])) for row in self.rows) for i in range(len(self.header))]
+        counts = [sum(bool(_NUMBER.match(row[i])) for row in self.rows) for i in range(columns)]
         return [2 * count > len(self.rows) for count in counts]
 
 
@@ -107,13 +92,9 @@ Part = Picture | Table | str
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """The section of one experiment.
+    """The section of one experiment; its body is what the verdicts rest on.
 
-    Attributes:
-        title: its heading.
-        claims: claims of the paper and what was measured; they come first.
-        body: what the verdicts rest on.
-        anchor: its address after `#`. Default: made from the title.
+    The anchor is the section's address after `#`. Default: made from the title.
     """
 
     title: str
@@ -123,34 +104,24 @@ class Section:
 
 
 def write_page(
-    path: str | os.PathLike,
-    title: str,
-    intro: str,
-    sections: Sequence[Section],
-    environment: Mapping[str, str],
+    path: Path, title: str, intro: str, sections: Sequence[Section], environment: Mapping[str, str]
 ) -> Path:
     """Writes a report atomically as one HTML file, with each picture as `<name>.png` beside it.
 
-    Equal input gives equal bytes.
-
-    Args:
-        path: the file; its folder is created.
-        title: heading of the page.
-        intro: first paragraph.
-        sections: sections in order; with more than one, a summary of all claims precedes them.
-        environment: how the page was made: command, versions, time, machine.
-
-    Returns:
-        `path`.
+    Equal input gives equal bytes. With more than one section, a summary of all claims comes first. The
+    environment says how the page was made: command, versions, time, machine.
 
     Raises:
-        InputError: a picture is no PNG or its name does not fit a file or is used twice, or a table's row is
-            not as long as its header.
+        InputError: a picture is not a PNG file, its name is invalid or used twice, or a table's row is not as
+            long as its header.
         OSError: a file cannot be written; older ones are unchanged.
     """
-    path = Path(path)
     pictures = _pictures(sections)
-    _check_names(pictures)
+    for name, count in collections.Counter(picture.name for picture in pictures).items():
+        if not _NAME.fullmatch(name):
+            raise InputError(f"picture name {name!r} must consist of letters, digits, '_', '.' and '-'")
+        if count > 1:
+            raise InputError(f"{count} pictures are named {name!r}; names must differ")
     html = _ENVIRONMENT.get_template("page.html.jinja").render(
         title=title,
         intro=intro,
@@ -170,28 +141,17 @@ def write_page(
 
 
 def summary_markdown(
-    title: str,
-    intro: str,
-    sections: Sequence[Section],
-    environment: Mapping[str, str],
-    page: str = "report.html",
+    title: str, intro: str, sections: Sequence[Section], environment: Mapping[str, str]
 ) -> str:
-    """A Markdown summary of the page: the claims with their verdicts, and the pictures.
-
-    Args:
-        title: heading of the page.
-        intro: first paragraph.
-        sections: sections of the page.
-        environment: how the page was made.
-        page: name of the page's file, beside which this text stands.
-    """
+    """A Markdown summary of the page report.html: the claims with their verdicts, and the pictures."""
     claims = [claim for section in sections for claim in section.claims]
-    rows = [
-        [_markdown(cell) for cell in (claim.statement, claim.paper, claim.ours, claim.verdict)]
-        for claim in claims
+    rows = [[_markdown(cell) for cell in dataclasses.astuple(claim)] for claim in claims]
+    parts = [
+        f"# {_markdown(title)}",
+        _markdown(intro),
+        "The whole page, with its tables: [report.html](report.html).",
+        markdown_table(_CLAIM_HEADER, rows),
     ]
-    parts = [f"# {_markdown(title)}", _markdown(intro), f"The whole page, with its tables: [{page}]({page})."]
-    parts.append(markdown_table(_CLAIM_HEADER, rows))
     for section in sections:
         pictures = _pictures([section])
         if pictures:
@@ -212,23 +172,11 @@ def _pictures(sections: Iterable[Section]) -> list[Picture]:
     return [part for section in sections for part in section.body if isinstance(part, Picture)]
 
 
-def _check_names(pictures: Iterable[Picture]) -> None:
-    counts = collections.Counter(picture.name for picture in pictures)
-    for name, count in counts.items():
-        if not _NAME.fullmatch(name):
-            raise InputError(f"picture name {name!r} must be of letters, digits, '_', '.' and '-'")
-        if count > 1:
-            raise InputError(f"{count} pictures are named {name!r}; names must differ")
-
-
 def _anchors(sections: Iterable[Section]) -> list[str]:
-    """A different anchor for each section."""
+    """A different anchor for each section, none of them reserved."""
     anchors: list[str] = list(_RESERVED)
     for section in sections:
         wanted = re.sub(r"\W+", "-", section.anchor or section.title).strip("-").lower() or "section"
-        anchor, number = wanted, 1
-        while anchor in anchors:
-            number += 1
-            anchor = f"{wanted}-{number}"
-        anchors.append(anchor)
+        names = itertools.chain([wanted], (f"{wanted}-{number}" for number in itertools.count(2)))
+        anchors.append(next(name for name in names if name not in anchors))
     return anchors[len(_RESERVED) :]

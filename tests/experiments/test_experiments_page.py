@@ -1,4 +1,4 @@
-"""What the report says, read with a parser; how it looks is the browser test's."""
+"""The content of the report, read with a parser; the browser test checks its appearance."""
 
 import base64
 import html.parser
@@ -34,7 +34,7 @@ def png(width=3, height=2):
 
 
 class Parsed(html.parser.HTMLParser):
-    """A page's elements as (tag, attributes, text), the texts with those of the elements inside."""
+    """A page's elements as (tag, attributes, text); the text includes that of nested elements."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -190,11 +190,11 @@ def test_equal_input_gives_equal_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        (Picture("a", b"GIF89a" + png(), "", ""), "picture 'a' is no PNG file"),
-        (Picture("a", png()[:20], "", ""), "picture 'a' is no PNG file"),
-        (Picture("../a", png(), "", ""), r"picture name '\.\./a' must be of letters"),
-        (Picture("", png(), "", ""), "picture name '' must be of letters"),
-        (Picture(".a", png(), "", ""), r"picture name '\.a' must be of letters"),
+        (Picture("a", b"GIF89a" + png(), "", ""), "picture 'a' is not a PNG file"),
+        (Picture("a", png()[:20], "", ""), "picture 'a' is not a PNG file"),
+        (Picture("../a", png(), "", ""), r"picture name '\.\./a' must consist of letters"),
+        (Picture("", png(), "", ""), "picture name '' must consist of letters"),
+        (Picture(".a", png(), "", ""), r"picture name '\.a' must consist of letters"),
         (Table(["a", "b"], [["1", "2"], ["3"]], "c"), "table 'c' has 2 columns, but a row of 1 cells"),
     ],
 )
