@@ -1,4 +1,4 @@
-"""From measured samples to verdicts: nothing here knows what the paper found."""
+"""Verdicts on claims, from measured samples."""
 
 import dataclasses
 import math
@@ -17,9 +17,9 @@ class Sample:
     """The same quantity measured with several seeds.
 
     Attributes:
-        mean: over the seeds; NaN if there are none.
-        std: the sample standard deviation, with `count - 1`; NaN for a single seed.
-        count: seeds.
+        mean: mean over the seeds; NaN if there are none.
+        std: sample standard deviation, with `count - 1`; NaN for fewer than two seeds.
+        count: number of seeds.
     """
 
     mean: float
@@ -42,14 +42,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """One sentence of the paper, and what was measured about it here.
-
-    Attributes:
-        statement: what is claimed.
-        paper: what the paper measured, with its table or figure.
-        ours: what was measured here.
-        verdict: of the measurement.
-    """
+    """A claim, what the paper measured about it, with its table or figure, and what was measured here."""
 
     statement: str
     paper: str
@@ -58,53 +51,41 @@ class Claim:
 
 
 def spread(a: Sample, b: Sample) -> float:
-    """The standard deviation of the difference of one run of `a` and one of `b`.
-
-    NaN unless both have at least two seeds.
-    """
+    """The standard deviation of the difference of two runs; NaN unless both samples have two seeds."""
     return math.hypot(a.std, b.std)
+
+
+def _verdict(holds: bool, fails: bool) -> Verdict:
+    return HOLDS if holds else FAILS if fails else OPEN
 
 
 def above(a: Sample, b: Sample) -> Verdict:
     """Whether `a` is above `b` by more than the spread.
 
-    `HOLDS` if it is; `FAILS` if it is equal, or below by the spread; `OPEN` between the two, and for single
-    seeds, which have no spread.
+    `FAILS` if `a` is below `b` by at least the spread; `OPEN` in between, and for single seeds, which have no
+    spread.
     """
     difference, width = a.mean - b.mean, spread(a, b)
-    if difference > width:
-        return HOLDS
-    return FAILS if difference <= -width else OPEN
+    return _verdict(difference > width, difference <= -width)
 
 
 def not_above(a: Sample, b: Sample) -> Verdict:
-    """Whether `a` is not above `b` by more than the spread.
-
-    `HOLDS` if it is below, or above by no more than the spread; `FAILS` beyond; `OPEN` for single seeds,
-    which have no spread.
-    """
+    """Whether `a` is not above `b` by more than the spread; `OPEN` for single seeds, which have none."""
     difference, width = a.mean - b.mean, spread(a, b)
-    if difference <= width:
-        return HOLDS
-    return FAILS if difference > width else OPEN
+    return _verdict(difference <= width, difference > width)
 
 
 def similar(a: Sample, b: Sample, tolerance: float) -> Verdict:
-    """Whether the means differ by no more than the tolerance, whatever the spread makes of it.
+    """Whether the means differ by no more than the tolerance.
 
-    `HOLDS` if the difference and the spread together stay within it; `FAILS` if the difference is beyond it
-    by more than the spread; else `OPEN`.
+    `HOLDS` if the difference plus the spread is within the tolerance; `FAILS` if the difference minus the
+    spread exceeds it; else `OPEN`.
     """
     difference, width = abs(a.mean - b.mean), spread(a, b)
-    if difference + width <= tolerance:
-        return HOLDS
-    return FAILS if difference - width > tolerance else OPEN
+    return _verdict(difference + width <= tolerance, difference - width > tolerance)
 
 
 def all_of(verdicts: Iterable[Verdict]) -> Verdict:
-    """One verdict on several parts: the weakest, and `OPEN` if there are none."""
-    verdicts = list(verdicts)
-    for weakest in (FAILS, OPEN):
-        if weakest in verdicts:
-            return weakest
-    return HOLDS if verdicts else OPEN
+    """The weakest of several verdicts; `OPEN` if there are none."""
+    verdicts = set(verdicts)
+    return _verdict(verdicts == {HOLDS}, FAILS in verdicts)

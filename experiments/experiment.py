@@ -1,6 +1,7 @@
 """`Experiment`: the runs that a group of claims needs, and how they are reported."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,10 @@ Groups = Mapping[Any, Sequence[Outcome]]
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """An experiment.
+    """A group of claims.
 
     Attributes:
         name: name of its page's folder, and the anchor of its section.
-        title: heading of its section.
-        intro: first paragraph of its page.
         runs: returns the training runs of a setting in groups, usually one per network with a run per seed.
         report: returns the claims and the body of the section, from the outcomes in the same groups.
     """
@@ -54,17 +53,12 @@ def per_seed(
 
 def ladder(setting: Setting) -> dict[tuple[str, int], list[Run]]:
     """The ladder's runs by kind ("plain", "resnet") and depth."""
-    keys = [(kind, depth) for kind in KINDS for depth in setting.depths]
+    keys = itertools.product(KINDS, setting.depths)
     return per_seed(setting, keys, lambda setting, key, seed: ladder_run(setting, key[0], key[1], seed))
 
 
 def diverged(groups: Groups, consequence: str) -> list[str]:
-    """A sentence that lists the runs whose loss was not finite; none if there are none.
-
-    Args:
-        groups: the outcomes.
-        consequence: what the report does with them, e.g. "count as guessing".
-    """
+    """A sentence about the runs whose loss was not finite, and the consequence; none without such runs."""
     names = [run.run.name for group in groups.values() for run in group if run.failure is not None]
     sentence = f"These runs stopped because the loss was not finite, and {consequence}: "
     return [f"{sentence}{', '.join(names)}."] if names else []

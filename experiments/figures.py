@@ -39,13 +39,8 @@ def band(
 ) -> None:
     """Draws the mean of several series, with a band of one standard deviation if there are two or more.
 
-    Args:
-        axes: where to draw.
-        x: x values of the longest series; each mean is over the series that reach that far.
-        series: sequences of numbers, one per seed, none longer than `x`; NaN leaves a gap.
-        style: line style of matplotlib.
-        color: line color.
-        label: label in the legend.
+    There is one series per seed, none longer than `x`; each mean is over those that reach that far. NaN
+    leaves a gap.
     """
     if not series:
         return
@@ -62,9 +57,6 @@ def band(
 def error_curves(
     axes: "Axes", runs: Sequence[Outcome], split: str, style: str, color: Any, label: str | None
 ) -> None:
-    """Draws the error of several seeds over the epochs, as `band` does.
-
-    A run that stopped early is drawn as far as it came.
-    """
+    """Draws the error of several seeds over the epochs, as `band` does."""
     epochs = max(([row["epoch"] for row in run.history] for run in runs), key=len, default=[])
     band(axes, epochs, [run.errors(split) for run in runs if run.history], style, color, label)

@@ -5,9 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 from experiments.runs import CLASSES, Outcome
-from experiments.settings import Setting
 from keras_resnet.classification.recipe import ClassificationRecipe
-from keras_resnet.data import Dataset, evaluation_batches, open_dataset
+from keras_resnet.data import Dataset, evaluation_batches
 from keras_resnet.weights import ModelSpec, open_weights
 
 
@@ -18,20 +17,10 @@ def load_network(outcome: Outcome) -> keras.Model:
 
 
 def initial_network(recipe: ClassificationRecipe, seed: int) -> keras.Model:
-    """The network with the weights that a run of the recipe with this seed starts from.
-
-    Args:
-        recipe: a recipe without pretrained weights.
-        seed: seed of the run.
-    """
+    """The network with the weights that a run starts from; its recipe has no pretrained weights."""
     keras.utils.set_random_seed(seed)
     shape = (recipe.image_size, recipe.image_size, recipe.channels)
     return ModelSpec.default(recipe.model, CLASSES, recipe.model_overrides, shape).build()
-
-
-def open_data(setting: Setting) -> Dataset:
-    """The setting's dataset."""
-    return open_dataset(setting.dataset, setting.data_dir)
 
 
 def network_images(
@@ -39,14 +28,8 @@ def network_images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The first images of a split, preprocessed as for evaluating the outcome's network, and their classes.
 
-    Args:
-        outcome: a finished run.
-        dataset: the dataset to read.
-        split: name of a split, e.g. "test".
-        count: maximum number of images.
-
     Returns:
-        float32 (images, height, width, channels) and int32 (images,).
+        At most `count` images, float32 (images, height, width, channels), and classes, int32 (images,).
     """
     with open_weights(outcome.folder.weights) as file:
         preprocessing = file.spec.preprocessing
@@ -56,12 +39,9 @@ def network_images(
 
 
 def training_loss(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> tf.Tensor:
-    """The mean cross-entropy with the batch's statistics, as in training; the moving ones are restored.
+    """The mean cross-entropy of a network that outputs logits, with the batch's statistics, as in training.
 
-    Args:
-        model: a network that outputs logits.
-        images: float32 (images, height, width, channels).
-        labels: int (images,).
+    The moving statistics are not changed.
     """
     kept = [(variable, variable.numpy()) for variable in model.non_trainable_variables]
     logits = model(images, training=True)

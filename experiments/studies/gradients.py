@@ -11,10 +11,11 @@ import tensorflow as tf
 from experiments import figures
 from experiments.claims import FAILS, HOLDS, OPEN, Claim, Sample, above, all_of
 from experiments.experiment import Experiment, Groups, per_seed
-from experiments.networks import initial_network, network_images, open_data, training_loss
+from experiments.networks import initial_network, network_images, training_loss
 from experiments.page import Part, Picture, Table
 from experiments.runs import Outcome, Run, RunFailed, ladder_run
 from experiments.settings import Setting
+from keras_resnet.data import open_dataset
 from keras_resnet.training import checkpoints
 
 if TYPE_CHECKING:
@@ -40,12 +41,7 @@ _LIMIT = 1e30  # norms are clipped to it before taking the logarithm
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """A network at one moment of its training.
-
-    Attributes:
-        epoch: number of finished epochs.
-        norms: norm of the loss' gradient for each convolution's kernel, in the network's order.
-    """
+    """After how many epochs a network was measured, and its `layer_norms` in the network's order."""
 
     epoch: float
     norms: Sequence[float]
@@ -70,24 +66,30 @@ def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
         f"{HEALTHY:g} of the last third's gradient norm, geometric means of both. What counts is the worst "
         "moment of a run, among those at which any gradient is left: where no input gets through a network, "
         "all its convolutions' gradients are zero, which is no decay on the way back.",
-        *_pictures(depth, measured),
-        _table(setting, measured, runs),
-        *_remarks(runs),
     ]
+    if any(measured.values()):
+        body.append(
+            Picture(
+                "gradients-layers",
+                _draw(measured),
+                "Gradient norm against layer at several moments of training, and of the first layer over "
+                "epochs",
+                f"Norm of the gradient by layer ({depth} layers), mean of the logarithm over seeds; the band "
+                "is one standard deviation. A run is shown as long as it has a gradient, and a finite loss.",
+            )
+        )
+    body.append(_table(setting, measured, runs))
+    failed = [run for found in runs.values() for run in found if run.failure is not None]
+    if failed:
+        reasons = " ".join(f"{run.run.name}: {(run.failure or '').split('; ')[0]}." for run in failed)
+        body.append(f"Runs that diverged count as guessing in the training error. {reasons}")
     return claims(depth, measured, errors), body
 
 
 def layer_norms(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The norm of the loss' gradient for each convolution's kernel; the model is not changed.
+    """The Euclidean norm of `training_loss`'s gradient for each convolution's kernel, in the model's order.
 
-    Args:
-        model: a network that outputs logits.
-        images: float32 (images, height, width, channels), preprocessed.
-        labels: int (images,).
-
-    Returns:
-        Euclidean norms by layer name, in the model's order. The loss is the mean cross-entropy with the
-        batch's statistics, as in training.
+    The model outputs logits of preprocessed images, and is not changed.
     """
     convolutions: list[Any] = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     kernels = {layer.name: layer.kernel.value for layer in convolutions}
@@ -99,39 +101,30 @@ def layer_norms(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> d
 
 
 def decay(norms: Sequence[float]) -> float:
-    """The first third's geometric mean over the last third's, as a logarithm to base 10.
-
-    It is negative if the gradient decays on its way back to the first layers.
-    """
+    """The log10 of the first third's geometric mean over the last third's; negative for a decay backwards."""
     return reach(norms) - reach(norms[::-1])
 
 
 def reach(norms: Sequence[float]) -> float:
-    """The geometric mean of the first third of the layers, as a logarithm to base 10."""
+    """The log10 of the geometric mean of the first third of the layers."""
     return float(np.mean(_logarithms(norms[: max(1, len(norms) // 3)])))
 
 
 def claims(depth: int, measured: Measured, errors: Mapping[tuple[str, bool], Sequence[float]]) -> list[Claim]:
-    """The claims about gradients, judged by each run's worst moment.
-
-    Args:
-        depth: depth of the networks.
-        measured: moments by network.
-        errors: last training errors in %, by network.
-    """
+    """The claims about gradients, judged by each run's worst moment and last training error in %."""
     worst = {network: _least(decay, rows) for network, rows in measured.items()}
     first = {network: _least(reach, rows) for network, rows in measured.items()}
     least = Sample(float(np.log10(HEALTHY)), 0.0, 1)
     error = {network: Sample.of(values) for network, values in errors.items()}
     with_bn, without, residual = ("plain", True), ("plain", False), ("resnet", True)
-    lost = sum(_is_lost(row) for row in measured[with_bn])
-    untrained = [row for row in measured[with_bn] if len(row) < 2]  # only their start is known
-    healthy = all_of([above(worst[with_bn], least), FAILS if lost else OPEN if untrained else HOLDS])
+    untrained = any(len(row) < 2 for row in measured[with_bn])  # only the start is known
+    lasting = FAILS if _lost(measured[with_bn]) else OPEN if untrained else HOLDS
+    healthy = all_of([above(worst[with_bn], least), lasting])
     return [
         Claim(
             f"with batch normalization the gradients of plain-{depth} do not vanish",
             "checked, and found healthy (section 4.1)",
-            f"first layers over last layers, at worst: {_factor(worst[with_bn])}{_lost(measured[with_bn])}",
+            _worst(measured[with_bn]),
             healthy,
         ),
         Claim(
@@ -144,7 +137,7 @@ def claims(depth: int, measured: Measured, errors: Mapping[tuple[str, bool], Seq
             f"without batch normalization the gradients of plain-{depth} vanish on their way to the first "
             "layers",
             "not measured; the usual account of why deep plain networks fail (section 1)",
-            f"first layers over last layers, at worst: {_factor(worst[without])}{_lost(measured[without])}",
+            _worst(measured[without]),
             above(least, worst[without]),
         ),
         Claim(
@@ -165,14 +158,10 @@ def claims(depth: int, measured: Measured, errors: Mapping[tuple[str, bool], Seq
 def _run(setting: Setting, network: tuple[str, bool], seed: int) -> Run:
     """The ladder's run, but short, with a constant rate and a checkpoint of every epoch."""
     kind, batch_norm = network
-    ladder = ladder_run(setting, kind, setting.depths[-1], seed)
-    epochs = _EPOCHS if ladder.recipe.steps else min(_EPOCHS, ladder.recipe.epochs)
-    recipe = ladder.recipe.replace(
-        model_overrides={**ladder.recipe.model_overrides, **({} if batch_norm else {"batch_norm": False})},
-        steps=None,
-        epochs=epochs,
-        schedule="constant",
-    )
+    recipe = ladder_run(setting, kind, setting.depths[-1], seed).recipe
+    overrides = recipe.model_overrides if batch_norm else {**recipe.model_overrides, "batch_norm": False}
+    epochs = _EPOCHS if recipe.steps else min(_EPOCHS, recipe.epochs)
+    recipe = recipe.replace(model_overrides=overrides, steps=None, epochs=epochs, schedule="constant")
     name = f"gradients-{recipe.model}{'' if batch_norm else '-no_bn'}-seed{seed}"
     return Run(name, recipe, seed, keep=_KEPT)
 
@@ -182,7 +171,7 @@ def _measure(setting: Setting, runs: Groups) -> Measured:
     if not finished:
         return {network: [] for network in runs}  # no weight file says how images were normalized
     # All runs have the same images, for they have the same dataset and preprocessing.
-    dataset = open_data(setting)
+    dataset = open_dataset(setting.dataset, setting.data_dir)
     images, labels = network_images(finished[0], dataset, setting.recipe.train_split, _IMAGES)
     return {network: [_moments(run, images, labels) for run in found] for network, found in runs.items()}
 
@@ -215,8 +204,9 @@ def _living(row: Sequence[Moment]) -> list[Moment]:
     return [moment for moment in row if np.any(moment.norms)]
 
 
-def _is_lost(row: Sequence[Moment]) -> bool:
-    return len(_living(row)) < len(row)
+def _lost(rows: Sequence[Sequence[Moment]]) -> int:
+    """The number of runs with a moment at which all gradients are zero."""
+    return sum(len(_living(row)) < len(row) for row in rows)
 
 
 def _least(quantity: Callable[[Sequence[float]], float], rows: Sequence[Sequence[Moment]]) -> Sample:
@@ -224,9 +214,11 @@ def _least(quantity: Callable[[Sequence[float]], float], rows: Sequence[Sequence
     return Sample.of(min(quantity(moment.norms) for moment in _living(row)) for row in rows if _living(row))
 
 
-def _lost(rows: Sequence[Sequence[Moment]]) -> str:
-    count = sum(map(_is_lost, rows))
-    return f"; in {count} of {len(rows)} runs no layer gets any gradient at some moment" if count else ""
+def _worst(rows: Sequence[Sequence[Moment]]) -> str:
+    """The worst decay over the runs, in words."""
+    lost = _lost(rows)
+    ending = f"; in {lost} of {len(rows)} runs no layer gets any gradient at some moment" if lost else ""
+    return f"first layers over last layers, at worst: {_factor(_least(decay, rows))}{ending}"
 
 
 def _factor(sample: Sample) -> str:
@@ -243,17 +235,11 @@ def _table(setting: Setting, measured: Measured, runs: Groups) -> Table:
         starts = Sample.of(decay(row[0].norms) for row in found)
         ends = Sample.of(decay(row[-1].norms) for row in found)
         firsts = [Sample.of(_logarithms(row[i].norms)[0] for row in found) for i in (0, -1)]
+        factors = map(_factor, (starts, _least(decay, found), ends, *firsts))
         error = Sample.of(run.error("train") for run in runs[network])
-        diverged = sum(run.failure is not None for run in runs[network])
-        rows.append(
-            [
-                name,
-                *map(_factor, (starts, _least(decay, found), ends, *firsts)),
-                str(error),
-                f"{diverged} of {len(runs[network])}",
-                f"{sum(map(_is_lost, measured[network]))} of {len(measured[network])}",
-            ]
-        )
+        diverged = f"{sum(run.failure is not None for run in runs[network])} of {len(runs[network])}"
+        lost = f"{_lost(measured[network])} of {len(measured[network])}"
+        rows.append([name, *factors, str(error), diverged, lost])
     header = [
         "network",
         "first over last layers: at the start",
@@ -273,33 +259,6 @@ def _table(setting: Setting, measured: Measured, runs: Groups) -> Table:
     )
 
 
-def _remarks(runs: Groups) -> list[str]:
-    lines = [
-        f"{run.run.name}: {run.failure.split('; ')[0]}."
-        for found in runs.values()
-        for run in found
-        if run.failure is not None
-    ]
-    if not lines:
-        return []
-    return ["Runs that diverged count as guessing in the training error. " + " ".join(lines)]
-
-
-def _pictures(depth: int, measured: Measured) -> list[Picture]:
-    """One picture, or none if nothing could be measured."""
-    if not any(measured.values()):
-        return []
-    return [
-        Picture(
-            "gradients-layers",
-            _draw(measured),
-            "Gradient norm against layer at several moments of training, and of the first layer over epochs",
-            f"Norm of the gradient by layer ({depth} layers), mean of the logarithm over seeds; the band is "
-            "one standard deviation. A run is shown as long as it has a gradient, and a finite loss.",
-        )
-    ]
-
-
 def _draw(measured: Measured) -> bytes:
     figure = figures.new(height=9)
     grid = figure.add_gridspec(3, 2)
@@ -307,15 +266,13 @@ def _draw(measured: Measured) -> bytes:
     for place, (network, name) in enumerate(NETWORKS.items()):
         axes = first = figure.add_subplot(grid[place // 2, place % 2], sharey=first)
         for epoch, color in zip(_SHOWN, figures.colors(len(_SHOWN)), strict=True):
-            moments = [m for row in measured[network] for m in _living(row) if m.epoch == epoch]
-            series = [_logarithms(moment.norms) for moment in moments]
+            living = [moment for row in measured[network] for moment in _living(row)]
+            series = [_logarithms(moment.norms) for moment in living if moment.epoch == epoch]
             label = "at the start" if epoch == 0 else f"epoch {epoch}"
             figures.band(axes, range(1, len(series[0]) + 1 if series else 1), series, "-", color, label)
-        axes.set_title(name)
-        axes.set_xlabel("convolution")
+        axes.set(title=name, xlabel="convolution")
         _powers_of_ten(axes)
-    first = figure.axes[0]
-    first.legend(ncols=2)
+    figure.axes[0].legend(ncols=2)
     below = figure.add_subplot(grid[2, :])
     for (kind, batch_norm), name in NETWORKS.items():
         rows = [_living(row) for row in measured[kind, batch_norm]]
@@ -324,8 +281,7 @@ def _draw(measured: Measured) -> bytes:
         series = [[norms.get(epoch, np.nan) for epoch in epochs] for norms in first_norms]
         color = "tab:blue" if kind == "plain" else "tab:orange"
         figures.band(below, epochs, series, "o-" if batch_norm else "s--", color, name)
-    below.set_title("the first convolution over training")
-    below.set_xlabel("epoch")
+    below.set(title="the first convolution over training", xlabel="epoch")
     _powers_of_ten(below)
     below.legend()
     return figures.png(figure)

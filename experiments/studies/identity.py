@@ -1,6 +1,7 @@
 """A trained network made deeper by blocks that start as identities: what it loses (section 1)."""
 
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -8,12 +9,12 @@ import numpy as np
 
 from experiments.claims import Claim, Sample, above, all_of, not_above
 from experiments.experiment import KINDS, Experiment, Groups, diverged, per_seed
-from experiments.networks import load_network, network_images, open_data, training_loss
+from experiments.networks import load_network, network_images, training_loss
 from experiments.page import Part, Table
 from experiments.runs import Outcome, Run, ladder_run
 from experiments.settings import Setting
 from keras_resnet.applications import build_resnet
-from keras_resnet.data import Dataset
+from keras_resnet.data import Dataset, open_dataset
 from keras_resnet.errors import InputError
 from keras_resnet.models.config import ResNetConfig, get_config
 
@@ -31,14 +32,10 @@ _IMAGES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A trained network and the deeper one made from it, on the same images.
+    """A trained network before and after it was deepened, on the same images.
 
-    Attributes:
-        before: test error of the trained network, %.
-        after: test error of the deeper one, %.
-        loss_before: mean cross-entropy of training images, normalized with the batch's statistics.
-        loss_after: loss of the deeper one.
-        equal: whether the logits of the test images are equal to the last bit.
+    The test errors are in %. The losses are mean cross-entropies of training images, normalized with the
+    batch's statistics. `equal` says whether all logits of the test images are equal to the last bit.
     """
 
     before: float
@@ -48,14 +45,14 @@ class Measurement:
     equal: bool
 
 
-# By (kind, start): one per seed.
+# By (kind, start), with an entry per seed.
 Measured = Mapping[tuple[str, str], Sequence[Measurement]]
 
 
 def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
     """The errors right after deepening, without any further training."""
     shallow, deep = setting.depths[0], setting.depths[-1]
-    dataset = open_data(setting)
+    dataset = open_dataset(setting.dataset, setting.data_dir)
     measured: dict[tuple[str, str], list[Measurement]] = {case: [] for case in CASES}
     for kind, found in runs.items():
         for outcome in found:
@@ -94,22 +91,16 @@ def deepen(config: ResNetConfig, model: keras.Model, depths: Sequence[int], star
     Args:
         config: configuration of the model, with basic blocks or bottlenecks.
         model: a network of `build_resnet(config)` with its classifier.
-        depths: number of blocks in each stage of the deeper network.
+        depths: number of blocks in each stage of the deeper network, which outputs logits.
         start: initialization of the new blocks. "he": that of `build_resnet`; "zero": the last layer before
             the addition or the last ReLU outputs zeros, which makes a residual block the identity; "dirac":
             both convolutions and normalizations of a plain basic block are identities.
 
-    Returns:
-        The deeper network, which outputs logits. The moving statistics of the new blocks are the initial
-        ones, except for "dirac".
-
     Raises:
         InputError: a stage would lose blocks, or the blocks cannot be initialized in this way.
     """
-    depths = tuple(depths)
-    if len(depths) != len(config.stage_depths) or any(
-        new < old for new, old in zip(depths, config.stage_depths, strict=True)
-    ):
+    depths, stages = tuple(depths), len(config.stage_depths)
+    if len(depths) != stages or any(map(operator.lt, depths, config.stage_depths)):
         raise InputError(f"stages of {config.stage_depths} blocks cannot be deepened to {depths}")
     if config.block == "preactivation":
         raise InputError("a pre-activation stage ends in its stride; blocks cannot be added behind it")
@@ -141,14 +132,7 @@ def measure(
     test: tuple[np.ndarray, np.ndarray],
     train: tuple[np.ndarray, np.ndarray],
 ) -> Measurement:
-    """Compares two networks that output logits; neither is changed.
-
-    Args:
-        model: the trained network.
-        deeper: the deeper network.
-        test: preprocessed test images and their classes.
-        train: one batch of training images and their classes.
-    """
+    """Compares two networks that output logits, on preprocessed images and their classes; changes neither."""
     images, labels = test
     before, after = (_logits(network, images) for network in (model, deeper))
     return Measurement(
@@ -159,13 +143,7 @@ def measure(
 
 
 def claims(shallow: int, deep: int, measured: Measured) -> list[Claim]:
-    """The claims about deepening, judged by test errors.
-
-    Args:
-        shallow: depth of the trained networks.
-        deep: depth after deepening.
-        measured: measurements by case.
-    """
+    """The claims about deepening from `shallow` to `deep` layers, judged by test errors."""
     errors = {
         case: (Sample.of(m.before for m in found), Sample.of(m.after for m in found))
         for case, found in measured.items()
@@ -186,7 +164,7 @@ def claims(shallow: int, deep: int, measured: Measured) -> list[Claim]:
             "a plain network with new blocks that start in the same way, or as blocks usually do, loses",
             "not measured; solvers do not find that solution (section 1)",
             "; ".join(
-                f"{name}: {errors['plain', start][0]} % before, {errors['plain', start][1]} % after"
+                "{}: {} % before, {} % after".format(name, *errors["plain", start])
                 for start, name in (("zero", "scale zero"), ("he", "He"))
             ),
             all_of(above(*reversed(errors["plain", start])) for start in ("zero", "he")),
@@ -195,49 +173,44 @@ def claims(shallow: int, deep: int, measured: Measured) -> list[Claim]:
 
 
 def _initialize(model: keras.Model, config: ResNetConfig, block: str, start: str) -> None:
-    convolutions = 2 if config.block == "basic" else 3
     if start == "zero":
+        convolutions = 2 if config.block == "basic" else 3
         last = model.get_layer(f"{block}_{convolutions}_{'bn' if config.batch_norm else 'conv'}")
         for variable in last.trainable_variables:
             variable.assign(np.zeros(variable.shape, "float32"))
     if start == "dirac":
-        for number in range(1, convolutions + 1):
+        for number in (1, 2):
             kernel = model.get_layer(f"{block}_{number}_conv").kernel
             values = np.zeros(kernel.shape, "float32")
             values[1, 1] = np.eye(kernel.shape[-1])
             kernel.assign(values)
             layer = model.get_layer(f"{block}_{number}_bn")
-            # So that what it divides by is one.
+            # Normalization divides by the root of variance and epsilon, which is then one.
             layer.moving_variance.assign(np.full(layer.gamma.shape, 1 - layer.epsilon, "float32"))
 
 
 def _logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    parts = [
-        model(images[start : start + 100], training=False).numpy() for start in range(0, len(images), 100)
-    ]
-    return np.concatenate(parts)
+    batches = np.split(images, range(100, len(images), 100))
+    return np.concatenate([model(batch, training=False).numpy() for batch in batches])
 
 
 def _table(setting: Setting, measured: Measured) -> Table:
-    rows = []
-    for case, name in CASES.items():
-        found = measured[case]
-        columns = ("before", "after", "loss_before", "loss_after")
-        samples = [str(Sample.of(getattr(m, column) for m in found)) for column in columns]
-        rows.append([name, *samples])
-    header = ["new blocks", "test error before, %", "after, %", "training loss before", "after"]
+    columns = ("before", "after", "loss_before", "loss_after")
+    samples = {
+        case: [Sample.of(getattr(m, column) for m in found) for column in columns]
+        for case, found in measured.items()
+    }
     return Table(
-        header,
-        rows,
+        ["new blocks", "test error before, %", "after, %", "training loss before", "after"],
+        [[name, *map(str, samples[case])] for case, name in CASES.items()],
         f"{setting.dataset}, {setting.budget}: mean ± standard deviation over seeds. The training loss is "
         "that of one batch, normalized with its own statistics, as the next training step would see it.",
     )
 
 
-def _runs(setting: Setting) -> dict[str, list[Run]]:
-    """The ladder's shallowest networks."""
-    depth = setting.depths[0]
-    return per_seed(setting, KINDS, lambda setting, kind, seed: ladder_run(setting, kind, depth, seed))
+def _run(setting: Setting, kind: str, seed: int) -> Run:
+    """A run of the ladder's shallowest network."""
+    return ladder_run(setting, kind, setting.depths[0], seed)
 
 
 EXPERIMENT = Experiment(
@@ -245,6 +218,6 @@ EXPERIMENT = Experiment(
     title="Deepened by blocks that begin as identities",
     intro="He et al., 2015: a deeper network should never be worse than a shallower one, because its "
     "added layers could be identities. Here a trained network gets such layers.",
-    runs=_runs,
+    runs=lambda setting: per_seed(setting, KINDS, _run),
     report=report,
 )

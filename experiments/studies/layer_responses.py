@@ -8,13 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from experiments import figures
-from experiments.claims import Claim, Sample, Verdict, above, all_of
+from experiments.claims import Claim, Sample, above, all_of
 from experiments.experiment import KINDS, Experiment, Groups, diverged, ladder
-from experiments.networks import load_network, network_images, open_data
+from experiments.networks import load_network, network_images
 from experiments.page import Part, Picture, Table
-from experiments.runs import Outcome
 from experiments.settings import Setting
-from keras_resnet.data import Dataset
+from keras_resnet.data import open_dataset
 from keras_resnet.errors import InputError
 from keras_resnet.models.graph import recursion_limit
 
@@ -27,10 +26,13 @@ _BATCH = 50
 
 def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
     """Figure 7 with the networks of the ladder."""
-    dataset = open_data(setting)
-    measured = {
-        key: [_measure(run, dataset) for run in found if run.failure is None] for key, found in runs.items()
-    }
+    dataset = open_dataset(setting.dataset, setting.data_dir)
+    measured: dict[tuple[str, int], list[list[float]]] = {key: [] for key in runs}
+    for key, found in runs.items():
+        for outcome in found:
+            if outcome.failure is None:
+                images, _ = network_images(outcome, dataset, dataset.test_split, _IMAGES)
+                measured[key].append(list(responses(load_network(outcome), images).values()))
     body: list[Part] = [
         "A layer's response is the standard deviation of what a 3x3 convolution gives, after batch "
         "normalization and before the ReLU or the addition, over all positions and channels and up to "
@@ -52,11 +54,7 @@ def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
 
 
 def responses(model: keras.Model, images: np.ndarray) -> dict[str, float]:
-    """The response of each 3x3 convolution (figure 7).
-
-    Args:
-        model: a network of `build_resnet` with batch normalization behind its convolutions.
-        images: float32 (images, height, width, channels), preprocessed.
+    """The response of each 3x3 convolution to preprocessed images (figure 7).
 
     Returns:
         The standard deviation of each batch normalization's output in inference, over all images, positions
@@ -65,61 +63,47 @@ def responses(model: keras.Model, images: np.ndarray) -> dict[str, float]:
     Raises:
         InputError: a 3x3 convolution is not followed by batch normalization.
     """
+    layers = {layer.name: layer for layer in model.layers}
     outputs = {}
-    for layer in model.layers:
+    for layer in layers.values():
         if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (3, 3):
             name = f"{layer.name.removesuffix('_conv')}_bn"
-            if not any(other.name == name for other in model.layers):
+            if name not in layers:
                 raise InputError(f"responses are measured behind batch normalization; {layer.name} has none")
-            outputs[name] = model.get_layer(name).output
+            outputs[name] = layers[name].output
     with recursion_limit():
         inner = keras.Model(model.input, outputs)
-    sums, squares, count = dict.fromkeys(outputs, 0.0), dict.fromkeys(outputs, 0.0), dict.fromkeys(outputs, 0)
+    sums = {name: np.zeros(3) for name in outputs}  # of values and of their squares; their number
     for start in range(0, len(images), _BATCH):
         for name, values in inner(images[start : start + _BATCH], training=False).items():
             values = tf.cast(values, tf.float64)
-            sums[name] += float(tf.reduce_sum(values))
-            squares[name] += float(tf.reduce_sum(tf.square(values)))
-            count[name] += int(tf.size(values))
-    return {
-        name: float(np.sqrt(max(0.0, squares[name] / count[name] - (sums[name] / count[name]) ** 2)))
-        for name in outputs
-    }
+            squares = tf.square(values)
+            sums[name] += np.array([tf.reduce_sum(values), tf.reduce_sum(squares), tf.size(values)], float)
+    means = {name: (total / count, squares / count) for name, (total, squares, count) in sums.items()}
+    return {name: float(np.sqrt(max(0.0, square - mean**2))) for name, (mean, square) in means.items()}
 
 
 def claims(depths: Sequence[int], measured: Responses) -> list[Claim]:
-    """The claims of section 4.2 about figure 7, judged by the mean over a network's layers.
-
-    Args:
-        depths: depths of the ladder, rising.
-        measured: responses of both kinds at every depth.
-    """
+    """The claims of section 4.2 about figure 7, judged by the mean over a network's layers."""
     means = {key: Sample.of(map(np.mean, rows)) for key, rows in measured.items()}
-    smaller: list[Verdict] = [above(means["plain", depth], means["resnet", depth]) for depth in depths]
+    text = {key: _text(sample) for key, sample in means.items()}
     return [
         Claim(
             "residual networks have smaller responses than their plain twins, at every depth",
             "CIFAR-10: ResNets' responses are generally smaller (Fig. 7)",
             "mean over the layers, residual against plain: "
             + ", ".join(
-                f"{depth}: {_text(means['resnet', depth])} against {_text(means['plain', depth])}"
-                for depth in depths
+                f"{depth}: {text['resnet', depth]} against {text['plain', depth]}" for depth in depths
             ),
-            all_of(smaller),
+            all_of(above(means["plain", depth], means["resnet", depth]) for depth in depths),
         ),
         Claim(
             "the deeper a residual network, the smaller its layers' responses",
             "CIFAR-10: ResNet-20, 56 and 110, in this order (Fig. 7)",
-            "mean over the layers: "
-            + ", ".join(f"{depth}: {_text(means['resnet', depth])}" for depth in depths),
+            "mean over the layers: " + ", ".join(f"{depth}: {text['resnet', depth]}" for depth in depths),
             all_of(above(means["resnet", a], means["resnet", b]) for a, b in itertools.pairwise(depths)),
         ),
     ]
-
-
-def _measure(outcome: Outcome, dataset: Dataset) -> list[float]:
-    images, _ = network_images(outcome, dataset, dataset.test_split, _IMAGES)
-    return list(responses(load_network(outcome), images).values())
 
 
 def _text(sample: Sample) -> str:
@@ -130,10 +114,8 @@ def _text(sample: Sample) -> str:
 def _table(setting: Setting, measured: Responses) -> Table:
     rows = []
     for (kind, depth), found in measured.items():
-        cells = [
-            _text(Sample.of(map(statistic, found))) for statistic in (np.mean, np.median, np.min, np.max)
-        ]
-        rows.append([f"{KINDS[kind]}-{depth}", *cells])
+        samples = [Sample.of(map(statistic, found)) for statistic in (np.mean, np.median, np.min, np.max)]
+        rows.append([f"{KINDS[kind]}-{depth}", *map(_text, samples)])
     header = ["network", "mean of the layers", "median", "smallest", "largest"]
     return Table(header, rows, f"{setting.dataset}, {setting.budget}: mean ± standard deviation over seeds.")
 
@@ -146,15 +128,13 @@ def _picture(measured: Responses) -> bytes:
     depths = sorted({depth for _, depth in measured})
     colors = dict(zip(depths, figures.colors(len(depths)), strict=True))
     titles = ("layers in their order", "layers sorted by their response")
-    for axes, title, order in zip(panels, titles, (list, _falling), strict=True):
+    for axes, title in zip(panels, titles, strict=True):
         for (kind, depth), found in measured.items():
-            series = [order(row) for row in found]
+            series = [sorted(row, reverse=True) if axes is panels[1] else row for row in found]
             x = range(1, len(series[0]) + 1) if series else []
             style = "--" if kind == "plain" else "-"
             figures.band(axes, x, series, style, colors[depth], f"{KINDS[kind]}-{depth}")
-        axes.set_title(title)
-        axes.set_xlabel("layer")
-        axes.set_ylabel("standard deviation")
+        axes.set(title=title, xlabel="layer", ylabel="standard deviation")
         low, high = axes.get_ylim()
         if low > 0 and high > 3 * low:
             # The first layers of deep plain nets can dwarf all others.
@@ -165,10 +145,6 @@ def _picture(measured: Responses) -> bytes:
         axes.grid(alpha=0.3)
     panels[0].legend(ncols=2)
     return figures.png(figure)
-
-
-def _falling(row: Sequence[float]) -> list[float]:
-    return sorted(row, reverse=True)
 
 
 EXPERIMENT = Experiment(

@@ -17,6 +17,7 @@ OPTIONS = {
     "B": "projections where the width grows",
     "C": "projections everywhere",
 }
+_LABELS = {option: option if option == PLAIN else f"option {option}" for option in OPTIONS}
 
 
 def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
@@ -25,14 +26,9 @@ def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
         {option: [run.error(split) for run in found] for option, found in runs.items()}
         for split in ("train", "val")
     )
+    paper = {PLAIN: TABLE_2["plain", 34], **TABLE_3}
     rows = [
-        [
-            option if option == PLAIN else f"option {option}",
-            text,
-            str(Sample.of(train[option])),
-            str(Sample.of(test[option])),
-            f"{TABLE_2['plain', 34] if option == PLAIN else TABLE_3[option]:.2f}",
-        ]
+        [_LABELS[option], text, *(str(Sample.of(e[option])) for e in (train, test)), f"{paper[option]:.2f}"]
         for option, text in OPTIONS.items()
     ]
     header = [
@@ -59,28 +55,25 @@ def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
 
 
 def claims(test: Mapping[str, Sequence[float]]) -> list[Claim]:
-    """The claims of section 4.1 about table 3, judged by test errors in %.
-
-    Args:
-        test: errors by option and `PLAIN`, one per seed, in the same order of seeds.
-    """
+    """The claims of section 4.1 about table 3, judged by test errors in % of the same seeds."""
     samples = {option: Sample.of(values) for option, values in test.items()}
     options = [option for option in OPTIONS if option != PLAIN]
     by_seed = list(zip(*(test[option] for option in options), strict=True))
     gains = [plain - max(errors) for plain, errors in zip(test[PLAIN], by_seed, strict=True)]
     ranges = [max(errors) - min(errors) for errors in by_seed]
     paper = ", ".join(f"{option} {error} %" for option, error in TABLE_3.items())
+    ours = ", ".join(f"{option} {samples[option]} %" for option in options)
     return [
         Claim(
             "all three options are better than the plain net",
             f"{paper} against {TABLE_2['plain', 34]} % (Table 3)",
-            ", ".join(f"{option} {samples[option]} %" for option in options) + f" against {samples[PLAIN]} %",
+            f"{ours} against {samples[PLAIN]} %",
             all_of(above(samples[PLAIN], samples[option]) for option in options),
         ),
         Claim(
             "projections are slightly better: B than A, and C than B",
             f"{paper} (Table 3)",
-            ", ".join(f"{option} {samples[option]} %" for option in options),
+            ours,
             all_of([above(samples["A"], samples["B"]), above(samples["B"], samples["C"])]),
         ),
         Claim(
@@ -95,11 +88,8 @@ def claims(test: Mapping[str, Sequence[float]]) -> list[Claim]:
 
 
 def _run(setting: Setting, option: str, seed: int) -> Run:
-    depth = setting.shortcut_depth
-    if option == PLAIN:
-        return ladder_run(setting, "plain", depth, seed)
-    run = ladder_run(setting, "resnet", depth, seed)
-    if option == "A":
+    run = ladder_run(setting, "plain" if option == PLAIN else "resnet", setting.shortcut_depth, seed)
+    if option in (PLAIN, "A"):
         return run
     recipe = run.recipe.replace(model_overrides={**run.recipe.model_overrides, "shortcut": option})
     return Run(f"{recipe.model}-shortcut{option}-seed{seed}", recipe, seed)
@@ -109,11 +99,8 @@ def _picture(runs: Groups) -> bytes:
     figure = figures.new()
     axes = figure.subplots()
     for (option, found), color in zip(runs.items(), ("0.5", "C0", "C1", "C2"), strict=True):
-        label = option if option == PLAIN else f"option {option}"
-        figures.error_curves(axes, found, "val", "-", color, label)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("test error, %")
-    axes.set_ylim(bottom=0)
+        figures.error_curves(axes, found, "val", "-", color, _LABELS[option])
+    axes.set(xlabel="epoch", ylabel="test error, %", ylim=(0, None))
     axes.legend()
     return figures.png(figure)
 

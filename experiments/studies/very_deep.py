@@ -27,13 +27,11 @@ CONVERGED = 0.1
 """Training error, %, below which the paper's ResNet-1202 ended (section 4.2)."""
 
 _WAYS = {True: "with warm-up", False: "without"}
-
-
 _DEEPEST = "deepest"
 
 
 def report(setting: Setting, groups: Groups) -> tuple[list[Claim], list[Part]]:
-    """The start of both ways; what a step of the deepest network costs, and whether it trains."""
+    """The start with and without warm-up; whether the deepest network trains, and what a step costs."""
     runs = {warm: groups[warm] for warm in _WAYS}
     found = warmup_claims(
         {warm: [epochs_to_start(run) for run in group] for warm, group in runs.items()},
@@ -85,8 +83,8 @@ def warmup_claims(
     """The claims of section 4.2 about ResNet-110's warm-up.
 
     Args:
-        starts: epochs until the error falls, per seed, by whether there was a warm-up; infinite for never.
-        errors: last test errors, %, per seed, by whether there was a warm-up.
+        starts: for each seed `epochs_to_start`, by whether there was a warm-up.
+        errors: last test errors, %, likewise.
         epochs: length of each training; a run that never starts counts as one epoch more.
     """
     start = {warm: Sample.of(min(value, epochs + 1) for value in starts[warm]) for warm in _WAYS}
@@ -116,8 +114,7 @@ def warmup_claims(
 def trains(errors: Sequence[float]) -> Verdict:
     """Whether the training errors, %, of a single run's epochs show that ResNet-1202 trains.
 
-    `HOLDS` below `CONVERGED`; `FAILS` if the error did not fall or the run diverged; else `OPEN`, for the
-    run may have been too short.
+    `FAILS` if the error did not fall or the run diverged; `OPEN` if the run may have been too short.
     """
     if not errors or (len(errors) > 1 and errors[-1] >= errors[0]):
         return FAILS
@@ -137,12 +134,11 @@ def memory_claim(kept: Mapping[str, Any], remat: Mapping[str, Any]) -> Claim:
 
 
 def _deepest_claim(deepest: Outcome) -> Claim:
-    errors = deepest.errors("train")
-    if deepest.failure is not None:
-        ours, errors = deepest.failure, []
-    else:
-        epochs = deepest.history[-1]["epoch"]
-        ours = f"training error {errors[-1]:.2f} % after {epochs:g} epochs, from {errors[0]:.2f} %"
+    errors = deepest.errors("train") if deepest.failure is None else []
+    ours = deepest.failure or (
+        f"training error {errors[-1]:.2f} % after {deepest.history[-1]['epoch']:g} epochs, "
+        f"from {errors[0]:.2f} %"
+    )
     return Claim(
         "ResNet-1202 shows no optimization difficulty",
         f"training error below {CONVERGED:g} %; test error {TABLE_6[1202]} % (section 4.2, Table 6)",
@@ -184,7 +180,7 @@ def _run(setting: Setting, warm: bool, seed: int) -> Run:
 
 
 def _costs(batch_size: int, folder: Path) -> list[dict[str, Any]]:
-    """The costs of a step without and with rematerialization; measured once and kept in the folder."""
+    """The costs of a step without and with rematerialization; measured once and saved in the folder."""
     costs = []
     for remat in (False, True):
         path = folder / f"cifar_resnet1202-batch{batch_size}{'-remat' * remat}.json"
@@ -195,27 +191,18 @@ def _costs(batch_size: int, folder: Path) -> list[dict[str, Any]]:
 
 
 def _cost_table(costs: Sequence[Mapping[str, Any]]) -> Table:
-    rows = [
-        [
-            "recomputed (--remat)" if cost["remat"] else "kept",
-            f"{cost['peak_bytes'] / 1e9:.2f}",
-            f"{cost['base_bytes'] / 1e9:.2f}",
-            f"{cost['build_seconds']:.0f}",
-            f"{cost['first_step_seconds']:.0f}",
-            f"{cost['step_seconds']:.1f}",
-        ]
-        for cost in costs
-    ]
-    header = [
-        "activations",
-        "peak memory, GB",
-        "of it before the network, GB",
-        "build, s",
-        "first step, s",
-        "step, s",
-    ]
+    columns = {
+        "peak memory, GB": ("peak_bytes", 1e9, ".2f"),
+        "of it before the network, GB": ("base_bytes", 1e9, ".2f"),
+        "build, s": ("build_seconds", 1, ".0f"),
+        "first step, s": ("first_step_seconds", 1, ".0f"),
+        "step, s": ("step_seconds", 1, ".1f"),
+    }
+    rows = [[f"{cost[key] / unit:{digits}}" for key, unit, digits in columns.values()] for cost in costs]
+    for cost, row in zip(costs, rows, strict=True):
+        row.insert(0, "recomputed (--remat)" if cost["remat"] else "kept")
     caption = f"A training step of ResNet-1202 on {costs[0]['batch_size']} images of 32x32 pixels."
-    return Table(header, rows, caption)
+    return Table(["activations", *columns], rows, caption)
 
 
 def _picture(runs: Groups) -> bytes:
@@ -224,9 +211,7 @@ def _picture(runs: Groups) -> bytes:
     for (warm, found), color in zip(runs.items(), ("C0", "C3"), strict=True):
         figures.error_curves(axes, found, "train", "-", color, _WAYS[warm])
     axes.axhline(STARTED, color="0.5", linewidth=0.8)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("training error, %")
-    axes.set_ylim(0, 100)
+    axes.set(xlabel="epoch", ylabel="training error, %", ylim=(0, 100))
     axes.legend()
     return figures.png(figure)
 
