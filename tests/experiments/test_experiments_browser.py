@@ -1,4 +1,4 @@
-"""The pages in a real browser: what is made up here, and what is committed."""
+"""Synthetic and committed pages in a real browser."""
 
 import io
 import os
@@ -107,7 +107,7 @@ def test_a_fault_is_named(chromium, tmp_path, body, fault):
 
 
 def test_a_scheme_is_seen(chromium, tmp_path):
-    """A page that can be read in the light only."""
+    """A page that is readable in the light color scheme only."""
     file = tmp_path / "page.html"
     style = "<style>@media (prefers-color-scheme: dark) { html { background: #000 } }</style>"
     file.write_text(f"<!DOCTYPE html><title>a</title>{style}<h1>a</h1>")
@@ -118,7 +118,7 @@ def test_a_scheme_is_seen(chromium, tmp_path):
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """Makes the PATH a folder of its own; gives a function that puts a program there."""
+    """Sets the PATH to a folder with a few tools; returns a function that adds a program to it."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for tool in ("cat", "env", "mktemp", "rm", "chmod", "sh"):

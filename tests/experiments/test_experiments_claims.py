@@ -1,4 +1,4 @@
-"""Verdicts follow from means and spreads, both ways."""
+"""Verdicts from means and spreads, in both directions."""
 
 import math
 

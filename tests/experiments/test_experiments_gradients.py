@@ -1,4 +1,4 @@
-"""Gradient norms against finite differences and by hand; verdicts from made-up ones."""
+"""Gradient norms against finite differences and by hand; verdicts from synthetic ones."""
 
 import dataclasses
 
@@ -46,7 +46,7 @@ def batch(count=6):
 
 
 def test_the_first_layer_by_hand():
-    """One convolution and a classifier, whose gradient is written out."""
+    """One convolution and a classifier, against the gradient computed in NumPy."""
     inputs = keras.Input((4, 4, 2))
     x = keras.layers.Conv2D(3, 1, name="only")(inputs)
     outputs = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x))

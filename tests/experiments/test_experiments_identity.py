@@ -1,4 +1,4 @@
-"""Deepened networks compute what they did, where they can; verdicts from made-up measurements."""
+"""Outputs of deepened networks; verdicts from synthetic measurements."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def images(count=6, seed=1):
 
 
 def trained(config):
-    """A network with statistics as after a training, none of them neutral."""
+    """A network whose normalizations have random weights and statistics, as after training."""
     model = build_resnet(config, classifier_activation=None)
     random = np.random.default_rng(3)
     for layer in model.layers:
@@ -169,7 +169,7 @@ def test_nothing_is_decided_without_trained_networks():
 
 
 def test_a_report_of_untrained_networks(tmp_path):
-    """Made deeper, residual ones answer as before; a run that gave up has nothing to deepen."""
+    """Deepened residual networks have the same outputs; a run that diverged is left out."""
     small = {"stage_filters": (4, 6, 8)}
     setting = get_setting("digits", "minutes")
     recipe = setting.recipe.replace(model_overrides=small)

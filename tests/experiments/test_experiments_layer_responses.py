@@ -1,4 +1,4 @@
-"""The responses of layers whose statistics are known, and verdicts from made-up ones."""
+"""The responses of layers whose statistics are known, and verdicts from synthetic ones."""
 
 import dataclasses
 
@@ -50,7 +50,7 @@ def test_only_a_bottlenecks_3x3_responds():
 
 @pytest.mark.parametrize("count", [1, 50, 61])  # 50 go at once
 def test_responses_of_known_kernels(count):
-    """What passes a channel on, scaled, has the scaled deviation of that channel's positive part."""
+    """The response of a layer that scales one channel is that channel's scaled deviation, after ReLUs."""
     model = build_model("cifar_plain20", **SMALL)
     pass_on(model, "conv1", scale=3.0)
     pass_on(model, "conv2_block1_1", scale=0.5)

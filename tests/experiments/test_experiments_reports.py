@@ -1,4 +1,4 @@
-"""Made-up histories of both kinds get both verdicts: what a page says is what was measured."""
+"""Verdicts and reports from synthetic histories that support or contradict the claims."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ SETTING = dataclasses.replace(get_setting("digits", "minutes"), depths=(20, 56))
 
 
 def falling(last, seed):
-    """Errors of three epochs that end near `last`, a little different for each seed."""
+    """Errors of three epochs that end near `last`, slightly different for each seed."""
     return [90.0, (90 + last) / 2, last + 0.1 * seed]
 
 
@@ -137,7 +137,7 @@ def test_memory_is_judged_by_the_measurement():
 
 
 def test_the_memory_that_was_measured_here():
-    """benchmarks/results/README.md says what and how: rematerialization was to save half."""
+    """Rematerialization saves half, in the measurement that benchmarks/results/README.md describes."""
     path = Path(__file__).parents[2] / "benchmarks/results/resnet1202_memory-2cores.json"
     kept, remat = json.loads(path.read_text())["readings"]
     assert [(cost["batch_size"], cost["image_size"], cost["remat"]) for cost in (kept, remat)] == [
@@ -161,7 +161,7 @@ def test_every_dataset_has_every_budget():
 
 
 def test_cifar10_is_the_papers():
-    """Section 4.2."""
+    """The settings are those of section 4.2."""
     setting = get_setting("cifar10", "paper")
     recipe = setting.recipe
     assert setting.depths == (20, 32, 44, 56, 110)

@@ -1,4 +1,4 @@
-"""The commands themselves: bad input, a whole page, and what is repeated after a kill (nothing)."""
+"""The commands: invalid input, a whole page, and resuming after a kill."""
 
 import dataclasses
 import re
@@ -77,7 +77,7 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
 
 
 def test_a_plain_net_starts_as_its_twin():
-    """Same seed, same variables: `train` sets the seed and builds, and so does this."""
+    """With the same seed both have the same initial weights; like `train`, this sets the seed and builds."""
     setting = get_setting("digits", "minutes")
     weights = {}
     for kind in ("plain", "resnet"):
@@ -141,7 +141,7 @@ def test_recipes_that_no_run_can_carry_out(changes, sentence, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_experiment_repeats_nothing(how, tmp_path):
-    """The first runs are finished and stay as they are; the interrupted one goes on from its checkpoint."""
+    """Finished runs are not changed; the interrupted one resumes from its checkpoint."""
     arguments = [*TINY, "--set=epochs=30", "--jobs=1", f"--output_dir={tmp_path}"]
     process = start(*arguments)
     runs = tmp_path / "runs"
@@ -189,7 +189,7 @@ def _step(workdir):
 
 
 def _wait_for_orphans(workdir):
-    """Until the worker of a killed command has left its checkpoint and is gone."""
+    """Waits until the worker of a killed command has saved its checkpoint and ended."""
     import fcntl
 
     with open(workdir / "lock", "w") as lock:
@@ -205,7 +205,7 @@ def _wait_for_orphans(workdir):
     ],
 )
 def test_the_papers_budget_on_other_datasets(dataset, shape, changes, tmp_path):
-    """The recipes are the paper's but for their length; the records are TFDS' own."""
+    """With the paper's recipes, shortened, on records that TFDS wrote."""
 
     def examples(count):
         images = np.random.default_rng(count).integers(0, 256, (count, *shape), "uint8")

@@ -1,4 +1,4 @@
-"""What a step costs, measured in a process of its own."""
+"""The time and memory of a training step, measured in a separate process."""
 
 import math
 import subprocess
@@ -24,7 +24,7 @@ def test_a_tiny_step_with_and_without_remat():
 
 
 def test_the_peak_is_this_process_own():
-    """Not that of whoever started it, which `ru_maxrss` would begin with."""
+    """It does not include the memory of the parent process, as `ru_maxrss` would."""
     ballast = b"1" * 2**31
     cost = step_cost.measure("cifar_resnet20", 1, image_size=8)
     assert cost["peak_bytes"] < len(ballast)
