@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import keras_resnet
 from benchmarks import harness
-from keras_resnet import cli
 from keras_resnet.processes import Worker
 
 # Our network, its peer, and whether they have the same depth.
@@ -26,46 +25,40 @@ _DEEPEST, _DEEPEST_ROUNDS, _DEEPEST_LIMIT = "cifar_resnet1202", 3, 30.0
 # The package imports its names on first use; this module builds networks.
 _OWN_MODULE = "keras_resnet.applications"
 
-_subjects = harness.define_subjects([_IMPORT, *_PAIRS])
 
-
-def _seconds_to_build(build: Callable) -> tuple[float, int]:
-    """The time that a network takes, in seconds, and its number of layers."""
+def _building(build: Callable, per_layer: bool, seconds: list[float]) -> harness.Measure:
+    """Measures seconds for a network, which are added to a list, or milliseconds per layer."""
     import keras
 
-    keras.utils.clear_session()
-    gc.collect()
-    begun = time.perf_counter()
-    model = build()
-    return time.perf_counter() - begun, len(model.layers)
+    def measure() -> float:
+        keras.utils.clear_session()
+        gc.collect()
+        begun = time.perf_counter()
+        model = build()
+        seconds.append(time.perf_counter() - begun)
+        return 1000 * seconds[-1] / len(model.layers) if per_layer else seconds[-1]
+
+    return measure
 
 
-def _measure_build(name: str, rounds: int) -> list[harness.Row]:
+def _measure_build(run: harness.Benchmark, name: str) -> None:
     import keras
 
     peer, same_depth = _PAIRS[name]
-    own_seconds = []
-
-    def ours() -> float:
-        seconds, layers = _seconds_to_build(lambda: keras_resnet.build_model(name))
-        own_seconds.append(seconds)
-        return seconds if same_depth else 1000 * seconds / layers
-
-    def theirs() -> float:
-        seconds, layers = _seconds_to_build(lambda: getattr(keras.applications, peer)(weights=None))
-        return seconds if same_depth else 1000 * seconds / layers
-
     unit, label = ("s", peer) if same_depth else ("ms/layer", f"{peer}, per layer")
+    own_seconds: list[float] = []
+    build_peer = getattr(keras.applications, peer)
+    contenders = {
+        "ours": _building(lambda: keras_resnet.build_model(name), not same_depth, own_seconds),
+        f"keras.applications {label}": _building(lambda: build_peer(weights=None), not same_depth, []),
+    }
+    rounds = min(run.rounds, _DEEPEST_ROUNDS) if name == _DEEPEST else run.rounds
+    run.compare(f"build/{name}", unit, contenders, rounds)
     if name == _DEEPEST:
-        rounds = min(rounds, _DEEPEST_ROUNDS)
-    rows = harness.compare(f"build/{name}", unit, ours, {f"keras.applications {label}": theirs}, rounds)
-    if name == _DEEPEST:
-        limit = [_DEEPEST_LIMIT] * rounds
-        rows.append(harness.row(f"build/{name}/seconds", "s", own_seconds, limit, harness.LIMIT))
-    return rows
+        run.add(f"build/{name}/seconds", "s", own_seconds, [_DEEPEST_LIMIT] * rounds, harness.LIMIT)
 
 
-def _measure_import(rounds: int) -> list[harness.Row]:
+def _measure_import(run: harness.Benchmark) -> None:
     memory = {_OWN_MODULE: [], "keras": []}
 
     def import_fresh(module: str) -> float:
@@ -76,26 +69,25 @@ def _measure_import(rounds: int) -> list[harness.Row]:
 
     import_fresh(_OWN_MODULE)  # compiles byte code, and reads the files from the disk
     memory[_OWN_MODULE].clear()
-    peers = {"import keras": lambda: import_fresh("keras")}
-    rows = harness.compare("import", "s", lambda: import_fresh(_OWN_MODULE), peers, rounds)
-    peak = harness.row("import/peak_memory", "MiB", memory[_OWN_MODULE], memory["keras"], "import keras")
-    return [*rows, peak]
+    contenders = {"ours": lambda: import_fresh(_OWN_MODULE), "import keras": lambda: import_fresh("keras")}
+    run.compare("import", "s", contenders)
+    run.add("import/peak_memory", "MiB", memory[_OWN_MODULE], memory["keras"], "import keras")
 
 
-def main() -> None:
-    """Measures what the flags say."""
+def main(run: harness.Benchmark, subjects: list[str]) -> None:
+    """Measures the import first, then each network."""
     import keras
 
-    subjects, rounds = _subjects(), harness.rounds()
-    rows = _measure_import(rounds) if _IMPORT in subjects else []
     networks = [name for name in subjects if name != _IMPORT]
+    if networks != subjects:
+        _measure_import(run)
     if networks:
         # Keras and its backend initialize themselves with their first network.
         keras_resnet.build_model("resnet18")
     for name in networks:
-        rows += _measure_build(name, rounds)
-    harness.report(rows, harness.versions("keras", keras.backend.backend(), "numpy"))
+        _measure_build(run, name)
+    run.report("keras", keras.backend.backend(), "numpy")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    harness.run(main, [_IMPORT, *_PAIRS])

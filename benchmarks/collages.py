@@ -7,36 +7,27 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from absl import flags
 
 from benchmarks import harness
 from keras_resnet import cli, data
 from keras_resnet.errors import InputError
 
-_FOLDER = flags.DEFINE_string("output_dir", None, "The folder to make.")
-_HEIGHT = flags.DEFINE_integer("height", 224, "Pixels.")
-_WIDTH = flags.DEFINE_integer("width", 224, "Pixels.")
-_TRAIN = flags.DEFINE_integer("train", 3000, "Images in train/.")
-_VAL = flags.DEFINE_integer("val", 500, "Images in val/, with digits that train/ does not have.")
-
 _QUALITIES = (75, 95)
 
 
-def write(folder: Path, height: int, width: int, counts: dict[str, int]) -> None:
-    """Writes `folder/split/class/number.jpg`; the same bytes for the same arguments.
+def main(output_dir: str, height: int, width: int, **counts: int) -> None:
+    """Writes `output_dir/split/class/number.jpg`; the same bytes for the same arguments.
 
     A digit covers 50 to 95 % of the shorter side, at a random place and in a random color that is brighter or
-    darker than the background.
-
-    Args:
-        folder: to make.
-        height: pixels.
-        width: pixels.
-        counts: number of images in the splits "train" and "val", which share no digits.
+    darker than the background. `counts` are the numbers of images by split; splits share no digits.
     """
     import tensorflow as tf
     from sklearn.datasets import load_digits, load_sample_images
 
+    folder = Path(output_dir)
+    if folder.exists():
+        raise InputError(f"{folder} exists already; choose another --output_dir")
+    harness.at_least_one(height=height, width=width, **counts)
     digits: Any = load_digits()
     photos = cast(Any, load_sample_images()).images
     test = data.held_out(digits.target)
@@ -84,16 +75,17 @@ def _paste(image: np.ndarray, digit: np.ndarray, random: np.random.Generator) ->
     under += (color - under) * shape
 
 
-def main() -> None:
-    """Writes the folder that the flags describe."""
-    if _FOLDER.value is None:
-        raise InputError("give the folder to make: --output_dir=collages")
-    if Path(_FOLDER.value).exists():
-        raise InputError(f"{_FOLDER.value} exists already; choose another --output_dir")
-    harness.at_least_one(height=_HEIGHT.value, width=_WIDTH.value, train=_TRAIN.value, val=_VAL.value)
-    counts = {"train": _TRAIN.value, "val": _VAL.value}
-    write(Path(_FOLDER.value), _HEIGHT.value, _WIDTH.value, counts)
-
+COMMAND = cli.Command(
+    main,
+    __doc__ or "",
+    (
+        cli.Flag("output_dir", "The folder to make.", required=True),
+        cli.Flag("height", "Pixels.", int, 224),
+        cli.Flag("width", "Pixels.", int, 224),
+        cli.Flag("train", "Images in train/.", int, 3000),
+        cli.Flag("val", "Images in val/, with digits that train/ does not have.", int, 500),
+    ),
+)
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(COMMAND)

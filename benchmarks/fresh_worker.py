@@ -1,19 +1,16 @@
 """Measures that need a process which has done nothing else before."""
 
 import importlib
-import time
 
 import keras_resnet
-from benchmarks.workers import peak_memory
+from benchmarks.workers import peak_memory, seconds_of
 from keras_resnet import data, weights
 from keras_resnet.processes import serve
 
 
 def _import_module(name: str) -> tuple[float, float]:
     """Seconds, and peak memory in MiB, of importing a module."""
-    begun = time.perf_counter()
-    importlib.import_module(name)
-    return time.perf_counter() - begun, peak_memory()
+    return seconds_of(lambda: importlib.import_module(name)), peak_memory()
 
 
 def _read_epoch(folder: str, batch_size: int, image_size: int) -> list[float]:
@@ -22,11 +19,8 @@ def _read_epoch(folder: str, batch_size: int, image_size: int) -> list[float]:
     transform = data.Transform.create(image_size, keras_resnet.Normalization.imagenet(), "inception")
     bad = data.BadImages()
     batches = data.training_batches(split, transform, global_batch=batch_size, seed=0, epoch=0, bad=bad)
-    steps, peaks = len(split) // batch_size, []
-    for step, _ in enumerate(batches):
-        if step in (steps // 4, steps - 1):
-            peaks.append(peak_memory())
-    return peaks
+    steps = len(split) // batch_size
+    return [peak_memory() for step, _ in enumerate(batches) if step in (steps // 4, steps - 1)]
 
 
 def _convert(source: str, model: str, output: str) -> float:

@@ -4,18 +4,11 @@ python -m benchmarks.inference --output=inference.json
 """
 
 import contextlib
-import dataclasses
-import json
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from benchmarks import harness
-from benchmarks.inference_worker import GEMM_FLOPS
-from benchmarks.torch_peer import check_torch, start_torch
-from keras_resnet import cli
+from benchmarks import harness, torch_peer
 from keras_resnet.export.isolated import start_runtime
 from keras_resnet.models.config import get_config
 from keras_resnet.processes import Worker
@@ -26,118 +19,94 @@ _FLOPS = 2 * 3.8e9
 _SECONDS = 3.0  # of a round
 _WARM_UP = 3
 _TORCH = {"task": "inference", "precision": "bfloat16", "warm_up": _WARM_UP}
+# A product of two square matrices counts as so many images.
+_SIDE = 4096
+_IMAGES_PER_PRODUCT = 2 * _SIDE**3 / _FLOPS
 
 _KERAS = "keras.applications ResNet50, its float32 export"
 _COMPILED = "PyTorch compiled, channels_last, autocast bfloat16"
 _TORCH_ONNX = "PyTorch's ONNX export, ONNX Runtime"
 _TFLITE = "our float32 TFLite file"
-_GEMM = "a 4096 x 4096 float32 matrix product, oneDNN"
+_PRODUCT = f"a {_SIDE} x {_SIDE} float32 matrix product, oneDNN"
 
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What is measured: one of our files in one runtime, against whom."""
-
-    file: str
-    runtime: str
-    batch_size: int
-    peers: tuple[str, ...]
-
-
+# RUNTIME/PRECISION/BATCH: our file, and the peers.
 SUBJECTS = {
-    "saved_model/float32/1": Subject("saved_model", "saved_model", 1, (_KERAS,)),
-    "saved_model/float32/32": Subject("saved_model", "saved_model", 32, (_KERAS,)),
-    "saved_model/bfloat16/1": Subject("saved_model_bfloat16", "saved_model", 1, (_KERAS, _COMPILED)),
-    "saved_model/bfloat16/32": Subject("saved_model_bfloat16", "saved_model", 32, (_KERAS, _COMPILED)),
-    "onnx/float32/1": Subject("onnx", "onnx", 1, (_TORCH_ONNX,)),
-    "onnx/float32/32": Subject("onnx", "onnx", 32, (_TORCH_ONNX,)),
-    "openvino/float32/32": Subject("onnx", "openvino", 32, (_GEMM,)),
-    "tflite/int8/1": Subject("tflite_int8", "tflite", 1, (_TFLITE,)),
+    "saved_model/float32/1": ("saved_model", _KERAS),
+    "saved_model/float32/32": ("saved_model", _KERAS),
+    "saved_model/bfloat16/1": ("saved_model_bfloat16", _KERAS, _COMPILED),
+    "saved_model/bfloat16/32": ("saved_model_bfloat16", _KERAS, _COMPILED),
+    "onnx/float32/1": ("onnx", _TORCH_ONNX),
+    "onnx/float32/32": ("onnx", _TORCH_ONNX),
+    "openvino/float32/32": ("onnx", _PRODUCT),
+    "tflite/int8/1": ("tflite_int8", _TFLITE),
 }
-_subjects = harness.define_subjects(SUBJECTS)
+# The peers that are files: their runtime and their file.
+_PEER_FILES = {
+    _KERAS: ("saved_model", "applications"),
+    _TORCH_ONNX: ("onnx", "torch"),
+    _TFLITE: ("tflite", "tflite"),
+}
 
 
-def _files(folder: Path) -> dict:
-    """The exported files' paths, and what the export cost."""
+def _export(folder: str) -> dict[str, str]:
+    """The paths of the exported files; prints what the export cost."""
     harness.say("exporting")
-    command = [sys.executable, "-m", "benchmarks.inference_files", str(folder), _MODEL]
-    done = subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the export failed: {done.stderr.strip()[-2000:]}")
-    made = json.loads((folder / "files.json").read_text())
+    with Worker("benchmarks.inference_files", {"folder": folder}) as worker:
+        made = worker.ready
     seconds = ", ".join(f"{name} {value} s" for name, value in made["seconds"].items())
     harness.say(f"exported in {seconds}; {made['peak_memory_mib']:,} MiB at most")
     return made["files"]
 
 
-Measure = Callable[[int], float]  # from a number of calls to images/s
-
-
-@contextlib.contextmanager
-def _peer(peer: str, subject: Subject, files: dict) -> Iterator[Measure]:
-    if peer == _GEMM:
-        worker = Worker("benchmarks.inference_worker", {"flops_per_image": _FLOPS})
-    elif peer == _COMPILED:
-        worker = start_torch(_MODEL, **_TORCH, batch_size=subject.batch_size, compile=True)
-    else:
-        runtime, file = {
-            _KERAS: ("saved_model", "applications"),
-            _TORCH_ONNX: ("onnx", "torch"),
-            _TFLITE: ("tflite", "tflite"),
-        }[peer]
-        with _run(runtime, files[file], subject.batch_size) as measure:
-            yield measure
-        return
-    with worker:
-        yield lambda steps: worker.call("measure", steps=steps)
-
-
-@contextlib.contextmanager
-def _run(runtime: str, path: str, batch_size: int) -> Iterator[Measure]:
-    size = get_config(_MODEL).input_size
-    with start_runtime(runtime, path) as worker:
-
-        def measure(steps: int) -> float:
-            seconds = worker.call("time", shape=(batch_size, size, size, 3), calls=steps)
-            return steps * batch_size / sum(seconds)
-
-        measure(_WARM_UP)
-        yield measure
-
-
-def _measure(name: str, subject: Subject, files: dict) -> list[harness.Row]:
+def _measure(
+    run: harness.Benchmark, subject: str, files: dict[str, str], torch: torch_peer.Torch | None
+) -> None:
+    """Measures a subject in rounds of equal length, however fast a contender is."""
+    file, *peers = SUBJECTS[subject]
+    runtime, _, batch = subject.split("/")
+    batch_size = int(batch)
+    measures: dict[str, harness.Measure] = {}
     with contextlib.ExitStack() as stack:
+        for name in ("ours", *peers):
+            images = _IMAGES_PER_PRODUCT if name == _PRODUCT else batch_size  # per step
+            if name == _PRODUCT:
+                spec = {"contender": "matrix_product", "size": _SIDE, "precision": "float32", "warm_up": 1}
+                worker = Worker("benchmarks.keras_worker", {**spec, "batch_size": images})
+                measure = partial(stack.enter_context(worker).call, "measure")
+            elif name == _COMPILED and torch is not None:
+                worker = torch.start(_MODEL, **_TORCH, batch_size=batch_size, compile=True)
+                measure = partial(stack.enter_context(worker).call, "measure")
+            else:
+                runtime_of_file, key = _PEER_FILES.get(name, (runtime, file))
+                worker = stack.enter_context(start_runtime(runtime_of_file, files[key]))
+                measure = partial(_images_per_second, worker, batch_size)
+                measure(steps=_WARM_UP)
+            steps = max(1, round(_SECONDS * measure(steps=1) / images))
+            measures[name] = partial(measure, steps=steps)
+        run.compare(subject, "images/s", measures)
 
-        def rounds_of(label: str, contender: contextlib.AbstractContextManager[Measure]) -> harness.Measure:
-            measure = stack.enter_context(contender)
-            # Rounds of equal length, however fast a contender is.
-            batch = GEMM_FLOPS / _FLOPS if label == _GEMM else subject.batch_size
-            steps = max(1, round(_SECONDS * measure(1) / batch))
-            return lambda: measure(steps)
 
-        mine = rounds_of("ours", _run(subject.runtime, files[subject.file], subject.batch_size))
-        theirs = {peer: rounds_of(peer, _peer(peer, subject, files)) for peer in subject.peers}
-        return harness.compare(name, "images/s", mine, theirs, harness.rounds())
+def _images_per_second(worker: Worker, batch_size: int, steps: int) -> float:
+    """Calls the file that a worker has opened."""
+    size = get_config(_MODEL).input_size
+    seconds = worker.call("time", shape=(batch_size, size, size, 3), calls=steps)
+    return steps * batch_size / sum(seconds)
 
 
-def main() -> None:
-    """Measures what the flags say."""
-    chosen = _subjects()
-    harness.rounds()
-    versions = harness.versions("keras", "tensorflow", "onnxruntime", "ai-edge-litert", "openvino", "numpy")
-    peers = {peer for name in chosen for peer in SUBJECTS[name].peers}
-    if peers & {_COMPILED, _TORCH_ONNX}:
-        versions |= check_torch()
-    rows = []
+def main(run: harness.Benchmark, subjects: list[str], torch_python: str) -> None:
+    """Compares the files of the chosen subjects with their peers."""
+    peers = {peer for subject in subjects for peer in SUBJECTS[subject][1:]}
+    torch = torch_peer.Torch(torch_python) if peers & {_COMPILED, _TORCH_ONNX} else None
     with tempfile.TemporaryDirectory() as folder:
-        files = _files(Path(folder))
-        if _TORCH_ONNX in peers:
-            files["torch"] = str(Path(folder) / "torch.onnx")
-            start_torch(_MODEL, **_TORCH, batch_size=1, compile=False, onnx=files["torch"]).close()
-        for name in chosen:
-            rows += _measure(name, SUBJECTS[name], files)
-    harness.report(rows, versions)
+        files = _export(folder)
+        if torch is not None and _TORCH_ONNX in peers:
+            files["torch"] = str(Path(folder, "torch.onnx"))
+            torch.start(_MODEL, **_TORCH, batch_size=1, compile=False, onnx=files["torch"]).close()
+        for subject in subjects:
+            _measure(run, subject, files, torch)
+    packages = ("keras", "tensorflow", "onnxruntime", "ai-edge-litert", "openvino", "numpy")
+    run.report(*packages, **({"torch": torch.version} if torch else {}))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    harness.run(main, SUBJECTS, [torch_peer.FLAG])

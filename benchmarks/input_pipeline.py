@@ -5,21 +5,22 @@ python -m benchmarks.input_pipeline --output=input_pipeline.json
 
 import contextlib
 import io
+import itertools
 import math
 import multiprocessing
 import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from absl import flags
 
 import keras_resnet
 from benchmarks import harness
+from benchmarks.workers import seconds_of
 from keras_resnet import cli, data
 from keras_resnet.processes import Worker, cores
 
@@ -33,13 +34,10 @@ _BATCH, _SIZE = 64, 224
 _RECORDS, _SHARDS = 1_000_000, 16
 _SKIP_LIMIT = 10.0
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-_subjects = harness.define_subjects([_TRAINING, _MEMORY, _INDEXED, _STREAMED])
-_IMAGES = flags.DEFINE_integer("images", 4096, "Files in the folder; each round reads all of them.")
-_DISTINCT = flags.DEFINE_integer("distinct", 384, "Different images among them.")
-
-
-# -- the images -----------------------------------------------------------------------------------
+_FLAGS = (
+    cli.Flag("images", "Files in the folder; each round reads all of them.", int, 4096),
+    cli.Flag("distinct", "Different images among them.", int, 384),
+)
 
 
 def _tiles() -> tuple[np.ndarray, str]:
@@ -91,9 +89,8 @@ def _write_folder(folder: Path, count: int, distinct: int) -> str:
         file = io.BytesIO()
         quality = int(rng.integers(_QUALITIES[0], _QUALITIES[1] + 1))
         pixels = np.asarray(_draw(rng, photos, tiles), "float32")
-        pixels = pixels + rng.normal(0.0, _GRAIN, (_HEIGHT, _WIDTH, 1))
-        image = Image.fromarray(np.clip(pixels, 0, 255).astype("uint8"))
-        image.save(file, "JPEG", quality=quality)
+        pixels = np.clip(pixels + rng.normal(0.0, _GRAIN, (_HEIGHT, _WIDTH, 1)), 0, 255)
+        Image.fromarray(pixels.astype("uint8")).save(file, "JPEG", quality=quality)
         files.append(file.getvalue())
     for split, amount in (("train", count), ("val", 4)):
         for index in range(amount):
@@ -107,42 +104,34 @@ def _write_folder(folder: Path, count: int, distinct: int) -> str:
     )
 
 
-# -- the contenders, in images/s ------------------------------------------------------------------
-
-
-def _rate(batches: Iterator, per_batch: int) -> float:
+def _rate(batches: Iterator) -> float:
     """Images/s from the second batch on, without the start of the pipeline."""
     next(batches)
-    begun, count = time.perf_counter(), 0
-    for _ in batches:
-        count += per_batch
+    begun = time.perf_counter()
+    count = _BATCH * sum(1 for _ in batches)
     return count / (time.perf_counter() - begun)
 
 
-def _batches(split: "data.Split", size: int, bad: "data.BadImages", **where: int):
+def _batches(split: "data.Split", size: int, bad: "data.BadImages", **where: int) -> Iterator:
     """Our training batches."""
     transform = data.Transform.create(size, keras_resnet.Normalization.imagenet(), "inception")
     return iter(data.training_batches(split, transform, global_batch=_BATCH, seed=0, bad=bad, **where))
 
 
-def _ours(folder: Path) -> Callable[[], float]:
+def _ours(folder: Path) -> harness.Measure:
     split = data.open_dataset(f"folder:{folder}").split("train")
-    epochs = iter(range(1_000_000))
+    epochs = itertools.count()
 
     def measure() -> float:
         bad = data.BadImages()
-        rate = _rate(_batches(split, _SIZE, bad, epoch=next(epochs)), _BATCH)
+        rate = _rate(_batches(split, _SIZE, bad, epoch=next(epochs)))
         bad.check(0)
         return rate
 
     return measure
 
 
-def _paths(folder: Path) -> list[str]:
-    return sorted(str(path) for path in (folder / "train").rglob("*.jpg"))
-
-
-def _plain(folder: Path) -> Callable[[], float]:
+def _plain(paths: list[str]) -> harness.Measure:
     """The pipeline of tutorials: decode, crop, resize, mirror, batch, normalize."""
     import tensorflow as tf
 
@@ -161,25 +150,22 @@ def _plain(folder: Path) -> Callable[[], float]:
     def normalize(images):
         return (images / 255.0 - tf.constant(_MEAN)) / tf.constant(_STD)
 
-    paths = _paths(folder)
     batches = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths))
-    batches = batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-    batches = batches.batch(_BATCH, drop_remainder=True)
-    batches = batches.map(normalize, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-    return lambda: _rate(iter(batches), _BATCH)
+    batches = batches.map(prepare, tf.data.AUTOTUNE).batch(_BATCH, drop_remainder=True)
+    batches = batches.map(normalize, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return lambda: _rate(iter(batches))
 
 
-def _bare(folder: Path) -> Callable[[], float]:
+def _bare(paths: list[str]) -> harness.Measure:
     """Only reads and decodes."""
     import tensorflow as tf
 
     def decode(path):
         return tf.shape(tf.io.decode_jpeg(tf.io.read_file(path), channels=3))
 
-    paths = tf.data.Dataset.from_tensor_slices(_paths(folder))
-    decoded = paths.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(_BATCH, drop_remainder=True)
-    decoded = decoded.prefetch(tf.data.AUTOTUNE)
-    return lambda: _rate(iter(decoded), _BATCH)
+    decoded = tf.data.Dataset.from_tensor_slices(paths).map(decode, tf.data.AUTOTUNE)
+    batches = decoded.batch(_BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return lambda: _rate(iter(batches))
 
 
 def _with_pillow(path: str) -> int:
@@ -206,96 +192,93 @@ def _with_pillow(path: str) -> int:
     return len(pixels)
 
 
-def _pillow(folder: Path, pool) -> Callable[[], float]:
-    paths = _paths(folder)
-
-    def measure() -> float:
-        begun = time.perf_counter()
+def _pillow(paths: list[str], pool: Any) -> harness.Measure:
+    def read() -> None:
         # The pixels stay in their process: their transfer would cost more.
         for _ in pool.imap_unordered(_with_pillow, paths, chunksize=_BATCH):
             pass
-        return len(paths) / (time.perf_counter() - begun)
 
-    return measure
+    return lambda: len(paths) / seconds_of(read)
 
 
-def _measure_training(folder: Path, rounds: int) -> list[harness.Row]:
+def _measure_training(run: harness.Benchmark, subject: str, folder: Path) -> None:
+    paths = sorted(str(path) for path in (folder / "train").rglob("*.jpg"))
     # A fresh interpreter for each process, as TensorFlow's threads do not survive a fork.
     with multiprocessing.get_context("spawn").Pool(len(cores())) as pool:
-        peers = {
-            "plain tf.data: decode, crop, resize, mirror": _plain(folder),
-            "Pillow, a process a core, as torchvision's transforms": _pillow(folder, pool),
-            "bare decoding by libjpeg-turbo": _bare(folder),
+        contenders = {
+            "ours": _ours(folder),
+            "plain tf.data: decode, crop, resize, mirror": _plain(paths),
+            "Pillow, a process a core, as torchvision's transforms": _pillow(paths, pool),
+            "bare decoding by libjpeg-turbo": _bare(paths),
         }
-        ours = _ours(folder)
-        for measure in (ours, *peers.values()):
+        for measure in contenders.values():
             measure()
-        return harness.compare(_TRAINING, "images/s", ours, peers, rounds)
+        run.compare(subject, "images/s", contenders)
 
 
-# -- memory and skipping --------------------------------------------------------------------------
-
-
-def _measure_memory(folder: Path, rounds: int) -> list[harness.Row]:
-    whole, quarter = [], []
-    for _ in range(min(rounds, 3)):
+def _measure_memory(run: harness.Benchmark, subject: str, folder: Path) -> None:
+    readings = []
+    for _ in range(min(run.rounds, 3)):
         with Worker("benchmarks.fresh_worker", {}) as worker:
-            first, last = worker.call("read_epoch", folder=str(folder), batch_size=_BATCH, image_size=_SIZE)
-        quarter.append(first)
-        whole.append(last)
-        harness.say(f"{_MEMORY}: {first:.0f} MiB after a quarter of an epoch, {last:.0f} MiB after it")
-    return [harness.row(_MEMORY, "MiB", whole, quarter, "the same after a quarter of the epoch")]
+            reading = worker.call("read_epoch", folder=str(folder), batch_size=_BATCH, image_size=_SIZE)
+        readings.append(reading)
+        first, last = reading
+        harness.say(f"{subject}: {first:.0f} MiB after a quarter of an epoch, {last:.0f} MiB after it")
+    quarter, whole = zip(*readings, strict=True)
+    run.add(subject, "MiB", whole, quarter, "the same after a quarter of the epoch")
 
 
-def _seconds_to_skip(split: "data.Split") -> float:
-    """Seconds until the first batch from the middle of an epoch is ready."""
-    begun = time.perf_counter()
-    next(_batches(split, 32, data.BadImages(), epoch=0, first_step=len(split) // _BATCH // 2))
-    return time.perf_counter() - begun
+def _indexed(folder: Path) -> "data.Split":
+    """A split of a million file names without files."""
+    paths = np.array([b"%s/%d.jpg" % (os.fsencode(folder), i) for i in range(_RECORDS)], object)
+    return data.IndexedSplit("train", paths, np.zeros(_RECORDS, "int32"), files=True)
 
 
-def _measure_skipping(subject: str, folder: Path, rounds: int) -> list[harness.Row]:
-    """Skips half of a million examples: file names without files, or records without an image."""
+def _streamed(folder: Path) -> "data.Split":
+    """A split of a million records without an image."""
     import tensorflow as tf
 
-    if subject == _INDEXED:
-        paths = np.array([b"%s/%d.jpg" % (os.fsencode(folder), i) for i in range(_RECORDS)], object)
-        split = data.IndexedSplit("train", paths, np.zeros(_RECORDS, "int32"), files=True)
-    else:
-        count = _RECORDS // _SHARDS
-        for shard in range(_SHARDS):
-            with tf.io.TFRecordWriter(str(folder / f"records-{shard}")) as writer:
-                for index in range(count):
-                    writer.write(b"%d" % index)
-        shards = tuple((str(folder / f"records-{shard}"), 0, count) for shard in range(_SHARDS))
-        split = data.StreamedSplit("train", shards, lambda record: (record, tf.constant(0)))
-    seconds = []
-    for _ in range(min(rounds, 3)):
-        seconds.append(_seconds_to_skip(split))
-        harness.say(f"{subject}: {seconds[-1]:.2f} s")
-    limit = [_SKIP_LIMIT] * len(seconds)
-    return [harness.row(subject, "s", seconds, limit, harness.LIMIT)]
+    count = _RECORDS // _SHARDS
+    shards = tuple((str(folder / f"records-{shard}"), 0, count) for shard in range(_SHARDS))
+    for path, _, _ in shards:
+        with tf.io.TFRecordWriter(path) as writer:
+            for index in range(count):
+                writer.write(b"%d" % index)
+    return data.StreamedSplit("train", shards, lambda record: (record, tf.constant(0)))
 
 
-def main() -> None:
-    """Measures what the flags say."""
-    subjects = _subjects()
-    harness.at_least_one(images=_IMAGES.value, distinct=_DISTINCT.value)
-    rounds, rows = harness.rounds(), []
-    versions = harness.versions("tensorflow", "numpy", "pillow", "scikit-learn")
+def _measure_skipping(run: harness.Benchmark, subject: str, folder: Path) -> None:
+    """Measures the seconds until the first batch from the middle of an epoch is ready."""
+    split = {_INDEXED: _indexed, _STREAMED: _streamed}[subject](folder)
+    middle = len(split) // _BATCH // 2
+
+    def skip() -> None:
+        next(_batches(split, 32, data.BadImages(), epoch=0, first_step=middle))
+
+    contenders = {"ours": lambda: seconds_of(skip), harness.LIMIT: lambda: _SKIP_LIMIT}
+    run.compare(subject, "s", contenders, min(run.rounds, 3))
+
+
+_SUBJECTS = {
+    _TRAINING: _measure_training,
+    _MEMORY: _measure_memory,
+    _INDEXED: _measure_skipping,
+    _STREAMED: _measure_skipping,
+}
+
+
+def main(run: harness.Benchmark, subjects: list[str], images: int, distinct: int) -> None:
+    """Writes the images if a subject needs them, and measures each subject."""
+    described = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if {_TRAINING, _MEMORY} & set(subjects):
-            versions["images"] = _write_folder(folder, max(_IMAGES.value, 4 * _BATCH), _DISTINCT.value)
-        if _TRAINING in subjects:
-            rows += _measure_training(folder, rounds)
-        if _MEMORY in subjects:
-            rows += _measure_memory(folder, rounds)
-        for subject in (_INDEXED, _STREAMED):
+            described["images"] = _write_folder(folder, max(images, 4 * _BATCH), distinct)
+        for subject, measure in _SUBJECTS.items():
             if subject in subjects:
-                rows += _measure_skipping(subject, folder, rounds)
-    harness.report(rows, versions)
+                measure(run, subject, folder)
+    run.report("tensorflow", "numpy", "pillow", "scikit-learn", **described)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    harness.run(main, _SUBJECTS, _FLAGS)

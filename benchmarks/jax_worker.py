@@ -6,9 +6,7 @@ import sys
 from typing import Any
 
 import keras_resnet
-from benchmarks.workers import TakeSteps, random_batch, serve_steps
-
-RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
+from benchmarks.workers import MOMENTUM, RATE, WEIGHT_DECAY, TakeSteps, random_batch, serve_steps
 
 
 def _prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], TakeSteps]:

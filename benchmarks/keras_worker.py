@@ -1,25 +1,75 @@
-"""Training steps on TensorFlow: this project's, or those of Keras' `fit`."""
+"""Measures on TensorFlow: training steps, a whole run, one of several workers, a matrix product."""
 
+import json
 import math
+import os
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from benchmarks.own_step import MOMENTUM, RATE, OwnStep
-from benchmarks.workers import TakeSteps, random_batch, serve_steps
+from benchmarks.workers import MOMENTUM, RATE, TakeSteps, random_batch, seconds_of, serve_steps, speed_of
 from keras_resnet import build_model
+from keras_resnet.classification import ClassificationRecipe, ClassificationTask, train
+from keras_resnet.data import Transform, dataset_statistics, open_dataset, training_batches
+from keras_resnet.models.config import get_config
 from keras_resnet.models.layers import BatchNormalization
-from keras_resnet.training import PRECISIONS
+from keras_resnet.processes import cores, read_spec, serve
+from keras_resnet.training import PRECISIONS, RunOptions
+from keras_resnet.training.distribution import create
+from keras_resnet.training.step import Trainer
+
+_CLASSES, _TEST_EXAMPLES = 10, 64  # of the whole run
+_SCALING_WARM_UP = 3
 
 
-def _own(spec: dict[str, Any]) -> tuple[keras.Model, TakeSteps]:
-    own = OwnStep(spec)
-    return own.model, own.take_steps
+class _OwnStep:
+    """This project's training step of the network in `spec`.
+
+    `batches` is an endless dataset of batches; None repeats one random batch.
+    """
+
+    def __init__(
+        self, spec: dict[str, Any], strategy: str = "one_device", batches: tf.data.Dataset | None = None
+    ):
+        self.distribution = create(strategy)
+        keras.utils.set_random_seed(0)
+        size, batch = spec["image_size"], spec["batch_size"]
+        with self.distribution.scope():
+            self.model = build_model(spec["model"], input_shape=(size, size, 3), classifier_activation=None)
+        recipe = ClassificationRecipe(
+            spec["model"], "synthetic", image_size=size, batch_size=batch, momentum=MOMENTUM
+        )
+        self._trainer = Trainer(self.model, ClassificationTask(recipe), self.distribution, seed=0)
+        if batches is None:
+            local = batch // self.distribution.total_replicas
+            classes = get_config(spec["model"]).classes
+            images, labels = random_batch(local, size, classes, seed=self.distribution.worker)
+            values = {"images": images, "labels": labels, "weights": np.ones(local, "float32")}
+            batches = tf.data.Dataset.from_tensors(values).repeat()
+        self._iterator = self.distribution.iterate(batches)
+
+    def take_steps(self, steps: int) -> float:
+        """Returns the last step's loss; NaN if it or the gradient is not finite."""
+        rates, stopping = tf.constant([RATE]), tf.constant(0.0)
+        results = None
+        for step in range(steps):
+            results = self._trainer.train(self._iterator, rates, tf.constant(step), stopping)
+        assert results is not None
+        last = dict(zip(self._trainer.columns, results.numpy()[-1].tolist(), strict=True))
+        return last["loss"] if last["finite"] else math.nan
 
 
-def _fit(model: Any, spec: dict[str, Any]) -> tuple[keras.Model, TakeSteps]:
+def _own(spec: dict[str, Any]) -> tuple[list, TakeSteps]:
+    own = _OwnStep(spec)
+    return own.model.trainable_weights, own.take_steps
+
+
+def _fit(model: Any, spec: dict[str, Any]) -> tuple[list, TakeSteps]:
     """Keras' own training of a model whose outputs are logits."""
     model.compile(
         optimizer=keras.optimizers.SGD(RATE, momentum=MOMENTUM),
@@ -33,40 +83,158 @@ def _fit(model: Any, spec: dict[str, Any]) -> tuple[keras.Model, TakeSteps]:
         history = model.fit(dataset, steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0)
         return history.history["loss"][-1]
 
-    return model, take_steps
+    return model.trainable_weights, take_steps
 
 
-def _applications(spec: dict[str, Any]) -> tuple[keras.Model, TakeSteps]:
+def _applications(spec: dict[str, Any]) -> tuple[list, TakeSteps]:
     """The network of the same name in keras.applications."""
     build: Callable[..., keras.Model] = {"resnet50": keras.applications.ResNet50}[spec["model"]]
-    return _fit(build(weights=None, input_shape=_shape(spec), classifier_activation=None), spec)
+    return _fit(build(weights=None, input_shape=spec["input_shape"], classifier_activation=None), spec)
 
 
-def _with_keras_layers(spec: dict[str, Any]) -> tuple[keras.Model, TakeSteps]:
+def _with_keras_layers(spec: dict[str, Any]) -> tuple[list, TakeSteps]:
     """Our network with Keras' batch normalization."""
 
     def swap(layer):
         kind = keras.layers.BatchNormalization if isinstance(layer, BatchNormalization) else type(layer)
         return kind.from_config(layer.get_config())
 
-    own = build_model(spec["model"], input_shape=_shape(spec), classifier_activation=None)
+    own = build_model(spec["model"], input_shape=spec["input_shape"], classifier_activation=None)
     return _fit(keras.models.clone_model(own, clone_function=swap), spec)
 
 
-def _shape(spec: dict[str, Any]) -> tuple[int, int, int]:
-    return spec["image_size"], spec["image_size"], 3
+def _matrix_product(spec: dict[str, Any]) -> tuple[list, TakeSteps]:
+    """Multiplies two square float32 matrices of side `size`."""
+    a, b = (tf.random.uniform((spec["size"], spec["size"])) for _ in range(2))
+    multiply = tf.function(tf.linalg.matmul)
+
+    def take_steps(steps: int) -> None:
+        for _ in range(steps):
+            multiply(a, b).numpy()
+
+    return [], take_steps
 
 
-_CONTENDERS = {"ours": _own, "applications": _applications, "keras_layers": _with_keras_layers}
+_CONTENDERS = {
+    "ours": _own,
+    "applications": _applications,
+    "keras_layers": _with_keras_layers,
+    "matrix_product": _matrix_product,
+}
 
 
 def _prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], TakeSteps]:
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(PRECISIONS[spec["precision"]])
-    model, take_steps = _CONTENDERS[spec["contender"]](spec)
-    parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
-    return {"parameters": parameters}, take_steps
+    size = spec.get("image_size")
+    weights, take_steps = _CONTENDERS[spec["contender"]]({**spec, "input_shape": (size, size, 3)})
+    return {"parameters": sum(math.prod(weight.shape) for weight in weights)}, take_steps
+
+
+def _write_noise(folder: Path, examples: int, size: int) -> None:
+    """Writes the TFDS dataset "synthetic" of random pixels."""
+    import tensorflow_datasets as tfds
+
+    def split(count: int) -> list[tuple[int, dict[str, Any]]]:
+        random = np.random.default_rng(0)
+        images = (random.integers(0, 256, (size, size, 3), "uint8") for _ in range(count))
+        return [(i, {"image": image, "label": i % _CLASSES}) for i, image in enumerate(images)]
+
+    features = {
+        "image": tfds.features.Image(shape=(size, size, 3)),
+        "label": tfds.features.ClassLabel(num_classes=_CLASSES),
+    }
+    tfds.disable_progress_bar()
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "synthetic",
+        "1.0.0",
+        tfds.features.FeaturesDict(features),
+        {"train": split(examples), "test": split(_TEST_EXAMPLES)},
+        data_dir=folder,
+    )
+
+
+def _prepare_run(spec: dict[str, Any]):
+    """Serves "loop", the images/s of the second epoch of a run, and "bare", those of its step alone."""
+    folder, size, batch = Path(spec["folder"]), spec["image_size"], spec["batch_size"]
+    _write_noise(folder / "data", spec["steps"] * batch, size)
+    recipe = ClassificationRecipe(
+        spec["model"],
+        "synthetic",
+        image_size=size,
+        augmentation="pad_crop_flip",
+        batch_size=batch,
+        learning_rate=RATE,
+        momentum=MOMENTUM,
+        epochs=2,
+    )
+    options = RunOptions(strategy="one_device", data_dir=str(folder / "data"))
+    split = open_dataset("synthetic", options.data_dir).split("train")
+    transform = Transform.create(size, dataset_statistics(split, size), recipe.augmentation)
+    batches = training_batches(split, transform, global_batch=batch, seed=0, epoch=0).cache()
+    for _ in batches:
+        pass  # fills the cache
+    bare = speed_of(_OwnStep(spec, batches=batches.repeat()).take_steps, batch)
+    bare(spec["warm_up"])
+
+    runs = []
+
+    def loop(steps: int) -> float:
+        del steps  # a whole epoch
+        runs.append(folder / f"run{len(runs)}")
+        # The first epoch includes compilation; the result is the second one's.
+        return float(train(recipe, runs[-1], options)["images_per_second"])
+
+    return {}, {"loop": loop, "bare": bare}
+
+
+def _use_own_cores(worker: int, count: int) -> None:
+    """Binds this process to the cores of one worker of `count`."""
+    share = max(1, len(cores()) // count)
+    own = cores()[worker * share : (worker + 1) * share]
+    if own and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, own)
+
+
+def _all_reduce(own: _OwnStep) -> Callable[[int], None]:
+    """A function that sums a vector as long as a step's over all workers, a number of times."""
+    # A step sends gradients and moving statistics, and four sums.
+    vector = tf.ones([sum(math.prod(variable.shape) for variable in own.model.variables) + 4])
+
+    def sum_up(vector):
+        # The all-reduce needs a tensor that a replica's device made.
+        vector = tf.identity(vector)
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, vector)
+
+    @tf.function
+    def reduce(vector):
+        return own.distribution.local(own.distribution.run(sum_up, (vector,)))
+
+    def repeat(times: int) -> None:
+        for _ in range(times):
+            reduce(vector)[0].numpy()
+
+    return repeat
+
+
+def _scale(spec: dict[str, Any]) -> None:
+    """Times the step and the all-reduce alone, as one of several workers; the chief writes `result`."""
+    # Before TensorFlow counts the cores and starts its threads.
+    _use_own_cores(json.loads(os.environ["TF_CONFIG"])["task"]["index"], spec["share_of"])
+    own, steps = _OwnStep(spec, "multi_worker"), spec["steps"]
+    seconds = {}
+    for name, repeat in (("step", own.take_steps), ("reduce", _all_reduce(own))):
+        repeat(_SCALING_WARM_UP)
+        seconds[name] = seconds_of(partial(repeat, steps)) / steps
+    if own.distribution.is_chief:
+        Path(spec["result"]).write_text(json.dumps(seconds))
 
 
 if __name__ == "__main__":
-    serve_steps(_prepare)
+    specification = read_spec()
+    if "contender" in specification:
+        serve_steps(_prepare)
+    elif "folder" in specification:
+        serve(_prepare_run)
+    else:
+        _scale(specification)

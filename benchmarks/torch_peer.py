@@ -6,44 +6,36 @@ import shutil
 import subprocess
 import sys
 
-from absl import flags
-
+from keras_resnet import cli
 from keras_resnet.errors import InputError
 from keras_resnet.models.config import get_config
 from keras_resnet.processes import Worker
 
-_TORCH_PYTHON = flags.DEFINE_string(
-    "torch_python", sys.executable, "A Python that has PyTorch. Default: the one that runs this."
-)
+FLAG = cli.Flag("torch_python", "A Python that has PyTorch.", default=sys.executable)
 
 
-def start_torch(model: str, **spec: object) -> Worker:
-    """Starts `torch_worker` with a network of the zoo, with its own image size unless `spec` has one."""
-    config = get_config(model)
-    spec = {"image_size": config.input_size, **spec, "config": dataclasses.asdict(config)}
-    return Worker("benchmarks.torch_worker", spec, python=_torch_python())
-
-
-def check_torch() -> dict[str, str]:
-    """PyTorch's version in --torch_python, as `{"torch": version}`.
+class Torch:
+    """PyTorch in the Python of --torch_python.
 
     Raises:
         InputError: there is no such Python, or no PyTorch in it.
     """
-    python = _torch_python()
-    remedy = "name one that has it with --torch_python=PATH, or do without: --peers=keras"
-    if shutil.which(python) is None:
-        raise InputError(f"--torch_python={python} is no program; {remedy}")
-    done = subprocess.run(
-        [python, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True
-    )
-    if done.returncode:
-        why = done.stderr.strip().split("\n")[-1]
-        raise InputError(f"{python} has no PyTorch ({why}); {remedy}")
-    return {"torch": done.stdout.split()[-1]}
 
+    def __init__(self, python: str):
+        # A path that is valid in any folder.
+        self._python = python = os.path.abspath(python) if os.sep in python else python
+        remedy = "name one that has it with --torch_python=PATH, or do without: --peers=keras"
+        if shutil.which(python) is None:
+            raise InputError(f"--torch_python={python} is no program; {remedy}")
+        command = [python, "-c", "import torch; print(torch.__version__)"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            why = done.stderr.strip().split("\n")[-1]
+            raise InputError(f"{python} has no PyTorch ({why}); {remedy}")
+        self.version = done.stdout.split()[-1]
 
-def _torch_python() -> str:
-    """The value of --torch_python, as a path that is valid in any folder."""
-    python = _TORCH_PYTHON.value
-    return os.path.abspath(python) if os.sep in python else python
+    def start(self, model: str, **spec: object) -> Worker:
+        """Starts `torch_worker` with a network of the zoo; `image_size` defaults to the network's own."""
+        config = get_config(model)
+        spec = {"image_size": config.input_size, **spec, "config": dataclasses.asdict(config)}
+        return Worker("benchmarks.torch_worker", spec, python=self._python)

@@ -11,9 +11,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
-from benchmarks.workers import TakeSteps, serve_steps
-
-RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
+from benchmarks.workers import MOMENTUM, RATE, WEIGHT_DECAY, TakeSteps, serve_steps
 
 
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
@@ -86,13 +84,8 @@ def _training(network: nn.Module, spec: dict[str, Any]) -> TakeSteps:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
     model = network.to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        RATE,
-        MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        fused=True if device == "cuda" else None,
-    )
+    fused = True if device == "cuda" else None
+    optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, fused=fused)
     if spec["compile"]:
         model = torch.compile(model)
     images = _images(spec).to(device, memory_format=torch.channels_last)

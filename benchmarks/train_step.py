@@ -4,165 +4,125 @@ python -m benchmarks.train_step --output=train_step.json
 """
 
 import contextlib
-import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from absl import flags
-
-from benchmarks import harness
-from benchmarks.torch_peer import check_torch, start_torch
+from benchmarks import harness, torch_peer
 from keras_resnet import cli
 from keras_resnet.models.config import get_config
 from keras_resnet.processes import Worker
 
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What is measured.
-
-    Attributes:
-        model: a name of the zoo.
-        precision: "float32" or "bfloat16".
-        batch_size: images per step.
-        steps: per round.
-        keras: the contender in `keras_worker` that stands for Keras.
-        keras_name: its name in the result.
-    """
-
-    model: str
-    precision: str
-    batch_size: int
-    steps: int
-    keras: str
-    keras_name: str
-
-
-_APPLICATIONS = ("applications", "keras.applications ResNet50, fit")
-SUBJECTS = {
-    "resnet50/float32": Subject("resnet50", "float32", 32, 2, *_APPLICATIONS),
-    "resnet50/bfloat16": Subject("resnet50", "bfloat16", 32, 2, *_APPLICATIONS),
-    "cifar_resnet20/float32": Subject(
-        "cifar_resnet20", "float32", 128, 20, "keras_layers", "same network with Keras' layers, fit"
-    ),
+# MODEL/PRECISION: images per step, and steps per round.
+SUBJECTS = {"resnet50/float32": (32, 2), "resnet50/bfloat16": (32, 2), "cifar_resnet20/float32": (128, 20)}
+_LOOP, _LOOP_SUBJECT, _LOOP_STEPS = "loop_overhead/cifar_resnet20", "cifar_resnet20/float32", 30
+# What stands for Keras: its name in the result, and the contender of `keras_worker`.
+_KERAS = {
+    "resnet50": ("keras.applications ResNet50, fit", "applications"),
+    "cifar_resnet20": ("same network with Keras' layers, fit", "keras_layers"),
 }
-_LOOP = "loop_overhead/cifar_resnet20"
-_LOOP_STEPS = 30
 _PEERS = ("keras", "torch")
+FLAGS = (
+    cli.Flag("peers", f"Peers: {', '.join(_PEERS)}.", tuple, list(_PEERS)),
+    cli.Flag("steps", "Steps per round, instead of the subject's own.", int),
+    cli.Flag("batch_size", "Images per step, instead of the subject's own.", int),
+    cli.Flag("image_size", "Pixels, instead of the network's own.", int),
+    torch_peer.FLAG,
+)
 
 # Before the first round: to compile, and to fill the libraries' caches.
 _WARM_UP = 2
 
-subjects = harness.define_subjects([*SUBJECTS, _LOOP])
-_CHOSEN_PEERS = flags.DEFINE_list("peers", list(_PEERS), f"Peers: {', '.join(_PEERS)}.")
-_STEPS = flags.DEFINE_integer("steps", None, "Steps per round. Default: the subject's own.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images per step. Default: the subject's own.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Pixels. Default: the network's own.")
-
-Start = Callable[[dict[str, Any]], Worker]  # from a specification
+Contenders = dict[str, Callable[[], Worker]]  # what starts each, by its name in the result
 
 
-def peers(known: tuple[str, ...] = _PEERS) -> list[str]:
-    """The value of --peers; also checks the other flags."""
-    harness.at_least_one(steps=_STEPS.value, batch_size=_BATCH_SIZE.value, image_size=_IMAGE_SIZE.value)
-    harness.rounds()
-    return harness.chosen("peer", _CHOSEN_PEERS.value, known)
+def _specification(subject: str, sizes: Mapping[str, int | None]) -> dict[str, Any]:
+    """A worker's specification; `sizes` are the values of --steps, --batch_size and --image_size."""
+    model, precision = subject.split("/")
+    batch_size, steps = SUBJECTS[subject]
+    return {
+        "model": model,
+        "precision": precision,
+        "batch_size": sizes["batch_size"] or batch_size,
+        "image_size": sizes["image_size"] or get_config(model).input_size,
+        "steps": sizes["steps"] or steps,
+        "warm_up": _WARM_UP,
+    }
 
 
-def measure(name: str, ours: Start, peers: dict[str, Start]) -> list[harness.Row]:
+def _measure(run: harness.Benchmark, subject: str, steps: int, contenders: Contenders) -> None:
     """Starts all contenders of a subject, measures them in turn, and ends them.
 
     Raises:
         RuntimeError: PyTorch's network has another number of parameters.
     """
-    subject = SUBJECTS[name]
-    spec = _spec(subject.model, subject.batch_size, precision=subject.precision)
-    steps = _STEPS.value or subject.steps
     with contextlib.ExitStack() as stack:
-        workers = {}
-        for label, start in {"ours": ours, **peers}.items():
+        workers: dict[str, Worker] = {}
+        for label, start in contenders.items():
             # One after the other, so that none is timed while another still compiles.
-            harness.say(f"{name}: starting {label}")
-            workers[label] = worker = stack.enter_context(start(spec))
+            harness.say(f"{subject}: starting {label}")
+            workers[label] = worker = stack.enter_context(start())
             own = workers["ours"].ready
             if "versions" in worker.ready and worker.ready["parameters"] != own["parameters"]:
                 raise RuntimeError(f"{label} trains another network: {worker.ready} instead of {own}")
-        rows = _compare(name, {label: (worker, "measure") for label, worker in workers.items()}, steps)
-        memory = {label: [worker.call("peak_memory")] for label, worker in workers.items()}
-    return rows + [
-        harness.row(f"peak_memory/{name}", "MiB", memory["ours"], memory[label], label) for label in peers
-    ]
+        measures = {name: partial(worker.call, "measure", steps=steps) for name, worker in workers.items()}
+        run.compare(subject, "images/s", measures)
+        memory = {name: [worker.call("peak_memory")] for name, worker in workers.items()}
+    ours = memory.pop("ours")
+    for name, peer in memory.items():
+        run.add(f"peak_memory/{subject}", "MiB", ours, peer, name)
 
 
-def _spec(model: str, batch_size: int, **others: Any) -> dict[str, Any]:
-    return {
-        "model": model,
-        "batch_size": _BATCH_SIZE.value or batch_size,
-        "image_size": _IMAGE_SIZE.value or get_config(model).input_size,
-        "warm_up": _WARM_UP,
-        **others,
-    }
+def _torch_name(precision: str, compile: bool) -> str:
+    autocast = "" if precision == "float32" else f", autocast {precision}"
+    return f"PyTorch {'compiled' if compile else 'eager'}, channels_last{autocast}"
 
 
-def _compare(name: str, contenders: dict[str, tuple[Worker, str]], steps: int) -> list[harness.Row]:
-    """Compares functions of workers, by the contenders' names; the first is ours."""
-
-    def measure_of(worker: Worker, function: str) -> harness.Measure:
-        return lambda: worker.call(function, steps=steps)
-
-    ours, *others = (measure_of(*contender) for contender in contenders.values())
-    peers = dict(zip(list(contenders)[1:], others, strict=True))
-    return harness.compare(name, "images/s", ours, peers, harness.rounds())
-
-
-def torch_peer(name: str, compile: bool) -> dict[str, Start]:
-    """PyTorch as a peer of a subject, by its name in the result."""
-    subject = SUBJECTS[name]
-    how = ["compiled" if compile else "eager", "channels_last"]
-    if subject.precision != "float32":
-        how.append(f"autocast {subject.precision}")
-
-    def start(spec: dict[str, Any]) -> Worker:
-        return start_torch(**spec, task="training", compile=compile)
-
-    return {f"PyTorch {', '.join(how)}": start}
-
-
-def _keras(contender: str) -> Start:
-    return lambda spec: Worker("benchmarks.keras_worker", {**spec, "contender": contender})
-
-
-def _measure_loop() -> list[harness.Row]:
+def _measure_loop(run: harness.Benchmark, sizes: Mapping[str, int | None]) -> None:
     """The whole loop (pipeline, metrics, reports) in relation to the same step alone."""
-    steps = _STEPS.value or _LOOP_STEPS
     harness.say(f"{_LOOP}: starting")
     with tempfile.TemporaryDirectory() as folder:
-        spec = _spec("cifar_resnet20", 128, steps=steps, folder=folder)
-        with Worker("benchmarks.loop_worker", spec) as worker:
-            bare = "the bare step on the same batches"
-            return _compare(_LOOP, {"ours": (worker, "loop"), bare: (worker, "bare")}, steps)
+        spec = _specification(_LOOP_SUBJECT, {**sizes, "steps": sizes["steps"] or _LOOP_STEPS})
+        with Worker("benchmarks.keras_worker", {**spec, "folder": folder}) as worker:
+            names = {"ours": "loop", "the bare step on the same batches": "bare"}
+            measures = {name: partial(worker.call, call, steps=spec["steps"]) for name, call in names.items()}
+            run.compare(_LOOP, "images/s", measures)
 
 
-def main() -> None:
-    """Measures what the flags say."""
-    chosen_subjects, chosen_peers = subjects(), peers()
-    versions = harness.versions("keras", "tensorflow", "numpy")
-    if "torch" in chosen_peers and chosen_subjects != [_LOOP]:
-        versions |= check_torch()
-    rows = []
-    for name in chosen_subjects:
-        if name == _LOOP:
-            rows += _measure_loop()
+def main(
+    run: harness.Benchmark,
+    subjects: list[str],
+    peers: list[str],
+    torch_python: str,
+    *,
+    known_peers: tuple[str, ...] = _PEERS,
+    worker: str = "benchmarks.keras_worker",
+    packages: tuple[str, ...] = ("keras", "tensorflow", "numpy"),
+    compile: bool = False,
+    **sizes: int | None,
+) -> None:
+    """Compares our step with those of the peers, and our loop with our step.
+
+    Our step is that of `worker`; `packages` are what it uses, and `compile` is for PyTorch.
+    """
+    peers = harness.chosen("peer", peers, known_peers)
+    torch = torch_peer.Torch(torch_python) if "torch" in peers and subjects != [_LOOP] else None
+    for subject in subjects:
+        if subject == _LOOP:
+            _measure_loop(run, sizes)
             continue
-        contenders = {}
-        if "keras" in chosen_peers:
-            contenders[SUBJECTS[name].keras_name] = _keras(SUBJECTS[name].keras)
-        if "torch" in chosen_peers:
-            contenders |= torch_peer(name, compile=False)
-        rows += measure(name, _keras("ours"), contenders)
-    harness.report(rows, versions)
+        spec = _specification(subject, sizes)
+        contenders: Contenders = {"ours": partial(Worker, worker, {**spec, "contender": "ours"})}
+        if "keras" in peers:
+            name, contender = _KERAS[spec["model"]]
+            contenders[name] = partial(Worker, worker, {**spec, "contender": contender})
+        if torch is not None:
+            name = _torch_name(spec["precision"], compile)
+            contenders[name] = partial(torch.start, **spec, task="training", compile=compile)
+        _measure(run, subject, spec["steps"], contenders)
+    run.report(*packages, **({"torch": torch.version} if torch else {}))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    harness.run(main, [*SUBJECTS, _LOOP], FLAGS)

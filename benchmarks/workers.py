@@ -7,6 +7,8 @@ from typing import Any
 
 from keras_resnet.processes import resident_memory, serve
 
+RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
+
 TakeSteps = Callable[[int], float | None]
 """Takes a number of steps and waits for the last one; returns its loss, if there is one."""
 
@@ -14,9 +16,8 @@ TakeSteps = Callable[[int], float | None]
 def serve_steps(prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], TakeSteps]]) -> None:
     """Serves `measure`, from a number of steps to images/s, and `peak_memory`.
 
-    Args:
-        prepare: takes the specification, which has `batch_size` and `warm_up`; returns what to say when
-            ready, and what takes the steps.
+    `prepare` takes the specification, which has `batch_size` and `warm_up`, and returns the values of
+    `Worker.ready` and the function that takes the steps.
     """
 
     def prepare_measures(spec: dict[str, Any]):
@@ -28,7 +29,7 @@ def serve_steps(prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], TakeSt
     serve(prepare_measures)
 
 
-def speed_of(take_steps: TakeSteps, batch_size: int) -> Callable[[int], float]:
+def speed_of(take_steps: TakeSteps, batch_size: float) -> Callable[[int], float]:
     """Returns a function from a number of steps to images/s."""
 
     def measure(steps: int) -> float:
@@ -40,6 +41,13 @@ def speed_of(take_steps: TakeSteps, batch_size: int) -> Callable[[int], float]:
         return steps * batch_size / seconds
 
     return measure
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    """Calls a function and returns how long that took, in seconds."""
+    begun = time.perf_counter()
+    function()
+    return time.perf_counter() - begun
 
 
 def random_batch(batch_size: int, image_size: int, classes: int, seed: int = 0):

@@ -11,57 +11,63 @@ from keras_resnet.processes import Worker
 ROW_KEYS = ["subject", "unit", "ours", "peer", "peer_name", "ratio", "ratio_min", "ratio_max", "rounds"]
 
 
+def python(*arguments):
+    return subprocess.run([sys.executable, *arguments], cwd=harness.ROOT, capture_output=True, text=True)
+
+
 def command(module, *flags):
-    return subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", *flags],
-        cwd=harness.ROOT,
-        capture_output=True,
-        text=True,
-    )
+    return python("-m", f"benchmarks.{module}", *flags)
+
+
+def measured(module, folder, *flags):
+    """What a benchmark writes to its JSON file, and what it prints."""
+    done = command(module, "--rounds=1", *flags, f"--output={folder / 'result.json'}")
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "result.json").read_text()), done.stdout
+
+
+def row(unit, ours, peer):
+    run = harness.Benchmark(rounds=len(ours))
+    run.add("s", unit, ours, peer, "they")
+    return run.rows[0]
 
 
 def test_a_greater_speed_is_better():
-    row = harness.row("s", "images/s", ours=[20, 30, 40], peer=[10, 10, 10], peer_name="they")
-    assert (row["ratio"], row["ratio_min"], row["ratio_max"], row["rounds"]) == (3, 2, 4, 3)
-    assert (row["ours"], row["peer"]) == (30, 10)
+    found = row("images/s", ours=[20, 30, 40], peer=[10, 10, 10])
+    assert (found["ratio"], found["ratio_min"], found["ratio_max"], found["rounds"]) == (3, 2, 4, 3)
+    assert (found["ours"], found["peer"]) == (30, 10)
 
 
 @pytest.mark.parametrize("unit", ["s", "ms/layer", "MiB"])
 def test_a_smaller_time_or_memory_is_better(unit):
-    row = harness.row("s", unit, ours=[1, 2, 4], peer=[4, 4, 4], peer_name="they")
-    assert (row["ratio"], row["ratio_min"], row["ratio_max"]) == (2, 1, 4)
+    found = row(unit, ours=[1, 2, 4], peer=[4, 4, 4])
+    assert (found["ratio"], found["ratio_min"], found["ratio_max"]) == (2, 1, 4)
 
 
 def test_ratios_are_taken_within_a_round():
-    # The second round was disturbed as a whole: the medians alone would tell another story.
-    row = harness.row("s", "images/s", ours=[20, 2, 22], peer=[10, 1, 11], peer_name="they")
-    assert row["ratio"] == row["ratio_min"] == row["ratio_max"] == 2
+    # The second round was disturbed as a whole: the ratio of the medians would be another.
+    found = row("images/s", ours=[20, 2, 22], peer=[10, 1, 11])
+    assert found["ratio"] == found["ratio_min"] == found["ratio_max"] == 2
 
 
 def test_unequal_numbers_of_readings_are_refused():
     with pytest.raises(ValueError):
-        harness.row("s", "s", ours=[1, 2], peer=[1], peer_name="they")
+        row("s", ours=[1, 2], peer=[1])
 
 
-def test_contenders_take_turns_forwards_and_backwards():
+def test_contenders_take_turns_forward_and_backward_and_each_peer_has_a_row():
     order = []
 
     def measure_of(name):
         return lambda: order.append(name) or len(order)
 
-    readings = harness.alternate([measure_of(name) for name in "abc"], rounds=3)
+    run = harness.Benchmark(rounds=3)
+    run.compare("s", "images/s", {name: measure_of(name) for name in "abc"})
     assert "".join(order) == "abccbaabc"
-    assert readings == [[1, 6, 7], [2, 5, 8], [3, 4, 9]]
-
-
-def test_each_peer_has_a_row():
-    readings = iter([10.0, 5.0, 20.0])
-    rows = harness.compare(
-        "s", "images/s", lambda: next(readings), {"b": lambda: next(readings), "c": lambda: next(readings)}, 1
-    )
-    assert [(r["peer_name"], r["ours"], r["peer"], r["ratio"]) for r in rows] == [
-        ("b", 10, 5, 2),
-        ("c", 10, 20, 0.5),
+    # The readings of a, b and c are 1 6 7, 2 5 8 and 3 4 9.
+    assert [(r["peer_name"], r["ours"], r["peer"], r["ratio"]) for r in run.rows] == [
+        ("b", 6, 5, 7 / 8),
+        ("c", 6, 4, 7 / 9),
     ]
 
 
@@ -71,11 +77,8 @@ def test_the_machine_and_the_versions():
 
 
 def test_the_table():
-    rows = [harness.row("net/float32", "images/s", [1234.5], [1000.0], "they")]
-    assert (
-        "| net/float32 | images/s | 1,234 | 1,000 | they    |  1.23 | 1.23-1.23 |      1 |"
-        in harness.table(rows)
-    )
+    line = "| s       | images/s | 1,234 | 1,000 | they    |  1.23 | 1.23-1.23 |      1 |"
+    assert line in harness.table([row("images/s", [1234.5], [1000.0])])
 
 
 def test_choosing():
@@ -95,10 +98,7 @@ held[:: 2**12] = b"x" * len(held[:: 2**12])  # touches every page
 del held
 print(peak_memory())
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=harness.ROOT, capture_output=True, text=True, check=True
-    )
-    before, after = map(float, done.stdout.split())
+    before, after = map(float, python("-c", program).stdout.split())
     assert before < 100
     assert 190 <= after - before < 250  # the interpreter gives a little back in between
 
@@ -129,17 +129,12 @@ def test_a_python_without_torch_is_not_passed_over(tmp_path):
     assert "starting" not in done.stderr
 
 
-COMMANDS = ["build", "collages", "inference", "input_pipeline", "scaling", "train_step", "train_step_jax"]
+COMMANDS = "build collages inference input_pipeline scaling train_step train_step_jax weights"
 
 
-@pytest.mark.parametrize("module", [*COMMANDS, "weights"])
+@pytest.mark.parametrize("module", COMMANDS.split())
 def test_help_loads_no_tensorflow(module):
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", f"benchmarks.{module}", "--help"],
-        cwd=harness.ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = python("-X", "importtime", "-m", f"benchmarks.{module}", "--help")
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "absl.flags" in imported
     assert imported & {"keras", "tensorflow", "tensorflow_datasets"} == set()
@@ -148,66 +143,42 @@ def test_help_loads_no_tensorflow(module):
 
 @pytest.mark.slow
 def test_training_steps_from_end_to_end(tmp_path):
-    output = tmp_path / "result.json"
-    flags = [
-        "--subjects=cifar_resnet20/float32",
-        "--peers=keras",
-        "--rounds=1",
-        "--steps=1",
-        "--batch_size=4",
-    ]
-    done = command("train_step", *flags, f"--output={output}")
-    assert done.returncode == 0, done.stderr
-    content = json.loads(output.read_text())
+    flags = ["--subjects=cifar_resnet20/float32", "--peers=keras", "--steps=1", "--batch_size=4"]
+    content, printed = measured("train_step", tmp_path, *flags)
     speed, memory = content["rows"]
     assert (speed["subject"], speed["unit"], speed["rounds"]) == ("cifar_resnet20/float32", "images/s", 1)
     assert speed["ratio"] == pytest.approx(speed["ours"] / speed["peer"])
     assert memory["subject"] == "peak_memory/cifar_resnet20/float32"
     assert {"keras", "tensorflow", "keras_resnet"} <= set(content["versions"])
-    assert "same network with Keras' layers, fit" in done.stdout
+    assert "same network with Keras' layers, fit" in printed
 
 
 @pytest.mark.slow
 def test_the_loop_and_the_bare_step_from_end_to_end(tmp_path):
-    output = tmp_path / "result.json"
-    flags = ["--subjects=loop_overhead/cifar_resnet20", "--rounds=1", "--steps=1", "--batch_size=4"]
-    done = command("train_step", *flags, f"--output={output}")
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads(output.read_text())["rows"]
+    flags = ["--subjects=loop_overhead/cifar_resnet20", "--steps=1", "--batch_size=4"]
+    (row,) = measured("train_step", tmp_path, *flags)[0]["rows"]
     assert row["subject"] == "loop_overhead/cifar_resnet20"
     assert row["ratio"] > 0
 
 
 @pytest.mark.slow
 def test_two_workers_from_end_to_end(tmp_path):
-    output = tmp_path / "result.json"
-    done = command("scaling", "--rounds=1", "--steps=1", "--batch_size=4", f"--output={output}")
-    assert done.returncode == 0, done.stderr
-    scaling, reduction = json.loads(output.read_text())["rows"]
+    scaling, reduction = measured("scaling", tmp_path, "--steps=1", "--batch_size=4")[0]["rows"]
     assert (scaling["subject"], reduction["subject"]) == ("workers2/scaling", "workers2/all_reduce")
     assert 0 < reduction["ratio"] <= 1
 
 
 @pytest.mark.slow
 def test_jax_trains_where_tensorflow_cannot_be_found():
-    spec = {
-        "model": "cifar_resnet20",
-        "precision": "bfloat16",
-        "batch_size": 2,
-        "image_size": 8,
-        "warm_up": 1,
-    }
-    with Worker("benchmarks.jax_worker", spec) as worker:
+    spec = {"model": "cifar_resnet20", "precision": "bfloat16", "batch_size": 2}
+    with Worker("benchmarks.jax_worker", {**spec, "image_size": 8, "warm_up": 1}) as worker:
         assert worker.ready == {"parameters": 269_722}
         assert worker.call("measure", steps=2) > 0
         assert worker.call("peak_memory") > 0
 
 
 def test_a_network_is_built_from_end_to_end(tmp_path):
-    output = tmp_path / "result.json"
-    done = command("build", "--subjects=resnet18", "--rounds=1", f"--output={output}")
-    assert done.returncode == 0, done.stderr
-    content = json.loads(output.read_text())
+    content, _ = measured("build", tmp_path, "--subjects=resnet18")
     assert list(content) == ["machine", "versions", "rows"]
     (row,) = content["rows"]
     assert list(row) == ROW_KEYS
