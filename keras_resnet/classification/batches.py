@@ -1,5 +1,6 @@
 """Batches of views of images, independent of the number of replicas and workers."""
 
+import itertools
 from collections.abc import Sequence
 
 import keras
@@ -25,37 +26,18 @@ def fits_batches(split: Split, protocol: Protocol) -> bool:
 
 
 def view_batches(
-    split: Split,
-    protocol: Protocol,
-    preprocessings: Sequence[Preprocessing],
-    *,
-    batch_size: int,
-    bad: BadImages,
-    workers: int = 1,
-    worker: int = 0,
-    replicas: int = 1,
+    split: Split, protocol: Protocol, preprocessings: Sequence[Preprocessing], shard: Shard, bad: BadImages
 ) -> tf.data.Dataset:
     """The batches of one worker's replicas: step 0 replica 0, step 0 replica 1, ...
 
     The last step is padded with examples of weight 0, so that all replicas get the same number of
-    batches.
-
-    Args:
-        split: the examples.
-        protocol: the test protocol.
-        preprocessings: the preprocessing of each network.
-        batch_size: images per replica and step.
-        bad: records images that cannot be decoded; they have weight 0.
-        workers: processes that share a step.
-        worker: number of this process, from 0.
-        replicas: devices of this process.
+    batches. `preprocessings` has an entry for each network; `bad` records images that cannot be decoded.
 
     Returns:
         Elements `{"views": for each network a tuple of float32 (batch, views, height, width,
         channels), one for each size, "labels": int32 (batch,), "weights": float32 (batch,), 1 or 0}`,
-        in Keras' image data format.
+        in Keras' image data format. The weight is 0 for images that cannot be decoded.
     """
-    shard = Shard(batch_size * replicas * workers, workers, worker, replicas)
     counts = [len(protocol.resizes(preprocessing)) for preprocessing in preprocessings]
     channels_first = keras.config.image_data_format() == "channels_first"
 
@@ -68,8 +50,8 @@ def view_batches(
         if channels_first:
             views = [tf.transpose(view, [0, 1, 4, 2, 3]) for view in views]
         remaining = iter(views)
-        views = tuple(tuple(next(remaining) for _ in range(count)) for count in counts)
-        return {"views": views, "labels": labels, "weights": weights}
+        by_network = tuple(tuple(itertools.islice(remaining, count)) for count in counts)
+        return {"views": by_network, "labels": labels, "weights": weights}
 
     record_skipped_files(split, bad)
     shape = split.images.shape[1:] if isinstance(split, IndexedSplit) and split.decoded else (None, None, 3)
@@ -77,4 +59,4 @@ def view_batches(
     traced = tf.function(prepare, autograph=False).get_concrete_function(pixels, None)
     shapes = [view.shape for view in traced.structured_outputs]
     records = shard_examples(in_order(split, shard.global_batch), shard)
-    return prefetched(prepare_batches(split, records, batch_size, prepare, shapes, finish, bad))
+    return prefetched(prepare_batches(split, records, shard.replica_batch, prepare, shapes, finish, bad))

@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import hashlib
 
 import keras
 
 from keras_resnet.data import Dataset
 from keras_resnet.errors import InputError
+from keras_resnet.files import sha256
 from keras_resnet.images.preprocessing import Preprocessing
 from keras_resnet.weights import ModelSpec, WeightFile, open_weights
 from keras_resnet.weights.labels import labels
@@ -16,13 +16,7 @@ from keras_resnet.weights.weight_file import HDF5
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedModel:
-    """One network of an evaluation.
-
-    Attributes:
-        weights: the file or the name of published weights, as passed by the user.
-        file: the weight file.
-        spec: the network, its classes and its preprocessing.
-    """
+    """One network of an evaluation; `weights` is the file or the published name, as the user gave it."""
 
     weights: str
     file: WeightFile
@@ -36,35 +30,23 @@ class EvaluatedModel:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the file, hexadecimal."""
-        with open(self.file.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(self.file.path)
 
     def network(self, any_size: bool = False) -> keras.Model:
-        """Builds the network with its weights and logits as output.
-
-        Args:
-            any_size: whether the network accepts images of any height and width.
+        """Builds the network with its weights, returning logits of images of its own size, or of any size.
 
         Raises:
             InputError: the file does not match its network.
         """
-        changes = {}
-        if any_size:
-            channels = self.spec.input_shape[2]
-            first = keras.config.image_data_format() == "channels_first"
-            changes["input_shape"] = (channels, None, None) if first else (None, None, channels)
-        network = self.spec.build(**changes)
-        self.file.load(network)
-        return network
+        if not any_size:
+            return self.file.build()
+        shape = (None, None, self.spec.input_shape[2])
+        first = keras.config.image_data_format() == "channels_first"
+        return self.file.build(input_shape=shape[::-1] if first else shape)
 
 
 def load_evaluated_model(weights: str, model: str | None = None) -> EvaluatedModel:
-    """Opens weights for evaluation.
-
-    Args:
-        weights: a file of this package or of another zoo, or the name of published weights, which are
-            downloaded.
-        model: name of the network; not needed for files of this package.
+    """Opens a file, or downloads published weights; files of this package need no `model`.
 
     Raises:
         InputError: the weights do not exist, do not name their network, or are for another network.
@@ -82,11 +64,7 @@ def load_evaluated_model(weights: str, model: str | None = None) -> EvaluatedMod
 
 
 def check_classes(model: EvaluatedModel, dataset: Dataset) -> None:
-    """Checks that the classes of weights are those of the dataset, in the same order.
-
-    Raises:
-        InputError: the classes differ from the dataset's.
-    """
+    """Raises `InputError` if the classes of weights and dataset differ, or their order."""
     theirs, ours = model.spec.labels, dataset.class_names
     if model.spec.classes != dataset.classes:
         raise InputError(

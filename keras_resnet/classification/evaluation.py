@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -22,7 +21,8 @@ from keras_resnet.classification.protocols import (
     mean_over_places,
 )
 from keras_resnet.data import BadImages, Dataset
-from keras_resnet.errors import CommandFailed, InputError
+from keras_resnet.data.examples import Shard
+from keras_resnet.errors import CommandFailed, InputError, require
 from keras_resnet.training.distribution import Distribution
 
 
@@ -35,15 +35,11 @@ class Evaluation:
     """The results of an evaluation.
 
     Attributes:
-        models: the networks.
-        dataset: the dataset.
-        split: the evaluated split of the dataset.
-        protocol: the test protocol.
-        metrics: metrics of the network, or of the ensemble of all networks.
-        model_metrics: metrics of each network.
+        metrics: of the network, or of the ensemble of all networks.
+        model_metrics: of each network.
         batch_size: images per replica and step.
-        replicas: number of replicas of all workers.
-        seconds: duration, with compilation.
+        replicas: of all workers.
+        seconds: with compilation.
         bad_images: `(path, split, reason)` of images that this worker could not decode; they are not
             counted in the metrics.
     """
@@ -74,45 +70,44 @@ def evaluate(
 
     Args:
         models: the networks; each uses its own preprocessing.
-        dataset: the dataset.
         protocol: a name in `PROTOCOLS`.
-        distribution: the devices that share the images.
-        split: a split in TFDS' slicing syntax; None for the dataset's test split.
+        split: in TFDS' slicing syntax; None for the dataset's test split.
         batch_size: images per replica and step; None for the protocol's default. Always 1 if the
             protocol keeps the images' own sizes.
-        max_bad_images: maximum number of images that cannot be decoded; they are skipped.
+        max_bad_images: how many images that cannot be decoded may be skipped.
 
     Raises:
-        InputError: the arguments do not match, the scores are not numbers, or too many images cannot be
-            decoded.
+        InputError: the arguments do not match, scores are not numbers, or too many images cannot be decoded.
         EvaluationFailed: another worker was lost.
     """
-    way = get_protocol(protocol)
-    _check_arguments(models, dataset, batch_size, max_bad_images)
+    test_protocol = get_protocol(protocol)
+    if not models:
+        raise InputError("an evaluation needs at least one network")
+    require(batch_size is None or batch_size >= 1, "the batch size must be at least 1", batch_size)
+    require(max_bad_images >= 0, "max_bad_images must be at least 0", max_bad_images)
+    for model in models:
+        check_classes(model, dataset)
     images = dataset.split(dataset.test_split if split is None else split)
-    batch_size = (batch_size or way.batch_size) if fits_batches(images, way) else 1
+    batch_size = (batch_size or test_protocol.batch_size) if fits_batches(images, test_protocol) else 1
     with distribution.scope():
-        networks = [model.network(any_size=way.fully_convolutional) for model in models]
-        if way.fully_convolutional:
+        networks = [model.network(any_size=test_protocol.fully_convolutional) for model in models]
+        if test_protocol.fully_convolutional:
             networks = [fully_convolutional(network) for network in networks]
 
     single = [Metrics(dataset.classes) for _ in models]
     together = Metrics(dataset.classes) if len(models) > 1 else single[0]
     bad = BadImages()
     begun = time.perf_counter()
-    batches = view_batches(
-        images,
-        way,
-        [model.preprocessing for model in models],
-        batch_size=batch_size,
-        bad=bad,
-        workers=distribution.workers,
-        worker=distribution.worker,
-        replicas=distribution.replicas,
-    )
-    steps = -(-len(images) // (batch_size * distribution.total_replicas))
-    with _lost_workers_named(distribution), _bar(len(images), distribution) as bar:
-        for scores, labels, losses in _scores(batches, steps, networks, way, distribution):
+    global_batch = batch_size * distribution.total_replicas
+    shard = Shard(global_batch, distribution.workers, distribution.worker, distribution.replicas)
+    batches = view_batches(images, test_protocol, [model.preprocessing for model in models], shard, bad)
+    steps = -(-len(images) // global_batch)
+    silent = None if distribution.is_chief else True  # None: no bar unless standard error is a terminal
+    with (
+        _lost_workers_named(distribution),
+        tqdm(total=len(images), unit=" images", dynamic_ncols=True, disable=silent) as bar,
+    ):
+        for scores, labels, losses in _scores(batches, steps, networks, test_protocol, distribution):
             _add(scores, labels, losses, models, single, together)
             bar.update(len(labels))
             if distribution.workers == 1:
@@ -127,7 +122,7 @@ def evaluate(
         tuple(models),
         dataset,
         images.name,
-        way,
+        test_protocol,
         together,
         tuple(single),
         batch_size,
@@ -140,11 +135,8 @@ def evaluate(
 def validation_arguments(recipe: dict, dataset: str, protocol: str, replicas: int) -> dict:
     """The `split` and `batch_size` with which `evaluate` repeats a run's validation to the last digit.
 
-    Args:
-        recipe: the values of the run's recipe.json.
-        dataset: the dataset to evaluate on; only that of the run uses the recipe's split.
-        protocol: the test protocol; only single_crop uses the recipe's batch size.
-        replicas: number of devices that share a step.
+    Only the run's own dataset uses the recipe's split, and only single_crop its batch size, which the
+    `replicas` of all workers share.
     """
     batch_size = recipe.get("batch_size")
     if protocol != "single_crop" or not isinstance(batch_size, int) or batch_size % replicas:
@@ -153,19 +145,6 @@ def validation_arguments(recipe: dict, dataset: str, protocol: str, replicas: in
         "split": recipe.get("val_split") if dataset == recipe["dataset"] else None,
         "batch_size": None if batch_size is None else batch_size // replicas,
     }
-
-
-def _check_arguments(
-    models: Sequence[EvaluatedModel], dataset: Dataset, batch_size: int | None, max_bad_images: int
-) -> None:
-    if not models:
-        raise InputError("an evaluation needs at least one network")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"the batch size must be at least 1, not {batch_size}")
-    if max_bad_images < 0:
-        raise InputError(f"max_bad_images must be at least 0, not {max_bad_images}")
-    for model in models:
-        check_classes(model, dataset)
 
 
 @contextlib.contextmanager
@@ -189,12 +168,6 @@ def _add(scores, labels, losses, models, single: list[Metrics], together: Metric
             raise InputError(f"{model.weights} gives scores that are not numbers") from None
     if len(single) > 1:
         together.update(np.logaddexp.reduce(scores, axis=1) - np.log(len(single)), labels)
-
-
-def _bar(images: int, distribution: Distribution) -> tqdm:
-    # No bar if standard error is not a terminal.
-    silent = None if distribution.is_chief else True
-    return tqdm(total=images, unit=" images", dynamic_ncols=True, file=sys.stderr, disable=silent)
 
 
 def _scores(
@@ -256,7 +229,7 @@ def _step(networks: Sequence[keras.Model], protocol: Protocol, distribution: Dis
 
 
 def _scores_of_views(network: keras.Model, protocol: Protocol, views: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Scores, float32 (batch, classes): logits of a single view, or the mean over several views."""
+    """Logits of a single view, or the mean over several views: float32 (batch, classes)."""
     logits = [_logits(network, protocol, size) for size in views]
     if len(logits) == 1 and logits[0].shape[1] == 1:
         return logits[0][:, 0]

@@ -12,29 +12,19 @@ TOP = 5
 
 @dataclasses.dataclass(frozen=True)
 class ClassFigures:
-    """Metrics of one class.
-
-    Attributes:
-        images: number of images with this label.
-        predicted: number of images with this prediction.
-        top1: share of the images with this label that are predicted correctly; None without images.
-        precision: share of the predictions that are correct; None without predictions.
-        confused_with: the most frequent wrong prediction and its number of images, or None.
-    """
+    """Metrics of one class: `images` have this label, `predicted` this prediction."""
 
     images: int
     predicted: int
-    top1: float | None
-    precision: float | None
-    confused_with: tuple[int, int] | None
+    top1: float | None  # recall, 0-1; None without images
+    precision: float | None  # 0-1; None without predictions
+    confused_with: tuple[int, int] | None  # the most frequent wrong prediction, and its number of images
 
 
 class Metrics:
     """Accumulates top-1, top-5, loss, calibration error and the confusion matrix.
 
-    Attributes:
-        classes: number of classes.
-        confusion: int64 (classes, classes): number of images by label (row) and prediction (column).
+    `confusion`, int64 (classes, classes), is the number of images by label (row) and prediction (column).
     """
 
     def __init__(self, classes: int):
@@ -46,12 +36,9 @@ class Metrics:
         self._bins = np.zeros((3, BINS), "float64")
 
     def update(self, log_probabilities: np.ndarray, labels: np.ndarray, loss: float | None = None) -> None:
-        """Adds a batch of predictions.
+        """Adds a batch: natural logarithms (images, classes), finite or minus infinity, and labels (images,).
 
-        Args:
-            log_probabilities: float (images, classes), natural logarithms, finite or minus infinity.
-            labels: int (images,).
-            loss: sum of the losses as computed in training; None to compute it here.
+        `loss` is the sum of the losses as computed in training; None to compute it here.
 
         Raises:
             ValueError: a score is NaN, as those of a network that diverged.
@@ -109,17 +96,10 @@ class Metrics:
         right = np.diag(self.confusion)
         wrong = self.confusion - np.diag(right)
         rows = []
-        for index in range(self.classes):
-            other = int(wrong[index].argmax())
-            rows.append(
-                ClassFigures(
-                    images=int(images[index]),
-                    predicted=int(predicted[index]),
-                    top1=_share(right[index], images[index]),
-                    precision=_share(right[index], predicted[index]),
-                    confused_with=(other, int(wrong[index, other])) if wrong[index, other] else None,
-                )
-            )
+        for index, other in enumerate(wrong.argmax(1).tolist()):
+            shares = _share(right[index], images[index]), _share(right[index], predicted[index])
+            confused_with = (other, int(wrong[index, other])) if wrong[index, other] else None
+            rows.append(ClassFigures(int(images[index]), int(predicted[index]), *shares, confused_with))
         return rows
 
     def confusions(self, limit: int) -> list[tuple[int, int, int]]:

@@ -11,16 +11,9 @@ def mix(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Mixes a batch with itself in reverse order.
 
-    Args:
-        images: float32 (batch, height, width, channels), or channels first.
-        targets: float32 (batch, classes).
-        mixup: alpha of mixup's Beta distribution (Zhang et al., 2018); 0 is off.
-        cutmix: alpha of cutmix's Beta distribution (Yun et al., 2019); 0 is off. With both, each batch
-            uses one.
-        key: (seed, step, part), integers or integer tensors.
-
-    Returns:
-        Mixed images and targets.
+    `images` are float32 in Keras' image data format, `targets` float32 (batch, classes). `mixup` (Zhang et
+    al., 2018) and `cutmix` (Yun et al., 2019) are the alphas of their Beta distributions; 0 is off, and with
+    both each batch uses one. `key` is (seed, step, part), integers or integer tensors.
     """
     if not mixup and not cutmix:
         return images, targets
@@ -29,9 +22,8 @@ def mix(
     base = random.stateless_fold_in(tf.stack([seed, step]), part)
     seeds = random.stateless_split(base, 6)
     if mixup and cutmix:
-        choice = tf.random.stateless_uniform((), seeds[0]) < 0.5
         return tf.cond(
-            choice,
+            tf.random.stateless_uniform((), seeds[0]) < 0.5,
             lambda: _mixup(images, targets, mixup, seeds),
             lambda: _cutmix(images, targets, cutmix, seeds),
         )
@@ -58,9 +50,8 @@ def _cutmix(images, targets, alpha, seeds):
     first = 2 if keras.config.image_data_format() == "channels_first" else 1
     height, width = tf.shape(images)[first], tf.shape(images)[first + 1]
     side = tf.sqrt(1.0 - _share(alpha, seeds))
-    inside = tf.cast(
-        _span(height, side, seeds[3])[:, None] & _span(width, side, seeds[4])[None, :], images.dtype
-    )
+    rows, columns = _span(height, side, seeds[3]), _span(width, side, seeds[4])
+    inside = tf.cast(rows[:, None] & columns[None, :], images.dtype)
     mask = inside[None, None] if first == 2 else inside[None, :, :, None]
     # The box is clipped at the border, so the targets use its actual area.
     share = 1.0 - tf.reduce_mean(inside)

@@ -22,8 +22,6 @@ class Protocol:
     """A test protocol.
 
     Attributes:
-        name: value of `--protocol`.
-        summary: one-line description.
         views: converts an image, uint8 (height, width, channels), to the network's inputs: one tensor,
             float32 (views, height, width, channels), for each size.
         resizes: the shorter sides, in pixels, to which images are resized; None if whole images are
@@ -53,26 +51,16 @@ def ten_crop(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tensor,
 
     The shorter side of the image is 256 for crops of 224, and scaled for others.
     """
-    (resize,) = _ten_crop_resize(preprocessing)
-    resized = resize_shorter_side(image, resize, preprocessing.interpolation)
+    resized = resize_shorter_side(image, usual_resize(preprocessing.size), preprocessing.interpolation)
     crops = with_channels(ten_crops(resized, preprocessing.size), preprocessing.channels)
     return (normalize(crops, preprocessing.normalization),)
 
 
-def _ten_crop_resize(preprocessing: Preprocessing) -> tuple[int]:
-    return (usual_resize(preprocessing.size),)
-
-
 def ten_crops(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Crops in the order and with the rounding of torchvision's `TenCrop`.
+    """Crops in the order and with the rounding of torchvision's `TenCrop`: (10, size, size, channels).
 
-    Args:
-        image: (height, width, channels), at least `size` pixels high and wide.
-        size: height and width of the crops.
-
-    Returns:
-        (10, size, size, channels): top left, top right, bottom left, bottom right, center; then the
-        same crops of the flipped image.
+    These are top left, top right, bottom left, bottom right and center; then the same crops of the flipped
+    image. The image, (height, width, channels), is at least `size` pixels high and wide.
     """
     bottom, right = tf.unstack(tf.shape(image)[:2] - size)
     middle = tf.unstack(tf.cast(tf.round(tf.cast(tf.stack([bottom, right]), tf.float32) / 2), tf.int32))
@@ -88,10 +76,12 @@ def ten_crops(image: tf.Tensor, size: int) -> tf.Tensor:
 def multi_scale(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tensor, ...]:
     """The whole image at five sizes (section 3.4); not flipped, which the paper does not mention."""
     normalization = _per_channel(preprocessing.normalization)
-    resized = [
-        resize_shorter_side(image, resize, preprocessing.interpolation) for resize in scales(preprocessing)
-    ]
-    return tuple(normalize(with_channels(a, preprocessing.channels), normalization)[None] for a in resized)
+
+    def view(resize: int) -> tf.Tensor:
+        resized = resize_shorter_side(image, resize, preprocessing.interpolation)
+        return normalize(with_channels(resized, preprocessing.channels), normalization)[None]
+
+    return tuple(map(view, scales(preprocessing)))
 
 
 def scales(preprocessing: Preprocessing) -> tuple[int, ...]:
@@ -121,7 +111,7 @@ PROTOCOLS = {
             "ten_crop",
             "4 corners and the center, also flipped; softmax averaged over the 10 views",
             ten_crop,
-            resizes=_ten_crop_resize,
+            resizes=lambda preprocessing: (usual_resize(preprocessing.size),),
             batch_size=8,
         ),
         Protocol(
@@ -149,15 +139,12 @@ def fully_convolutional(network: keras.Model) -> keras.Model:
     """Converts the classifier to a 1x1 convolution that scores every position of an image.
 
     The mean of the scores over all positions equals the logits of the network, because global average
-    pooling and classifier are linear.
-
-    Args:
-        network: a network of `build_model` with top and without classifier activation; for images of any
-            size, built for inputs (None, None, channels).
+    pooling and classifier are linear. The network is one of `build_model` with top and without classifier
+    activation; for images of any size, it is built for inputs (None, None, channels).
 
     Returns:
-        A model with the same weights: from float (batch, height, width, channels) to float32 scores
-        (batch, rows, columns, classes), in Keras' image data format.
+        A model with the same weights and float32 scores (batch, rows, columns, classes), in Keras' image
+        data format.
     """
     classifier = network.get_layer("predictions")
     features = network.get_layer("avg_pool").input
@@ -176,13 +163,9 @@ def mean_over_places(scores: tf.Tensor) -> tf.Tensor:
 
 
 def mean_of_softmax(logits: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Averages the softmax over views.
+    """The logarithm of the mean softmax over views, float32 (batch, classes); probabilities could underflow.
 
-    Args:
-        logits: float32 (batch, views, classes) for each size of views; all views count equally.
-
-    Returns:
-        The logarithm of the mean, float32 (batch, classes): probabilities could underflow in 32 bits.
+    `logits` are float32 (batch, views, classes) for each size of views; all views count equally.
     """
     logarithms = tf.concat([tf.nn.log_softmax(part) for part in logits], axis=1)
     count = tf.cast(tf.shape(logarithms)[1], tf.float32)

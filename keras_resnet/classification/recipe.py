@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from keras_resnet.errors import unknown_name
-from keras_resnet.training.recipe import Recipe, described, require
+from keras_resnet.errors import require, unknown_name
+from keras_resnet.training.recipe import Recipe, described
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,11 +116,9 @@ def get_recipe(name: str, model: str | None = None) -> ClassificationRecipe:
     `cifar10_paper` with `cifar_resnet110` has the paper's warm-up.
 
     Raises:
-        InputError: the recipe is unknown; the message suggests the closest name.
+        InputError: the recipe is unknown.
     """
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
-    recipe = RECIPES[name]
-    if model is not None:
-        recipe = recipe.replace(model=model, **_FOR_MODEL.get((name, model), {}))
-    return recipe
+    changes = {} if model is None else {"model": model, **_FOR_MODEL.get((name, model), {})}
+    return RECIPES[name].replace(**changes)

@@ -1,7 +1,6 @@
 """Writes evaluation.json, per_class.csv and confusion.png, and formats a table."""
 
 import csv
-import dataclasses
 import json
 import os
 import platform
@@ -39,9 +38,8 @@ def table(evaluation: Evaluation) -> str:
 
 def _cells(metrics: Metrics) -> tuple[str, ...]:
     figures = metrics.figures()
-    percent = {key: f"{100 * figures[key]:.2f} %" for key in ("top1", "top5", "calibration_error")}
-    loss = f"{figures['loss']:.4f}"
-    return (str(metrics.images), percent["top1"], percent["top5"], loss, percent["calibration_error"])
+    top1, top5, error = (f"{100 * figures[key]:.2f} %" for key in ("top1", "top5", "calibration_error"))
+    return str(metrics.images), top1, top5, f"{figures['loss']:.4f}", error
 
 
 def content(evaluation: Evaluation, command: str) -> dict:
@@ -85,11 +83,7 @@ def content(evaluation: Evaluation, command: str) -> dict:
 
 
 def check_folder(folder: str | os.PathLike) -> None:
-    """Checks before an evaluation that its folder can be created and written.
-
-    Raises:
-        InputError: the folder cannot be created or written.
-    """
+    """Raises `InputError` before an evaluation if its folder cannot be created or written."""
     path = Path(folder).absolute()
     while not os.path.lexists(path):
         path = path.parent
@@ -100,12 +94,10 @@ def check_folder(folder: str | os.PathLike) -> None:
 
 
 def write_report(evaluation: Evaluation, folder: str | os.PathLike, command: str) -> None:
-    """Writes evaluation.json, per_class.csv and confusion.png, each atomically.
+    """Writes per_class.csv, confusion.png and evaluation.json, each atomically, in this order.
 
-    Args:
-        evaluation: the results of `evaluate`.
-        folder: created if necessary; existing files are replaced, evaluation.json last.
-        command: the command that repeats the evaluation.
+    The folder is created if necessary, and existing files are replaced. `command` is the command that
+    repeats the evaluation.
 
     Raises:
         OSError: the folder cannot be written.
@@ -129,23 +121,16 @@ def _write_classes(file, metrics: Metrics, names: Sequence[str]) -> None:
     fields = ("images", "predicted", "top1", "precision")
     writer.writerow(("class", "name", *fields, "confused_with", "confused_images"))
     for index, figures in enumerate(metrics.per_class()):
-        values = dataclasses.asdict(figures)
-        confused = figures.confused_with
-        other = (names[confused[0]], confused[1]) if confused else ()
-        writer.writerow((index, names[index], *(values[field] for field in fields), *(other or ("", 0))))
+        other, count = figures.confused_with or (None, 0)
+        values = (getattr(figures, field) for field in fields)
+        writer.writerow((index, names[index], *values, "" if other is None else names[other], count))
 
 
 def draw_confusion(metrics: Metrics, names: Sequence[str], title: str, path: str | os.PathLike) -> None:
-    """Draws the confusion matrix, colored by the share of each label's images.
+    """Draws the confusion matrix of at least one image to a PNG file, colored by the share of each label.
 
     With few classes, cells and axes are labeled with numbers of images and names; with many, the most
     frequent mistakes are listed beside the matrix.
-
-    Args:
-        metrics: metrics of at least one image.
-        names: class names.
-        title: title of the plot.
-        path: PNG file to write.
     """
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
@@ -189,8 +174,7 @@ def draw_confusion(metrics: Metrics, names: Sequence[str], title: str, path: str
 def _largest_of_blocks(shares: np.ndarray) -> np.ndarray:
     """Max-pools a matrix to at most `_CELLS` cells per side; single mistakes stay visible."""
     block = -(-len(shares) // _CELLS)
-    missing = -len(shares) % block
-    padded = np.pad(shares, (0, missing))
+    padded = np.pad(shares, (0, -len(shares) % block))
     cells = len(padded) // block
     return padded.reshape(cells, block, cells, block).max((1, 3))
 

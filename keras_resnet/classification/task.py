@@ -34,7 +34,7 @@ from keras_resnet.training.schedules import progressive_size
 from keras_resnet.training.task import Batch, Curve, Task
 from keras_resnet.weights import ModelSpec, open_weights, save_weights
 
-_NORMALIZATION = ("mean", "std")  # fields of a `Normalization` in checkpoints
+_HELD = ("normalization/mean", "normalization/std")  # arrays in checkpoints
 
 
 def train(
@@ -48,7 +48,7 @@ def train(
 
 
 class ClassificationTask(Task):
-    """Classification of images with softmax and top-1 accuracy."""
+    """Classification of images with softmax and top-1 accuracy; its methods are described in `Task`."""
 
     train_metrics = val_metrics = ("loss", "top1")
     curves = (
@@ -60,7 +60,6 @@ class ClassificationTask(Task):
         self.recipe: ClassificationRecipe = recipe
 
     def open(self, data_dir: str | None) -> None:
-        """See `Task`."""
         recipe = self.recipe
         self._dataset = open_dataset(recipe.dataset, data_dir)
         self._train_split = self._dataset.split(recipe.train_split)
@@ -70,32 +69,32 @@ class ClassificationTask(Task):
         _check_network(recipe, self._dataset)
 
     def build(self, pretrained: bool) -> keras.Model:
-        """See `Task`."""
-        recipe = self.recipe
-        model = freeze(_network(recipe, self._dataset.classes), recipe.freeze)
+        recipe, overrides = self.recipe, _overrides(self.recipe)
+        side = None if recipe.progressive else recipe.image_size
+        shape = (side, side, recipe.channels)
+        if keras.config.image_data_format() == "channels_first":
+            shape = shape[::-1]
+        options = {"classes": self._dataset.classes, "classifier_activation": None, **overrides}
+        model = freeze(build_model(recipe.model, input_shape=shape, **options), recipe.freeze)
         self._preprocessing: Preprocessing | None = None
         if pretrained and recipe.weights is not None:
-            config = get_config(recipe.model, **_overrides(recipe))
-            with open_weights(recipe.weights, config) as file:
+            with open_weights(recipe.weights, get_config(recipe.model, **overrides)) as file:
                 file.load(model, transfer=True)
             self._preprocessing = file.preprocessing_for(model)
         return model
 
     def prepare(self, held: dict[str, np.ndarray] | None, bad: BadImages) -> None:
-        """See `Task`."""
-        normalization = None if held is None else _held_normalization(held)
-        if normalization is None:
+        if held is not None and held.keys() >= set(_HELD):  # checkpoints of older versions lack them
+            normalization = Normalization(*(held[key].tolist() for key in _HELD))
+        else:
             normalization = self._choose_normalization(bad)
         preprocessing = Preprocessing(self.recipe.image_size, self._resize, "bilinear", normalization)
         self._transform = Transform(preprocessing, self.recipe.augmentation)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """See `Task`."""
         normalization = self._transform.preprocessing.normalization
-        return {
-            f"normalization/{field}": np.asarray(getattr(normalization, field), "float64")
-            for field in _NORMALIZATION
-        }
+        values = (np.asarray(a, "float64") for a in (normalization.mean, normalization.std))
+        return dict(zip(_HELD, values, strict=True))
 
     def training_batches(
         self,
@@ -107,7 +106,6 @@ class ClassificationTask(Task):
         first_step: int,
         bad: BadImages,
     ) -> tf.data.Dataset:
-        """See `Task`."""
         recipe = self.recipe
         size = progressive_size(recipe.progressive, epoch, epochs, recipe.image_size)
         return training_batches(
@@ -124,7 +122,6 @@ class ClassificationTask(Task):
         )
 
     def evaluation_batches(self, distribution: Distribution, bad: BadImages) -> tf.data.Dataset:
-        """See `Task`."""
         return evaluation_batches(
             self._val_split,
             self._transform.preprocessing,
@@ -142,8 +139,7 @@ class ClassificationTask(Task):
         batch: Batch,
         key: tuple[int, tf.Tensor, tf.Tensor],
     ) -> list[tf.Tensor]:
-        """See `Task`."""
-        recipe, weights = self.recipe, batch["weights"]
+        recipe = self.recipe
         classes: Any = model.outputs[0].shape[-1]
         targets = tf.one_hot(batch["labels"], classes)
         images, targets = mixing.mix(batch["images"], targets, recipe.mixup, recipe.cutmix, key)
@@ -153,38 +149,37 @@ class ClassificationTask(Task):
         logits = call(images)
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         # The label of mixed images is that of the larger share.
-        correct = tf.cast(tf.equal(tf.argmax(logits, -1), tf.argmax(targets, -1)), tf.float32)
-        return [tf.reduce_sum(losses * weights), tf.reduce_sum(correct * weights), tf.reduce_sum(weights)]
+        return _sums(losses, logits, tf.argmax(targets, -1), batch["weights"])
 
     def evaluation_sums(self, model: keras.Model, batch: Batch) -> tuple[list[tf.Tensor], dict]:
-        """See `Task`."""
-        labels, weights = batch["labels"], batch["weights"]
         logits = model(batch["images"], training=False)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        correct = tf.cast(tf.equal(tf.argmax(logits, -1, output_type=tf.int32), labels), tf.float32)
-        sums = [tf.reduce_sum(losses * weights), tf.reduce_sum(correct * weights), tf.reduce_sum(weights)]
-        return sums, {}
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["labels"], logits)
+        return _sums(losses, logits, batch["labels"], batch["weights"]), {}
 
     def evaluation_metrics(self, sums: np.ndarray, collected: dict[str, np.ndarray]) -> dict[str, float]:
-        """See `Task`."""
         loss, correct, count = sums.tolist()
         return {"loss": loss / count, "top1": correct / count}
 
     def error_sum(self, sums: dict[str, float]) -> float:
-        """See `Task`."""
         return sums["count"] - sums["top1"]
 
     def error(self, metrics: dict[str, float]) -> float:
-        """See `Task`."""
         return 1 - metrics["top1"]
 
     def describe(self, metrics: dict[str, float]) -> str:
-        """See `Task`."""
         return f"loss {metrics['loss']:.4f}, top-1 {metrics['top1']:.2%}"
 
     def save(self, model: keras.Model, path: Path) -> None:
-        """See `Task`."""
-        save_weights(model, path, _model_spec(self.recipe, self._dataset, self._transform.preprocessing))
+        recipe, dataset = self.recipe, self._dataset
+        spec = ModelSpec(
+            model=recipe.model,
+            overrides=_overrides(recipe),
+            classes=dataset.classes,
+            input_shape=(recipe.image_size, recipe.image_size, recipe.channels),
+            preprocessing=self._transform.preprocessing,
+            labels=tuple(dataset.class_names),
+        )
+        save_weights(model, path, spec)
 
     @property
     def _resize(self) -> int | None:
@@ -207,6 +202,12 @@ class ClassificationTask(Task):
         )
 
 
+def _sums(losses: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
+    """The weighted sums of losses and correct predictions, and the sum of the weights."""
+    correct = tf.cast(tf.equal(tf.argmax(logits, -1, output_type=labels.dtype), labels), tf.float32)
+    return [tf.reduce_sum(losses * weights), tf.reduce_sum(correct * weights), tf.reduce_sum(weights)]
+
+
 def _overrides(recipe: ClassificationRecipe) -> dict:
     """The recipe's overrides of the network's config, without `classes`."""
     return {key: value for key, value in recipe.model_overrides.items() if key != "classes"}
@@ -222,29 +223,6 @@ def _check_network(recipe: ClassificationRecipe, dataset: Dataset) -> None:
             f"{recipe.model} needs images of at least {config.total_stride} pixels; "
             f"image_size is {recipe.image_size}"
         )
-
-
-def _network(recipe: ClassificationRecipe, classes: int) -> keras.Model:
-    """Builds the network with logits as output, for images of any size if training is progressive."""
-    side = None if recipe.progressive else recipe.image_size
-    shape = (side, side, recipe.channels)
-    if keras.config.image_data_format() == "channels_first":
-        shape = shape[::-1]
-    return build_model(
-        recipe.model, input_shape=shape, classes=classes, classifier_activation=None, **_overrides(recipe)
-    )
-
-
-def _model_spec(recipe: ClassificationRecipe, dataset: Dataset, preprocessing: Preprocessing) -> ModelSpec:
-    """The description of the network in weight files."""
-    return ModelSpec(
-        model=recipe.model,
-        overrides=_overrides(recipe),
-        classes=dataset.classes,
-        input_shape=(recipe.image_size, recipe.image_size, recipe.channels),
-        preprocessing=preprocessing,
-        labels=tuple(dataset.class_names),
-    )
 
 
 def _normalization_of_weights(
@@ -264,9 +242,3 @@ def _normalization_of_weights(
             "set another normalization"
         )
     return preprocessing.normalization
-
-
-def _held_normalization(arrays: dict[str, np.ndarray]) -> Normalization | None:
-    """The normalization in a checkpoint; None for checkpoints of older versions."""
-    held = [arrays[key] for field in _NORMALIZATION if (key := f"normalization/{field}") in arrays]
-    return Normalization(*(a.tolist() for a in held)) if len(held) == len(_NORMALIZATION) else None

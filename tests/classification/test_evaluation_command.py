@@ -196,8 +196,8 @@ def some_weights(tmp_path_factory):
         ([TINY, DIGITS, "--protocol=tencrop"], "unknown protocol 'tencrop'; did you mean ten_crop"),
         ([TINY, DIGITS, "--protocol=ensemble"], "an ensemble is any protocol with several weights"),
         ([TINY, DIGITS, "--strategy=mirorred"], "unknown strategy 'mirorred'; did you mean mirrored"),
-        ([TINY, DIGITS, "--batch_size=0"], "the batch size must be at least 1, not 0"),
-        ([TINY, DIGITS, "--max_bad_images=-1"], "max_bad_images must be at least 0, not -1"),
+        ([TINY, DIGITS, "--batch_size=0"], "the batch size must be at least 1; got 0"),
+        ([TINY, DIGITS, "--max_bad_images=-1"], "max_bad_images must be at least 0; got -1"),
         ([TINY, DIGITS, "--split=tset"], "unknown split of digits 'tset'; did you mean test"),
         ([TINY, "--dataset=digist"], "unknown dataset 'digist'; did you mean digits"),
         (

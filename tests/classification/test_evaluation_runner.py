@@ -14,6 +14,7 @@ from keras_resnet.classification import PROTOCOLS, evaluate, load_evaluated_mode
 from keras_resnet.classification.batches import fits_batches, view_batches
 from keras_resnet.classification.evaluated_model import check_classes
 from keras_resnet.data import BadImages, IndexedSplit, evaluation_batches, open_dataset, sources
+from keras_resnet.data.examples import Shard
 from keras_resnet.data.sources import Dataset
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.weights import open_weights
@@ -137,7 +138,7 @@ def test_a_folder_of_images_of_any_size(folder, weights_of, two_devices, protoco
 def test_single_crops_are_the_images_of_trainings_validation(folder, resize):
     preprocessing = Preprocessing(16, resize, "bilinear", Normalization.imagenet())
     split = folder.split("test")
-    views = view_batches(split, PROTOCOLS["single_crop"], [preprocessing], batch_size=3, bad=BadImages())
+    views = view_batches(split, PROTOCOLS["single_crop"], [preprocessing], Shard(3), BadImages())
     for ours, theirs in zip(views, evaluation_batches(split, preprocessing, global_batch=3), strict=True):
         shown = ours["weights"] > 0
         np.testing.assert_array_equal(ours["views"][0][0][:, 0][shown], theirs["images"][shown])
@@ -212,7 +213,7 @@ def test_a_streamed_record_that_cannot_be_decoded(streamed):
 
     def read(split, bad):
         preprocessing = Preprocessing(8, None, "bilinear", Normalization.identity(3))
-        batches = view_batches(split, PROTOCOLS["single_crop"], [preprocessing], batch_size=1, bad=bad)
+        batches = view_batches(split, PROTOCOLS["single_crop"], [preprocessing], Shard(1), bad)
         return [(int(batch["labels"][0]), float(batch["weights"][0])) for batch in batches]
 
     bad = BadImages()
@@ -226,20 +227,11 @@ def test_a_streamed_record_that_cannot_be_decoded(streamed):
 def test_workers_and_replicas_share_the_images(workers, replicas):
     images = np.zeros((17, 8, 8, 3), "uint8")
     split = IndexedSplit("test", images, np.arange(17, dtype="int32"))
+    preprocessing = Preprocessing(8, None, "bilinear", Normalization.identity(3))
+    shards = [Shard(2 * workers * replicas, workers, worker, replicas) for worker in range(workers)]
     seen = [
-        list(
-            view_batches(
-                split,
-                PROTOCOLS["single_crop"],
-                [Preprocessing(8, None, "bilinear", Normalization((0.0,) * 3, (1.0,) * 3))],
-                batch_size=2,
-                bad=BadImages(),
-                workers=workers,
-                worker=worker,
-                replicas=replicas,
-            )
-        )
-        for worker in range(workers)
+        list(view_batches(split, PROTOCOLS["single_crop"], [preprocessing], shard, BadImages()))
+        for shard in shards
     ]
     assert len({len(batches) for batches in seen}) == 1
     assert len(seen[0]) % replicas == 0
@@ -255,7 +247,7 @@ def test_workers_and_replicas_share_the_images(workers, replicas):
 def test_views_are_channels_first_where_keras_says_so(split, monkeypatch):
     monkeypatch.setattr("keras.config.image_data_format", lambda: "channels_first")
     preprocessing = Preprocessing(16, None, "bilinear", Normalization.imagenet())
-    batches = view_batches(split, PROTOCOLS["ten_crop"], [preprocessing], batch_size=3, bad=BadImages())
+    batches = view_batches(split, PROTOCOLS["ten_crop"], [preprocessing], Shard(3), BadImages())
     batch = next(iter(batches))
     assert batch["views"][0][0].shape == (3, 10, 3, 16, 16)
     (expected,) = PROTOCOLS["ten_crop"].views(tf.constant(split.images[0]), preprocessing)
