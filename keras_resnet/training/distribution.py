@@ -43,7 +43,11 @@ class Distribution:
 
     def iterate(self, dataset: tf.data.Dataset) -> Any:
         """An iterator for `next` in a `tf.function`; the dataset yields the replicas' batches in turn."""
-        return iter(self._strategy.distribute_datasets_from_function(lambda context: dataset))
+        return iter(self.distribute(dataset))
+
+    def distribute(self, dataset: tf.data.Dataset) -> Any:
+        """A dataset that can be iterated over several times; see `iterate`."""
+        return self._strategy.distribute_datasets_from_function(lambda context: dataset)
 
     def run(self, function: Callable, args: tuple):
         """Runs `function` on every replica, in graph code; the results are per replica."""

@@ -183,7 +183,7 @@ def _finish_epoch(run: Run) -> None:
 
 def _evaluate(run: Run) -> dict[str, float]:
     """The metrics of the validation split with the present weights."""
-    iterator = run.distribution.iterate(run.task.evaluation_batches(run.distribution, run.bad_images))
+    iterator = iter(run.evaluation_batches)
     total: Any = 0.0
     collected = []
     for _ in range(run.task.evaluation_steps):

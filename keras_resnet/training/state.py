@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -50,6 +51,11 @@ class Run:
         train = (f"train_{name}" for name in self.task.train_metrics)
         val = (f"val_{name}" for name in self.task.val_metrics)
         return ("epoch", "step", "learning_rate", *train, *val, "images_per_second")
+
+    @functools.cached_property
+    def evaluation_batches(self) -> Any:
+        """The global batches of an evaluation; one pipeline for all epochs, because tracing takes a second."""
+        return self.distribution.distribute(self.task.evaluation_batches(self.distribution, self.bad_images))
 
     def means(self) -> dict[str, float]:
         """The training metrics over the current epoch; 0 before the first example."""
