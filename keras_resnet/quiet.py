@@ -11,26 +11,27 @@ from typing import BinaryIO
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Captures what Python and C++ write to standard error; writes it there only if the body raises."""
+    stderr = sys.stderr
     try:
-        saved = None if sys.stderr is None else os.dup(2)
+        saved = os.dup(2) if stderr else None
     except OSError:
         saved = None
-    if saved is None:  # standard error is closed
+    if stderr is None or saved is None:  # standard error is closed
         yield
         return
-    sys.stderr.flush()
+    stderr.flush()
     with _buffer() as captured:
         os.dup2(captured.fileno(), 2)
         try:
             try:
                 yield
             finally:
-                sys.stderr.flush()
+                stderr.flush()
                 os.dup2(saved, 2)
                 os.close(saved)
         except BaseException:
             captured.seek(0)
-            sys.stderr.write(captured.read().decode(errors="replace"))
+            stderr.write(captured.read().decode(errors="replace"))
             raise
 
 

@@ -56,7 +56,7 @@ class _Opened:
     finish: Callable[[Tensors], Tensors] = lambda tensors: tensors
 
 
-def _type(dtype: str, shape: Sequence[Any]) -> tuple[str, list[int | None]]:
+def _type(dtype: str | None, shape: Sequence[Any]) -> tuple[str | None, list[int | None]]:
     """Returns a dtype and a shape in which axes with names, negative sizes or None have None."""
     return dtype, [size if isinstance(size, int) and size >= 0 else None for size in shape]
 

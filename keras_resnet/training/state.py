@@ -54,7 +54,7 @@ class Run:
 
     @functools.cached_property
     def evaluation_batches(self) -> Any:
-        """The global batches of an evaluation; one pipeline for all epochs, because tracing takes a second."""
+        """The global batches of an evaluation; traced once per run."""
         return self.distribution.distribute(self.task.evaluation_batches(self.distribution, self.bad_images))
 
     def means(self) -> dict[str, float]:
