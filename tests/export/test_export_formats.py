@@ -73,6 +73,16 @@ def test_small_networks_are_equal(network, tmp_path):
     check_parity(spec_of(model, overrides, size, classes=10), tmp_path)
 
 
+def test_grouped_convolutions_run_without_onednn(tmp_path, monkeypatch):
+    """TensorFlow uses oneDNN by default only on CPUs with AVX-512 VNNI and newer instructions."""
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")  # for the process that opens the file
+    model, overrides, size = SMALL_NETWORKS["grouped"]
+    spec = spec_of(model, overrides, size, classes=10)
+    network = serving(spec)
+    artifacts = write_all(network, tmp_path, Options(), ["saved_model"])
+    assert verify(network, artifacts, photo_batches(spec)).equal
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", FULL_NETWORKS)
 def test_full_networks_in_every_variant(network, tmp_path):

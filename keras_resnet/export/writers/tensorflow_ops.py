@@ -70,6 +70,9 @@ def _compute_node(node: Node, inputs: list, weights: Weights, precision: str, is
             padding: Any = "VALID" if node.padding == NO_PADDING else sides
             x, kernel = tf.cast(x, precision), weights[name, "kernel"]
             y = tf.nn.conv2d(x, kernel, node.strides, padding, dilations=node.dilations, name=name)
+            if kernel.shape[2] != x.shape[-1]:
+                # Without oneDNN (on CPUs before AVX-512 VNNI) fusing a grouped one with `bias_add` fails.
+                return y + weights[name, "bias"]
             return tf.nn.bias_add(y, weights[name, "bias"])
         case nodes.Dense():
             return tf.nn.bias_add(tf.matmul(x, weights[name, "kernel"], name=name), weights[name, "bias"])
