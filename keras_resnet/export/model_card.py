@@ -13,7 +13,7 @@ from keras_resnet.export.serving import PROBABILITIES, serving_function
 from keras_resnet.tables import markdown_table
 from keras_resnet.weights import ModelSpec, WeightFile
 
-_TEMPLATE = Path(__file__).with_name("model_card.md.j2")
+_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 _DRAWN_IMAGES = 8
 _LONGEST_RECIPE_VALUE = 200
