@@ -62,7 +62,6 @@ class Command:
     flags: tuple[Flag, ...] = ()
     arguments: tuple[Flag, ...] = ()
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # more keyword arguments
-    defined: absl_flags.FlagValues | None = None  # absl's flags, if the function reads them itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,18 +90,16 @@ def flags_of(options: type, names: Iterable[str] | None = None, optional: bool =
 
 
 def run(
-    command: Command | Group | Callable[[], int | None],
+    command: Command | Group,
     arguments: Sequence[str] | None = None,
     program: str | None = None,
 ) -> NoReturn:
-    """Runs a command, or a function that reads absl's `flags.FLAGS`, and exits.
+    """Runs a command and exits.
 
     Invalid input, and any other `CommandFailed`, becomes one line on standard error and an exit status;
     other exceptions keep their tracebacks, because they are bugs. The arguments, and the program's name in
     the help, are by default those of this process.
     """
-    if not isinstance(command, Command | Group):
-        command = Command(command, sys.modules["__main__"].__doc__ or "", defined=absl_flags.FLAGS)
     try:
         status = _run(command, sys.argv[1:] if arguments is None else arguments, program or _program())
     except CommandFailed as failure:
@@ -167,14 +164,14 @@ def parse(command: Command, arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: a flag does not exist or lacks a valid value, or a required one is missing.
     """
-    values = absl_flags.FlagValues() if command.defined is None else command.defined
+    values = absl_flags.FlagValues()
     for flag in command.flags:
         _KINDS[flag.kind][0](flag.name, flag.default, flag.help, flag_values=values)
     try:
         given = values(["", *arguments])[1:]
     except (absl_flags.Error, ValueError) as error:
         raise InputError(str(error)) from None
-    found = values.flag_values_dict() if command.defined is None else {}
+    found = values.flag_values_dict()
     for argument in command.arguments:
         if argument.kind is tuple:
             found[argument.name], given = tuple(given), []
@@ -217,9 +214,6 @@ def _help(command: Command, program: str) -> str:
             default = f" Default: {_text(entry.default)}." if _text(entry.default) else ""
             repeated = " May be repeated." if entry.kind is list else ""
             lines += [f"  {spelling}", _WRAPPER.fill(entry.help + default + repeated)]
-    if command.defined is not None:
-        own = (m for m in command.defined.flags_by_module_dict() if "absl" not in m)
-        lines += [command.defined.module_help(module) for module in own]
     return "\n".join(lines)
 
 
