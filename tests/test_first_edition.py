@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -13,19 +10,13 @@ import numpy as np
 import onnxruntime
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from helpers.commands import run
 
-ROOT = Path(__file__).parents[1]
+from export.__main__ import COMMAND as EXPORT
+from keras_resnet.commands.recipes import TRAIN
+from keras_resnet.evaluation import COMMAND as EVALUATE
+
 FIXTURES = Path(__file__).parent / "fixtures" / "first_edition"
-
-
-def run(*arguments):
-    """Runs a program of the checkout; returns what it printed."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, text=True, capture_output=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def copied(name, folder):
@@ -58,12 +49,13 @@ def test_a_stopped_run_resumes(tmp_path, data_dir):
     stopped = copied("stopped", tmp_path)
     recipe = json.loads((stopped / "recipe.json").read_text())
     settings = ("batch_size", "train_split", "val_split", "image_size", "channels", "ema_decay", "mixup")
-    run(
-        "train_main.py",
+    status = run(
+        TRAIN,
         *("--recipe=digits", "--epochs=2", "--seed=3", f"--workdir={stopped}", f"--data_dir={data_dir}"),
         *(f"--set={name}={recipe[name]}" for name in settings),
         *(f"--set=model.{name}={value}" for name, value in recipe["model_overrides"].items()),
     )
+    assert status == 0
     expected, resumed = rows(FIXTURES / "finished/history.csv"), rows(stopped / "history.csv")
     assert len(resumed) == len(expected) == 2
     for ours, theirs in zip(resumed, expected, strict=True):
@@ -78,10 +70,8 @@ def test_a_stopped_run_resumes(tmp_path, data_dir):
 
 def test_a_finished_run_is_evaluated(tmp_path, data_dir):
     finished = copied("finished", tmp_path)
-    run(
-        *("-m", "keras_resnet.evaluation", f"--workdir={finished}", "--split=test"),
-        *(f"--data_dir={data_dir}", f"--output_dir={tmp_path / 'evaluation'}"),
-    )
+    flags = [f"--workdir={finished}", "--split=test", f"--data_dir={data_dir}"]
+    assert run(EVALUATE, *flags, f"--output_dir={tmp_path / 'evaluation'}") == 0
     evaluation = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     parity = json.loads((finished / "export" / "parity.json").read_text())
     assert evaluation["figures"]["top1"] == parity["top1"]  # of 355 images
@@ -89,10 +79,8 @@ def test_a_finished_run_is_evaluated(tmp_path, data_dir):
 
 def test_a_finished_run_is_exported_to_the_same_numbers(tmp_path, data_dir):
     finished = copied("finished", tmp_path)
-    run(
-        *("-m", "export", f"--workdir={finished}", "--formats=onnx,tflite", f"--data_dir={data_dir}"),
-        f"--output_dir={tmp_path / 'anew'}",
-    )
+    flags = [f"--workdir={finished}", "--formats=onnx,tflite", f"--data_dir={data_dir}"]
+    assert run(EXPORT, *flags, f"--output_dir={tmp_path / 'anew'}") == 0
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 1)).astype("float32")
     for runtime, name in ((in_onnx_runtime, "model.onnx"), (in_litert, "model.tflite")):
         old, new = (runtime(folder / name, images) for folder in (finished / "export", tmp_path / "anew"))
