@@ -71,7 +71,8 @@ def dirty(tmp_path_factory):
     return root, make_dirty(root / "train"), make_dirty(root / "val")
 
 
-@pytest.mark.parametrize("augmentation", ["none", "inception", "scale_crop_flip"])
+# Images are decoded whole or in part.
+@pytest.mark.parametrize("augmentation", ["none", "inception"])
 def test_an_epoch_lists_exactly_the_bad_ones(dirty, augmentation):
     root, bad_train, bad_val = dirty
     dataset = open_dataset(f"folder:{root}")
@@ -100,7 +101,7 @@ def test_an_epoch_lists_exactly_the_bad_ones(dirty, augmentation):
 def test_bad_images_change_no_other_example(dirty, tmp_path):
     """Each good image has the same draws and pixels as in a run without a collector."""
     fill(tmp_path, 20)
-    for augmentation in ("inception", "scale_crop_flip", "pad_crop_flip"):
+    for augmentation in ("scale_crop_flip", "pad_crop_flip"):
         transform = Transform.create(16, SOME, augmentation)
         (tmp_path / "a" / "good 00004.jpg").write_bytes(encoded("JPEG", photo(40, 36)))
         split = open_dataset(f"folder:{tmp_path}").split("train")
@@ -122,9 +123,9 @@ def test_bad_images_change_no_other_example(dirty, tmp_path):
             list(training_batches(split, transform, **arguments))
 
 
-@pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 1)])
-def test_workers_see_the_same_batches_and_each_its_own_bad_images(dirty, workers, replicas):
+def test_workers_see_the_same_batches_and_each_its_own_bad_images(dirty):
     root, _, _ = dirty
+    workers, replicas = 2, 2
     split = open_dataset(f"folder:{root}").split("train")
     transform = Transform.create(16, SOME, "inception")
     arguments = {"global_batch": 4, "seed": 1, "epoch": 0}
@@ -149,14 +150,14 @@ def test_what_is_converted_is_what_pillow_makes_of_it(dirty):
     root, _, _ = dirty
     split = open_dataset(f"folder:{root}").split("val")
     transform = Transform.create(75, PLAIN)
-    for index, path in enumerate(split.images):
-        path = path.decode()
-        if "convertible jpeg turned" in path:
-            one = type(split)("one", split.images[index : index + 1], split.classes[:1], files=True)
-            ((image,),) = [images for images, _ in raw_images(one, transform.preprocessing)]
-            pixels = by_pillow(Path(path).read_bytes()).astype("uint8")
-            expected = tf.image.resize(pixels, (75, 75), antialias=True)
-            np.testing.assert_allclose(image, expected, atol=1e-2)
+    turned = [i for i, path in enumerate(split.images) if b"convertible jpeg turned" in path]
+    some = type(split)("some", split.images[turned], split.classes[turned], files=True)
+    converted = np.concatenate([images for images, _ in raw_images(some, transform.preprocessing)])
+    assert len(converted) == len(turned) > 0
+    for path, image in zip(some.images, converted, strict=True):
+        pixels = by_pillow(Path(path.decode()).read_bytes()).astype("uint8")
+        expected = tf.image.resize(pixels, (75, 75), antialias=True)
+        np.testing.assert_allclose(image, expected, atol=1e-2)
 
 
 def test_statistics_and_raw_images_leave_the_bad_ones_out(dirty, tmp_path):
@@ -228,8 +229,8 @@ def test_check_is_a_command(dirty):
 
 
 @pytest.mark.slow
-def test_every_kind_among_two_thousand_good_images(tmp_path):
-    fill(tmp_path, 2000)
+def test_every_kind_among_three_hundred_good_images(tmp_path):
+    fill(tmp_path, 300)
     bad = make_dirty(tmp_path)
     split = open_dataset(f"folder:{tmp_path}").split("train[:]")
     everything = type(split)(
@@ -243,7 +244,7 @@ def test_every_kind_among_two_thousand_good_images(tmp_path):
         batches = training_batches(part, transform, global_batch=1, seed=0, epoch=0, bad=collected)
         counted += sum(int(batch["weights"].sum()) for batch in batches.as_numpy_iterator())
     assert_lists(sorted((path, reason) for path, _, reason in collected.rows()), bad)
-    assert counted == 2000 + len(convertible())
+    assert counted == 300 + len(convertible())
 
 
 def test_the_tests_folder_has_every_kind(dirty):

@@ -5,7 +5,7 @@ from helpers.commands import run
 from helpers.data_helpers import write_image
 from PIL import Image
 
-from keras_resnet.data import AUGMENTATIONS, IndexedSplit, Transform, open_dataset, raw_images
+from keras_resnet.data import IndexedSplit, Transform, open_dataset, raw_images
 from keras_resnet.data.__main__ import COMMAND
 from keras_resnet.data.preview import draw_views, few_examples, save_sheet, to_pixels
 from keras_resnet.errors import InputError
@@ -80,11 +80,11 @@ def test_each_row_shows_one_image_in_every_epoch(image_folder, data_format, monk
     dataset = open_dataset(f"folder:{image_folder}")
     few, _ = few_examples(dataset.split("train"), dataset.class_names, 6, PLAIN)
     transform = Transform.create(16, SOME, "none")
-    sheet = draw_views(few, transform, seed=3, epochs=range(2, 5))
-    assert sheet.training.shape == (6, 3, 16, 16, 3)
+    sheet = draw_views(few, transform, seed=3, epochs=range(2, 4))
+    assert sheet.training.shape == (6, 2, 16, 16, 3)
     seen = next(raw_images(few, transform.preprocessing))[0].round()
     np.testing.assert_array_equal(sheet.evaluation, seen)
-    for column in range(3):
+    for column in range(2):
         # Half a level may be rounded either way on its way through the normalization.
         assert np.abs(sheet.training[:, column].astype(int) - seen).max() <= 1
 
@@ -92,7 +92,7 @@ def test_each_row_shows_one_image_in_every_epoch(image_folder, data_format, monk
 def test_draws_follow_from_seed_and_epoch(image_folder):
     dataset = open_dataset(f"folder:{image_folder}")
     few, _ = few_examples(dataset.split("train"), dataset.class_names, 3, PLAIN)
-    transform = Transform.create(16, SOME, "inception_jitter")
+    transform = Transform.create(16, SOME, "scale_crop_flip")
     sheet = draw_views(few, transform, 1, range(2))
     np.testing.assert_array_equal(draw_views(few, transform, 1, range(1, 2)).training, sheet.training[:, 1:])
     assert (draw_views(few, transform, 2, range(1)).training != sheet.training[:, :1]).mean() > 0.5
@@ -120,8 +120,9 @@ def test_gray_inputs_are_drawn(digits, tmp_path):
     assert (drawn.max(-1) == drawn.min(-1)).all()
 
 
-@pytest.mark.parametrize("name", list(AUGMENTATIONS))
-def test_every_augmentation_can_be_drawn(name):
+# One per kind: the others are parts of these.
+@pytest.mark.parametrize("name", ["pad_crop_flip", "scale_crop_flip_pca", "randaugment_erasing"])
+def test_every_kind_of_augmentation_can_be_drawn(name):
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
     few = IndexedSplit("train", images, np.arange(3, dtype="int32"))
     sheet = draw_views(few, Transform.create(32, SOME, name), 0, range(1))
