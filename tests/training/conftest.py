@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 import tensorflow as tf
+from helpers.zoo_networks import TINY
 
 from keras_resnet.classification import get_recipe
 from keras_resnet.training import RunOptions
@@ -14,8 +15,6 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-TINY = {"stage_depths": (1, 1, 1), "stage_filters": (4, 8, 8)}
-
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
@@ -23,7 +22,13 @@ def data_dir(tmp_path_factory):
     return str(tmp_path_factory.mktemp("tfds"))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """A run's picture takes a third of its time. Module-scoped runs, which start before this, have one."""
+    monkeypatch.setattr("keras_resnet.training.loop.draw_curves", lambda *arguments: None)
+
+
+@pytest.fixture(scope="session")
 def run_options(data_dir):
     """Makes a `RunOptions` of one device."""
 
@@ -33,7 +38,7 @@ def run_options(data_dir):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def break_off():
     """A context manager that interrupts the run in it before call number `after`, counted from 0."""
 
@@ -55,9 +60,14 @@ def break_off():
     return breaking_off
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
-    """Digits at 16 pixels, 4 epochs of 5 steps."""
+    """Digits at 16 pixels without augmentation, 2 epochs of 5 steps."""
     return get_recipe("digits").replace(
-        model_overrides=TINY, image_size=16, batch_size=64, train_split="train[:320]", epochs=4
+        model_overrides=TINY,
+        image_size=16,
+        augmentation="none",
+        batch_size=64,
+        train_split="train[:320]",
+        epochs=2,
     )

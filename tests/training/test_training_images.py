@@ -43,19 +43,19 @@ def listed(path):
         return {row["path"]: row["split"] for row in csv.DictReader(file)}
 
 
-def test_bad_images_are_left_out_and_listed(tmp_path, recipe, run_options, spoilt, capsys):
-    last = train(recipe.replace(dataset=f"folder:{spoilt}"), tmp_path / "run", run_options())
+def test_bad_images_are_left_out_and_listed_in_a_run_that_breaks_off(
+    tmp_path, recipe, run_options, spoilt, break_off, capsys
+):
+    recipe = recipe.replace(dataset=f"folder:{spoilt}", normalization="imagenet", image_size=16)
+    with break_off(4):
+        train(recipe, tmp_path / "run", run_options())
+    last = train(recipe, tmp_path / "run", run_options())
     assert listed(tmp_path / "run" / "bad_images.csv") == {
         str(spoilt / name): name.split("/")[0] for name in SPOILT
     }
     assert "3 images cannot be used: see" in capsys.readouterr().err
     # 8 of the 9 files in val/ are images.
     assert last["val_top1"] * 8 == pytest.approx(round(last["val_top1"] * 8))
-
-
-def test_a_run_without_bad_images_has_no_list(tmp_path, recipe, run_options, photos):
-    train(recipe.replace(dataset=f"folder:{photos}"), tmp_path / "run", run_options())
-    assert not (tmp_path / "run" / "bad_images.csv").exists()
 
 
 def test_too_many_bad_images_stop_the_run(tmp_path, recipe, run_options, spoilt):
@@ -66,16 +66,7 @@ def test_too_many_bad_images_stop_the_run(tmp_path, recipe, run_options, spoilt)
     assert not (tmp_path / "run" / "model.weights.h5").exists()
 
 
-def test_the_list_is_kept_over_an_interruption(tmp_path, recipe, run_options, spoilt, break_off):
-    recipe = recipe.replace(dataset=f"folder:{spoilt}", normalization="imagenet", epochs=3)
-    with break_off(5):
-        train(recipe, tmp_path / "run", run_options())
-    train(recipe, tmp_path / "run", run_options())
-    assert len(listed(tmp_path / "run" / "bad_images.csv")) == len(SPOILT)
-
-
-@pytest.mark.parametrize("options", [{}, {"cutmix": 1.0, "augmentation": "inception"}])
-def test_images_grow_with_the_epochs(tmp_path, recipe, run_options, photos, monkeypatch, options):
+def test_images_grow_with_the_epochs(tmp_path, recipe, run_options, photos, monkeypatch):
     sizes = []
     training_sums = ClassificationTask.training_sums
 
@@ -84,12 +75,12 @@ def test_images_grow_with_the_epochs(tmp_path, recipe, run_options, photos, monk
         return training_sums(self, model, call, batch, key)
 
     monkeypatch.setattr(ClassificationTask, "training_sums", watch)
-    recipe = recipe.replace(
-        dataset=f"folder:{photos}", image_size=96, progressive=(0.5, 1), epochs=4, **options
-    )
-    train(recipe, tmp_path / "run", run_options())
+    # A crop of its own for each size, and a mask.
+    recipe = recipe.replace(image_size=96, progressive=(0.5, 1), cutmix=1.0, augmentation="scale_crop_flip")
+    train(recipe.replace(dataset=f"folder:{photos}"), tmp_path / "run", run_options())
     assert list(dict.fromkeys(sizes)) == [64, 96]  # half of 96, rounded to 32's multiples: 48 is 64
     assert read_spec(tmp_path / "run" / "model.weights.h5").input_shape == (96, 96, 3)
+    assert not (tmp_path / "run" / "bad_images.csv").exists()  # all are good
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from keras_resnet.training.remat import Rematerialized
 from keras_resnet.training.step import Trainer
 
 CLASSES = 5
-DEEP = ALL_SMALL["basic 1x1 B cifar"].replace(stage_depths=(3, 2), stage_filters=(4, 6))
+DEEP = ALL_SMALL["basic 1x1 B cifar"].replace(stage_depths=(2, 1), stage_filters=(4, 6))
 
 
 def take_steps(
@@ -25,7 +25,7 @@ def take_steps(
     policy="float32",
     upto=None,
     synchronized=False,
-    sizes=(16, 16, 16),
+    sizes=(8, 8),
     accumulate=1,
     jit=False,
 ):
@@ -67,51 +67,32 @@ def take_steps(
     return rows, {name: variable.numpy() for name, variable in trainer.named_variables().items()}
 
 
-def assert_same(config, tolerance=0.0, **options):
-    rows, kept = take_steps(config, remat=False, **options)
-    more_rows, recomputed = take_steps(config, remat=True, **options)
-    np.testing.assert_allclose(more_rows, rows, rtol=tolerance, atol=0)
-    assert set(kept) == set(recomputed)
-    for name, value in kept.items():
-        scale = max(1.0, np.abs(value).max())
-        np.testing.assert_allclose(recomputed[name], value, rtol=0, atol=tolerance * scale, err_msg=name)
-
-
-FAMILIES = ["basic 1x1 A cifar", "bottleneck 3x3 C cifar", "d cifar", "v2 C"]
-MORE_FAMILIES = [
-    *("basic 1x1 B cifar", "basic 1x1 C cifar", "basic 1x1 None cifar"),
-    *("bottleneck 1x1 B cifar", "v2 1x1 A", "v2 plain"),
-]
-
-
-@pytest.mark.parametrize(
-    "family", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_FAMILIES)]
-)
-def test_all_families_give_the_same_bits(family):
-    assert_same(ALL_SMALL[family])
+def assert_same(kept, recomputed, tolerance=0.0):
+    """Compares two results of `take_steps`."""
+    np.testing.assert_allclose(recomputed[0], kept[0], rtol=tolerance, atol=0)
+    assert set(kept[1]) == set(recomputed[1])
+    for name, value in kept[1].items():
+        atol = tolerance * max(1.0, np.abs(value).max())
+        np.testing.assert_allclose(recomputed[1][name], value, rtol=0, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"accumulate": 2},
-        {"strategy": "mirrored"},
-        pytest.param({"strategy": "mirrored", "accumulate": 2}, marks=pytest.mark.slow),
-        pytest.param({"strategy": "mirrored", "synchronized": True}, marks=pytest.mark.slow),
-        {"policy": "mixed_bfloat16"},
-        {"upto": "C1"},
-        pytest.param({"upto": "C2"}, marks=pytest.mark.slow),
+        {"strategy": "mirrored", "policy": "mixed_bfloat16", "accumulate": 2, "upto": "C1"},
         {"upto": "C3"},
-        {"sizes": (8, 16, 8)},
+        {"sizes": (8, 16)},
+        pytest.param({"strategy": "mirrored", "synchronized": True}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
 def test_all_options_give_the_same_bits(options):
-    assert_same(DEEP, **options)
+    assert_same(take_steps(DEEP, remat=False, **options), take_steps(DEEP, remat=True, **options))
 
 
 def test_xla_gives_the_same_but_for_the_order_of_its_sums():
-    assert_same(DEEP, 1e-6, jit=True)
+    kept = take_steps(DEEP, remat=False, sizes=(8,))
+    assert_same(kept, take_steps(DEEP, remat=True, sizes=(8,), jit=True), 1e-5)
 
 
 def images(size=16):
@@ -145,17 +126,24 @@ def test_statistics_move_once_and_what_is_frozen_does_not():
         assert np.array_equal(value, first) == name.startswith("conv1_"), name
 
 
-def test_the_gradient_is_the_same_in_eager_mode():
-    model = randomize(build_resnet(DEEP, input_shape=(16, 16, 3)))
+@pytest.mark.parametrize(
+    "family",
+    [
+        *("basic 1x1 A cifar", "basic 1x1 C cifar", "basic 1x1 None cifar", "bottleneck 3x3 C cifar"),
+        *("d cifar", "v2 1x1 A", "v2 C", "v2 plain"),
+    ],
+)
+def test_all_families_have_the_same_gradients_and_statistics_in_eager_mode(family):
+    model = randomize(build_resnet(ALL_SMALL[family], input_shape=(16, 16, 3)))
     weights = [variable.value for variable in model.trainable_variables]
     start = model.get_weights()
-    gradients = []
+    results = []
     for call in (Rematerialized(model), lambda x: model(x, training=True)):
         model.set_weights(start)
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(call(images()) ** 2)
-        gradients.append(tape.gradient(loss, weights))
-    for ours, theirs in zip(*gradients, strict=True):
+        results.append([*tape.gradient(loss, weights), *model.get_weights()])
+    for ours, theirs in zip(*results, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -164,7 +152,6 @@ def test_the_gradient_is_the_same_in_eager_mode():
     [
         # Convolution, normalization and ReLU; behind a block's sum and its ReLU; pooling and classifier.
         ("cifar_resnet20", 3 + 2 * 9 + 2),
-        ("cifar_resnet56", 3 + 2 * 27 + 2),
         # Besides, padding and maximum.
         ("resnet18", 6 + 2 * 8 + 2),
         ("resnet50", 6 + 2 * 16 + 2),
@@ -252,7 +239,7 @@ def test_all_segments_but_the_last_and_the_frozen_are_computed_twice(upto):
 
 
 def test_a_run_ends_with_the_same_bytes(run_options, tiny, tmp_path):
-    recipe = tiny.replace(epochs=1, progressive=(0.5, 1.0))
+    recipe = tiny.replace(steps=2, progressive=(0.5, 1.0))
     files = []
     for remat in (False, True):
         train(recipe, tmp_path / str(remat), run_options(remat=remat))
