@@ -101,26 +101,24 @@ def test_an_epoch_lists_exactly_the_bad_ones(dirty, augmentation):
 def test_bad_images_change_no_other_example(dirty, tmp_path):
     """Each good image has the same draws and pixels as in a run without a collector."""
     fill(tmp_path, 20)
-    for augmentation in ("scale_crop_flip", "pad_crop_flip"):
-        transform = Transform.create(16, SOME, augmentation)
-        (tmp_path / "a" / "good 00004.jpg").write_bytes(encoded("JPEG", photo(40, 36)))
-        split = open_dataset(f"folder:{tmp_path}").split("train")
-        arguments = {"global_batch": 8, "seed": 1, "epoch": 2}
-        clean = list(training_batches(split, transform, **arguments).as_numpy_iterator())
-        bad = BadImages()
-        same = list(training_batches(split, transform, **arguments, bad=bad).as_numpy_iterator())
-        assert bad.count == 0
-        (tmp_path / "a" / "good 00004.jpg").write_bytes(b"\xff\xd8\xff")
-        spoiled = list(training_batches(split, transform, **arguments, bad=bad).as_numpy_iterator())
-        assert bad.count == 1
-        for one, two, three in zip(clean, same, spoiled, strict=True):
-            for key in one:
-                np.testing.assert_array_equal(one[key], two[key])
-                good = three["weights"] == 1
-                np.testing.assert_array_equal(one[key][good], three[key][good])
-        assert sum(batch["weights"].sum() for batch in spoiled) == 15
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            list(training_batches(split, transform, **arguments))
+    transform = Transform.create(16, SOME, "scale_crop_flip")
+    split = open_dataset(f"folder:{tmp_path}").split("train")
+    arguments = {"global_batch": 8, "seed": 1, "epoch": 2}
+    clean = list(training_batches(split, transform, **arguments).as_numpy_iterator())
+    bad = BadImages()
+    same = list(training_batches(split, transform, **arguments, bad=bad).as_numpy_iterator())
+    assert bad.count == 0
+    (tmp_path / "a" / "good 00004.jpg").write_bytes(b"\xff\xd8\xff")
+    spoiled = list(training_batches(split, transform, **arguments, bad=bad).as_numpy_iterator())
+    assert bad.count == 1
+    for one, two, three in zip(clean, same, spoiled, strict=True):
+        for key in one:
+            np.testing.assert_array_equal(one[key], two[key])
+            good = three["weights"] == 1
+            np.testing.assert_array_equal(one[key][good], three[key][good])
+    assert sum(batch["weights"].sum() for batch in spoiled) == 15
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        list(training_batches(split, transform, **arguments))
 
 
 def test_workers_see_the_same_batches_and_each_its_own_bad_images(dirty):

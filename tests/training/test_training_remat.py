@@ -91,8 +91,9 @@ def test_all_options_give_the_same_bits(options):
 
 
 def test_xla_gives_the_same_but_for_the_order_of_its_sums():
-    kept = take_steps(DEEP, remat=False, sizes=(8,))
-    assert_same(kept, take_steps(DEEP, remat=True, sizes=(8,), jit=True), 1e-5)
+    shallow = DEEP.replace(stage_depths=(1, 1))  # three segments
+    kept = take_steps(shallow, remat=False, sizes=(8,))
+    assert_same(kept, take_steps(shallow, remat=True, sizes=(8,), jit=True), 1e-5)
 
 
 def images(size=16):
@@ -239,7 +240,7 @@ def test_all_segments_but_the_last_and_the_frozen_are_computed_twice(upto):
 
 
 def test_a_run_ends_with_the_same_bytes(run_options, tiny, tmp_path):
-    recipe = tiny.replace(steps=2, progressive=(0.5, 1.0))
+    recipe = tiny.replace(steps=2)
     files = []
     for remat in (False, True):
         train(recipe, tmp_path / str(remat), run_options(remat=remat))
