@@ -1,6 +1,7 @@
 """`verify` notices an artifact in which one number was changed."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -15,12 +16,23 @@ SPEC = spec_of("cifar_resnet20", SMALL_CIFAR)
 OPTIONS = Options(labels=tuple(f"class {index}" for index in range(10)))
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """(Keras model, folder of its artifacts)."""
+    model, folder = serving(SPEC), tmp_path_factory.mktemp("exported")
+    for name in FORMATS:
+        write_artifact(name, model, folder / ARTIFACTS[name].file_name, OPTIONS)
+    return model, folder
+
+
 @pytest.fixture
-def exported(tmp_path):
-    model = serving(SPEC)
-    return model, {
-        name: write_artifact(name, model, tmp_path / ARTIFACTS[name].file_name, OPTIONS) for name in FORMATS
-    }
+def exported(written, tmp_path):
+    """(Keras model, copies of its artifacts)."""
+    model, folder = written
+    shutil.copytree(folder, tmp_path / "exported")
+    artifacts = {name: tmp_path / "exported" / ARTIFACTS[name].file_name for name in FORMATS}
+    artifacts["saved_model"] /= "1"
+    return model, artifacts
 
 
 def replace_bytes(path, old, new):
@@ -62,17 +74,13 @@ def test_one_normalization_constant(exported):
     assert_all_different(model, artifacts)
 
 
-def test_the_label_order(exported, tmp_path):
-    model, _ = exported
+def test_the_label_order(exported):
+    model, artifacts = exported
+    del artifacts["saved_model"]  # its names are compared in test_export_saved_model
     first, second, *others = OPTIONS.labels
     swapped = dataclasses.replace(OPTIONS, labels=(second, first, *others))
-    artifacts = {
-        name: write_artifact(name, model, tmp_path / "swapped" / ARTIFACTS[name].file_name, swapped)
-        for name in FORMATS
-    }
-    report = verify(model, artifacts, photo_batches(SPEC), OPTIONS)
+    report = verify(model, artifacts, photo_batches(SPEC), swapped)
     for name, entry in report.formats.items():
         assert not entry.equal, name
         assert entry.max_relative_difference <= 1e-5, name
         assert any("class 1" in problem for problem in entry.problems), name
-    assert verify(model, artifacts, photo_batches(SPEC), swapped).equal

@@ -24,6 +24,7 @@ from keras_resnet.export import pipeline, request
 from keras_resnet.export.artifacts import Options
 from keras_resnet.export.graph import fold
 from keras_resnet.export.images import sample_photos
+from keras_resnet.export.runtimes import time_artifact
 from keras_resnet.export.writers.tflite_metadata import read_labels
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.models.config import MODELS
@@ -48,6 +49,12 @@ def run(*arguments, cwd=REPOSITORY):
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "cifar.weights.h5"
     return save_weights(randomize(SPEC.build()), path, SPEC)
+
+
+@pytest.fixture(autouse=True)
+def no_timing(monkeypatch):
+    """Latencies take seconds per artifact; the tests of export/zoo.py look at them."""
+    monkeypatch.setattr(pipeline, "time_artifact", lambda *arguments: {})
 
 
 @pytest.fixture
@@ -92,11 +99,11 @@ def test_weights_from_the_command_line(weights, tmp_path):
         assert entry["max_relative_difference"] <= 1e-5
 
 
-def test_bad_input_is_one_line_and_status_2(tmp_path):
-    result = run("--workdir=nowhere", "--formats=onx", f"--output_dir={tmp_path / 'out'}")
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert result.stderr == "error: unknown format 'onx'; did you mean onnx?\n"
+def test_bad_input_is_one_line_and_status_2(tmp_path, capsys):
+    assert run_here(COMMAND, "--workdir=nowhere", "--formats=onx", f"--output_dir={tmp_path / 'out'}") == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "error: unknown format 'onx'; did you mean onnx?\n"
     assert not (tmp_path / "out").exists()
 
 
@@ -239,7 +246,6 @@ def tiny_resnet18(monkeypatch):
     """Makes the zoo's resnet18 small; returns a function from a number of classes to its tensors."""
     row = MODELS["resnet18"].replace(**SMALL, input_size=48)
     monkeypatch.setitem(MODELS, "resnet18", row)
-    monkeypatch.setattr(pipeline, "time_artifact", lambda *arguments: {})  # slow, and tested elsewhere
     return lambda classes: state_dict(row.block, row.stage_depths, row.stage_filters, classes)
 
 
@@ -332,7 +338,6 @@ def test_less_precise_files(weights, tmp_path):
     for name, entry in parity["formats"].items():
         assert entry["problems"] == [], name
         assert entry["top1_drop"] == pytest.approx(parity["top1"] - entry["top1"])
-        assert set(entry["latency"]) == {"1", "32"}
     card = (output / "MODEL_CARD.md").read_text()
     assert "--precision=float16,int8 --io_dtype=uint8 --opset=18 --layout=nchw" in card
     assert card.count(" close ") == 4
@@ -414,13 +419,7 @@ def test_images_of_datasets_are_preprocessed_as_the_weights_describe():
     assert sum(map(len, images.calibration())) == 64
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        "resnet50_v2",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("resnet152_v2", "resnet50d", "resnext50_32x4d")),
-    ],
-)
+@pytest.mark.parametrize("model", ["resnet50_v2", pytest.param("resnet152_v2", marks=pytest.mark.slow)])
 def test_random_weights_are_finite_and_not_trivial(model):
     spec = spec_of(model, size=33, classes=10)
     images = spec.normalization(sample_photos(33, 33))
@@ -431,7 +430,7 @@ def test_random_weights_are_finite_and_not_trivial(model):
 
 def test_an_artifact_that_does_not_run_has_no_latency(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no ONNX")
-    assert pipeline.time_artifact("onnx", tmp_path / "model.onnx", (32, 32, 3)) == {}
+    assert time_artifact("onnx", tmp_path / "model.onnx", (32, 32, 3)) == {}
 
 
 def test_options_are_checked_before_anything_is_written():

@@ -8,10 +8,16 @@ from helpers.export_networks import SMALL_CIFAR, randomize, spec_of
 from export import zoo
 from export.zoo import export_zoo
 from keras_resnet.errors import InputError
+from keras_resnet.export import pipeline
 from keras_resnet.export.artifacts import Options
 from keras_resnet.weights import save_weights
 
 MODELS = ["cifar_resnet20", "cifar_plain20"]
+
+
+@pytest.fixture
+def no_timing(monkeypatch):
+    monkeypatch.setattr(pipeline, "time_artifact", lambda *arguments: {})
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +45,7 @@ def test_the_index(exported):
         assert expected in table
 
 
-def test_resuming(exported, capsys, monkeypatch):
+def test_resuming(exported, no_timing, capsys, monkeypatch):
     calls = []
     write = zoo.export_weights
     monkeypatch.setattr(
@@ -56,19 +62,19 @@ def test_resuming(exported, capsys, monkeypatch):
     assert calls == ["cifar_plain20", "cifar_resnet20"]
 
 
-def test_a_folder_of_weights(tmp_path):
+def test_a_folder_of_weights(no_timing, tmp_path):
     spec = spec_of("cifar_resnet20", SMALL_CIFAR)
     (tmp_path / "weights").mkdir()
     with pytest.raises(InputError, match="holds no file like resnet50"):
-        export_zoo(tmp_path / "weights", "tflite", tmp_path / "out")
+        export_zoo(tmp_path / "weights", "onnx", tmp_path / "out")
     with pytest.raises(InputError, match="is none or a folder"):
-        export_zoo(tmp_path / "missing", "tflite", tmp_path / "out")
+        export_zoo(tmp_path / "missing", "onnx", tmp_path / "out")
     file = save_weights(randomize(spec.build()), tmp_path / "weights" / "cifar_resnet20.weights.h5", spec)
-    assert export_zoo(tmp_path / "weights", "tflite", tmp_path / "out")
-    before = (tmp_path / "out" / "cifar_resnet20" / "model.tflite").read_bytes()
+    assert export_zoo(tmp_path / "weights", "onnx", tmp_path / "out")
+    before = (tmp_path / "out" / "cifar_resnet20" / "model.onnx").read_bytes()
     save_weights(randomize(spec.build(), seed=1), file, spec)
-    assert export_zoo(tmp_path / "weights", "tflite", tmp_path / "out")
-    assert (tmp_path / "out" / "cifar_resnet20" / "model.tflite").read_bytes() != before
+    assert export_zoo(tmp_path / "weights", "onnx", tmp_path / "out")
+    assert (tmp_path / "out" / "cifar_resnet20" / "model.onnx").read_bytes() != before
     assert {entry.name for entry in (tmp_path / "out").iterdir()} == {
         "cifar_resnet20",
         "index.json",
