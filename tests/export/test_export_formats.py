@@ -64,6 +64,15 @@ def test_a_small_network_is_equal(tmp_path):
     check_parity(spec_of(model, overrides, size, classes=10), tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [name for name in SMALL_NETWORKS if name != "basic A"])
+def test_the_saved_model_of_a_small_network_is_equal(network, tmp_path):
+    model, overrides, size = SMALL_NETWORKS[network]
+    spec = spec_of(model, overrides, size, classes=10)
+    artifacts = write_all(serving(spec), tmp_path, Options(), ["saved_model"])
+    assert verify(serving(spec), artifacts, photo_batches(spec)).equal
+
+
 def test_grouped_convolutions_run_without_onednn(tmp_path, monkeypatch):
     """TensorFlow uses oneDNN by default only on CPUs with AVX-512 VNNI and newer instructions."""
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")  # for the process that opens the file
