@@ -15,8 +15,12 @@ from keras_resnet.weights import load_weights, save_weights
 GOLDEN = Path(__file__).parent / "golden"
 PARAMETERS = json.loads((GOLDEN / "parameters.json").read_text())["parameters"]
 MULTIPLY_ADDS = json.loads((GOLDEN / "multiply_adds.json").read_text())
+# The deeper networks differ from these in their number of blocks alone.
 OPTIONS = [
-    (name, option) for name, counts in PARAMETERS.items() for option in counts if name != "cifar_resnet1202"
+    pytest.param(name, option, marks=[pytest.mark.slow] if MODELS[name].weighted_layers > 60 else [])
+    for name, counts in PARAMETERS.items()
+    for option in counts
+    if name != "cifar_resnet1202"
 ]
 
 
