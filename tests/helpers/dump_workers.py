@@ -24,8 +24,8 @@ def main():
 
     recipe = get_recipe("digits").set(
         [
-            "model.stage_depths=(1,1,1)",
-            "model.stage_filters=(4,8,8)",
+            "model.stage_depths=(1,1)",
+            "model.stage_filters=(4,8)",
             "image_size=16",
             "batch_size=64",
             "epochs=1",

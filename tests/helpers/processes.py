@@ -7,10 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+from helpers.zoo_networks import TINY
+
 ROOT = Path(__file__).parents[2]
 TINY_FLAGS = [
-    "--set=model.stage_depths=(1,1,1)",
-    "--set=model.stage_filters=(4,8,8)",
+    *(f"--set=model.{name}={value}" for name, value in TINY.items()),
     "--set=image_size=16",
     "--set=train_split='train[:640]'",
     "--batch_size=32",

@@ -104,10 +104,11 @@ def test_a_recipe_takes_steps_on_its_own_dataset_under_two_devices(tmp_path, nam
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["imagenet_paper", "imagenet_modern"])
-def test_a_run_that_breaks_off_inside_an_epoch_ends_with_the_same_bytes(tmp_path, name, break_off):
+def test_a_run_that_breaks_off_inside_an_epoch_ends_with_the_same_bytes(tmp_path, break_off):
     write_imagenet(tmp_path / "tfds")
-    recipe = get_recipe(name).replace(**{**SMALL_IMAGENET, "batch_size": 2}, steps=8, reestimate_batches=2)
+    recipe = get_recipe("imagenet_modern").replace(
+        **{**SMALL_IMAGENET, "batch_size": 2}, steps=8, reestimate_batches=2
+    )
     run_options = RunOptions(strategy="mirrored", data_dir=str(tmp_path / "tfds"), checkpoint_every=1)
     train(recipe, tmp_path / "whole", run_options)
     epoch_steps = int((tmp_path / "whole" / "history.csv").read_text().splitlines()[1].split(",")[1])
