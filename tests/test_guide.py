@@ -29,6 +29,7 @@ from keras_resnet.commands.train import changed_recipe
 from keras_resnet.export.__main__ import COMMAND as EXPORT
 from keras_resnet.export.images import sample_photos
 from keras_resnet.models.config import MODELS, get_config
+from keras_resnet.weights import ModelSpec, save_weights
 from keras_resnet.weights import weight_file as pretrained
 from keras_resnet.weights.__main__ import COMMAND as WEIGHTS
 from keras_resnet.weights.registry import ENTRIES
@@ -191,12 +192,25 @@ def _train(arguments):
         changed_recipe(given["recipe"], given["set"], **{name: given[name] for name in CHANGES})
 
 
-@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_guide(whole, command):
-    """If `whole`, also exports and starts JAX."""
-    notebook = Notebook(functools.partial(command, whole=whole))
+def test_guide(command):
+    notebook = Notebook(functools.partial(command, whole=False))
     notebook.run("guide.md")
     assert notebook.checked > 50
+
+
+@pytest.mark.slow
+def test_commands_of_the_guide_in_processes(command):
+    """Exports the run that the page trains and the file that it saves, and starts JAX."""
+    spec = ModelSpec.default("resnet18", 10, {"stage_depths": (1, 1), "stage_filters": (64, 64)}, (64, 64, 3))
+    save_weights(spec.build(), "mine.weights.h5", spec)
+    ran = []
+    for language, text in blocks("guide.md"):
+        for line in text.replace("\\\n", " ").splitlines() if language == "sh" else ():
+            words = shlex.split(line)
+            if {"export", "-c", "--dataset=folder:photos"} & set(words):
+                command(words, whole=True)
+                ran.append(line)
+    assert len(ran) == 4
 
 
 def test_migration(command):

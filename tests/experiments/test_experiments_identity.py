@@ -170,7 +170,7 @@ def test_nothing_is_decided_without_trained_networks():
 
 def test_a_report_of_untrained_networks(tmp_path):
     """Deepened residual networks have the same outputs; a run that diverged is left out."""
-    small = {"stage_filters": (4, 6, 8)}
+    small = {"stage_filters": (4, 6, 8), "stage_depths": (1, 1, 1)}
     setting = get_setting("digits", "minutes")
     recipe = setting.recipe.replace(model_overrides=small)
     setting = dataclasses.replace(setting, recipe=recipe, depths=(20, 32), seeds=2)

@@ -1,7 +1,6 @@
 """Converted weights: our networks compute the outputs of their original frameworks."""
 
 import pickle
-import subprocess
 import sys
 import types
 
@@ -12,6 +11,7 @@ import pytest
 from helpers.commands import run
 from helpers.torch_files import state_dict, torch_forward, write_old_layout
 from helpers.zoo_networks import images, load_network, randomize, relative_difference
+from keras.src.applications.resnet import ResNet, stack_residual_blocks_v1
 from safetensors.numpy import save_file
 
 from keras_resnet import InputError, build_model, build_resnet
@@ -311,18 +311,29 @@ def test_sizes_are_bounded(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def theirs():
-    model = keras.applications.ResNet50(
-        weights=None, input_shape=(64, 64, 3), classes=CLASSES, classifier_activation=None
+    """A small ResNet, made of what ResNet50 is made of; the full network is compared in test_weight_file."""
+
+    def stages(x):
+        for stage, (filters, blocks) in enumerate(((24, 2), (20, 2)), start=2):
+            x = stack_residual_blocks_v1(x, filters, blocks, stride1=min(2, stage - 1), name=f"conv{stage}")
+        return x
+
+    model = ResNet(
+        stages,
+        preact=False,
+        use_bias=True,
+        weights=None,
+        input_shape=(64, 64, 3),
+        classes=CLASSES,
+        classifier_activation=None,
     )
     return randomize(model, 4)
 
 
 @pytest.fixture(scope="module")
 def ours():
-    config = get_config("resnet50")
-    model = build_resnet(
-        config, input_shape=(64, 64, 3), classes=CLASSES, classifier_activation=None, name="resnet50"
-    )
+    config = get_config("resnet50", **SMALL["resnet50_v1_5"])
+    model = build_resnet(config, input_shape=(64, 64, 3), classifier_activation=None, name="resnet50")
     return model, config
 
 
@@ -507,16 +518,13 @@ def test_any_damage_is_refused_or_read(kind, tmp_path):
 # The command
 
 
-def test_convert_from_the_command_line(tmp_path):
+def test_convert_from_the_command_line(tmp_path, capsys):
     config = get_config("resnet18")
     tensors = state_dict("basic", config.stage_depths, config.stage_filters, CLASSES)
     source, output = tmp_path / "m.safetensors", tmp_path / "folder" / "m.weights.h5"
     save_file(tensors, source)
-    command = ["convert", str(source), "--model=resnet18", f"--output={output}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "keras_resnet.weights", *command], text=True, capture_output=True, check=True
-    )
-    assert done.stdout == f"{output}: resnet18, 7 classes\n"
+    assert run(COMMAND, "convert", str(source), "--model=resnet18", f"--output={output}") == 0
+    assert capsys.readouterr().out == f"{output}: resnet18, 7 classes\n"
     assert read_spec(output) == ModelSpec.default("resnet18", CLASSES)
     model = build_model(
         "resnet18", weights=output, classes=CLASSES, input_shape=(48, 48, 3), classifier_activation=None
@@ -525,10 +533,12 @@ def test_convert_from_the_command_line(tmp_path):
     assert relative_difference(model(batch), torch_forward(tensors, batch)) < 1e-5
 
 
-def test_converted_networks_take_rgb(theirs, their_file, tmp_path):
+def test_converted_networks_take_rgb(tmp_path):
     """With the spec's normalization, outputs are those of keras.applications with its preprocessing."""
-    output = tmp_path / "m.weights.h5"
-    convert(str(their_file), "resnet50", str(output))
+    source, output = tmp_path / "theirs.weights.h5", tmp_path / "m.weights.h5"
+    theirs = keras.applications.ResNet50(weights=None, input_shape=(64, 64, 3), classifier_activation=None)
+    randomize(theirs).save_weights(source)
+    convert(str(source), "resnet50", str(output))
     spec = read_spec(output)
     model = load_network(output, input_shape=(64, 64, 3))
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")

@@ -128,13 +128,13 @@ def test_spec_round_trip(tmp_path):
     assert again == spec
 
 
-def test_real_per_pixel_mean_fits_into_a_file(tmp_path):
+def test_per_pixel_mean_fits_into_a_file(tmp_path):
     """Attributes of HDF5 files are limited to 64 KiB unless they are stored separately."""
-    mean = np.random.default_rng(0).normal(size=(224, 224, 3))
+    mean = np.random.default_rng(0).normal(size=(64, 64, 3))
     spec = dataclasses.replace(
         spec_of(),
         input_shape=mean.shape,
-        preprocessing=Preprocessing(224, None, "bilinear", Normalization(mean, (1, 1, 1))),
+        preprocessing=Preprocessing(64, None, "bilinear", Normalization(mean, (1, 1, 1))),
     )
     path = save_weights(small(), tmp_path / "m.weights.h5", spec)
     assert read_spec(path) == spec
@@ -255,7 +255,7 @@ def test_any_flipped_byte_is_refused_or_read(written):
     _, path = written
     whole, model = path.read_bytes(), small()
     random = np.random.default_rng(0)
-    for position in random.integers(0, len(whole), 1000):
+    for position in random.integers(0, len(whole), 400):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << random.integers(8)
         path.write_bytes(damaged)
