@@ -4,7 +4,7 @@ from pathlib import Path
 
 from keras_resnet.classification import get_recipe
 from keras_resnet.data.pipeline import Transform, dataset_statistics
-from keras_resnet.data.preview import draw_views, few_examples, save_sheet
+from keras_resnet.data.preview import draw_views, sample_examples, save_sheet
 from keras_resnet.data.sources import open_dataset
 from keras_resnet.errors import InputError, require
 from keras_resnet.files import atomic_path, os_errors_as_input_errors
@@ -40,7 +40,7 @@ def preview(
     transform = Transform.create(chosen.image_size, normalization, augmentation)
     opened = open_dataset(dataset, data_dir)
     split = opened.split(chosen.train_split)
-    few, titles = few_examples(split, opened.class_names, images, transform)
+    few, titles = sample_examples(split, opened.class_names, images, transform)
     if chosen.normalization in ("per_channel", "per_pixel"):
         # Statistics of these images are enough: the sheet undoes the normalization, except for padding.
         normalization = dataset_statistics(

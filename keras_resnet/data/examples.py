@@ -195,7 +195,7 @@ def prepare_batches(
         return *results, tf.cast(succeeded & (indices != PADDING), tf.float32), indices
 
     def join(*groups):
-        *tensors, labels, weights, indices = (_merge(some, batch) for some in groups)
+        *tensors, labels, weights, indices = (_concatenate(some, batch) for some in groups)
         return finish(*tensors, labels, weights, indices)
 
     groups = parallel_map(records.batch(group, drop_remainder=True), load_group)
@@ -224,7 +224,7 @@ def record_skipped_files(split: Split, bad: BadImages | None, worker: int = 0) -
             bad.add(path, split.name, reason)
 
 
-def _merge(groups: tf.Tensor, batch: int) -> tf.Tensor:
+def _concatenate(groups: tf.Tensor, batch: int) -> tf.Tensor:
     """Reshapes (groups, examples per group, ...) to (batch, ...)."""
     merged = tf.reshape(groups, tf.concat([[batch], tf.shape(groups)[2:]], 0))
     return tf.ensure_shape(merged, (batch, *groups.shape[2:]))

@@ -12,7 +12,7 @@ from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization
 
 
-def few_examples(
+def sample_examples(
     split: Split, class_names: tuple[str, ...], count: int, transform: Transform
 ) -> tuple[IndexedSplit, list[str]]:
     """Selects up to `count` examples of a split, relabeled 0, 1, 2, ..., and titles them.
@@ -65,7 +65,7 @@ class Sheet:
 
 
 def draw_views(few: IndexedSplit, transform: Transform, seed: int, epochs: range) -> Sheet:
-    """Prepares the views of `few_examples` in several epochs of training on only these examples."""
+    """Prepares the views of `sample_examples` in several epochs of training on only these examples."""
     evaluation = np.concatenate([images for images, _ in raw_images(few, transform.preprocessing)])
     columns = []
     for epoch in epochs:

@@ -44,14 +44,14 @@ def resize_and_crop(
     return cut if images.shape.rank == 4 else cut[0]
 
 
-def resize_box(image: tf.Tensor, window: tf.Tensor, size: int) -> tf.Tensor:
+def resize_box(image: tf.Tensor, crop_box: tf.Tensor, size: int) -> tf.Tensor:
     """Resizes a part of an image, (height, width, channels), to a float32 square, bilinear and antialiased.
 
-    `window` is float32 (4,): the part's top, left, height and width in pixels. Pixels around it contribute
+    `crop_box` is float32 (4,): the part's top, left, height and width in pixels. Pixels around it contribute
     when shrinking.
     """
-    scale = size / window[2:]
-    return _resample(image[None], scale, -window[:2] * scale, size, _KERNELS["bilinear"])[0]
+    scale = size / crop_box[2:]
+    return _resample(image[None], scale, -crop_box[:2] * scale, size, _KERNELS["bilinear"])[0]
 
 
 def resize_area(image: tf.Tensor, size: int) -> tf.Tensor:

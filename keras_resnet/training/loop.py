@@ -91,7 +91,7 @@ def _train_epoch(run: Run, stopping: threading.Event, observer: Observer | None)
         pending = call
         run.step += len(call.rates)
         save = _is_multiple(run.step, run.options.checkpoint_every)
-        if save or stop or run.step == end or _is_multiple(run.step, run.schedule.window):
+        if save or stop or run.step == end or _is_multiple(run.step, run.schedule.error_window):
             stop = _read(run, pending, observer) or stop
             pending = None
         if (save or stop) and run.step < end:
@@ -119,7 +119,7 @@ def _training_iterator(run: Run, epoch: int, first_step: int) -> Iterator:
 
 def _start_call(run: Run, iterator: Iterator, end: int, stopping: threading.Event) -> _Call:
     """Starts `steps_per_call` steps, or fewer up to the next checkpoint, change of the rate or end."""
-    intervals = (run.options.checkpoint_every, run.schedule.window)
+    intervals = (run.options.checkpoint_every, run.schedule.error_window)
     multiples = [(run.step // interval + 1) * interval for interval in intervals if interval]
     stops = (end, run.step + run.options.steps_per_call, *multiples)
     rates = [run.schedule.rate(step) for step in range(run.step, min(stops))]

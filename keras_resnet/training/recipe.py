@@ -110,6 +110,7 @@ class Recipe:
     def set(self, assignments: Iterable[str]) -> Self:
         """A copy with the values of `--set`: `key=value`, or `model.KEY=value` for the network's config."""
         changes, overrides = {}, dict(self.model_overrides)
+        kinds = {field.name: field.type for field in dataclasses.fields(self)}
         for assignment in assignments:
             key, equals, text = assignment.partition("=")
             if not equals:
@@ -117,7 +118,9 @@ class Recipe:
             if key.startswith("model."):
                 overrides[key.removeprefix("model.")] = _parse(text)
             else:
-                changes[key] = _parse(text)
+                value = _parse(text)
+                # "none" is also the name of an augmentation.
+                changes[key] = text if value is None and kinds.get(key) is str else value
         if overrides != self.model_overrides:
             changes["model_overrides"] = overrides
         return self.replace(**changes)

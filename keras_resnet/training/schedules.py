@@ -23,7 +23,7 @@ class Schedule:
             self.state |= {"warm": False, "window_wrong": 0.0, "window_count": 0.0}
 
     @property
-    def window(self) -> int | None:
+    def error_window(self) -> int | None:
         """The rate at a multiple of this many steps depends on all earlier errors; None: no rate does."""
         return None if self.state["warm"] else ERROR_WINDOW
 

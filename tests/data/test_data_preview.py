@@ -7,7 +7,7 @@ from PIL import Image
 
 from keras_resnet.data import IndexedSplit, Transform, open_dataset, raw_images
 from keras_resnet.data.__main__ import COMMAND
-from keras_resnet.data.preview import draw_views, few_examples, save_sheet, to_pixels
+from keras_resnet.data.preview import draw_views, sample_examples, save_sheet, to_pixels
 from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization
 
@@ -18,19 +18,19 @@ PLAIN = Transform.create(16, SOME)
 def test_examples_of_a_folder_are_spread_over_its_classes_and_named_by_their_files(image_folder):
     dataset = open_dataset(f"folder:{image_folder}")
     split = dataset.split("train")
-    few, titles = few_examples(split, dataset.class_names, 4, PLAIN)
+    few, titles = sample_examples(split, dataset.class_names, 4, PLAIN)
     assert titles == ["cats, 00.jpg", "cats, 03.png", "dogs, 01.png", "dogs, 05.png"]
     assert few.classes.tolist() == [0, 1, 2, 3]
     chosen = [split.images.tolist().index(path) for path in few.images]
     assert chosen == [0, 3, 7, 10]
-    assert len(few_examples(split, dataset.class_names, 99, PLAIN)[0]) == len(split)
+    assert len(sample_examples(split, dataset.class_names, 99, PLAIN)[0]) == len(split)
 
 
 def test_damaged_images_are_left_out(image_folder):
     dataset = open_dataset(f"folder:{image_folder}")
     path = image_folder / "cats" / "03.png"
     path.write_bytes(path.read_bytes()[:60])
-    _, titles = few_examples(dataset.split("train"), dataset.class_names, 4, PLAIN)
+    _, titles = sample_examples(dataset.split("train"), dataset.class_names, 4, PLAIN)
     assert titles == ["cats, 00.jpg", "dogs, 01.png", "dogs, 05.png"]
 
 
@@ -39,12 +39,12 @@ def test_nothing_to_draw_is_one_line(image_folder):
     for path in image_folder.glob("*/*g"):
         path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(InputError, match="not one of 4 images of the split 'train' can be decoded"):
-        few_examples(dataset.split("train"), dataset.class_names, 4, PLAIN)
+        sample_examples(dataset.split("train"), dataset.class_names, 4, PLAIN)
 
 
 def test_the_first_examples_of_a_streamed_split(streamed):
     split = streamed.split("train")
-    few, titles = few_examples(split, streamed.class_names, 3, PLAIN)
+    few, titles = sample_examples(split, streamed.class_names, 3, PLAIN)
     records = [split.fetch(record) for _, record in split.records().take(3)]
     assert few.images.tolist() == [image.numpy() for image, _ in records]
     names = [streamed.class_names[int(label)] for _, label in records]
@@ -52,7 +52,7 @@ def test_the_first_examples_of_a_streamed_split(streamed):
 
 
 def test_examples_in_memory(pixels):
-    few, titles = few_examples(pixels, tuple(f"c{i}" for i in range(50)), 5, PLAIN)
+    few, titles = sample_examples(pixels, tuple(f"c{i}" for i in range(50)), 5, PLAIN)
     assert titles == [f"c{i}, example {i}" for i in (0, 10, 20, 30, 40)]
     np.testing.assert_array_equal(few.images, pixels.images[::10])
 
@@ -78,7 +78,7 @@ def test_pixels_come_back_from_a_normalization(channels):
 def test_each_row_shows_one_image_in_every_epoch(image_folder, data_format, monkeypatch):
     monkeypatch.setattr(keras.config, "image_data_format", lambda: data_format)
     dataset = open_dataset(f"folder:{image_folder}")
-    few, _ = few_examples(dataset.split("train"), dataset.class_names, 6, PLAIN)
+    few, _ = sample_examples(dataset.split("train"), dataset.class_names, 6, PLAIN)
     transform = Transform.create(16, SOME, "none")
     sheet = draw_views(few, transform, seed=3, epochs=range(2, 4))
     assert sheet.training.shape == (6, 2, 16, 16, 3)
@@ -91,7 +91,7 @@ def test_each_row_shows_one_image_in_every_epoch(image_folder, data_format, monk
 
 def test_draws_follow_from_seed_and_epoch(image_folder):
     dataset = open_dataset(f"folder:{image_folder}")
-    few, _ = few_examples(dataset.split("train"), dataset.class_names, 3, PLAIN)
+    few, _ = sample_examples(dataset.split("train"), dataset.class_names, 3, PLAIN)
     transform = Transform.create(16, SOME, "scale_crop_flip")
     sheet = draw_views(few, transform, 1, range(2))
     np.testing.assert_array_equal(draw_views(few, transform, 1, range(1, 2)).training, sheet.training[:, 1:])
@@ -104,7 +104,7 @@ def test_a_sheet_is_drawn_whatever_the_files_are_called(tmp_path):
         for letter in ("$x^$", "\\frac{", "line\nbreak", "長い", "x" * 90):
             write_image(tmp_path / name / f"{letter}.png", np.full((9, 9, 3), 99, np.uint8))
     dataset = open_dataset(f"folder:{tmp_path}")
-    few, titles = few_examples(dataset.split("train"), dataset.class_names, 99, PLAIN)
+    few, titles = sample_examples(dataset.split("train"), dataset.class_names, 99, PLAIN)
     assert "a, line\ufffdbreak.png" in titles
     assert all("\n" not in title for title in titles)
     sheet = draw_views(few, Transform.create(8, SOME), 0, range(1))
@@ -113,7 +113,7 @@ def test_a_sheet_is_drawn_whatever_the_files_are_called(tmp_path):
 
 
 def test_gray_inputs_are_drawn(digits, tmp_path):
-    few, titles = few_examples(digits.split("train"), digits.class_names, 2, PLAIN)
+    few, titles = sample_examples(digits.split("train"), digits.class_names, 2, PLAIN)
     transform = Transform.create(8, SOME.for_channels(1), "pad_crop")
     save_sheet(draw_views(few, transform, 0, range(2)), titles, "gray", tmp_path / "sheet.png")
     drawn = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))

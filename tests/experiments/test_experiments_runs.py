@@ -14,7 +14,7 @@ import pytest
 from helpers.commands import run as run_command
 from helpers.data_helpers import write_tfds
 
-from experiments import degradation
+from experiments.command import COMMANDS
 from experiments.program import make_setting
 from experiments.runs import Run, RunFailed, ladder_run, read_outcome, run_all
 from experiments.settings import get_setting
@@ -64,7 +64,7 @@ def test_what_is_wrong_is_said_in_one_line(changes, sentence):
 
 
 def test_a_mistyped_command_ends_with_status_2_and_leaves_nothing(tmp_path, capsys):
-    assert run_command(degradation.COMMAND, "--jobs=0", f"--output_dir={tmp_path / 'out'}") == 2
+    assert run_command(COMMANDS["degradation"], "--jobs=0", f"--output_dir={tmp_path / 'out'}") == 2
     assert capsys.readouterr() == ("", "error: --jobs must be at least 1; got 0\n")
     assert list(tmp_path.iterdir()) == []
 

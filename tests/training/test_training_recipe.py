@@ -57,6 +57,7 @@ def test_finetune_starts_from_published_weights_on_any_dataset():
         (["nesterov=true"], "nesterov", True),
         (["val_split=train[:10%]"], "val_split", "train[:10%]"),
         (["steps=none"], "steps", None),
+        (["augmentation=none"], "augmentation", "none"),
         (
             ["model.shortcut=B", "model.stage_depths=(1,1,1)"],
             "model_overrides",

@@ -62,7 +62,7 @@ def observe(made, first, error, steps=ERROR_WINDOW):
 def test_the_110_layers_warm_up_until_the_stated_error():
     recipe = get_recipe("cifar10_paper", "cifar_resnet110")
     made = Schedule(recipe, recipe.steps, 351)
-    assert made.window == ERROR_WINDOW
+    assert made.error_window == ERROR_WINDOW
     assert made.rate(0) == 0.01
     observe(made, 0, 0.85)
     assert made.rate(100) == 0.01
@@ -72,7 +72,7 @@ def test_the_110_layers_warm_up_until_the_stated_error():
     assert made.rate(299) == 0.01
     observe(made, 299, 0.79, 1)
     assert made.rate(300) == 0.1
-    assert made.window is None
+    assert made.error_window is None
     observe(made, 300, 0.99)
     assert made.rate(400) == 0.1  # once warm, always warm
     assert made.rate(32_000) == pytest.approx(0.01)
