@@ -410,7 +410,7 @@ def test_images_of_datasets_are_preprocessed_as_the_weights_describe():
     assert seen.max() <= 255
     test = open_dataset("digits").split("test")
     identity = Normalization((0.0,) * 3, (1.0,) * 3)
-    pixels, expected_labels = (np.stack(values) for values in zip(*map(test.gather, range(20)), strict=True))
+    pixels, expected_labels = (np.stack(values) for values in zip(*map(test.fetch, range(20)), strict=True))
     expected = Preprocessing(32, 36, "bicubic", identity)(pixels)
     np.testing.assert_array_equal(labels[:20], expected_labels)
     assert np.abs(seen[:20] - expected).mean() < 1
