@@ -28,7 +28,7 @@ NETWORKS = {
     ("resnet", True): "ResNet with BN",
     ("resnet", False): "ResNet without BN",
 }
-HEALTHY = 0.1
+_HEALTHY = 0.1
 """Gradients are healthy if the first layers' norm is at least this fraction of the last layers'."""
 
 _EPOCHS = 10
@@ -63,7 +63,7 @@ def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
         f"of the mean loss over the same {_IMAGES} training images is taken as training takes it: with the "
         "batch's statistics where there is normalization, and without weight decay.",
         "Gradients are called healthy here while the first third of the convolutions has at least "
-        f"{HEALTHY:g} of the last third's gradient norm, geometric means of both. What counts is the worst "
+        f"{_HEALTHY:g} of the last third's gradient norm, geometric means of both. What counts is the worst "
         "moment of a run, among those at which any gradient is left: where no input gets through a network, "
         "all its convolutions' gradients are zero, which is no decay on the way back.",
     ]
@@ -114,7 +114,7 @@ def claims(depth: int, measured: Measured, errors: Mapping[tuple[str, bool], Seq
     """The claims about gradients, judged by each run's worst moment and last training error in %."""
     worst = {network: _least(decay, rows) for network, rows in measured.items()}
     first = {network: _least(reach, rows) for network, rows in measured.items()}
-    least = Sample(float(np.log10(HEALTHY)), 0.0, 1)
+    least = Sample(float(np.log10(_HEALTHY)), 0.0, 1)
     error = {network: Sample.of(values) for network, values in errors.items()}
     with_bn, without, residual = ("plain", True), ("plain", False), ("resnet", True)
     untrained = any(len(row) < 2 for row in measured[with_bn])  # only the start is known

@@ -19,11 +19,11 @@ from keras_resnet.training.schedules import ERROR_WINDOW
 
 RATE = 0.1
 """The learning rate at which the paper's ResNet-110 starts late."""
-STARTED = 80.0
+_STARTED = 80.0
 """Training error, %, below which a network has started to converge (section 4.2)."""
-SIMILAR = 1.0
+_SIMILAR = 1.0
 """Difference in test error, %, up to which accuracies are called similar."""
-CONVERGED = 0.1
+_CONVERGED = 0.1
 """Training error, %, below which the paper's ResNet-1202 ended (section 4.2)."""
 
 _WAYS = {True: "with warm-up", False: "without"}
@@ -40,8 +40,8 @@ def report(setting: Setting, groups: Groups) -> tuple[list[Claim], list[Part]]:
     )
     body: list[Part] = [
         f"ResNet-110 at the paper's rate {RATE:g}; with warm-up it begins at {RATE / 10:g} until the "
-        f"training error is below {STARTED:g} %, which is checked every {ERROR_WINDOW} steps. Errors that "
-        f"differ by less than {SIMILAR:g} % are called similar.",
+        f"training error is below {_STARTED:g} %, which is checked every {ERROR_WINDOW} steps. Errors that "
+        f"differ by less than {_SIMILAR:g} % are called similar.",
         Picture(
             "very-deep-warmup",
             _picture(runs),
@@ -72,9 +72,9 @@ def report(setting: Setting, groups: Groups) -> tuple[list[Claim], list[Part]]:
 
 
 def epochs_to_start(run: Outcome) -> float:
-    """Epochs until the training error of an epoch is below `STARTED`; infinite if it never is."""
+    """Epochs until the training error of an epoch is below `_STARTED`; infinite if it never is."""
     rows = zip(run.history, run.errors("train"), strict=True)
-    return next((row["epoch"] for row, error in rows if error < STARTED), math.inf)
+    return next((row["epoch"] for row, error in rows if error < _STARTED), math.inf)
 
 
 def warmup_claims(
@@ -99,14 +99,14 @@ def warmup_claims(
             f"at a rate of {RATE:g} ResNet-110 starts to converge later than with the warm-up",
             "without: error below 90 % after several epochs; with: below 80 % after about 400 steps, one "
             "epoch (section 4.2)",
-            f"training error below {STARTED:g} % after {texts[False]} epochs without, {texts[True]} with",
+            f"training error below {_STARTED:g} % after {texts[False]} epochs without, {texts[True]} with",
             above(start[False], start[True]),
         ),
         Claim(
             "and still reaches similar accuracy",
             f"similar accuracy; {TABLE_6[110]} % with the warm-up (section 4.2, Table 6)",
             f"test error {error[False]} % without, {error[True]} % with",
-            similar(error[False], error[True], SIMILAR),
+            similar(error[False], error[True], _SIMILAR),
         ),
     ]
 
@@ -118,7 +118,7 @@ def trains(errors: Sequence[float]) -> Verdict:
     """
     if not errors or (len(errors) > 1 and errors[-1] >= errors[0]):
         return FAILS
-    return HOLDS if errors[-1] < CONVERGED else OPEN
+    return HOLDS if errors[-1] < _CONVERGED else OPEN
 
 
 def memory_claim(kept: Mapping[str, Any], remat: Mapping[str, Any]) -> Claim:
@@ -141,7 +141,7 @@ def _deepest_claim(deepest: Outcome) -> Claim:
     )
     return Claim(
         "ResNet-1202 shows no optimization difficulty",
-        f"training error below {CONVERGED:g} %; test error {TABLE_6[1202]} % (section 4.2, Table 6)",
+        f"training error below {_CONVERGED:g} %; test error {TABLE_6[1202]} % (section 4.2, Table 6)",
         ours,
         trains(errors),
     )
@@ -210,7 +210,7 @@ def _picture(runs: Groups) -> bytes:
     axes = figure.subplots()
     for (warm, found), color in zip(runs.items(), ("C0", "C3"), strict=True):
         figures.error_curves(axes, found, "train", "-", color, _WAYS[warm])
-    axes.axhline(STARTED, color="0.5", linewidth=0.8)
+    axes.axhline(_STARTED, color="0.5", linewidth=0.8)
     axes.set(xlabel="epoch", ylabel="training error, %", ylim=(0, 100))
     axes.legend()
     return figures.png(figure)

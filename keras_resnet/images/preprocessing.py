@@ -11,19 +11,19 @@ from keras_resnet.errors import InputError, unknown_name
 
 # Per-channel statistics of the ImageNet training set, in 0-255 units (published by
 # torchvision as 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225).
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
+_IMAGENET_MEAN = (123.675, 116.28, 103.53)
+_IMAGENET_STD = (58.395, 57.12, 57.375)
 
 REFERENCE_SIZE = 224
-"""The crop size to which `EVALUATION_SIDE` and the augmentations' shorter sides refer."""
+"""The crop size to which the augmentations' shorter sides refer."""
 
-EVALUATION_SIDE = 256
+_EVALUATION_SIDE = 256
 """The shorter side of an image before the center crop of `REFERENCE_SIZE`."""
 
 
 def usual_resize(size: int) -> int:
     """The usual shorter side of an image before a center crop of `size`."""
-    return round(size * EVALUATION_SIDE / REFERENCE_SIZE)
+    return round(size * _EVALUATION_SIDE / REFERENCE_SIZE)
 
 
 def _as_tuples(value):
@@ -114,7 +114,7 @@ class Normalization:
     @classmethod
     def imagenet(cls) -> "Normalization":
         """ImageNet's published per-channel statistics."""
-        return cls(IMAGENET_MEAN, IMAGENET_STD)
+        return cls(_IMAGENET_MEAN, _IMAGENET_STD)
 
 
 INTERPOLATIONS = ("bilinear", "bicubic")

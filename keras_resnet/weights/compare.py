@@ -16,13 +16,13 @@ from keras_resnet.weights.weight_file import Weights, open_weights
 TOLERANCE = 1e-4
 """Largest difference of equal networks, relative to the largest logit."""
 
-IMAGES = 4
+_IMAGES = 4
 
 _Result = tuple[str, np.ndarray]  # the framework and its version, the logits
 
 
 def compare(source: Weights, model: str) -> tuple[str, float]:
-    """Runs converted weights in their own framework and in ours on `IMAGES` images of smooth noise.
+    """Runs converted weights in their own framework and in ours on four images of smooth noise.
 
     Returns the framework's name and version, and the largest difference of the logits relative to the largest
     logit. Raises `InputError` if the framework is not installed.
@@ -41,10 +41,10 @@ def compare(source: Weights, model: str) -> tuple[str, float]:
 def _smooth_noise(shape: tuple[int, int, int]) -> np.ndarray:
     """Returns images 0-255 with structures of several sizes, like those of photos."""
     random, (height, width, channels) = np.random.default_rng(0), shape
-    pixels = np.zeros((IMAGES, height, width, channels), "float32")
+    pixels = np.zeros((_IMAGES, height, width, channels), "float32")
     for cell in (1, 4, 16, 64):
         rows, columns = -(-height // cell), -(-width // cell)
-        coarse = random.uniform(0, 255 / 4, (IMAGES, rows, columns, channels)).astype("float32")
+        coarse = random.uniform(0, 255 / 4, (_IMAGES, rows, columns, channels)).astype("float32")
         pixels += coarse.repeat(cell, 1).repeat(cell, 2)[:, :height, :width]
     return pixels
 
