@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from keras_resnet import cli
 from keras_resnet.errors import InputError, require, unknown_name
 from keras_resnet.files import write_json
-from keras_resnet.processes import cores
+from keras_resnet.processes import cores, memory_limit
 from keras_resnet.tables import markdown_table
 from keras_resnet.version import __version__
 
@@ -167,11 +167,12 @@ def versions(*packages: str) -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """What decides about speed: CPU, cores, memory, operating system, GPUs."""
     known, memory = _proc("cpuinfo", "flags").split(), _proc("meminfo", "MemTotal").split()
+    sizes = [*(1024 * int(size) for size in memory[:1]), *filter(None, [memory_limit()])]
     result = {
         "cpu": _proc("cpuinfo", "model name") or platform.processor() or platform.machine(),
         "instruction_sets": [name for name in _INSTRUCTION_SETS if name in known],
         "cores": len(cores()),
-        "memory_gib": round(int(memory[0]) / 2**20, 1) if memory else None,
+        "memory_gib": round(min(sizes) / 2**30, 1) if sizes else None,
         "os": f"{platform.system()} {platform.release()}",
         "load_before": round(_LOAD, 2),
     }

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,28 @@ def read_spec() -> dict[str, Any]:
     return json.loads(sys.argv[1])
 
 
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM into `SystemExit(143)`, so that the body removes its temporary files.
+
+    Changes nothing outside the main thread, or if the program handles the signal itself.
+    """
+    handled = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    if handled or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the removal
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def stop_with_parent() -> None:
     """Sends SIGTERM to this process when the parent process ends or closes the connection."""
 
@@ -185,11 +207,52 @@ def stop_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def cores() -> list[int]:
-    """Returns the numbers of the CPU cores that this process may use."""
+def cores(root: str | os.PathLike = "/") -> list[int]:
+    """Returns the numbers of the CPU cores that this process may use: no more of them than its CPU quota.
+
+    A quota of 1.5 cores counts as two. `/proc` and `/sys` are read in `root`.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+        own = sorted(os.sched_getaffinity(0))
+    else:
+        own = list(range(os.cpu_count() or 1))
+    quotas = (
+        *_limits(root, "cpu", "cpu.max"),
+        *_limits(root, "cpu", "cpu.cfs_quota_us", "cpu.cfs_period_us"),
+    )
+    return own[: min((max(1, -(-quota // period)) for quota, period in quotas), default=len(own))]
+
+
+def memory_limit(root: str | os.PathLike = "/") -> int | None:
+    """Returns the bytes of memory that the control group of this process may use; None without a limit."""
+    limits = (*_limits(root, "memory", "memory.max"), *_limits(root, "memory", "memory.limit_in_bytes"))
+    # Version 1 has a number close to 2^63 for no limit.
+    return min((limit for (limit,) in limits if limit < 2**60), default=None)
+
+
+def _limits(root: str | os.PathLike, controller: str, *names: str) -> Iterator[list[int]]:
+    """Yields the numbers in files of this process' control group and its parents, where they are limits."""
+    for folder in _control_groups(root, controller):
+        with contextlib.suppress(OSError, ValueError):  # "max" is not a number
+            numbers = [int(word) for name in names for word in (folder / name).read_text().split()]
+            if numbers[0] > 0:
+                yield numbers
+
+
+def _control_groups(root: str | os.PathLike, controller: str) -> Iterator[Path]:
+    """Yields the folders of a control group (version 1 or 2) and its parents, which need not exist."""
+    mount = Path(root, "sys/fs/cgroup")
+    try:
+        lines = Path(root, "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if not controllers or controller in controllers.split(","):
+            top = mount / controller if controllers else mount
+            # In a container the host's name of the group may not exist; the topmost folder is its own then.
+            folder = top / group.lstrip("/")
+            yield from (folder, *folder.parents[: len(folder.parts) - len(top.parts)])
 
 
 def resident_memory(peak: bool = False) -> int:

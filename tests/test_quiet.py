@@ -19,11 +19,14 @@ def test_shown_only_after_an_exception(capfd):
     assert capfd.readouterr().err == "reason\n"
 
 
-def test_without_a_writable_folder(monkeypatch, capfd):
+@pytest.mark.parametrize("memory", [True, False], ids=["in memory", "nowhere"])
+def test_without_a_writable_folder(memory, monkeypatch, capfd):
     def refuse(*args, **kwargs):
         raise OSError("Read-only file system")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    if not memory:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
     with quiet():
         os.write(2, b"chatter\n")
     assert capfd.readouterr().err == ""
