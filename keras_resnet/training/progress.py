@@ -88,7 +88,7 @@ def draw_curves(folder: RunFolder, task: Task) -> None:
 
     epochs = [float(row["epoch"]) for row in rows]
     figure = Figure(figsize=(5 * len(curves), 4), layout="constrained")
-    figure.suptitle(f"{task.recipe.model} on {task.recipe.dataset}")
+    figure.suptitle(f"{task.recipe.model} on {task.recipe.dataset}", parse_math=False)
     for curve, axes in zip(curves, figure.subplots(1, len(curves), squeeze=False)[0], strict=True):
         for split, style in (("train", "--"), ("val", "-")):
             if f"{split}_{curve.metric}" in rows[0]:
