@@ -12,11 +12,14 @@ from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import IO_DTYPES, check_calibration, check_choice, precisions
 from keras_resnet.export.graph import Graph, fold
 from keras_resnet.export.serving import INPUT, OUTPUTS, SIGNATURE
-from keras_resnet.export.writers.tensorflow_ops import compute, weight_arrays
-from keras_resnet.export.writers.tflite_metadata import check_labels, write_with_metadata
+from keras_resnet.export.writers.tensorflow_ops import FEATURES, compute, weight_arrays
+from keras_resnet.export.writers.tflite_classifier import append_classifier
+from keras_resnet.export.writers.tflite_metadata import check_labels, read_model, write_with_metadata
 from keras_resnet.files import replacing, starts_with
 from keras_resnet.models.graph import recursion_limit
 from keras_resnet.quiet import quiet
+
+is_tflite_file = starts_with(b"TFL3")
 
 
 def to_tflite(
@@ -40,9 +43,11 @@ def to_tflite(
         path: the file; a TFLite file there is replaced.
         metadata: strings to keep in the file, see `write_with_metadata`.
         precision: "float32"; "float16", weights in float16; "dynamic", weights in int8 and activations
-            quantized at run time; "int8", weights and activations in int8, by calibration.
-        io_dtype: "float32"; or "uint8", for images as bytes. With precision "int8" the outputs become
-            uint8 too, with their scale and zero point in the file; otherwise they stay float32.
+            quantized at run time; "int8", weights and activations in int8, by calibration, but the classifier
+            and the softmax in float32 with a kernel in float16.
+        io_dtype: "float32"; or "uint8", for images as bytes. With precision "int8" the whole file
+            then computes in integers: the outputs become uint8 too, with their scale and zero point in the
+            file, and the two largest logits can become equal, which costs accuracy.
         calibration: for "int8": batches (n, height, width, channels) of raw pixels 0-255, at least 32
             images in all, like those that the network will see.
         labels: names of the classes in the order of the logits, kept in the file.
@@ -58,19 +63,23 @@ def to_tflite(
     check_labels(labels, graph.classes)
     metadata = {"model": graph.name, "classes": str(graph.classes), **(metadata or {})}
     images = _calibration_images(calibration, graph.input_shape) if precision == "int8" else None
-    with replacing(path, starts_with(b"TFL3")) as temporary:
+    float_classifier = images is not None and io_dtype == "float32"
+    outputs = (FEATURES,) if float_classifier else OUTPUTS
+    with replacing(path, is_tflite_file) as temporary:
         source = temporary.with_name("source")
         # Integer files are made from a function of float32; the converter turns its ends into bytes.
         try:
-            _write_source(graph, source, io_dtype if images is None else "float32")
+            _write_source(graph, source, io_dtype if images is None else "float32", outputs)
         except tf.errors.OpError as error:  # how TensorFlow reports a full disk
             raise InputError(f"cannot write {path}: {error.message}") from error
-        content = _convert(source, precision, io_dtype, images, path)
-        write_with_metadata(content, temporary, metadata, labels)
+        model = read_model(_convert(source, precision, io_dtype, images, path))
+        if float_classifier:
+            append_classifier(model, graph)
+        write_with_metadata(model, temporary, metadata, labels)
     return Path(path)
 
 
-def _write_source(graph: Graph, path: Path, input_dtype: str) -> None:
+def _write_source(graph: Graph, path: Path, input_dtype: str, outputs: Iterable[str]) -> None:
     """Writes a SavedModel for the converter, which reads weights from its files, not through Python."""
     module: Any = tf.Module()
     variables = {
@@ -83,7 +92,7 @@ def _write_source(graph: Graph, path: Path, input_dtype: str) -> None:
     @tf.function(input_signature=signature, autograph=False)
     def serve(images):
         results = compute(graph, images, variables)
-        return {name: results[name] for name in OUTPUTS}
+        return {name: results[name] for name in outputs}
 
     with quiet(), recursion_limit():
         tf.saved_model.save(module, str(path), signatures={SIGNATURE: serve.get_concrete_function()})

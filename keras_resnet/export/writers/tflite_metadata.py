@@ -34,16 +34,22 @@ _DESCRIPTIONS_OF_TENSORS = {
 }
 
 
-def write_with_metadata(
-    content: bytes, path: Path, metadata: Mapping[str, str], labels: Sequence[str]
-) -> None:
+def read_model(content: bytes) -> Any:
+    """Returns the `ModelT` of TFLite's schema that a converted model holds."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    # Untyped: the schema's annotations say str and list where it reads and packs bytes and arrays.
+    return schema.ModelT.InitFromPackedBuf(content)
+
+
+def write_with_metadata(model: Any, path: Path, metadata: Mapping[str, str], labels: Sequence[str]) -> None:
     """Writes a converted model with metadata; the same arguments give the same bytes.
 
     The model's buffers are laid out again, because TensorFlow's converter removes duplicates with a tool
     that ignores their alignment. The tensors get the names that the signature gives them.
 
     Args:
-        content: a TFLite model with one subgraph and one signature.
+        model: of `read_model`, with one subgraph and one signature; it is changed.
         path: the file to write.
         metadata: strings about the model, stored in the archive as `metadata.json`; viewers show "model"
             and "license".
@@ -51,8 +57,6 @@ def write_with_metadata(
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    # Untyped: the schema's annotations say str and list where it reads and packs bytes and arrays.
-    model: Any = schema.ModelT.InitFromPackedBuf(content)
     (subgraph,), (signature,) = model.subgraphs, model.signatureDefs
     names = {entry.tensorIndex: entry.name.decode() for entry in (*signature.inputs, *signature.outputs)}
     for index, name in names.items():
