@@ -1,5 +1,6 @@
-"""Compares the other signatures of a SavedModel with the Keras model: uint8, bytes, labels, features."""
+"""Compares the other signatures of a SavedModel with the Keras model, and calls all with zero images."""
 
+import functools
 from collections.abc import Callable
 
 import keras
@@ -8,7 +9,14 @@ import tensorflow as tf
 
 from keras_resnet.export.artifacts import Options
 from keras_resnet.export.runtimes import Artifact, RunError
-from keras_resnet.export.serving import INPUT, LOGITS, PROBABILITIES, UINT8_SIGNATURE, serving_function
+from keras_resnet.export.serving import (
+    INPUT,
+    LOGITS,
+    PROBABILITIES,
+    SIGNATURE,
+    UINT8_SIGNATURE,
+    serving_function,
+)
 from keras_resnet.export.writers.saved_model import CLASSIFY_BYTES, LABELS, TOP
 from keras_resnet.export.writers.tensorflow_ops import FEATURES
 from keras_resnet.images.ops import evaluation_view
@@ -40,12 +48,20 @@ def broken_signatures(
     """
     if artifact.call is None:
         return []
-    checks = {UINT8_SIGNATURE: _uint8, FEATURES: _features, LABELS: _labels}
+    checks: list[tuple[str, Callable[..., str | None]]] = [
+        (UINT8_SIGNATURE, _uint8),
+        (FEATURES, _features),
+        (LABELS, _labels),
+    ]
+    no_images = {name: {INPUT: images[:0]} for name in (SIGNATURE, FEATURES)}
+    no_images[UINT8_SIGNATURE] = {INPUT: np.zeros((0, *images.shape[1:]), "uint8")}
     height, width, channels = model.input_shape[1:]
     if height is not None and height == width and channels in (1, 3):
-        checks[CLASSIFY_BYTES] = _classify_bytes
+        checks.append((CLASSIFY_BYTES, _classify_bytes))
+        no_images[CLASSIFY_BYTES] = {"image_bytes": np.zeros(0, "S1")}
+    checks += [(name, functools.partial(_no_images, name, inputs)) for name, inputs in no_images.items()]
     problems, pixels = [], np.rint(images[:_IMAGES]).clip(0, 255).astype("uint8")
-    for signature, check in checks.items():
+    for signature, check in checks:
         try:
             problem = check(artifact.call, model, serve, pixels, options, tolerance)
         except RunError as error:
@@ -55,6 +71,11 @@ def broken_signatures(
         if problem:
             problems.append(f"its signature {signature} {problem}")
     return problems
+
+
+def _no_images(name, inputs, call, *arguments):
+    counts = {len(values) for values in call(name, inputs).values()}
+    return None if counts == {0} else f"answers a batch of zero images with {max(counts)}"
 
 
 def _uint8(call, model, serve, pixels, options, tolerance):

@@ -227,9 +227,21 @@ def test_bad_files_are_named_by_their_position(exported, file, reason):
     classify(signatures, good)  # later requests are answered
 
 
-def test_no_files(exported):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes holds no image"):
-        classify(exported[2])
+def test_no_images(exported):
+    """Every signature answers a batch of zero images; `broken_signatures` asks for it."""
+    signatures = exported[2]
+    for name, dtype, inputs in (
+        ("serving_default", tf.float32, "images"),
+        ("serving_uint8", tf.uint8, "images"),
+        ("features", tf.float32, "images"),
+        ("classify_bytes", tf.string, "image_bytes"),
+    ):
+        shape = (0,) if dtype == tf.string else (0, 48, 48, 3)
+        answers = signatures[name](**{inputs: tf.zeros(shape, dtype)})
+        found = {key: tuple(value.shape) for key, value in answers.items()}
+        assert found == {
+            key: (0, *spec.shape[1:]) for key, spec in signatures[name].structured_outputs.items()
+        }, name
 
 
 def test_bfloat16_and_names_that_few_images_show(tmp_path):

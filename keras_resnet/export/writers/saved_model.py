@@ -52,7 +52,7 @@ def to_saved_model(
             bilinearly. The signature is left out where the network's input is not a square of a fixed size.
 
     Returns:
-        The version's folder, `path/1`, or the next free number. Its signatures, for any batch size:
+        The version's folder, `path/1`, or the next free number. Its signatures, for zero or more images:
 
         - `serving_default`: `images`, float32 (batch, height, width, channels), raw pixels 0-255, to
           `logits` and `probabilities`, float32 (batch, classes).
@@ -69,7 +69,7 @@ def to_saved_model(
     graph = fold(model)
     check_labels(labels, graph.classes)
     path = Path(path)
-    version = path / str(_next_version(path))
+    version = path / str(next_version(path))
     with _removed_if_empty(path), replacing(version, lambda found: False) as temporary:
         module: Any = tf.Module()
         signatures = _signatures(module, graph, precision, labels, preprocessing)
@@ -87,8 +87,8 @@ def to_saved_model(
     return version
 
 
-def _next_version(path: Path) -> int:
-    """Returns the number of the next version; refuses a file, and a folder of anything but versions."""
+def next_version(path: Path) -> int:
+    """Returns the number of the next version of a model; refuses a path of anything but versions."""
     names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
     others = [name for name in names if not name.isdecimal() and not name.startswith(".")]
     if (path.exists() and not path.is_dir()) or others:
@@ -122,7 +122,11 @@ def _signatures(
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
     def outputs(images):
-        return compute(graph, images, weights, precision)
+        # Convolutions refuse zero images: a blank one takes their place, and its results are left out.
+        count, sides = tf.shape(images)[:1], tf.shape(images)[1:]
+        blank = tf.zeros(tf.concat([tf.cast(count == 0, tf.int32), sides], 0))
+        results = compute(graph, tf.concat([images, blank], 0), weights, precision)
+        return {name: value[: count[0]] for name, value in results.items()}
 
     def classify(images):
         results = outputs(tf.cast(images, tf.float32))
