@@ -10,6 +10,7 @@ from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import FORMATS, Options, check_formats
 from keras_resnet.export.pipeline import PARITY, export_weights
 from keras_resnet.export.report import ExportReport
+from keras_resnet.export.request import MAX_TOP1_DROP
 from keras_resnet.models.config import list_models
 from keras_resnet.tables import markdown_table
 
@@ -21,6 +22,8 @@ def export_zoo(
     precision: str | Iterable[str] = "float32",
     options: Options | None = None,
     models: Iterable[str] | None = None,
+    max_top1_drop: float = MAX_TOP1_DROP,
+    strict: bool = False,
     **more: Any,
 ) -> bool:
     """Exports the networks one by one; skips those that an earlier call has exported.
@@ -35,7 +38,7 @@ def export_zoo(
         models: names of networks. Default: the whole zoo.
 
     Returns:
-        Whether all artifacts equal their models.
+        Whether all artifacts equal their models and, if `strict`, none is worse.
 
     Raises:
         InputError: the folder of the weights is missing or holds no weights.
@@ -56,13 +59,16 @@ def export_zoo(
         print(f"[{number}/{len(sources)}] {model}{': done before' if report else ''}", flush=True)
         if report is None:
             given: dict[str, Any] = {"formats": formats, "precision": precision, "options": options, **more}
+            given["max_top1_drop"] = max_top1_drop
             export_weights(model, source, output_dir=folder, **given)
             report = json.loads((folder / PARITY).read_text()) | {"asked": asked}
             files.write_json(folder / PARITY, report)
+        for entry in report["formats"].values():
+            entry["max_top1_drop"] = max_top1_drop / 100  # an earlier call may have allowed another drop
         reports[model] = report
         # After each network, so that an interrupted call leaves an index, too.
         _write_index(output_dir, reports, artifacts)
-    return all(report["equal"] for report in reports.values())
+    return all(ExportReport.from_json(report).passes(strict) for report in reports.values())
 
 
 def _sources(weights: str | Path, models: Iterable[str]) -> Mapping[str, str | Path]:

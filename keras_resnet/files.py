@@ -52,24 +52,35 @@ def replacing(path: str | Path, is_ours: Callable[[Path], bool]) -> Iterator[Pat
     """
     path = Path(path)
     check_replaceable(path, is_ours)
+    with os_errors_as_input_errors(path), hidden_folder(path) as hidden:
+        yield hidden / path.name
+        if os.path.lexists(path) and not is_ours(path):
+            raise InputError(f"another program has written {path} in the meantime; start again")
+        old = hidden / "replaced"
+        if path.is_dir() and not path.is_symlink():
+            path.rename(old)  # a folder cannot be renamed to one that has entries
+        try:
+            os.replace(hidden / path.name, path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+
+
+@contextlib.contextmanager
+def hidden_folder(path: Path) -> Iterator[Path]:
+    """Yields a new hidden folder beside `path`; removes it with everything in it.
+
+    Raises:
+        InputError: the folder cannot be created.
+    """
     with os_errors_as_input_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            yield hidden / path.name
-            if os.path.lexists(path) and not is_ours(path):
-                raise InputError(f"another program has written {path} in the meantime; start again")
-            old = hidden / "replaced"
-            if path.is_dir() and not path.is_symlink():
-                path.rename(old)  # a folder cannot be renamed to one that has entries
-            try:
-                os.replace(hidden / path.name, path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
+    try:
+        yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def check_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 from keras_resnet.errors import InputError, require
 from keras_resnet.export import export_weights, export_workdir
 from keras_resnet.export.artifacts import Options
+from keras_resnet.processes import exit_on_sigterm
 
 
+@exit_on_sigterm()  # so that temporary files are removed
 def main(
     workdir: str | None,
     model: str | None,
@@ -18,7 +20,7 @@ def main(
 ) -> int:
     """Exports a run or weights, or with `export_all` and the model "all" the whole zoo.
 
-    Returns the exit status: 0 if all artifacts equal their models.
+    Returns the exit status: 0 if all artifacts equal their models and, with `strict`, none is worse.
     """
     names = ("io_dtype", "opset", "layout", "dynamic_size")
     given["options"] = Options(**{name: given.pop(name) for name in names})

@@ -5,7 +5,8 @@ from keras_resnet import cli
 COMMAND = cli.Command(
     "keras_resnet.commands.export:main",
     "Exports a training run, or weights of a network, to verified artifacts.\n\n"
-    "Exit status: 0 if every artifact equals the Keras model, 1 if one differs, 2 for invalid input.",
+    "Exit status: 0 if every artifact equals the Keras model, 1 if one differs (with --strict also if the "
+    "top-1 of one falls too far), 2 for invalid input.",
     (
         cli.Flag("workdir", "Folder of a training run, with its weights and recipe."),
         cli.Flag("model", "A network, together with --weights. `python -m export` also takes all."),
@@ -28,6 +29,14 @@ COMMAND = cli.Command(
         cli.Flag("layout", "Layout of the images that ONNX files take: nhwc or nchw.", default="nhwc"),
         cli.Flag("dynamic_size", "ONNX files take images of any size.", bool, False),
         cli.Flag("calibration_images", "For int8: images of the dataset's training split.", int, 256),
+        cli.Flag(
+            "max_top1_drop",
+            "Percentage points by which the top-1 of a less precise file may fall; a file that loses more is "
+            "reported as worse.",
+            float,
+            1.0,
+        ),
+        cli.Flag("strict", "Exit status 1 if a file is worse.", bool, False),
         cli.Flag("output_dir", "Where to write. Default: WORKDIR/export, exported/MODEL, or exported."),
         cli.Flag("dataset", "Verify on this dataset's evaluation split."),
         cli.Flag("data_dir", "Where TFDS keeps its datasets."),

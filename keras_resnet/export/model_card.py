@@ -45,7 +45,9 @@ def model_card(
     channels = spec.input_shape[-1]
     mode = _MODES.get(channels)
     snippets: dict[tuple[str, bool], list[str]] = {}  # files that are opened by the same code
-    for name in report.formats:
+    for name, artifact in report.formats.items():
+        if not artifact.equal:
+            continue  # no code for files that are not published
         quantized = name == "tflite_int8" and report.options["io_dtype"] == "uint8"
         snippets.setdefault((ARTIFACTS[name].format, quantized), []).append(report.files[name])
     files = [(f"`{report.files[name]}`", artifact) for name, artifact in report.formats.items()]
@@ -117,6 +119,6 @@ def draw_predictions(
         title, color = f"{names[best]}  {100 * row[best]:.0f} %", "black"
         if truth is not None and best != (actual := int(truth[index])):
             title, color = f"{title}\nis {names[actual]}", "tab:red"
-        axis.set_title(title, fontsize=10, color=color)
+        axis.set_title(title, fontsize=10, color=color, parse_math=False)
     # Without the software's version, equal pictures have equal bytes.
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,14 +16,19 @@ from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options
 from keras_resnet.export.graph import Graph, fold
 from keras_resnet.export.images import Images, photo_images
 from keras_resnet.export.model_card import draw_predictions, model_card
-from keras_resnet.export.report import ExportReport, parity_table
-from keras_resnet.export.request import CALIBRATION_IMAGES, ExportRequest, complete_options
+from keras_resnet.export.report import ArtifactReport, ExportReport, parity_table
+from keras_resnet.export.request import (
+    CALIBRATION_IMAGES,
+    MAX_TOP1_DROP,
+    ExportRequest,
+    complete_options,
+)
 from keras_resnet.export.runtimes import time_artifact
 from keras_resnet.export.serving import serving_model
 from keras_resnet.export.verification import verify
-from keras_resnet.export.writers.onnx import to_onnx
-from keras_resnet.export.writers.saved_model import to_saved_model
-from keras_resnet.export.writers.tflite import to_tflite
+from keras_resnet.export.writers.onnx import is_our_onnx_file, to_onnx
+from keras_resnet.export.writers.saved_model import next_version, to_saved_model
+from keras_resnet.export.writers.tflite import is_tflite_file, to_tflite
 from keras_resnet.models.complexity import complexity
 from keras_resnet.processes import cores
 from keras_resnet.weights import ModelSpec, WeightFile
@@ -30,9 +36,16 @@ from keras_resnet.weights import ModelSpec, WeightFile
 PARITY = "parity.json"
 _CARD = "MODEL_CARD.md"
 _PICTURE = "predictions.png"
+_REJECTED = ".rejected"
 
 # What each file of a report has in its first bytes, so that no other program's file is replaced.
 _MARKS = {PARITY: b'"model"', _CARD: b"Python package `keras_resnet`", _PICTURE: b"PNG"}
+# Whether what has the name of an artifact may be replaced by it, by format.
+_IS_OURS: Mapping[str, Callable[[Path], bool]] = {
+    "saved_model": lambda version: False,
+    "tflite": is_tflite_file,
+    "onnx": is_our_onnx_file,
+}
 
 
 def export_workdir(
@@ -43,6 +56,8 @@ def export_workdir(
     dataset: str | None = None,
     precision: str | Iterable[str] = "float32",
     calibration_images: int = CALIBRATION_IMAGES,
+    max_top1_drop: float = MAX_TOP1_DROP,
+    strict: bool = False,
     options: Options | None = None,
 ) -> bool:
     """Exports the model of a run folder and verifies it on the test split of its dataset.
@@ -50,7 +65,7 @@ def export_workdir(
     See `ExportRequest` for the arguments.
 
     Returns:
-        Whether all artifacts equal the model.
+        Whether all artifacts equal the model and, if `strict`, none is worse.
 
     Raises:
         InputError: the folder is missing or holds no trained model; see also `export_and_verify`.
@@ -63,9 +78,11 @@ def export_workdir(
         dataset=dataset,
         precision=precision,
         calibration_images=calibration_images,
+        max_top1_drop=max_top1_drop,
+        strict=strict,
         options=options or Options(),
     )
-    return export(request).equal
+    return export(request).passes(strict)
 
 
 def export_weights(
@@ -78,6 +95,8 @@ def export_weights(
     data_dir: str | None = None,
     precision: str | Iterable[str] = "float32",
     calibration_images: int = CALIBRATION_IMAGES,
+    max_top1_drop: float = MAX_TOP1_DROP,
+    strict: bool = False,
     options: Options | None = None,
 ) -> bool:
     """Exports a network with weights from a file or from the registry.
@@ -85,7 +104,7 @@ def export_weights(
     See `ExportRequest` for the arguments.
 
     Returns:
-        Whether all artifacts equal the model.
+        Whether all artifacts equal the model and, if `strict`, none is worse.
 
     Raises:
         InputError: an unknown model or name of weights, or a file that is missing, cannot be downloaded or
@@ -101,9 +120,11 @@ def export_weights(
         data_dir=data_dir,
         precision=precision,
         calibration_images=calibration_images,
+        max_top1_drop=max_top1_drop,
+        strict=strict,
         options=options or Options(),
     )
-    return export(request).equal
+    return export(request).passes(strict)
 
 
 def export(request: ExportRequest) -> ExportReport:
@@ -119,6 +140,7 @@ def export(request: ExportRequest) -> ExportReport:
         source.recipe,
         request.command,
         source.origin,
+        max_top1_drop=request.max_top1_drop,
     )
 
 
@@ -133,8 +155,12 @@ def export_and_verify(
     command: str | None = None,
     origin: WeightFile | None = None,
     tell: Callable[[str], None] = print,
+    max_top1_drop: float = MAX_TOP1_DROP,
 ) -> ExportReport:
     """Writes artifacts, compares them with the Keras model, and writes a report beside them.
+
+    Only what equals the Keras model gets its final name, a SavedModel the next number. What differs is moved
+    to the hidden folder `.rejected`, for a search of the cause, until the next export.
 
     Args:
         model: made by `serving_model`.
@@ -148,6 +174,8 @@ def export_and_verify(
         command: the command that repeats the export, for the model card.
         origin: the weight file, if another zoo trained it, for the model card and the artifacts' license.
         tell: receives the progress, line by line, and the table at the end.
+        max_top1_drop: percentage points by which the top-1 of a less precise artifact may fall before it is
+            called "worse".
 
     Raises:
         InputError: the folder cannot be written, another program's file has the name of one of ours, or
@@ -158,16 +186,17 @@ def export_and_verify(
     options = complete_options(options or Options(), spec, artifacts, images, origin)
     for name, mark in _MARKS.items():
         files.check_replaceable(output_dir / name, files.starts_with(mark))
-    written, graph = {}, fold(model)
     for name in artifacts:
-        began = time.perf_counter()
-        written[name] = write_artifact(name, graph, output_dir / ARTIFACTS[name].file_name, options)
-        _remove_old_report(output_dir)
-        size = files.size(written[name]) / 1e6
-        tell(f"wrote {written[name]} ({size:.2f} MB, {time.perf_counter() - began:.1f} s)")
-    del graph
-    tell(f"comparing with the Keras model on {images.source}")
-    report = verify(model, written, images.batches(), options)
+        _final_path(name, output_dir)  # refuses what cannot be replaced
+    with files.hidden_folder(output_dir / "export") as hidden:
+        written = _write(artifacts, fold(model), hidden, options, tell)
+        tell(f"comparing with the Keras model on {images.source}")
+        report = verify(model, written, images.batches(), options, max_top1_drop / 100)
+        timed = {
+            name: dataclasses.replace(found, **time_artifact(ARTIFACTS[name].format, path, spec.input_shape))
+            for (name, found), path in zip(report.formats.items(), written.values(), strict=True)
+        }
+        published = _publish(written, timed, output_dir)
     cost = complexity(model.get_layer(model.name))
     report = dataclasses.replace(
         report,
@@ -181,17 +210,17 @@ def export_and_verify(
         interpolation=spec.preprocessing.interpolation,
         cores=len(cores()),
         options=options.choices,
-        files={name: path.relative_to(output_dir).as_posix() for name, path in written.items()},
-        formats={
-            name: dataclasses.replace(found, **time_artifact(ARTIFACTS[name].format, path, spec.input_shape))
-            for (name, found), path in zip(report.formats.items(), written.values(), strict=True)
-        },
+        files={name: path.relative_to(output_dir).as_posix() for name, path in published.items()},
+        formats=timed,
     )
     files.write_json(output_dir / PARITY, report.to_json())
     with files.replacing(output_dir / _PICTURE, files.starts_with(b"PNG")) as temporary:
         draw_predictions(model, next(iter(images.batches())), spec.labels, temporary)
     files.write_text(output_dir / _CARD, model_card(spec, report, recipe, command, _PICTURE, origin))
     tell(parity_table(report, output_dir))
+    rejected = [report.files[name] for name, found in report.formats.items() if not found.equal]
+    if rejected:
+        tell(f"not published: {', '.join(str(output_dir / path) for path in rejected)}")
     return report
 
 
@@ -222,8 +251,44 @@ def write_artifact(name: str, model: keras.Model | Graph, path: str | Path, opti
         raise InputError(f"to write {name}, install the extra 'export': {error}") from error
 
 
-def _remove_old_report(output_dir: Path) -> None:
-    """Removes the report about artifacts of which one has just been replaced."""
-    for name in _MARKS:
-        with files.os_errors_as_input_errors(output_dir / name):
+def _write(
+    names: Iterable[str], graph: Graph, folder: Path, options: Options, tell: Callable[[str], None]
+) -> dict[str, Path]:
+    """Writes artifacts to a folder; returns their paths by name."""
+    written = {}
+    for name in names:
+        began, file_name = time.perf_counter(), ARTIFACTS[name].file_name
+        written[name] = write_artifact(name, graph, folder / file_name, options)
+        size = files.size(written[name]) / 1e6
+        tell(f"wrote {file_name} ({size:.2f} MB, {time.perf_counter() - began:.1f} s)")
+    return written
+
+
+def _publish(
+    written: Mapping[str, Path], reports: Mapping[str, ArtifactReport], output_dir: Path
+) -> dict[str, Path]:
+    """Moves artifacts to their final names, or to the rejected ones; removes the old report.
+
+    Returns their new paths by name.
+    """
+    rejected = output_dir / _REJECTED
+    with files.os_errors_as_input_errors(output_dir):
+        shutil.rmtree(rejected, ignore_errors=True)
+        for name in _MARKS:
             (output_dir / name).unlink(missing_ok=True)
+    published = {}
+    for name, path in written.items():
+        published[name] = _final_path(name, output_dir if reports[name].equal else rejected)
+        with files.replacing(published[name], _IS_OURS[ARTIFACTS[name].format]) as temporary:
+            shutil.move(path, temporary)
+    return published
+
+
+def _final_path(name: str, folder: Path) -> Path:
+    """Returns where an artifact belongs: a SavedModel in the next version; refuses other programs' files."""
+    kind = ARTIFACTS[name]
+    path = folder / kind.file_name
+    if kind.format == "saved_model":
+        return path / str(next_version(path))
+    files.check_replaceable(path, _IS_OURS[kind.format])
+    return path

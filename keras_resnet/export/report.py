@@ -23,6 +23,7 @@ class ArtifactReport:
         max_probability_error: largest difference from the softmax of the artifact's own logits.
         top1_agreement: share of the images for which the Keras model predicts the same class.
         top1_drop: the Keras model's top-1 minus the artifact's.
+        max_top1_drop: the `top1_drop` above which a less precise artifact is "worse"; None never calls it so.
         problems: the checks that failed, as sentences.
         bytes: size of the file, or of all files in the folder.
         latency: median milliseconds of a call, by batch size; empty if not measured.
@@ -42,15 +43,20 @@ class ArtifactReport:
     problems: tuple[str, ...]
     bytes: int
     sha256: str
+    max_top1_drop: float | None = None
     latency: Mapping[str, float] = dataclasses.field(default_factory=dict)
     peak_memory: int | None = None
 
     @property
     def verdict(self) -> str:
-        """ "equal" (in float32), "close" (in less precise formats) or "DIFFERENT"."""
+        """ "equal" (in float32), "close" or "worse" (in less precise formats), or "DIFFERENT"."""
         if not self.equal:
             return "DIFFERENT"
-        return "equal" if self.tolerance == FLOAT32_TOLERANCE else "close"
+        if self.tolerance == FLOAT32_TOLERANCE:
+            return "equal"
+        drop, limit = self.top1_drop, self.max_top1_drop
+        # A drop of exactly the limit can be more by a rounding error.
+        return "worse" if drop is not None and limit is not None and drop > limit + 1e-9 else "close"
 
     @property
     def difference_text(self) -> str:
@@ -107,13 +113,19 @@ class ExportReport:
 
     @property
     def equal(self) -> bool:
-        """Whether every artifact equals the Keras model."""
+        """Whether no artifact is DIFFERENT from the Keras model."""
         return all(artifact.equal for artifact in self.formats.values())
 
+    def passes(self, strict: bool) -> bool:
+        """Whether no artifact is DIFFERENT or, if `strict`, worse."""
+        failures = ("DIFFERENT", "worse") if strict else ("DIFFERENT",)
+        return all(artifact.verdict not in failures for artifact in self.formats.values())
+
     def to_json(self) -> dict[str, Any]:
-        """Returns JSON values with the keys of the attributes, and "equal"."""
+        """Returns JSON values with the keys of the attributes, "equal", and "verdict" of each artifact."""
         values: dict[str, Any] = dataclasses.asdict(self) | {"equal": self.equal}
-        for entry in values["formats"].values():
+        for name, entry in values["formats"].items():
+            entry["verdict"] = self.formats[name].verdict
             if not entry["latency"]:
                 del entry["latency"], entry["peak_memory"]
         return values
@@ -153,6 +165,11 @@ def parity_table(report: ExportReport, output_dir: str | Path = "") -> str:
     lines = [f"{report.model} on {report.images} images, {report.images_from}", markdown_table(header, rows)]
     for name, artifact in report.formats.items():
         lines += [f"  {name}: {problem}" for problem in artifact.problems]
+        if artifact.verdict == "worse":
+            drop, limit = (
+                f"{100 * (share or 0):.4g}" for share in (artifact.top1_drop, artifact.max_top1_drop)
+            )
+            lines.append(f"  {name}: its top-1 is {drop} points below the Keras model's; {limit} are allowed")
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import keras
 import numpy as np
 
-from keras_resnet.errors import InputError
+from keras_resnet.errors import InputError, require
 from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options, check_calibration, check_formats
 from keras_resnet.export.images import Images, dataset_images, photo_images
 from keras_resnet.export.serving import network_for_export
@@ -19,6 +19,7 @@ from keras_resnet.run_folder import RunFolder
 from keras_resnet.weights import ModelSpec, WeightFile, open_weights
 
 CALIBRATION_IMAGES = 256
+MAX_TOP1_DROP = 1.0  # percentage points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,9 @@ class ExportRequest:
         dataset: dataset to verify on. Default: the recipe's; without a run, scikit-learn's two photos.
         output_dir: where to write. Default: `WORKDIR/export` or `exported/MODEL`.
         calibration_images: number of images for int8, from the dataset's training split or of the photos.
+        max_top1_drop: percentage points by which the top-1 of a less precise file may fall; a file that loses
+            more is called "worse".
+        strict: whether a worse file fails the export, as a different one does.
         formats: names from `FORMATS`, as a list or separated by commas.
         precision: names from `PRECISIONS`, as a list or separated by commas.
         artifacts: keys of `ARTIFACTS`, from `formats` and `precision`.
@@ -46,6 +50,8 @@ class ExportRequest:
     data_dir: str | None = None
     output_dir: str | Path | None = None
     calibration_images: int = CALIBRATION_IMAGES
+    max_top1_drop: float = MAX_TOP1_DROP
+    strict: bool = False
     formats: str | Iterable[str] = FORMATS
     precision: str | Iterable[str] = "float32"
     options: Options = dataclasses.field(default_factory=Options)
@@ -55,6 +61,7 @@ class ExportRequest:
         object.__setattr__(self, "artifacts", check_formats(self.formats, self.precision))
         if self.calibration_images < 1:
             raise InputError(f"calibration_images must be at least 1; got {self.calibration_images}")
+        require(0 <= self.max_top1_drop <= 100, "max_top1_drop must be 0 to 100", self.max_top1_drop)
 
     @property
     def command(self) -> str:

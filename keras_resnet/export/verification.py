@@ -25,6 +25,7 @@ def verify(
     artifacts: Mapping[str, str | Path],
     batches: Iterable[tuple[np.ndarray, np.ndarray | None]],
     options: Options | None = None,
+    max_top1_drop: float | None = None,
 ) -> ExportReport:
     """Feeds the same images to the Keras model and to every artifact, and compares the logits.
 
@@ -36,6 +37,8 @@ def verify(
         batches: pairs of images, float32 (batch, height, width, channels) with pixels 0-255, and int
             labels (batch,), or None for images without labels.
         options: what the artifacts were written with. With `io_dtype="uint8"`, pixels are rounded.
+        max_top1_drop: share of the images by which the top-1 of less precise artifacts may fall; more is
+            reported as "worse". None allows any.
 
     Raises:
         InputError: an artifact is missing or cannot be opened, or there are no images.
@@ -73,7 +76,12 @@ def verify(
         images=reference.images,
         top1=_finite(reference.top1),
         versions={"keras": f"keras {keras.__version__}", **versions},
-        formats={name: c.summary(reference, Path(artifacts[name])) for name, c in comparisons.items()},
+        formats={
+            name: dataclasses.replace(
+                comparison.summary(reference, Path(artifacts[name])), max_top1_drop=max_top1_drop
+            )
+            for name, comparison in comparisons.items()
+        },
     )
 
 

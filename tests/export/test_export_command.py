@@ -3,9 +3,12 @@
 import contextlib
 import dataclasses
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from keras_resnet.export import pipeline, request
 from keras_resnet.export.artifacts import Options
 from keras_resnet.export.graph import fold
 from keras_resnet.export.images import sample_photos
+from keras_resnet.export.report import ArtifactReport, ExportReport
 from keras_resnet.export.runtimes import time_artifact
 from keras_resnet.export.writers.tflite_metadata import read_labels
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
@@ -115,6 +119,19 @@ def test_status_follows_the_comparison(equal, more, status, monkeypatch):
     assert run_here(COMMAND, "--workdir=somewhere", *more) == status
 
 
+def test_how_much_top1_may_fall(monkeypatch):
+    given = {}
+    monkeypatch.setattr(command, "export_workdir", lambda workdir, **more: given.update(more))
+    run_here(COMMAND, "--workdir=somewhere", "--strict", "--max_top1_drop=2.5")
+    assert (given["strict"], given["max_top1_drop"]) == (True, 2.5)
+    assert (
+        "--max_top1_drop=2.5 --strict=True" in request.ExportRequest(max_top1_drop=2.5, strict=True).command
+    )
+    for wrong in (-1, 101, float("nan")):
+        with pytest.raises(InputError, match="max_top1_drop must be 0 to 100; got"):
+            request.ExportRequest(max_top1_drop=wrong)
+
+
 def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
     assert pipeline.export_workdir(workdir, "tflite,onnx", data_dir="data") is True
     assert toy_dataset == [("toy", "data")]
@@ -173,9 +190,67 @@ def test_a_difference_is_reported(workdir, toy_dataset, monkeypatch, capsys):
 
     monkeypatch.setattr(pipeline, "fold", fold_changed)
     assert pipeline.export_workdir(workdir, ["tflite", "onnx"]) is False
-    assert capsys.readouterr().out.count("DIFFERENT") == 2
+    output = workdir / "export"
+    printed = capsys.readouterr().out
+    assert printed.count("DIFFERENT") == 2
+    assert f"not published: {output}/.rejected/model.tflite, {output}/.rejected/model.onnx" in printed
     assert len(folded) == 1
-    assert json.loads((workdir / "export" / "parity.json").read_text())["equal"] is False
+    assert sorted(path.name for path in output.iterdir()) == [
+        ".rejected",
+        "MODEL_CARD.md",
+        "parity.json",
+        "predictions.png",
+    ]
+    parity = json.loads((output / "parity.json").read_text())
+    assert parity["equal"] is False
+    for path in parity["files"].values():
+        assert (output / path).is_file()
+
+
+@pytest.mark.parametrize(
+    ("equal", "place"),
+    [(True, "saved_model/3"), (False, ".rejected/saved_model/1")],
+    ids=["equal", "different"],
+)
+def test_a_version_gets_its_number_after_its_verification(equal, place, tmp_path, monkeypatch):
+    """TensorFlow Serving loads the newest number that it sees."""
+    (tmp_path / "saved_model" / "2").mkdir(parents=True)
+    (tmp_path / ".rejected" / "model.onnx").mkdir(parents=True)  # of an earlier export
+
+    def write(name, graph, path, options):
+        (path / "1").mkdir(parents=True)
+        (path / "1" / "saved_model.pb").write_bytes(b"graph")
+        return path / "1"
+
+    def verified(model, artifacts, *arguments):
+        assert [path.name for path in (tmp_path / "saved_model").iterdir()] == ["2"]
+        entry = ArtifactReport(0.0, 0.0, 0.0, 1e-5, 0.0, 1.0, None, None, 1, equal, (), 5, "digest")
+        return ExportReport(SPEC.model, 1, None, {}, {"saved_model": entry})
+
+    monkeypatch.setattr(pipeline, "write_artifact", write)
+    monkeypatch.setattr(pipeline, "verify", verified)
+    report = pipeline.export_and_verify(SPEC, serving(SPEC), tmp_path, ["saved_model"])
+    assert report.files == {"saved_model": place}
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    reports = {"MODEL_CARD.md", "parity.json", "predictions.png"}
+    folders = {"saved_model", "saved_model/2", str(Path(place).parent), place}
+    assert files == reports | folders | {f"{place}/saved_model.pb"} | ({".rejected"} if not equal else set())
+
+
+def test_sigterm_leaves_nothing_behind(weights, tmp_path, monkeypatch):
+    def interrupted(name, graph, path, options):
+        path.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(pipeline, "write_artifact", interrupted)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        flags = ["--model=cifar_resnet20", f"--weights={weights}", f"--output_dir={tmp_path}"]
+        assert run_here(COMMAND, *flags, "--formats=onnx") == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_workdirs(workdir, toy_dataset, tmp_path):
@@ -329,6 +404,7 @@ def test_less_precise_files(weights, tmp_path):
     options = Options(io_dtype="uint8", layout="nchw", opset=18)
     output = tmp_path / "out"
     arguments = {"output_dir": output, "dataset": "digits", "options": options, "calibration_images": 64}
+    arguments["max_top1_drop"] = 100  # the weights are random
     assert pipeline.export_weights(
         "cifar_resnet20", weights, precision="float16,int8", formats="onnx,tflite", **arguments
     )
@@ -381,7 +457,9 @@ def test_the_picture_shows_images_and_predictions(tmp_path):
     images = sample_photos(32, 32)
     best = model(images)["probabilities"].numpy().argmax(-1)
     draw_predictions(model, (images, best), SPEC.labels, tmp_path / "right.png")
-    draw_predictions(model, (images, (best + 1) % 10), SPEC.labels, tmp_path / "wrong.png")
+    # Labels are not formulas.
+    labels = [f"$_$ {label}" for label in SPEC.labels]
+    draw_predictions(model, (images, (best + 1) % 10), labels, tmp_path / "wrong.png")
     right, wrong = (
         np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"), int) for name in ("right", "wrong")
     )

@@ -1,7 +1,9 @@
 """Defects that `verify` finds, in artifacts that are plain functions."""
 
 import contextlib
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from helpers.export_networks import SMALL_CIFAR, photo_batches, serving, spec_of
 from keras_resnet.errors import InputError
 from keras_resnet.export import verification as verify_module
 from keras_resnet.export.artifacts import ArtifactKind
-from keras_resnet.export.report import parity_table
+from keras_resnet.export.report import ExportReport, parity_table
 from keras_resnet.export.runtimes import Artifact, RunError
 from keras_resnet.export.verification import verify
 from keras_resnet.files import write_json
@@ -31,7 +33,12 @@ def verify_function(model, monkeypatch, tmp_path):
     (tmp_path / "artifact").write_bytes(b"x")
 
     def check(
-        change=lambda results, images: results, inputs=INPUTS, outputs=OUTPUTS, batches=None, tolerance=1e-5
+        change=lambda results, images: results,
+        inputs=INPUTS,
+        outputs=OUTPUTS,
+        batches=None,
+        tolerance=1e-5,
+        max_top1_drop=None,
     ):
         def run(images):
             results = {key: value.numpy() for key, value in model(images, training=False).items()}
@@ -46,7 +53,8 @@ def verify_function(model, monkeypatch, tmp_path):
         monkeypatch.setattr(verify_module, "open_artifact", lambda format, path: opened(path))
         monkeypatch.setattr(verify_module, "expected_signature", lambda *arguments: (INPUTS, OUTPUTS))
         batches = photo_batches(SPEC) if batches is None else batches
-        return verify(model, {"function": tmp_path / "artifact"}, batches)
+        artifacts = {"function": tmp_path / "artifact"}
+        return verify(model, artifacts, batches, max_top1_drop=max_top1_drop)
 
     return check
 
@@ -111,6 +119,35 @@ def test_less_precise_formats_are_judged_by_all_their_logits(verify_function, re
     assert entry.rms_relative_difference == pytest.approx(relative, rel=1e-3)
     assert report.equal is (verdict == "close")
     assert verdict in parity_table(report)
+
+
+def test_a_file_that_loses_top1_is_worse(verify_function, model):
+    images = np.concatenate([images for images, _ in photo_batches(SPEC)])
+    best = model(images)["logits"].numpy().argmax(-1)
+    report = verify_function(
+        lambda results, images: with_logits(-results["logits"].astype("float64")),
+        batches=[(images, best)],
+        tolerance=3,
+        max_top1_drop=0.5,
+    )
+    entry = report.formats["function"]
+    assert (entry.equal, entry.top1_drop, entry.verdict) == (True, 1, "worse")
+    assert report.passes(strict=False)
+    assert not report.passes(strict=True)
+    table = parity_table(report)
+    assert "worse" in table
+    assert "its top-1 is 100 points below the Keras model's; 50 are allowed" in table
+    values = json.loads(json.dumps(report.to_json()))
+    assert values["formats"]["function"]["verdict"] == "worse"
+    assert ExportReport.from_json(values).to_json() == values
+    allowed = dataclasses.replace(entry, top1_drop=0.7 - 0.69, max_top1_drop=0.01)  # 1 point and a rounding
+    assert allowed.verdict == "close"
+
+
+def test_reports_of_older_versions_are_read():
+    file = Path(__file__).parents[1] / "fixtures" / "first_edition" / "finished" / "export" / "parity.json"
+    report = ExportReport.from_json(json.loads(file.read_text()))
+    assert report.passes(strict=True)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -23,6 +23,7 @@ from keras_resnet.files import replacing, starts_with
 from keras_resnet.version import __version__
 
 _PRODUCER = "keras_resnet"
+is_our_onnx_file = starts_with(_PRODUCER.encode())
 
 
 def to_onnx(
@@ -70,7 +71,7 @@ def to_onnx(
     if dynamic_size:
         _check_any_size(graph)
     batches = check_calibration(calibration, graph.input_shape) if precision == "int8" else None
-    with replacing(path, starts_with(_PRODUCER.encode())) as temporary:
+    with replacing(path, is_our_onnx_file) as temporary:
         proto = write_graph(graph, options, "float32" if batches else precision)
         if batches:
             folder = temporary.with_name(f"{temporary.name}.quantization")
