@@ -12,7 +12,7 @@ demo: $(VENV)/installed  ## Train on the embedded digits, export, verify, show a
 	$(BIN)/python train_main.py --recipe=digits --workdir=$(DEMO) --export=saved_model,tflite,onnx
 
 test: $(VENV)/installed $(VENV)/browser  ## Every test but the slow ones.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu and not network and not torch" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network and not torch" $(ARGS)
 
 test-slow: $(VENV)/installed $(VENV)/browser  ## Kills, several processes, big exports, fuzzing.
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not torch" $(ARGS)

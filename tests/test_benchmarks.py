@@ -177,6 +177,7 @@ def test_jax_trains_where_tensorflow_cannot_be_found():
         assert worker.call("peak_memory") > 0
 
 
+@pytest.mark.slow
 def test_a_network_is_built_from_end_to_end(tmp_path):
     content, _ = measured("build", tmp_path, "--subjects=resnet18")
     assert list(content) == ["machine", "versions", "rows"]

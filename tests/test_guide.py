@@ -192,6 +192,7 @@ def _train(arguments):
         changed_recipe(given["recipe"], given["set"], **{name: given[name] for name in CHANGES})
 
 
+@pytest.mark.slow
 def test_guide(command):
     notebook = Notebook(functools.partial(command, whole=False))
     notebook.run("guide.md")
@@ -213,6 +214,7 @@ def test_commands_of_the_guide_in_processes(command):
     assert len(ran) == 4
 
 
+@pytest.mark.slow
 def test_migration(command):
     notebook = Notebook(functools.partial(command, whole=False))
     notebook.run("migration.md")

@@ -94,6 +94,7 @@ def test_weights_that_are_broken_or_of_another_network(command, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_finetunes_a_runs_own_file_on_a_folder(command, tmp_path):
     """With other classes and another image size; another run in the same workdir is an error."""
     status, errors = command("--workdir=a", *TINY_FLAGS, "--set=train_split='train[:64]'", "--set=steps=1")

@@ -89,6 +89,7 @@ def test_each_row_shows_one_image_in_every_epoch(image_folder, data_format, monk
         assert np.abs(sheet.training[:, column].astype(int) - seen).max() <= 1
 
 
+@pytest.mark.slow
 def test_draws_follow_from_seed_and_epoch(image_folder):
     dataset = open_dataset(f"folder:{image_folder}")
     few, _ = sample_examples(dataset.split("train"), dataset.class_names, 3, PLAIN)

@@ -101,9 +101,8 @@ def test_a_fault_is_named(chromium, tmp_path, body, fault):
     file = tmp_path / "page.html"
     style = '<meta name="viewport" content="width=device-width"><meta charset="utf-8">'
     file.write_text(f'<!DOCTYPE html><html lang="en"><head>{style}<title>a</title></head>{body}</html>')
-    for device in browser.DEVICES.values():
-        found = browser.faults(chromium, file, device, "light")
-        assert any(fault in line for line in found), found
+    found = browser.faults(chromium, file, browser.DEVICES["phone"], "light")
+    assert any(fault in line for line in found), found
 
 
 def test_a_scheme_is_seen(chromium, tmp_path):

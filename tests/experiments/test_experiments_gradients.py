@@ -243,6 +243,7 @@ def untrained(tmp_path):
     return setting, outcomes
 
 
+@pytest.mark.slow
 def test_a_report_of_untrained_networks(untrained, tmp_path):
     section = EXPERIMENT.section(*untrained)
     table = next(part for part in section.body if isinstance(part, page.Table))

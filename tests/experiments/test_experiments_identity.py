@@ -168,6 +168,7 @@ def test_nothing_is_decided_without_trained_networks():
     assert {claim.verdict for claim in claims(20, 56, {case: [] for case in CASES})} == {OPEN}
 
 
+@pytest.mark.slow
 def test_a_report_of_untrained_networks(tmp_path):
     """Deepened residual networks have the same outputs; a run that diverged is left out."""
     small = {"stage_filters": (4, 6, 8), "stage_depths": (1, 1, 1)}

@@ -9,6 +9,7 @@ from experiments import step_cost
 from keras_resnet import InputError
 
 
+@pytest.mark.slow
 def test_a_tiny_step_with_and_without_remat():
     """The peak is that of each process, not of the parent, which `ru_maxrss` would begin with."""
     ballast = b"1" * 2**31

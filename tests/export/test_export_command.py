@@ -86,6 +86,7 @@ def toy_dataset(monkeypatch):
     return asked
 
 
+@pytest.mark.slow
 def test_weights_from_the_command_line(weights, tmp_path):
     output = tmp_path / "out"
     result = run("--model=cifar_resnet20", f"--weights={weights}", f"--output_dir={output}", *FORMATS)
@@ -399,6 +400,7 @@ def test_a_real_dataset(weights, tmp_path):
         pipeline.export_weights("cifar_resnet20", path, dataset="digits", output_dir=output)
 
 
+@pytest.mark.slow
 def test_less_precise_files(weights, tmp_path):
     """With every option that changes the inputs; the card's code still runs."""
     options = Options(io_dtype="uint8", layout="nchw", opset=18)

@@ -73,6 +73,7 @@ def test_the_saved_model_of_a_small_network_is_equal(network, tmp_path):
     assert verify(serving(spec), artifacts, photo_batches(spec)).equal
 
 
+@pytest.mark.slow
 def test_grouped_convolutions_run_without_onednn(tmp_path, monkeypatch):
     """TensorFlow uses oneDNN by default only on CPUs with AVX-512 VNNI and newer instructions."""
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")  # for the process that opens the file

@@ -244,6 +244,7 @@ def test_no_images(exported):
         }, name
 
 
+@pytest.mark.slow
 def test_bfloat16_and_names_that_few_images_show(tmp_path):
     """Two equal names, names beyond ASCII, and swapped names of improbable classes."""
     spec = spec_of("cifar_resnet20", SMALL_CIFAR, classes=50)

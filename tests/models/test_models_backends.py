@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from helpers.zoo_networks import ALL_SMALL, images, randomize, relative_difference
 
 import keras_resnet
@@ -82,6 +83,7 @@ def check_training(model, results):
     assert relative_difference(variance, bn.moving_variance) < 1e-5
 
 
+@pytest.mark.slow
 def test_jax_equals_tensorflow(tmp_path):
     """A single test, because the process is slow and parallel test runners would start it again."""
     networks = {

@@ -71,7 +71,7 @@ def result(path):
     return folder.weights.read_bytes(), {name: a.tobytes() for name, a in arrays.items()}, history(path)
 
 
-@pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
+@pytest.mark.parametrize("strategy", ["one_device", pytest.param("mirrored", marks=pytest.mark.slow)])
 def test_a_resumed_run_of_a_new_task_ends_with_the_same_bytes(tmp_path, data_dir, strategy, break_off):
     network = {"stage_depths": (1,), "stage_filters": (4,)}
     recipe = Recipe("cifar_resnet20", "digits", network, "train[:48]", "test[:20]", batch_size=16, epochs=4)

@@ -89,7 +89,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "imagenet" in name else []) for name in CASES]
+)
 def test_a_recipe_takes_steps_on_its_own_dataset_under_two_devices(tmp_path, name):
     write, changes, (classes, shape) = CASES[name]
     write(tmp_path / "tfds")
@@ -120,6 +122,7 @@ def test_a_run_that_breaks_off_inside_an_epoch_ends_with_the_same_bytes(tmp_path
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_finetune_on_its_own_dataset_from_published_weights(tmp_path, monkeypatch):
     write_imagenette(tmp_path / "tfds")
     theirs = write_torchvision(tmp_path / "resnet18.safetensors", "resnet18")

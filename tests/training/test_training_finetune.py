@@ -68,6 +68,7 @@ def test_a_linear_probe_learns_from_weights_that_do_not_say_how_images_are_prepa
         train(recipe.replace(weights=None), tmp_path / "run", run_options())
 
 
+@pytest.mark.slow
 def test_resuming_needs_no_pretrained_weights(tmp_path, tiny, run_options, weights, break_off):
     """Not even for the normalization; the run ends with the same bytes."""
     recipe = tiny.replace(weights=weights, freeze="C2", normalization="weights", epochs=1)

@@ -66,6 +66,7 @@ def test_too_many_bad_images_stop_the_run(tmp_path, recipe, run_options, spoilt)
     assert not (tmp_path / "run" / "model.weights.h5").exists()
 
 
+@pytest.mark.slow
 def test_images_grow_with_the_epochs(tmp_path, recipe, run_options, photos, monkeypatch):
     sizes = []
     training_sums = ClassificationTask.training_sums

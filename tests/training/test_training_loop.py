@@ -141,6 +141,7 @@ def test_a_broken_newest_checkpoint_and_files_of_an_older_version(
     assert_same_result(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_the_step_and_leaves_a_checkpoint(tmp_path, run_options, uninterrupted):
     """Inside an epoch and at its end; calls of several steps then change nothing."""
     for at, after in ((6, 8), (8, 10)):

@@ -79,9 +79,12 @@ def assert_same(kept, recomputed, tolerance=0.0):
 @pytest.mark.parametrize(
     "options",
     [
-        {"strategy": "mirrored", "policy": "mixed_bfloat16", "accumulate": 2, "upto": "C1"},
+        pytest.param(
+            {"strategy": "mirrored", "policy": "mixed_bfloat16", "accumulate": 2, "upto": "C1"},
+            marks=pytest.mark.slow,
+        ),
         {"upto": "C3"},
-        {"sizes": (8, 16)},
+        pytest.param({"sizes": (8, 16)}, marks=pytest.mark.slow),
         pytest.param({"strategy": "mirrored", "synchronized": True}, marks=pytest.mark.slow),
     ],
     ids=str,
@@ -90,6 +93,7 @@ def test_all_options_give_the_same_bits(options):
     assert_same(take_steps(DEEP, remat=False, **options), take_steps(DEEP, remat=True, **options))
 
 
+@pytest.mark.slow
 def test_xla_gives_the_same_but_for_the_order_of_its_sums():
     shallow = DEEP.replace(stage_depths=(1, 1))  # three segments
     kept = take_steps(shallow, remat=False, sizes=(8,))

@@ -264,6 +264,7 @@ def test_list_from_the_command_line():
     assert "256, 224" in lines[2]
 
 
+@pytest.mark.slow
 def test_compare_with_keras_applications(tmp_path, capsys, monkeypatch):
     """The difference is a wrong order of the channels."""
     theirs = randomize(keras.applications.ResNet50(weights=None, classes=7))

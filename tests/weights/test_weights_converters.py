@@ -533,6 +533,7 @@ def test_convert_from_the_command_line(tmp_path, capsys):
     assert relative_difference(model(batch), torch_forward(tensors, batch)) < 1e-5
 
 
+@pytest.mark.slow
 def test_converted_networks_take_rgb(tmp_path):
     """With the spec's normalization, outputs are those of keras.applications with its preprocessing."""
     source, output = tmp_path / "theirs.weights.h5", tmp_path / "m.weights.h5"
