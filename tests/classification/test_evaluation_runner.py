@@ -51,7 +51,12 @@ def split(digits):
 # Ten-crop and multi-scale batches on one device: see the ensemble and the folder of images of any size.
 @pytest.mark.parametrize(
     ("protocol", "devices", "batch_size"),
-    [("single_crop", 1, 8), ("single_crop", 2, 64), ("ten_crop", 2, 4), pytest.param("multi_scale", 2, 4, marks=pytest.mark.slow)],
+    [
+        ("single_crop", 1, 8),
+        ("single_crop", 2, 64),
+        ("ten_crop", 2, 4),
+        pytest.param("multi_scale", 2, 4, marks=pytest.mark.slow),
+    ],
 )
 def test_every_protocol_is_the_mean_over_its_views_and_counts_every_image_once(
     digits, split, weights_of, one_device, two_devices, protocol, devices, batch_size
