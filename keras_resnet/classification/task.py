@@ -158,6 +158,8 @@ class ClassificationTask(Task):
 
     def evaluation_metrics(self, sums: np.ndarray, collected: dict[str, np.ndarray]) -> dict[str, float]:
         loss, correct, count = sums.tolist()
+        if not count:
+            raise InputError(f"not one image of the split {self._val_split.name!r} can be decoded")
         return {"loss": loss / count, "top1": correct / count}
 
     def error_sum(self, sums: dict[str, float]) -> float:

@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +14,7 @@ from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.progress import draw_curves
+from keras_resnet.training.sigterm import Preempted, Sigterm, catch_sigterm
 from keras_resnet.training.state import Run, save_checkpoint, set_up
 from keras_resnet.training.step import Trainer
 from keras_resnet.training.task import Task
@@ -26,13 +25,6 @@ Observer = Callable[[Trainer, int, np.ndarray], None]
 
 class TrainingFailed(CommandFailed):
     """The run cannot continue."""
-
-
-class Preempted(CommandFailed):
-    """The run was stopped by SIGTERM, after writing a checkpoint to resume from."""
-
-    status = 143  # 128 + SIGTERM, as in shells
-    prefix = ""
 
 
 def train(
@@ -51,20 +43,21 @@ def train(
     Raises:
         InputError: an argument is invalid; nothing was written.
         TrainingFailed: the loss or the gradient is not finite, or another worker is lost.
-        Preempted: SIGTERM was received; a checkpoint was written.
+        Preempted: SIGTERM was received; all steps done so far are in a checkpoint.
         OSError: the folder cannot be written.
     """
-    run = set_up(task, RunFolder(folder), options or RunOptions())
-    if run.step < run.total_steps:
-        run.progress.begin(run.step)
-        try:
-            with _name_lost_workers(run), _catch_sigterm() as stopping:
-                while run.step < run.total_steps:
-                    _train_epoch(run, stopping, observer)
-        finally:
-            run.progress.end()
-    _save_result(run)
-    return run.history[-1]
+    with catch_sigterm() as sigterm:
+        run = set_up(task, RunFolder(folder), options or RunOptions())
+        if not run.is_finished:
+            run.progress.begin(run.step)
+            try:
+                with _name_lost_workers(run), sigterm.deferred():
+                    _train_and_evaluate(run, sigterm, observer)
+            finally:
+                run.progress.end()
+                run.write_bad_images()
+        _save_result(run, sigterm)
+        return run.history[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,18 +69,26 @@ class _Call:
     results: tf.Tensor
 
 
-def _train_epoch(run: Run, stopping: threading.Event, observer: Observer | None) -> None:
+def _train_and_evaluate(run: Run, sigterm: Sigterm, observer: Observer | None) -> None:
+    while not run.is_finished:
+        if run.unevaluated is None:
+            _train_epoch(run, sigterm, observer)
+        _evaluate_epoch(run, sigterm)
+
+
+def _train_epoch(run: Run, sigterm: Sigterm, observer: Observer | None) -> None:
+    """Trains to the end of an epoch and writes a checkpoint, from which the evaluation can be repeated."""
     epoch, first = divmod(run.step, run.task.epoch_steps)
     end = min((epoch + 1) * run.task.epoch_steps, run.total_steps)
     iterator = _training_iterator(run, epoch, first)
     pending, stop = None, False
     while run.step < end and not stop:
-        call = _start_call(run, iterator, end, stopping)
+        call = _start_call(run, iterator, end, sigterm)
         # While the devices work on this call, the results of the previous one are read.
         if pending is not None:
             stop = _read(run, pending, observer)
         # With several workers, the results tell whether any of them received SIGTERM.
-        stop = stop or (run.distribution.workers == 1 and stopping.is_set())
+        stop = stop or (run.distribution.workers == 1 and sigterm.received)
         pending = call
         run.step += len(call.rates)
         save = _is_multiple(run.step, run.options.checkpoint_every)
@@ -97,12 +98,11 @@ def _train_epoch(run: Run, stopping: threading.Event, observer: Observer | None)
         if (save or stop) and run.step < end:
             save_checkpoint(run)
     if run.step == end:
-        _finish_epoch(run)
-    if stop and run.step < run.total_steps:
-        raise Preempted(
-            f"stopped by SIGTERM after step {run.step} of {run.total_steps}, with a checkpoint; "
-            "the same command resumes the run"
-        )
+        run.unevaluated = _training_row(run)
+        run.sums = dict.fromkeys(run.sums, 0.0)
+        save_checkpoint(run)
+    if stop:
+        raise _preempted(run)
 
 
 def _training_iterator(run: Run, epoch: int, first_step: int) -> Iterator:
@@ -117,13 +117,13 @@ def _training_iterator(run: Run, epoch: int, first_step: int) -> Iterator:
     return run.distribution.iterate(dataset)
 
 
-def _start_call(run: Run, iterator: Iterator, end: int, stopping: threading.Event) -> _Call:
+def _start_call(run: Run, iterator: Iterator, end: int, sigterm: Sigterm) -> _Call:
     """Starts `steps_per_call` steps, or fewer up to the next checkpoint, change of the rate or end."""
     intervals = (run.options.checkpoint_every, run.schedule.error_window)
     multiples = [(run.step // interval + 1) * interval for interval in intervals if interval]
     stops = (end, run.step + run.options.steps_per_call, *multiples)
     rates = [run.schedule.rate(step) for step in range(run.step, min(stops))]
-    first, stop = tf.constant(run.step, tf.int32), tf.constant(float(stopping.is_set()))
+    first, stop = tf.constant(run.step, tf.int32), tf.constant(float(sigterm.received))
     return _Call(run.step, rates, run.trainer.train(iterator, tf.constant(rates, tf.float32), first, stop))
 
 
@@ -156,79 +156,77 @@ def _not_finite(run: Run, step: int, rate: float) -> str:
     return f"loss or gradient is not finite at step {step + 1}, learning rate {rate:g}; {good}"
 
 
-def _finish_epoch(run: Run) -> None:
-    speed, train = run.progress.images_per_second(), run.means()
-    with run.trainer.averaged_weights():
-        val = _evaluate(run)
-    rate = run.schedule.rate(run.step - 1)
-    run.schedule.observe_epoch(run.task.error(val))
-    row = {
+def _training_row(run: Run) -> dict:
+    """The row of history.csv for the epoch just trained, without its evaluation."""
+    return {
         "epoch": round(run.step / run.task.epoch_steps, 6),
         "step": run.step,
-        "learning_rate": rate,
-        **{f"train_{name}": train[name] for name in run.task.train_metrics},
-        **{f"val_{name}": val[name] for name in run.task.val_metrics},
-        "images_per_second": round(speed, 1),
+        "learning_rate": run.schedule.rate(run.step - 1),
+        **{f"train_{name}": mean for name, mean in run.means().items()},
+        "images_per_second": float(f"{run.progress.images_per_second():.5g}"),
     }
-    run.history.append(row)
-    run.sums = dict.fromkeys(run.sums, 0.0)
-    run.write_history()
-    if run.bad_images.count:
-        path = run.write_bad_images()
-        run.progress.say(f"{run.bad_images.count} images cannot be used: see {path}")
+
+
+def _evaluate_epoch(run: Run, sigterm: Sigterm) -> None:
+    with run.trainer.averaged_weights():
+        val = _evaluate(run, sigterm)
     run.check_bad_images()
+    run.schedule.observe_epoch(run.task.error(val))
+    row = {**(run.unevaluated or {}), **{f"val_{name}": val[name] for name in run.task.val_metrics}}
+    run.history.append(row)
+    run.unevaluated = None
+    run.write_history()
     save_checkpoint(run)
+    if run.bad_images.count:
+        path = run.folder.bad_images(run.distribution.worker)
+        run.progress.say(f"{run.bad_images.count} images cannot be used: see {path}")
+    train = {name: row[f"train_{name}"] for name in run.task.train_metrics}
     run.progress.epoch(row, run.epochs, train, val)
 
 
-def _evaluate(run: Run) -> dict[str, float]:
-    """The metrics of the validation split with the present weights."""
+def _evaluate(run: Run, sigterm: Sigterm) -> dict[str, float]:
+    """The metrics of the validation split; `Preempted` if a worker received SIGTERM meanwhile."""
     iterator = iter(run.evaluation_batches)
     total: Any = 0.0
     collected = []
     for _ in range(run.task.evaluation_steps):
-        sums, more = run.trainer.evaluate(iterator)
+        sums, more, stop = run.trainer.evaluate(iterator, tf.constant(float(sigterm.received)))
+        if stop.numpy() > 0:
+            raise _preempted(run)
         total = total + sums.numpy().astype("float64")
         collected.append({name: value.numpy() for name, value in more.items()})
     joined = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
     return run.task.evaluation_metrics(total, joined)
 
 
-def _save_result(run: Run) -> None:
+def _preempted(run: Run) -> Preempted:
+    return Preempted(
+        f"stopped by SIGTERM after step {run.step} of {run.total_steps}, with a checkpoint; "
+        "the same command resumes the run"
+    )
+
+
+def _save_result(run: Run, sigterm: Sigterm) -> None:
     """Writes the weights and the curves; all workers take part in estimating statistics, the chief writes."""
     with run.trainer.averaged_weights():
         if run.task.recipe.reestimate_batches:
-            _reestimate(run)
+            _reestimate(run, sigterm)
         if run.distribution.is_chief:
             run.task.save(run.trainer.model, run.folder.weights)
     if run.distribution.is_chief:
         draw_curves(run.folder, run.task)
 
 
-def _reestimate(run: Run) -> None:
+def _reestimate(run: Run, sigterm: Sigterm) -> None:
     """Averages batch normalization's statistics over batches of an additional epoch."""
-    before = run.task.describe(_evaluate(run))
+    before = run.task.describe(_evaluate(run, sigterm))
     count = min(run.task.recipe.reestimate_batches, run.task.epoch_steps)
     run.trainer.average_statistics(_training_iterator(run, run.epochs, 0), count)
-    after = run.task.describe(_evaluate(run))
+    after = run.task.describe(_evaluate(run, sigterm))
     run.progress.say(
         f"batch normalization's statistics averaged over {count} batches: "
         f"val {after}; with the moving averages {before}"
     )
-
-
-@contextlib.contextmanager
-def _catch_sigterm() -> Iterator[threading.Event]:
-    """Yields an event that SIGTERM sets instead of ending the process; only in the main thread."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,12 @@ class Run:
     sums: dict[str, float]  # of the training metrics, and the "count" of examples, over the current epoch
     step: int = 0  # number of optimizer steps done
     history: list[dict] = dataclasses.field(default_factory=list)  # the rows of history.csv
+    unevaluated: dict | None = None  # the row of an epoch that is trained, but not evaluated
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done and all epochs evaluated."""
+        return self.step >= self.total_steps and self.unevaluated is None
 
     @property
     def epochs(self) -> int:
@@ -68,18 +74,13 @@ class Run:
             self.folder.write_history(self.columns, self.history)
 
     def check_bad_images(self) -> None:
-        """Raises `InputError` and writes the list of bad images if there are too many."""
-        try:
-            self.bad_images.check(self.options.max_bad_images)
-        except InputError:
-            self.write_bad_images()
-            raise
+        """Raises `InputError` if there are too many bad images."""
+        self.bad_images.check(self.options.max_bad_images)
 
-    def write_bad_images(self) -> str:
-        """Writes the list of images that this worker could not decode; returns its path."""
-        path = self.folder.bad_images(self.distribution.worker)
-        self.bad_images.write(path)
-        return str(path)
+    def write_bad_images(self) -> None:
+        """Writes the list of images that this worker could not decode, if there are any."""
+        if self.bad_images.count:
+            self.bad_images.write(self.folder.bad_images(self.distribution.worker))
 
 
 def set_up(task: Task, folder: RunFolder, options: RunOptions) -> Run:
@@ -118,7 +119,8 @@ def set_up(task: Task, folder: RunFolder, options: RunOptions) -> Run:
 
 
 def save_checkpoint(run: Run) -> None:
-    """Writes a checkpoint; on the chief only."""
+    """Writes the list of bad images and, on the chief only, a checkpoint."""
+    run.write_bad_images()
     if not run.distribution.is_chief:
         return
     arrays = {name: variable.numpy() for name, variable in run.trainer.named_variables().items()}
@@ -126,6 +128,7 @@ def save_checkpoint(run: Run) -> None:
         **_identity(run.task.recipe, run.options),
         "sums": list(run.sums.values()),
         "history": run.history,
+        "unevaluated": run.unevaluated,
         "schedule": run.schedule.state,
     }
     checkpoint = checkpoints.Checkpoint(run.step, {**arrays, **run.task.arrays()}, numbers)
@@ -188,6 +191,7 @@ def _restore(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
     for name, variable in variables.items():
         variable.assign(arrays[name])
     run.step, run.history, run.schedule.state = checkpoint.step, numbers["history"], numbers["schedule"]
+    run.unevaluated = numbers.get("unevaluated")  # checkpoints of older versions lack it
     run.sums = dict(zip(run.sums, numbers["sums"], strict=True))
     run.write_history()
     run.progress.say(f"resuming after step {run.step} of {run.total_steps}")

@@ -244,21 +244,23 @@ class Trainer:
         self._good_steps.assign(tf.where(grow, 0, grown))
 
     @tf.function
-    def evaluate(self, iterator: Iterator):
-        """Evaluates one global batch; returns the results of the task's `evaluation_sums` over all replicas.
+    def evaluate(self, iterator: Iterator, stopping: tf.Tensor):
+        """Evaluates one global batch; `stopping` is that of `train`.
 
-        The sums are one float32 vector.
+        Returns:
+            The results of the task's `evaluation_sums` over all replicas, the sums as one float32 vector; and
+            a float32 scalar that is positive if a worker received SIGTERM.
         """
-        results = self._distribution.run(self._evaluate_replica, (next(iterator),))
+        results = self._distribution.run(self._evaluate_replica, (next(iterator), stopping))
         return tf.nest.map_structure(self._distribution.local, results)
 
-    def _evaluate_on_replica(self, batch: Batch):
+    def _evaluate_on_replica(self, batch: Batch, stopping: tf.Tensor):
         context = tf.distribute.get_replica_context()
         sums, collected = self._task.evaluation_sums(self.model, batch)
-        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(sums))
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*sums, stopping]))
         if context.num_replicas_in_sync > 1:
             collected = {name: context.all_gather(value, axis=0) for name, value in collected.items()}
-        return sums, collected
+        return sums[:-1], collected, sums[-1]
 
 
 def _assign(variables, values) -> None:

@@ -1,6 +1,7 @@
 """Runs on folders: images that cannot be decoded, and sizes that grow with the epochs."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -8,9 +9,14 @@ from helpers.data_helpers import write_image
 
 from keras_resnet import InputError
 from keras_resnet.classification import ClassificationTask, train
+from keras_resnet.training import checkpoints
 from keras_resnet.weights import read_spec
 
-SPOILT = {"train/cat/empty.png": b"", "train/dog/text.jpg": b"no image", "val/cat/cut.png": None}
+SPOILT = {
+    **{f"train/cat/empty{index}.png": b"" for index in range(7)},
+    "train/dog/text.jpg": b"no image",
+    "val/cat/cut.png": None,
+}
 
 
 @pytest.fixture
@@ -43,17 +49,28 @@ def listed(path):
         return {row["path"]: row["split"] for row in csv.DictReader(file)}
 
 
-def test_bad_images_are_left_out_and_listed_in_a_run_that_breaks_off(
-    tmp_path, recipe, run_options, spoilt, break_off, capsys
+def test_images_that_cannot_be_used_are_listed_at_every_checkpoint(
+    tmp_path, recipe, run_options, spoilt, monkeypatch, capsys
 ):
-    recipe = recipe.replace(dataset=f"folder:{spoilt}", normalization="imagenet", image_size=16)
-    with break_off(4):
-        train(recipe, tmp_path / "run", run_options())
-    last = train(recipe, tmp_path / "run", run_options())
-    assert listed(tmp_path / "run" / "bad_images.csv") == {
-        str(spoilt / name): name.split("/")[0] for name in SPOILT
-    }
-    assert "3 images cannot be used: see" in capsys.readouterr().err
+    """A run that is killed inside an epoch does not see the earlier images again when it resumes."""
+    recipe = recipe.replace(dataset=f"folder:{spoilt}", normalization="imagenet", image_size=16, epochs=1)
+    save, killed = checkpoints.save, tmp_path / "killed"
+
+    def save_and_be_killed(folder, checkpoint, keep):
+        save(folder, checkpoint, keep)
+        shutil.copytree(tmp_path / "run", killed)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", save_and_be_killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "run", run_options(checkpoint_every=2))
+    assert listed(killed / "bad_images.csv")
+    last = train(recipe, killed, run_options())
+    assert listed(killed / "bad_images.csv") == {str(spoilt / name): name.split("/")[0] for name in SPOILT}
+    messages = capsys.readouterr().err
+    assert f"{len(SPOILT)} images cannot be used: see" in messages
+    assert "resuming after step 2 of 4" in messages
     # 8 of the 9 files in val/ are images.
     assert last["val_top1"] * 8 == pytest.approx(round(last["val_top1"] * 8))
 
@@ -64,6 +81,21 @@ def test_too_many_bad_images_stop_the_run(tmp_path, recipe, run_options, spoilt)
         train(recipe, tmp_path / "run", run_options(max_bad_images=1))
     assert set(listed(tmp_path / "run" / "bad_images.csv")) <= {str(spoilt / name) for name in SPOILT}
     assert not (tmp_path / "run" / "model.weights.h5").exists()
+
+
+def test_an_epoch_is_kept_if_no_validation_image_can_be_decoded(tmp_path, recipe, run_options, photos):
+    recipe = recipe.replace(dataset=f"folder:{photos}", normalization="imagenet", image_size=16, epochs=1)
+    whole = {path: path.read_bytes() for path in photos.glob("val/*/*")}
+    for path, content in whole.items():
+        path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="not one image of the split 'val' can be decoded"):
+        train(recipe, tmp_path / "run", run_options())
+    assert set(listed(tmp_path / "run" / "bad_images.csv")) == {str(path) for path in whole}
+    for path, content in whole.items():
+        path.write_bytes(content)
+    last = train(recipe, tmp_path / "run", run_options(), observer=lambda *call: pytest.fail("trained again"))
+    assert last["step"] == 3
+    assert last["images_per_second"] > 0
 
 
 @pytest.mark.slow

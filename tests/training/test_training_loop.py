@@ -16,9 +16,11 @@ from helpers.zoo_networks import TINY, load_network
 from keras_resnet import InputError, build_model
 from keras_resnet.classification import get_recipe, train
 from keras_resnet.data import evaluation_batches, open_dataset
+from keras_resnet.data.digits import Digits
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import Preempted, RunOptions, TrainingFailed
 from keras_resnet.training.checkpoints import list_checkpoints, load, save
+from keras_resnet.training.step import Trainer
 from keras_resnet.weights import read_spec, save_weights
 
 # Most tests look at one of two runs that the module shares.
@@ -142,19 +144,63 @@ def test_a_broken_newest_checkpoint_and_files_of_an_older_version(
 
 
 @pytest.mark.slow
-def test_sigterm_finishes_the_step_and_leaves_a_checkpoint(tmp_path, run_options, uninterrupted):
-    """Inside an epoch and at its end; calls of several steps then change nothing."""
-    for at, after in ((6, 8), (8, 10)):
+def test_sigterm_inside_an_epoch_in_an_evaluation_and_at_the_end(
+    tmp_path, run_options, uninterrupted, monkeypatch
+):
+    """Only the evaluation is repeated; calls of several steps change nothing."""
+    evaluate, evaluations = Trainer.evaluate, []
+
+    def stopped_in_the_second_batch(self, iterator, stopping):
+        evaluations.append(float(stopping))
+        if len(evaluations) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate.__get__(self, Trainer)(iterator, stopping)
+
+    def newest():
+        return load(list_checkpoints(tmp_path / "checkpoints")[-1])
+
+    for at, after, options in ((6, 8, {}), (None, 10, {}), (13, 15, {"steps_per_call": 3})):
 
         def stop(trainer, first, results, at=at):
             if first == at:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        with pytest.raises(Preempted, match=f"stopped by SIGTERM after step {after} of 15"):
-            train(demanding(), tmp_path, run_options(), observer=stop)
-        assert load(list_checkpoints(tmp_path / "checkpoints")[-1]).step == after
-    train(demanding(), tmp_path, run_options(steps_per_call=3))
+        with monkeypatch.context() as patch:
+            if at is None:
+                patch.setattr(Trainer, "evaluate", stopped_in_the_second_batch)
+            with pytest.raises(Preempted, match=f"stopped by SIGTERM after step {after} of 15"):
+                train(demanding(), tmp_path, run_options(**options), observer=stop)
+        assert newest().step == after
+        assert (newest().numbers["unevaluated"] or {}).get("step") == (None if after == 8 else after)
+    assert evaluations == [0, 0, 1]
+    train(demanding(), tmp_path, run_options(), observer=lambda *call: pytest.fail("trained again"))
     assert_same_result(tmp_path, uninterrupted)
+    assert newest().numbers["unevaluated"] is None
+
+
+@pytest.mark.parametrize("phase", ["preparation", "statistics"])
+def test_sigterm_before_the_first_step_ends_the_run_at_once(tmp_path, tiny, run_options, monkeypatch, phase):
+    """Also where SIGTERM would be ignored, as by a container's first process."""
+
+    def stop(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("SIGTERM was ignored")
+
+    options = run_options()
+    if phase == "preparation":
+        monkeypatch.setattr(Digits, "_generate_examples", stop)
+        options = run_options(data_dir=str(tmp_path / "tfds"))
+    else:
+        monkeypatch.setattr("keras_resnet.classification.task.dataset_statistics", stop)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(Preempted, match="stopped by SIGTERM; the same command resumes the run"):
+            train(tiny, tmp_path / "run", options)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.glob("tfds/**/*.tfrecord*"))
 
 
 def test_a_finished_run_is_not_trained_again(tiny, run_options, finished):

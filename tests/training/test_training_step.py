@@ -253,7 +253,7 @@ def test_frozen_batch_normalization_is_in_inference_mode():
     whole = tiny_model()
     whole.set_weights(trainer.model.get_weights())
     _, other_loss = reference_gradients(whole, batch)
-    loss = trainer.evaluate(distribution.iterate(dataset([batch])))[0].numpy()[0]
+    loss = trainer.evaluate(distribution.iterate(dataset([batch])), tf.constant(0.0))[0].numpy()[0]
     assert train(trainer, distribution, [batch])[0]["loss"] == pytest.approx(loss, rel=1e-6)
     assert loss / len(batch["labels"]) != pytest.approx(other_loss, rel=1e-3)
 
@@ -290,12 +290,13 @@ def test_evaluation_leaves_padding_out():
     batch = batches()[0]
     weights = np.where(np.arange(16) < 5, 1, 0).astype("float32")  # the second replica has nothing
     iterator = distribution.iterate(dataset([{**batch, "weights": weights}], 2))
-    sums = trainer.evaluate(iterator)[0].numpy()
+    sums, _, stop = trainer.evaluate(iterator, tf.constant(1.0))
+    assert stop.numpy() > 0
     logits = trainer.model(batch["images"][:5], training=False).numpy()
     log_likelihood = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     loss = -log_likelihood[np.arange(5), batch["labels"][:5]].sum()
     correct = (logits.argmax(-1) == batch["labels"][:5]).sum()
-    np.testing.assert_allclose(sums, [loss, correct, 5], rtol=1e-5)
+    np.testing.assert_allclose(sums.numpy(), [loss, correct, 5], rtol=1e-5)
 
 
 def test_overfits_32_images():

@@ -1,0 +1,62 @@
+"""SIGTERM during a run: it ends at once, or, while there are steps to save, at the next checkpoint."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+from keras_resnet.errors import CommandFailed
+
+
+class Preempted(CommandFailed):
+    """The run was stopped by SIGTERM; the same command resumes it."""
+
+    status = 143  # 128 + SIGTERM, as in shells
+    prefix = ""
+
+
+class _Stopped(BaseException):
+    """Raised by the signal handler; not an `Exception`, which libraries could take for an error of theirs."""
+
+
+class Sigterm:
+    """Whether SIGTERM was `received`, and whether it ends the run at once."""
+
+    def __init__(self):
+        self.received = False
+        self._is_deferred = False
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within the block, SIGTERM only sets `received`."""
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+
+    def handle(self, *signal_and_frame: object) -> None:
+        """The signal handler."""
+        self.received = True
+        if not self._is_deferred:
+            raise _Stopped
+
+
+@contextlib.contextmanager
+def catch_sigterm() -> Iterator[Sigterm]:
+    """Handles SIGTERM within the block; only in the main thread.
+
+    Raises:
+        Preempted: SIGTERM was received outside of `deferred`.
+    """
+    sigterm = Sigterm()
+    if threading.current_thread() is not threading.main_thread():
+        yield sigterm
+        return
+    before = signal.signal(signal.SIGTERM, sigterm.handle)
+    try:
+        yield sigterm
+    except _Stopped:
+        raise Preempted("stopped by SIGTERM; the same command resumes the run") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
