@@ -26,9 +26,10 @@ class RunFolder:
         return self.path / ("bad_images.csv" if worker == 0 else f"bad_images.worker{worker}.csv")
 
     def read_recipe(self) -> dict:
-        """The content of recipe.json: the keys of a recipe, "seed" and "precision"; `InputError` if invalid.
+        """The content of recipe.json; `InputError` if it is invalid.
 
-        Files of older versions lack newer keys.
+        Its keys are those of a recipe, "seed", "precision" and "data", the identity of the data. Files of
+        older versions lack newer keys.
         """
         try:
             values = json.loads(self.recipe.read_text(encoding="utf-8"))

@@ -5,12 +5,10 @@ import functools
 
 import keras
 
-from keras_resnet.data import Dataset
 from keras_resnet.errors import InputError
 from keras_resnet.files import sha256
 from keras_resnet.images.preprocessing import Preprocessing
 from keras_resnet.weights import ModelSpec, WeightFile, open_weights
-from keras_resnet.weights.labels import labels
 from keras_resnet.weights.weight_file import HDF5
 
 
@@ -61,20 +59,3 @@ def load_evaluated_model(weights: str, model: str | None = None) -> EvaluatedMod
     if height != width:
         raise InputError(f"images are cropped to squares; the network of {weights} takes {height}x{width}")
     return EvaluatedModel(weights, file, spec)
-
-
-def check_classes(model: EvaluatedModel, dataset: Dataset) -> None:
-    """Raises `InputError` if the classes of weights and dataset differ, or their order."""
-    theirs, ours = model.spec.labels, dataset.class_names
-    if model.spec.classes != dataset.classes:
-        raise InputError(
-            f"{model.weights} has {model.spec.classes} classes, dataset {dataset.name} has {dataset.classes}"
-        )
-    identifiers, names = zip(*labels("imagenet"), strict=True)
-    if not theirs or theirs == ours or {theirs, ours} == {identifiers, names}:
-        return
-    for index, (their, our) in enumerate(zip(theirs, ours, strict=True)):
-        if their != our:
-            raise InputError(
-                f"class {index} is {their!r} in {model.weights}, but {our!r} in dataset {dataset.name}"
-            )

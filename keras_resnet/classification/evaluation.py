@@ -11,7 +11,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_resnet.classification.batches import fits_batches, view_batches
-from keras_resnet.classification.evaluated_model import EvaluatedModel, check_classes
+from keras_resnet.classification.evaluated_model import EvaluatedModel
 from keras_resnet.classification.metrics import Metrics
 from keras_resnet.classification.protocols import (
     Protocol,
@@ -22,6 +22,7 @@ from keras_resnet.classification.protocols import (
 )
 from keras_resnet.data import BadImages, Dataset
 from keras_resnet.data.examples import Shard
+from keras_resnet.data.identity import check_classes
 from keras_resnet.errors import CommandFailed, InputError, require
 from keras_resnet.training.distribution import Distribution
 
@@ -86,7 +87,7 @@ def evaluate(
     require(batch_size is None or batch_size >= 1, "the batch size must be at least 1", batch_size)
     require(max_bad_images >= 0, "max_bad_images must be at least 0", max_bad_images)
     for model in models:
-        check_classes(model, dataset)
+        check_classes(model.weights, model.spec, dataset)
     images = dataset.split(dataset.test_split if split is None else split)
     batch_size = (batch_size or test_protocol.batch_size) if fits_batches(images, test_protocol) else 1
     with distribution.scope():

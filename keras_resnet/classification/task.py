@@ -62,6 +62,7 @@ class ClassificationTask(Task):
     def open(self, data_dir: str | None) -> None:
         recipe = self.recipe
         self._dataset = open_dataset(recipe.dataset, data_dir)
+        self.data_identity = self._dataset.identity
         self._train_split = self._dataset.split(recipe.train_split)
         self._val_split = self._dataset.split(recipe.val_split or self._dataset.test_split)
         self.epoch_steps = steps_per_epoch(self._train_split, recipe.batch_size)

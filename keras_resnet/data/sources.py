@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -151,17 +152,24 @@ class Dataset:
         class_names: in the order of the labels.
         sizes: number of examples by split name.
         load: opens a split from (spec, split name, start, stop); use `split` instead.
+        files: TFDS' full name with its version, or a digest of the relative paths in a folder.
     """
 
     name: str
     class_names: tuple[str, ...]
     sizes: dict[str, int]
     load: Callable[[str, str, int, int], Split] = dataclasses.field(repr=False)
+    files: str = ""
 
     @property
     def classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    @property
+    def identity(self) -> dict:
+        """What a run is bound to, as JSON values; `data_changes` compares two of them."""
+        return {"class_names": list(self.class_names), "split_sizes": self.sizes, "files": self.files}
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -222,14 +230,25 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> Datase
 
 
 def _open_folder(name: str) -> Dataset:
-    class_names, splits = folder.scan(os.path.expanduser(name.removeprefix("folder:")))
+    path = os.path.expanduser(name.removeprefix("folder:"))
+    class_names, splits = folder.scan(path)
 
     def load(spec: str, split: str, start: int, stop: int) -> IndexedSplit:
         files = splits[split]
         skipped = () if start else files.skipped  # once, even if the split is sliced
         return IndexedSplit(spec, files.paths[start:stop], files.labels[start:stop], True, skipped)
 
-    return Dataset(name, class_names, {split: len(files.paths) for split, files in splits.items()}, load)
+    sizes = {split: len(files.paths) for split, files in splits.items()}
+    return Dataset(name, class_names, sizes, load, _digest_of_names(path, splits))
+
+
+def _digest_of_names(root: str, splits: dict[str, folder.Files]) -> str:
+    """A digest of the relative paths of all files, by split and in order."""
+    digest, start = hashlib.sha256(), len(os.fsencode(root))
+    for split, files in sorted(splits.items()):
+        for path in files.paths:
+            digest.update(b"%s/%s\0" % (split.encode(), path[start:].lstrip(b"/")))
+    return f"paths-sha256:{digest.hexdigest()[:16]}"
 
 
 def _open_tfds(name: str, data_dir: str | None) -> Dataset:
@@ -252,6 +271,7 @@ def _open_tfds(name: str, data_dir: str | None) -> Dataset:
         class_names=tuple(cast(Any, builder.info.features)[label_key].names),
         sizes={split: info.num_examples for split, info in builder.info.splits.items()},
         load=_Loader(name, builder, image_key, label_key),
+        files=builder.info.full_name,
     )
 
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data
+from keras_resnet.data.identity import check_classes, data_changes
 from keras_resnet.errors import InputError
 from keras_resnet.weights.spec import ModelSpec
 
@@ -38,14 +40,22 @@ def photo_images(spec: ModelSpec, calibration_images: int) -> Images:
     )
 
 
-def dataset_images(spec: ModelSpec, dataset: str, data_dir: str | None, calibration_images: int) -> Images:
-    """Returns the test split of a dataset, resized and cropped but not normalized."""
+def dataset_images(
+    spec: ModelSpec,
+    dataset: str,
+    data_dir: str | None,
+    calibration_images: int,
+    trained_on: Any = None,
+) -> Images:
+    """Returns the test split of a dataset, resized and cropped but not normalized.
+
+    `trained_on` is the dataset's identity at the training, if it is known.
+    """
     height, width, channels = spec.input_shape
     if height != width:
         raise InputError(f"datasets give square images; the network takes {height}x{width}")
     opened = data.open_dataset(dataset, data_dir)
-    if opened.classes != spec.classes:
-        raise InputError(f"the network has {spec.classes} classes, dataset {dataset} has {opened.classes}")
+    check_classes("the network", spec, opened)
     split = opened.test_split
     preprocessing = spec.preprocessing.for_channels(channels)
 
@@ -56,7 +66,10 @@ def dataset_images(spec: ModelSpec, dataset: str, data_dir: str | None, calibrat
     def batches() -> Iterable[Batch]:
         return data.raw_images(opened.split(split), preprocessing)
 
-    return Images(batches, f"the {split} split of {dataset}", calibration)
+    source = f"the {split} split of {dataset}"
+    if changes := [] if trained_on is None else data_changes(trained_on, opened.identity):
+        source += f", which has changed since the training ({changes[0]})"
+    return Images(batches, source, calibration)
 
 
 def sample_photos(height: int, width: int, channels: int = 3) -> np.ndarray:

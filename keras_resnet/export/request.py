@@ -115,6 +115,7 @@ class ExportRequest:
             name = folder.weights.name
             raise InputError(f"{folder.path} holds no {name}; train first, or give another --workdir")
         recipe, file = folder.read_recipe(), open_weights(folder.weights)
+        trained_on = recipe.pop("data", None)
         spec = file.described
         if spec is None:
             path = folder.weights
@@ -123,14 +124,15 @@ class ExportRequest:
             raise InputError(
                 f"{folder.path}: the recipe is for {recipe['model']}, but the weights are for {spec.model}"
             )
-        images = self._images(spec, self.dataset or recipe["dataset"])
+        dataset = self.dataset or recipe["dataset"]
+        images = self._images(spec, dataset, trained_on if dataset == recipe["dataset"] else None)
         output_dir = Path(self.output_dir or folder.path / "export")
         load = functools.partial(network_for_export, spec, file)
         return Source(spec, load, output_dir, images, recipe)
 
-    def _images(self, spec: ModelSpec, dataset: str | None) -> Images:
+    def _images(self, spec: ModelSpec, dataset: str | None, trained_on: Any = None) -> Images:
         if dataset:
-            return dataset_images(spec, dataset, self.data_dir, self.calibration_images)
+            return dataset_images(spec, dataset, self.data_dir, self.calibration_images, trained_on)
         return photo_images(spec, self.calibration_images)
 
 

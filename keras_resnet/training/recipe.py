@@ -147,7 +147,7 @@ class Recipe:
 
 
 def run_identity(recipe: Recipe, seed: int, precision: str) -> dict:
-    """The content of recipe.json, which stays the same when a run is resumed."""
+    """The content of recipe.json, without "data", which stays the same when a run is resumed."""
     return {**recipe.to_dict(), "seed": seed, "precision": precision}
 
 
@@ -158,6 +158,7 @@ def check_run_folder(folder: RunFolder, recipe: Recipe, seed: int, precision: st
             raise InputError(f"--workdir {folder.path} is a file")
         return
     held = folder.read_recipe()
+    held.pop("data", None)
     others = {key: held.pop(key) for key in ("seed", "precision") if key in held}
     # Files of older versions lack newer keys, which had their default values.
     held = {**type(recipe).from_dict(held).to_dict(), **others}

@@ -7,8 +7,11 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from keras_resnet.data import BadImages
+from keras_resnet.data.identity import data_changes
 from keras_resnet.errors import InputError
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
@@ -21,6 +24,9 @@ from keras_resnet.training.step import Trainer
 from keras_resnet.training.task import Task
 
 _OTHER_RUN = "the checkpoints in {} are of another model or recipe"
+
+# The order of examples and the last bits of a result may depend on them.
+_VERSIONS = {"numpy": np.__version__, "tensorflow": tf.__version__}
 
 
 @dataclasses.dataclass
@@ -93,6 +99,7 @@ def set_up(task: Task, folder: RunFolder, options: RunOptions) -> Run:
     _check_divisible(recipe, options, distribution)
     progress = Progress(folder, task, total_steps, visible=distribution.is_chief)
     checkpoint = _load_checkpoint(folder, recipe, options, progress)
+    _check_data(folder, task, checkpoint)
     bad_images = BadImages()
     if checkpoint:
         bad_images.read(folder.bad_images(distribution.worker))
@@ -112,7 +119,8 @@ def set_up(task: Task, folder: RunFolder, options: RunOptions) -> Run:
     sums = dict.fromkeys((*task.train_metrics, "count"), 0.0)
     run = Run(task, folder, options, distribution, trainer, schedule, progress, bad_images, total_steps, sums)
     if distribution.is_chief and not folder.recipe.exists():
-        folder.write_recipe(run_identity(recipe, options.seed, options.precision))
+        identity = run_identity(recipe, options.seed, options.precision)
+        folder.write_recipe({**identity, "data": task.data_identity})
     if checkpoint:
         _restore(run, checkpoint)
     return run
@@ -130,6 +138,8 @@ def save_checkpoint(run: Run) -> None:
         "history": run.history,
         "unevaluated": run.unevaluated,
         "schedule": run.schedule.state,
+        "data": run.task.data_identity,
+        "versions": _VERSIONS,
     }
     checkpoint = checkpoints.Checkpoint(run.step, {**arrays, **run.task.arrays()}, numbers)
     checkpoints.save(run.folder.checkpoints, checkpoint, run.options.keep)
@@ -181,6 +191,19 @@ def _load_checkpoint(
     return checkpoint
 
 
+def _check_data(folder: RunFolder, task: Task, checkpoint: checkpoints.Checkpoint | None) -> None:
+    """Raises `InputError` if the data have changed since the run was started, saying how."""
+    recipe = folder.read_recipe() if folder.recipe.exists() else {}
+    for held in (recipe.get("data"), checkpoint.numbers.get("data") if checkpoint else None):
+        # Runs of older versions and of other tasks may lack it.
+        if held and task.data_identity and (changes := data_changes(held, task.data_identity)):
+            changed = ", ".join(changes[:4])
+            raise InputError(
+                f"the data of the run in {folder.path} have changed ({changed}); "
+                "restore them, or choose another --workdir"
+            )
+
+
 def _restore(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
     numbers, variables = checkpoint.numbers, run.trainer.named_variables()
     task_arrays = run.task.arrays()
@@ -195,3 +218,10 @@ def _restore(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
     run.sums = dict(zip(run.sums, numbers["sums"], strict=True))
     run.write_history()
     run.progress.say(f"resuming after step {run.step} of {run.total_steps}")
+    written = numbers.get("versions", _VERSIONS)
+    if written != _VERSIONS and not run.is_finished:
+        there, here = (", ".join(map(" ".join, versions.items())) for versions in (written, _VERSIONS))
+        run.progress.say(
+            f"warning: the checkpoint was written with {there}, this is {here}; "
+            "the order of examples, and so the result, may differ from an uninterrupted run's"
+        )

@@ -40,6 +40,7 @@ class Task(abc.ABC):
     curves: tuple[Curve, ...] = ()
     epoch_steps: int  # training steps per epoch; set by `open`
     evaluation_steps: int  # global batches of the evaluation; set by `open`
+    data_identity: dict | None = None  # JSON values that must stay the same in a run; set by `open`
 
     @abc.abstractmethod
     def open(self, data_dir: str | None) -> None:

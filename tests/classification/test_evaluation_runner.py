@@ -12,10 +12,8 @@ from safetensors.numpy import save_file
 from keras_resnet import InputError
 from keras_resnet.classification import PROTOCOLS, evaluate, load_evaluated_model
 from keras_resnet.classification.batches import fits_batches, view_batches
-from keras_resnet.classification.evaluated_model import check_classes
 from keras_resnet.data import BadImages, IndexedSplit, evaluation_batches, open_dataset, sources
 from keras_resnet.data.examples import Shard
-from keras_resnet.data.sources import Dataset
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.weights import open_weights
 
@@ -261,36 +259,6 @@ def test_published_weights_are_seen_as_their_entry_says(tmp_path, monkeypatch):
     network = model.network(any_size=True)
     expected = open_weights(path).tensors()["fc.bias"]
     np.testing.assert_array_equal(network.get_layer("predictions").bias, expected)
-
-
-def named(*names):
-    return Dataset("pets", names, {}, None)
-
-
-@pytest.mark.parametrize(
-    ("labels", "classes", "dataset", "message"),
-    [
-        ((), 3, named("cat", "dog"), r"tiny\.weights\.h5 has 3 classes, dataset pets has 2"),
-        (("dog", "cat"), 2, named("cat", "dog"), r"class 0 is 'dog' in .*, but 'cat' in dataset pets"),
-        (("cat", "cow"), 2, named("cat", "dog"), r"class 1 is 'cow' in .*, but 'dog' in dataset pets"),
-    ],
-)
-def test_weights_for_other_classes_are_refused(weights_of, labels, classes, dataset, message):
-    model = load_evaluated_model(weights_of(tiny_spec(classes, labels=labels)))
-    with pytest.raises(InputError, match=message):
-        check_classes(model, dataset)
-
-
-def test_imagenets_classes_go_by_their_identifiers_or_their_names(weights_of):
-    from keras_resnet.weights.labels import labels
-
-    identifiers, names = zip(*labels("imagenet"), strict=True)
-    model = load_evaluated_model(weights_of(tiny_spec(1000, labels=names)))
-    check_classes(model, named(*identifiers))
-    unnamed = dataclasses.replace(model, spec=dataclasses.replace(model.spec, labels=()))
-    check_classes(unnamed, named(*reversed(identifiers)))
-    with pytest.raises(InputError, match=r"class 0 is 'tench' in .*, but 'n15075141' in dataset pets"):
-        check_classes(model, named(*reversed(identifiers)))
 
 
 def test_an_evaluation_of_nothing(digits, one_device):

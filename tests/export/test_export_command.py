@@ -37,7 +37,7 @@ from keras_resnet.weights import weight_file as pretrained
 
 REPOSITORY = Path(__file__).parents[2]
 FORMATS = ["--formats=onnx,tflite"]  # SavedModel is slow, and is tested elsewhere
-LABELS = [f"digit {index}" for index in range(10)]
+LABELS = [f"{index}" for index in range(10)]
 SPEC = spec_of("cifar_resnet20", SMALL_CIFAR, labels=LABELS)
 SPEC = dataclasses.replace(
     SPEC, preprocessing=dataclasses.replace(SPEC.preprocessing, resize=36, interpolation="bicubic")
@@ -67,6 +67,7 @@ def workdir(weights, tmp_path):
     folder.mkdir()
     (folder / "model.weights.h5").write_bytes(weights.read_bytes())
     recipe = {"model": "cifar_resnet20", "dataset": "toy", "augmentation": "scale_crop_flip", "epochs": 3}
+    recipe["data"] = {"class_names": LABELS}
     (folder / "recipe.json").write_text(json.dumps(recipe))
     return folder
 
@@ -76,8 +77,8 @@ def toy_dataset(monkeypatch):
     images = sample_photos(32, 32)
     asked = []
 
-    def dataset_images(spec, dataset, data_dir, calibration_images):
-        asked.append((dataset, data_dir))
+    def dataset_images(spec, dataset, data_dir, calibration_images, trained_on):
+        asked.append((dataset, data_dir, trained_on))
         return image_sources.Images(
             lambda: [(images, np.arange(8))], f"the test split of {dataset}", lambda: [images] * 8
         )
@@ -135,7 +136,7 @@ def test_how_much_top1_may_fall(monkeypatch):
 
 def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
     assert pipeline.export_workdir(workdir, "tflite,onnx", data_dir="data") is True
-    assert toy_dataset == [("toy", "data")]
+    assert toy_dataset == [("toy", "data", {"class_names": LABELS})]
     output = workdir / "export"
     parity = json.loads((output / "parity.json").read_text())
     assert list(parity["formats"]) == ["tflite", "onnx"]
@@ -146,7 +147,7 @@ def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
     for expected in (
         "cifar_resnet20",
         "| epochs | 3 |",
-        "9 digit 9",
+        "9 9",
         "Resize the shorter side of each image to 36 pixels (bicubic)",
         "Image.Resampling.BICUBIC",
         "Apache-2.0",
@@ -156,6 +157,7 @@ def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
         f"{parity['formats']['tflite']['bytes']:,}",
     ):
         assert expected in re.sub(" +", " ", card)  # tables are padded
+    assert "class_names" not in card
 
     # The card's code runs.
     from PIL import Image
@@ -497,6 +499,21 @@ def test_images_of_datasets_are_preprocessed_as_the_weights_describe():
     bilinear = Preprocessing(32, 36, "bilinear", identity)(pixels)
     assert np.abs(seen[:20] - bilinear).mean() > 2
     assert sum(map(len, images.calibration())) == 64
+
+
+def test_the_order_of_the_classes_must_be_that_of_the_dataset():
+    swapped = dataclasses.replace(SPEC, labels=("1", "0", *LABELS[2:]))
+    with pytest.raises(InputError, match="class 0 is '1' in the network, but '0' in dataset digits"):
+        image_sources.dataset_images(swapped, "digits", None, 64)
+
+
+def test_images_of_a_dataset_that_has_changed_since_the_training_say_so():
+    now = open_dataset("digits").identity
+    assert image_sources.dataset_images(SPEC, "digits", None, 64, now).source == "the test split of digits"
+    before = {**now, "split_sizes": {**now["split_sizes"], "test": 3}}
+    images = image_sources.dataset_images(SPEC, "digits", None, 64, before)
+    changed = "which has changed since the training (test has 3 images there, 355 now)"
+    assert images.source == f"the test split of digits, {changed}"
 
 
 @pytest.mark.parametrize("model", ["resnet50_v2", pytest.param("resnet152_v2", marks=pytest.mark.slow)])

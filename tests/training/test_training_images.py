@@ -1,7 +1,10 @@
 """Runs on folders: images that cannot be decoded, and sizes that grow with the epochs."""
 
 import csv
+import dataclasses
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from helpers.data_helpers import write_image
 
 from keras_resnet import InputError
 from keras_resnet.classification import ClassificationTask, train
+from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
 from keras_resnet.weights import read_spec
 
@@ -57,7 +61,8 @@ def test_images_that_cannot_be_used_are_listed_at_every_checkpoint(
     save, killed = checkpoints.save, tmp_path / "killed"
 
     def save_and_be_killed(folder, checkpoint, keep):
-        save(folder, checkpoint, keep)
+        other = {**checkpoint.numbers, "versions": {"numpy": "1.0", "tensorflow": "2.0"}}
+        save(folder, dataclasses.replace(checkpoint, numbers=other), keep)
         shutil.copytree(tmp_path / "run", killed)
         raise KeyboardInterrupt
 
@@ -71,6 +76,7 @@ def test_images_that_cannot_be_used_are_listed_at_every_checkpoint(
     messages = capsys.readouterr().err
     assert f"{len(SPOILT)} images cannot be used: see" in messages
     assert "resuming after step 2 of 4" in messages
+    assert "warning: the checkpoint was written with numpy 1.0, tensorflow 2.0, this is numpy" in messages
     # 8 of the 9 files in val/ are images.
     assert last["val_top1"] * 8 == pytest.approx(round(last["val_top1"] * 8))
 
@@ -96,6 +102,43 @@ def test_an_epoch_is_kept_if_no_validation_image_can_be_decoded(tmp_path, recipe
     last = train(recipe, tmp_path / "run", run_options(), observer=lambda *call: pytest.fail("trained again"))
     assert last["step"] == 3
     assert last["images_per_second"] > 0
+
+
+def test_a_run_is_bound_to_its_data(tmp_path, recipe, run_options, photos):
+    """Also a finished one, and one without recipe.json; files of older versions do not know their data."""
+    recipe = recipe.replace(dataset=f"folder:{photos}", normalization="imagenet", image_size=16, epochs=1)
+    folder = RunFolder(tmp_path / "run")
+
+    def again():
+        return train(recipe, folder.path, run_options(), observer=lambda *call: pytest.fail("trained again"))
+
+    def rename(old, new):
+        for split in ("train", "val"):
+            (photos / split / old).rename(photos / split / new)
+
+    last = train(recipe, folder.path, run_options())
+    weights = folder.weights.read_bytes()
+    more = shutil.copy(photos / "train/cat/0.png", photos / "train/cat/more.png")
+    with pytest.raises(InputError, match=r"have changed \(train has 24 images there, 25 now\); restore them"):
+        again()
+    Path(more).unlink()
+    rename("cat", "kitten")
+    with pytest.raises(InputError, match="renamed classes: 'cat' there, 'kitten' now"):
+        again()
+    known = folder.recipe.read_text()
+    folder.recipe.unlink()
+    with pytest.raises(InputError, match="renamed classes: 'cat' there, 'kitten' now"):
+        again()
+    assert folder.weights.read_bytes() == weights
+    rename("kitten", "cat")
+    unknown = {key: value for key, value in json.loads(known).items() if key != "data"}
+    folder.recipe.write_text(json.dumps(unknown))
+    (path,) = checkpoints.list_checkpoints(folder.checkpoints)
+    checkpoint = checkpoints.load(path)
+    for key in ("data", "versions", "unevaluated"):
+        del checkpoint.numbers[key]
+    checkpoints.save(folder.checkpoints, checkpoint, keep=1)
+    assert again() == last
 
 
 @pytest.mark.slow
