@@ -126,7 +126,10 @@ class StreamedSplit:
 
     def decode_error(self, index: int, record: bytes) -> tuple[str, str | None]:
         """The name of a record, and why it cannot be decoded, or None if it can."""
-        encoded = cast(Any, self.fetch(tf.constant(record))[0].numpy())
+        try:
+            encoded = cast(Any, self.fetch(tf.constant(record))[0].numpy())
+        except tf.errors.InvalidArgumentError:
+            return f"record {index}", "without a valid label"
         return f"record {index}", decode_error(encoded)
 
 
@@ -340,13 +343,22 @@ class _Loader:
         if self.builder.info.dataset_size > INDEXED_BYTES:
             opened = self._streamed(spec, split, start, stop)
             first = next(tf.data.TFRecordDataset(opened.shards[0][0]).take(1).as_numpy_iterator())
-            label = int(opened.parse(tf.constant(first))[1])
+            try:
+                opened.parse(tf.constant(first))
+                labeled = True
+            except tf.errors.InvalidArgumentError:
+                labeled = False
         else:
             images, classes = self._arrays(split)
-            opened, label = IndexedSplit(spec, images[start:stop], classes[start:stop]), classes.min()
-        if label < 0:
+            opened = IndexedSplit(spec, images[start:stop], classes[start:stop])
+            labeled = classes.min() >= 0 and classes.max() < self._classes
+        if not labeled:
             raise InputError(f"the split {split!r} of {self.name} has no labels; use another split")
         return opened
+
+    @property
+    def _classes(self) -> int:
+        return self.builder.info.features[self.label_key].num_classes
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 (a loader lives as long as its dataset)
     def _arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -377,7 +389,11 @@ class _Loader:
             example = info.features.deserialize_example(
                 record, decoders={self.image_key: tfds.decode.SkipDecoding()}
             )
-            return example[self.image_key], example[self.label_key]
+            label = example[self.label_key]
+            # The first record is checked when the split is opened; later ones are listed as bad images.
+            valid = tf.debugging.Assert((label >= 0) & (label < self._classes), [label])
+            with tf.control_dependencies([valid]):
+                return example[self.image_key], tf.identity(label)
 
         shards = tuple((str(file.filename), file.skip, file.take) for file in files)
         return StreamedSplit(spec, shards, parse)

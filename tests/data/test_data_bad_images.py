@@ -198,6 +198,20 @@ def test_records_are_named_by_their_number(imagenet_dir, monkeypatch):
         assert {reason for _, _, reason in bad.rows()} <= {"empty", "truncated", "damaged"}
 
 
+def test_records_without_a_valid_label(imagenet_dir, streamed, monkeypatch):
+    """Streamed ones are listed, of which only the first is looked at when the split is opened."""
+    monkeypatch.setattr(sources._Loader, "_classes", 50)  # of 53
+    bad, transform = BadImages(), Transform.create(16, SOME, "inception")
+    split = streamed.split("train")
+    (batch,) = training_batches(split, transform, global_batch=53, seed=0, epoch=0, bad=bad)
+    assert batch["weights"].numpy().sum() == 50
+    assert [reason for _, _, reason in bad.rows()] == ["without a valid label"] * 3
+    monkeypatch.undo()
+    monkeypatch.setattr(sources._Loader, "_classes", 50)
+    with pytest.raises(InputError, match="'train' of imagenet2012 has no labels"):
+        open_dataset("imagenet2012", imagenet_dir).split("train")
+
+
 def test_check_finds_what_training_would(dirty, capsys):
     root, bad_train, bad_val = dirty
     assert_lists(find_unusable(open_dataset(f"folder:{root}"))[0], bad_train | bad_val)
