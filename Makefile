@@ -6,7 +6,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 DEMO := runs/digits-cifar_resnet20
 
-.PHONY: demo test test-slow test-torch lint format readme clean
+.PHONY: demo test test-slow test-torch test-kill lint format readme clean
 
 demo: $(VENV)/installed  ## Train on the embedded digits, export, verify, show a table.
 	$(BIN)/python train_main.py --recipe=digits --workdir=$(DEMO) --export=saved_model,tflite,onnx
@@ -19,6 +19,10 @@ test-slow: $(VENV)/installed $(VENV)/browser  ## Kills, several processes, big e
 
 test-torch: $(VENV)/torch-installed  ## Against torchvision's and timm's own networks, and Keras on torch.
 	$(BIN)/python -m pytest -m "torch" $(ARGS)
+
+# Not part of .ci/run: it takes about 20 minutes.
+test-kill: $(VENV)/installed  ## 100 SIGKILLs and 20 SIGTERMs, each followed by the same command again.
+	PYTHONPATH=tests $(BIN)/python -m kill --output=docs/results/kill/README.md $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
