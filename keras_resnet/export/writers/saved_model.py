@@ -122,7 +122,7 @@ def _signatures(
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
     def outputs(images):
-        # Convolutions refuse zero images: a blank one takes their place, and its results are left out.
+        # oneDNN refuses zero images: a blank one takes their place, and its results are left out.
         count, sides = tf.shape(images)[:1], tf.shape(images)[1:]
         blank = tf.zeros(tf.concat([tf.cast(count == 0, tf.int32), sides], 0))
         results = compute(graph, tf.concat([images, blank], 0), weights, precision)
