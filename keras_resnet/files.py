@@ -4,12 +4,20 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keras_resnet.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_TEMPORARY = re.compile(r"\..+\.tmp-[0-9a-f]{8}(\.\w+)*")
 
 
 @contextlib.contextmanager
@@ -23,19 +31,11 @@ def atomic_path(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with _temporary(path, suffix) as temporary:
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp's files are private
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        _sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -56,6 +56,8 @@ def replacing(path: str | Path, is_ours: Callable[[Path], bool]) -> Iterator[Pat
         yield hidden / path.name
         if os.path.lexists(path) and not is_ours(path):
             raise InputError(f"another program has written {path} in the meantime; start again")
+        for written in (*(hidden / path.name).rglob("*"), hidden / path.name):
+            _sync(written)
         old = hidden / "replaced"
         if path.is_dir() and not path.is_symlink():
             path.rename(old)  # a folder cannot be renamed to one that has entries
@@ -65,6 +67,7 @@ def replacing(path: str | Path, is_ours: Callable[[Path], bool]) -> Iterator[Pat
             if old.exists():
                 old.rename(path)
             raise
+        _sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -74,13 +77,80 @@ def hidden_folder(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the folder cannot be created.
     """
-    with os_errors_as_input_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with contextlib.ExitStack() as stack:
+        with os_errors_as_input_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            hidden = stack.enter_context(_temporary(path, is_folder=True))
         yield hidden
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the list of the entries of a folder, is on the disk."""
+    try:
+        descriptor = _open(path)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        if not path.is_dir():  # not every file system, and no Windows, can sync a folder
+            raise
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, suffix: str = "", is_folder: bool = False) -> Iterator[Path]:
+    """Creates a hidden file or folder beside `path`, and removes it and those that killed processes left.
+
+    It is locked while the process lives, so that others can tell whether they may remove it.
+    """
+    _remove_leftovers(path.parent)
+    while True:
+        temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}{suffix}")
+        temporary.mkdir() if is_folder else temporary.touch(exist_ok=False)
+        # A shared lock, because HDF5 locks files that it reads.
+        with _locked(temporary, exclusive=False):
+            if not temporary.exists():  # removed by another process before it was locked
+                continue
+            try:
+                return (yield temporary)
+            finally:
+                _remove(temporary)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(".*.tmp-*"):
+        if _TEMPORARY.fullmatch(path.name):
+            with contextlib.suppress(OSError), _locked(path, exclusive=True) as is_locked:
+                if is_locked:
+                    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, exclusive: bool) -> Iterator[bool]:
+    """Locks a file or folder without waiting for another's lock if `exclusive`; yields whether it could."""
+    descriptor, is_held = None, False
+    try:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # e.g. a file system without locks
+                descriptor = _open(path)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
+                is_held = True
+        yield is_held
     finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def check_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
