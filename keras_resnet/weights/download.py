@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import os
 import re
+import stat
 import sys
 import time
 import urllib.error
@@ -12,6 +13,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from tqdm import tqdm
 
@@ -21,6 +23,9 @@ MAX_BYTES = 2**31  # six times the largest published file
 TRIES = 5
 WAIT = 1.0  # seconds before the first retry; doubled for each further one
 TIMEOUT = 30.0  # seconds without data
+MAX_SECONDS = 7200.0  # of one download, with its retries
+
+_SHARED_CACHE = Path("/tmp/.keras/models")  # where the home cannot be written; as in Keras
 
 
 def fetch(url: str, digest: str, cache_dir: str | os.PathLike | None = None) -> Path:
@@ -38,6 +43,8 @@ def fetch(url: str, digest: str, cache_dir: str | os.PathLike | None = None) -> 
     algorithm, expected = parsed.groups()
     _check_address(url)
     folder = cache_folder() if cache_dir is None else Path(cache_dir)
+    if folder == _SHARED_CACHE:
+        _check_owner(folder)
     name = PurePosixPath(urllib.parse.urlsplit(url).path)
     tag = expected[:8]  # as in the names of PyTorch Hub
     path = folder / (name.name if tag in name.name else f"{name.stem}-{tag}{name.suffix}")
@@ -63,8 +70,28 @@ def cache_folder() -> Path:
     base = os.environ.get("KERAS_HOME")
     if base is None:
         home = os.path.expanduser("~")
-        base = os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")
+        if not os.access(home, os.W_OK):
+            return _SHARED_CACHE
+        base = os.path.join(home, ".keras")
     return Path(base) / "models"
+
+
+def _check_owner(folder: Path) -> None:
+    """Refuses a cache that another user has prepared in the temporary folder."""
+    for each in (folder.parent, folder):
+        with contextlib.suppress(FileNotFoundError):
+            status = each.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.getuid()):
+                raise InputError(f"{each} belongs to another user; set KERAS_HOME, or pass weights=PATH")
+
+
+def _open_to_append(path: Path) -> BinaryIO:
+    """Opens or creates a file in the cache; raises `OSError` for a link, which could lead to any file."""
+
+    def without_links(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    return open(path, "ab", opener=without_links)
 
 
 def _hash(path: Path, algorithm: str) -> str:
@@ -81,8 +108,9 @@ def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The system releases the lock if the process is killed, and the next one resumes the download.
     # The lock file is never deleted: otherwise two processes could lock different files of that name.
-    with open(path.with_name(f".{path.name}.lock"), "ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _open_to_append(path.with_name(f".{path.name}.lock")) as lock:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -110,11 +138,12 @@ class _Broken(Exception):
 
 def _receive_all(url: str, part: Path, path: Path) -> None:
     """Downloads the rest of a file, retrying if the connection breaks."""
+    deadline = time.monotonic() + MAX_SECONDS
     hidden = None if sys.stderr is not None else True  # None: hidden unless in a terminal
     with tqdm(desc=path.name, unit="B", unit_scale=True, dynamic_ncols=True, disable=hidden) as progress:
         for attempt in range(TRIES):
             try:
-                return _receive(url, part, progress)
+                return _receive(url, part, progress, deadline)
             except _Broken as error:
                 reason, again = error.args
                 # If the first connection cannot be made, there is no network: do not retry.
@@ -126,14 +155,14 @@ def _receive_all(url: str, part: Path, path: Path) -> None:
             time.sleep(WAIT * 2**attempt)
 
 
-def _receive(url: str, part: Path, progress: tqdm) -> None:
+def _receive(url: str, part: Path, progress: tqdm, deadline: float) -> None:
     """Downloads the rest of a file over one connection; raises `_Broken` if the connection fails."""
     start = part.stat().st_size if part.exists() else 0
     response, offset = _open(url, start)
     with response:
         length = response.headers.get("Content-Length", "")
         end = offset + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
-        with open(part, "ab") as file:
+        with _open_to_append(part) as file:
             file.truncate(offset)
             progress.reset(total=end)
             progress.initial = progress.n = offset
@@ -141,6 +170,11 @@ def _receive(url: str, part: Path, progress: tqdm) -> None:
                 if max(offset, end or 0) > MAX_BYTES:
                     part.unlink()
                     raise InputError(f"{url} is too large for a weight file: over {MAX_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise InputError(
+                        f"{url} took over {MAX_SECONDS:.0f} seconds; the next call resumes the download, "
+                        f"or put the file in {part.parent} by hand"
+                    )
                 try:
                     # Returns what has arrived, so that a broken connection loses nothing.
                     chunk = response.read1(2**20)

@@ -367,6 +367,48 @@ def test_a_cached_file_in_a_read_only_folder(server, cache, monkeypatch):
     assert fetch(server.url, SHA, cache) == path
 
 
+def test_a_link_in_the_place_of_a_partial_download_is_not_followed(server, cache, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"keys")
+    cache.mkdir()
+    (cache / f"{name_of(SHA)}.part").symlink_to(precious)
+    assert f"cannot store {name_of(SHA)} in {cache}: {os.strerror(errno.ELOOP)}" in refusal(
+        server.url, SHA, cache
+    )
+    assert precious.read_bytes() == b"keys"
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_shared_cache_of_another_user_is_refused(server, monkeypatch, tmp_path, mine):
+    """In /tmp another user could have made it, with links to any place, and could change it at any time."""
+    shared = tmp_path / ".keras" / "models"
+    shared.mkdir(parents=True)
+    monkeypatch.setattr(download, "_SHARED_CACHE", shared)
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for folder in (shared, shared.parent):
+        os.chown(folder, 12345, -1)
+        monkeypatch.setattr(os, "getuid", lambda: 12345 if mine else 54321)
+    if mine:
+        assert fetch(server.url, SHA) == shared / name_of(SHA)
+    else:
+        assert refusal(server.url, SHA).startswith(f"{shared.parent} belongs to another user; set KERAS_HOME")
+        assert server.asked == []
+
+
+def test_the_total_time_is_limited(server, cache, monkeypatch):
+    monkeypatch.setattr(download, "MAX_SECONDS", -1.0)
+    assert "took over" in refusal(server.url, SHA, cache)
+
+
+def test_a_file_system_without_locks(server, cache, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    assert fetch(server.url, SHA, cache).read_bytes() == CONTENT
+
+
 def test_threads_download_a_file_once(server, cache):
     server.slow = threading.Event()
     results = []
