@@ -1,5 +1,6 @@
 """Checkpoints: HDF5 files of named arrays and a few numbers, written atomically, with a digest."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -13,6 +14,17 @@ import numpy as np
 
 from keras_resnet.errors import InputError
 from keras_resnet.files import atomic_path
+from keras_resnet.weights.conversion import Budget
+from keras_resnet.weights.hdf5 import (
+    CannotReadNow,
+    check_weight,
+    open_hdf5,
+    read_dataset,
+    read_text,
+    refuse_damage,
+)
+
+_BROKEN = ".broken"  # ending of a broken file that was set aside
 
 
 class BrokenCheckpoint(Exception):
@@ -34,7 +46,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Writes a checkpoint, reads it back, and then deletes all but the newest `keep`.
+    """Writes a checkpoint, reads it back, and then deletes all older ones but the newest `keep`.
 
     If it cannot be written (`OSError`) or read back (`BrokenCheckpoint`), existing checkpoints are kept.
     """
@@ -49,43 +61,62 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.getbuffer())
         load(temporary)
-    for old in list_checkpoints(folder)[:-keep]:
-        old.unlink()
+    # A later one is broken, or this run would have resumed from it.
+    older = [old for old in list_checkpoints(folder) if old <= path]
+    for old in (*older[:-keep], *folder.glob(f"step-*.h5{_BROKEN}")):
+        old.unlink(missing_ok=True)
     return path
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads and checks a checkpoint; `BrokenCheckpoint` if it is truncated or damaged."""
-    arrays = {}
+    """Reads and checks a checkpoint; `BrokenCheckpoint` if it is truncated or damaged.
 
-    def take(name, item):
+    If the system cannot read it now, for example because another process has locked it, `InputError`.
+    """
+    arrays, budget = {}, Budget(path)
+
+    def take(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
-            arrays[name] = item[...]
+            budget.take(name, item.shape)
+            arrays[name] = read_dataset(check_weight(item, name, path, kinds="biuf"))
 
     try:
-        with h5py.File(path, "r") as file:
+        with refuse_damage(path), open_hdf5(path) as file:
             file.visititems(take)
             attributes: Any = file.attrs
-            checkpoint = Checkpoint(int(attributes["step"]), arrays, json.loads(attributes["numbers"]))
-            written = attributes["sha256"]
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-        raise BrokenCheckpoint(f"{path} cannot be read ({error})") from None
+            if attributes.get_id("step").shape != ():
+                raise ValueError("the step is not a number")
+            numbers = json.loads(str(read_text(file, "numbers")))
+            checkpoint = Checkpoint(int(attributes["step"]), arrays, numbers)
+            written = read_text(file, "sha256")
+    except CannotReadNow:
+        raise
+    except InputError as error:
+        raise BrokenCheckpoint(str(error)) from None
     if _digest(checkpoint) != written:
         raise BrokenCheckpoint(f"{path} is damaged: its content does not match its digest")
     return checkpoint
 
 
-def load_newest(folder: Path, report: Callable[[str], object]) -> Checkpoint | None:
+def load_newest(folder: Path, report: Callable[[str], object], set_aside: bool = True) -> Checkpoint | None:
     """Loads the newest intact checkpoint; None if the folder has none or does not exist.
 
-    `report` is called with one line per broken file. `InputError` if all checkpoints are broken.
+    `report` is called with one line per broken file; with `set_aside` the file is then renamed, so that it
+    does not count as one of those to keep. `InputError` if all checkpoints are broken, or if one cannot be
+    read now.
     """
-    paths = list_checkpoints(folder)
+    paths, broken = list_checkpoints(folder), []
     for path in reversed(paths):
         try:
-            return load(path)
+            checkpoint = load(path)
         except BrokenCheckpoint as error:
             report(f"warning: {error}; using the previous one")
+            broken.append(path)
+            continue
+        for each in broken if set_aside else ():
+            with contextlib.suppress(OSError):
+                each.rename(f"{each}{_BROKEN}")
+        return checkpoint
     if paths:
         raise InputError(f"every checkpoint in {folder} is broken; delete the folder to start again")
     return None

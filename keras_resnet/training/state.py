@@ -98,7 +98,7 @@ def set_up(task: Task, folder: RunFolder, options: RunOptions) -> Run:
     total_steps = recipe.steps or max(1, round(recipe.epochs * task.epoch_steps))
     _check_divisible(recipe, options, distribution)
     progress = Progress(folder, task, total_steps, visible=distribution.is_chief)
-    checkpoint = _load_checkpoint(folder, recipe, options, progress)
+    checkpoint = _load_checkpoint(folder, recipe, options, progress, distribution.is_chief)
     _check_data(folder, task, checkpoint)
     bad_images = BadImages()
     if checkpoint:
@@ -175,10 +175,10 @@ def _identity(recipe: Recipe, options: RunOptions) -> dict:
 
 
 def _load_checkpoint(
-    folder: RunFolder, recipe: Recipe, options: RunOptions, progress: Progress
+    folder: RunFolder, recipe: Recipe, options: RunOptions, progress: Progress, is_chief: bool
 ) -> checkpoints.Checkpoint | None:
     """The newest checkpoint; None if there is none, `InputError` if it belongs to another run."""
-    checkpoint = checkpoints.load_newest(folder.checkpoints, progress.say)
+    checkpoint = checkpoints.load_newest(folder.checkpoints, progress.say, set_aside=is_chief)
     if checkpoint is None:
         return None
     wanted = _identity(recipe, options)

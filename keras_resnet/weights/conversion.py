@@ -74,16 +74,17 @@ def convolutions(config: ResNetConfig) -> Iterator[tuple[str, int | None, int, i
 
 
 class Budget:
-    """Limits the elements of a file's tensors before they are read."""
+    """Limits the number and the elements of a file's tensors, by its size, before they are read."""
 
     def __init__(self, path: str | os.PathLike):
-        self.path, self.left = path, MAX_ELEMENTS
+        self.path, self.left = path, min(MAX_ELEMENTS, os.stat(path).st_size)
 
     def take(self, name: str, shape: Iterable[int]) -> None:
         """Subtracts a tensor; raises `InputError` if the file has too many elements."""
-        self.left -= math.prod(map(int, shape))  # Python integers do not overflow
+        # Python integers do not overflow. A name and a shape take more than 32 bytes in every format.
+        self.left -= math.prod(map(int, shape)) + 32
         if self.left < 0:
-            raise InputError(f"{self.path} is too large: over {MAX_ELEMENTS} elements at {one_line(name)}")
+            raise InputError(f"{self.path} holds tensors that are too large for it, at {one_line(name)}")
 
 
 def count_classes(tensors: Tensors) -> int | None:

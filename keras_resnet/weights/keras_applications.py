@@ -1,5 +1,6 @@
 """Reads HDF5 files of keras.applications' ResNets in the layouts of Keras 1 to 3."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from keras_resnet.weights.hdf5 import check_weight, hard_member, layer_groups, r
 
 _TOP_ALIASES = ("probs", "fc1000")  # the classifier in older files
 _EPSILON_EXCESS = 1e-8  # their epsilon, 1.001e-5, minus ours, 1e-5
+_DEEPEST_NAME = 16  # groups between a layer and its variable
+_MOST_STRINGS = 100
 
 
 def applications_names(config: ResNetConfig) -> Table:
@@ -72,7 +75,7 @@ def is_applications(file: h5py.File, path: Path, config: ResNetConfig | None) ->
 def read_applications(file: h5py.File, path: Path) -> Tensors:
     """Reads all tensors of an open file by "layer/variable"; the classifier is "predictions"."""
     tensors, budget = {}, Budget(path)
-    pairs = _new_layout(file, path) if "layers" in file else _old_layout(file, path)
+    pairs = _new_layout(file, path) if "layers" in file else _old_layout(file, path, budget)
     for name, dataset in pairs:
         if name in tensors:
             raise InputError(f"{path} has {one_line(name)} twice")
@@ -93,16 +96,17 @@ def _new_layout(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset
             yield f"{layer}/{attribute}", dataset
 
 
-def _old_layout(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
+def _old_layout(file: h5py.File, path: Path, budget: Budget) -> Iterator[tuple[str, h5py.Dataset]]:
     """Keras 1 and 2: one group per layer, whose attribute lists the variables' names."""
     root = hard_member(file, "model_weights", path) if "model_weights" in file else file
     for layer in map(str, root) if isinstance(root, h5py.Group) else ():
         group = hard_member(root, layer, path)
         if not isinstance(group, h5py.Group):
             continue
+        budget.take(layer, (len(group.attrs),))  # all layers may be links to one group
         for name in _names(group):
-            dataset = group
-            for part in filter(None, name.split("/")):  # each link on the way is checked
+            dataset, parts = group, [part for part in name.split("/") if part]
+            for part in parts if len(parts) <= _DEEPEST_NAME else ():  # each link on the way is checked
                 dataset = hard_member(dataset, part, path)
             yield f"{layer}/{name.split('/')[-1].removesuffix(':0')}", check_weight(dataset, layer, path)
 
@@ -113,8 +117,17 @@ def _names(group: h5py.Group) -> list[str]:
     if keys[0] not in group.attrs:
         keys = [key for key in group.attrs if key.startswith("weight_names") and key[12:].isdigit()]
         keys.sort(key=lambda key: int(key[12:]))
-    values = [value for key in keys for value in np.asarray(group.attrs[key])]
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+    names = []
+    for key in keys:
+        attribute = group.attrs.get_id(key)
+        if not math.prod(attribute.shape or (0,)):
+            continue  # Keras writes an empty list as numbers
+        text = h5py.check_string_dtype(attribute.dtype)
+        # Strings of variable length may all be one large string, or more.
+        if attribute.dtype.kind != "S" and (text is None or math.prod(attribute.shape) > _MOST_STRINGS):
+            raise ValueError(f"{key} is not a list of names")
+        names += np.asarray(group.attrs[key]).ravel().tolist()
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
 def _rename_top(tensors: Tensors) -> None:

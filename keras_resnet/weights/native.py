@@ -1,7 +1,9 @@
 """Reads and writes native weight files: Keras' `.weights.h5` with a `ModelSpec`."""
 
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -9,10 +11,17 @@ import keras
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.files import atomic_path
 from keras_resnet.weights.conversion import HEAD, adapt_stem, differs_only, own_layers, spell_shape, stem_of
-from keras_resnet.weights.hdf5 import layer_groups, open_hdf5, read_dataset, refuse_damage
+from keras_resnet.weights.hdf5 import layer_groups, open_hdf5, read_dataset, read_text, refuse_damage
 from keras_resnet.weights.spec import ModelSpec
 
 _SPEC = "keras_resnet"
+
+
+class _Memory(io.BytesIO):
+    """A file in memory with a name that Keras accepts."""
+
+    def __str__(self) -> str:
+        return "memory.weights.h5"
 
 
 def save_weights(model: keras.Model, path: str | os.PathLike, spec: ModelSpec | None = None) -> Path:
@@ -21,16 +30,14 @@ def save_weights(model: keras.Model, path: str | os.PathLike, spec: ModelSpec | 
     `path` must end with `.weights.h5`. `spec` is stored as an attribute of the file. Equal weights give equal
     bytes. Raises `OSError` if the file cannot be written; an existing one is unchanged.
     """
+    # On a full disk the HDF5 library crashes, while Python's files raise OSError.
+    content: Any = _Memory()
+    model.save_weights(content)
+    if spec is not None:
+        with h5py.File(content, "r+") as file:
+            file.attrs[_SPEC] = spec.to_json()
     with atomic_path(path, suffix=".weights.h5") as temporary:
-        # HDF5 crashes if the disk is full; reserving the space first raises OSError instead.
-        size = 4 * model.count_params() + 4096 * len(model.layers)
-        with open(temporary, "rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-        temporary.unlink()  # Keras asks before overwriting a file
-        model.save_weights(temporary)
-        if spec is not None:
-            with h5py.File(temporary, "r+") as file:
-                file.attrs[_SPEC] = spec.to_json()
+        temporary.write_bytes(content.getbuffer())
     return Path(path)
 
 
@@ -42,8 +49,8 @@ def read_spec(path: str | os.PathLike) -> ModelSpec | None:
 
 def described(file: h5py.File) -> ModelSpec | None:
     """Returns the description in an open weight file, or None if it has none."""
-    text = file.attrs.get(_SPEC)
-    return None if text is None else ModelSpec.from_json(text)
+    text = read_text(file, _SPEC)
+    return None if text is None else ModelSpec.from_json(text, file.id.get_filesize())
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike, *, transfer: bool = False) -> None:

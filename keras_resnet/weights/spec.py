@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ from keras_resnet.errors import InputError, one_line
 from keras_resnet.images.preprocessing import Normalization, Preprocessing, usual_resize
 from keras_resnet.models.config import ResNetConfig, get_config
 from keras_resnet.models.resnet import build_network
+from keras_resnet.weights.conversion import MAX_ELEMENTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,20 +79,25 @@ class ModelSpec:
         return json.dumps({**fields, **preprocessing}, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> "ModelSpec":
-        """Parses the output of `to_json`; raises `InputError` for anything else."""
+    def from_json(cls, text: str, file_size: float = math.inf) -> "ModelSpec":
+        """Parses the output of `to_json`; raises `InputError` for anything else.
+
+        A network whose weights would take more than the `file_size` bytes of its file is refused, too.
+        """
         try:
             fields = json.loads(text)
             model, overrides, classes = fields["model"], dict(fields["overrides"]), int(fields["classes"])
             height, width, channels = (int(size) for size in fields["input_shape"])
             config = get_config(model, **overrides)
-            _check_proportions(config, classes)
+            _check_proportions(config, (height, width, channels), classes, file_size)
             # Older files have no resize and no interpolation.
             resize = fields.get("resize", _usual_resize(config, height))
             interpolation = fields.get("interpolation", "bilinear")
             normalization = Normalization(**fields["normalization"])
             preprocessing = Preprocessing(height, resize, interpolation, normalization)
             labels = tuple(map(str, fields["labels"]))
+            if labels and len(labels) != classes:
+                raise ValueError(f"{len(labels)} labels for {classes} classes")
             return cls(model, overrides, classes, (height, width, channels), preprocessing, labels)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"the description in the weight file is invalid: {one_line(error)}") from None
@@ -106,11 +113,35 @@ def check_architecture(source: object, model: str, theirs: ResNetConfig, ours: R
             )
 
 
-def _check_proportions(config: ResNetConfig, classes: int) -> None:
-    """Limits the memory that the description in a file can request."""
-    sizes = (*config.stage_filters, *config.stage_depths, config.width_per_group)
-    if not 1 <= classes <= 2**20 or max(sizes) > 2**12 or config.groups > 2**10:
-        raise ValueError("the network is unreasonably large")
+def _check_proportions(
+    config: ResNetConfig, input_shape: tuple[int, int, int], classes: int, file_size: float
+) -> None:
+    """Limits the memory and the time that the description in a file can request."""
+    limits = (2**12, 2**12, 2**10, 2**20)
+    if any(not 1 <= size <= limit for size, limit in zip((*input_shape, classes), limits, strict=True)):
+        raise ValueError(f"an input of {input_shape} or {classes} classes is unreasonably large")
+    # A weight takes at least 2 bytes in a file, and the groups and tables of a layer more than 1,000.
+    needed = 2 * _main_weights(config, classes) + 1000 * config.weighted_layers
+    if needed > min(file_size, 2 * MAX_ELEMENTS):
+        raise ValueError("the network is unreasonably large for the file")
+
+
+def _main_weights(config: ResNetConfig, classes: int) -> int:
+    """Returns the number of weights in the kernels after the stem."""
+    total, width = 0, config.stage_filters[0] if config.stem == "cifar" else 64
+    for depth, filters in zip(config.stage_depths, config.stage_filters, strict=True):
+        inner, out = config.inner_filters(filters), filters * config.expansion
+        inputs = width + (depth - 1) * out  # of all blocks of the stage
+        if config.block == "basic":
+            total += 9 * filters * (inputs + depth * filters)
+        else:
+            total += inputs * inner + depth * (9 * inner * inner // config.groups + inner * out)
+        if config.shortcut == "C":
+            total += inputs * out
+        elif config.shortcut in ("B", "D") and width != out:
+            total += width * out
+        width = out
+    return total + width * classes
 
 
 def _usual_resize(config: ResNetConfig, size: int) -> int | None:

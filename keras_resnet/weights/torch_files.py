@@ -1,12 +1,15 @@
 """Reads state dicts of torchvision and timm (.safetensors, .pth, .pt) without unpickling."""
 
+import io
 import re
+import struct
+import zipfile
 from pathlib import Path
 
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.models.config import ResNetConfig
 from keras_resnet.weights.conversion import BN_ATTRIBUTES, HEAD, Budget, Source, Table, Tensors, convolutions
-from keras_resnet.weights.hdf5 import refuse_damage
+from keras_resnet.weights.hdf5 import check_readable, refuse_damage
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 _BN_NAMES = ("weight", "bias", "running_mean", "running_var")
@@ -69,6 +72,10 @@ def _read_safetensors(path: Path) -> Tensors:
 
 def _read_pth(path: Path) -> Tensors:
     try:
+        content = _checked_zip(path)
+    except Exception as error:  # a damaged file can raise anything
+        raise _unsafe(path, error) from None
+    try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(
@@ -78,13 +85,9 @@ def _read_pth(path: Path) -> Tensors:
         # CVE-2025-32434: `weights_only` could execute code.
         raise InputError(f"{path} needs torch 2.6 or newer to be read safely; this is {torch.__version__}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise anything
-        # The full message advises to disable the safe reader; show only the forbidden global.
-        named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        first_sentence = str(error).split("\n")[0].split(". ")[0]
-        reason = one_line(named[1] if named else first_sentence or type(error).__name__)
-        raise InputError(f"{path} is damaged, or holds more than tensors ({reason})") from None
+        content = torch.load(content or path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise _unsafe(path, error) from None
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -103,3 +106,36 @@ def _read_pth(path: Path) -> Tensors:
         except (TypeError, RuntimeError) as error:  # sparse, quantized, without storage, ...
             raise InputError(f"{path}: {one_line(name)} is not a plain tensor ({one_line(error)})") from None
     return tensors
+
+
+def _checked_zip(path: Path) -> io.BytesIO | None:
+    """Returns a copy of a zip file that compresses nothing; None for torch's older format.
+
+    torch would inflate a file of 1 MB to 1 GB. It gets a copy, whose directory it cannot read differently.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return None
+        copy = io.BytesIO()
+        with zipfile.ZipFile(file) as source, zipfile.ZipFile(copy, "w") as target:
+            entries = source.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise ValueError("its entries are compressed")
+            sizes, names = sum(entry.file_size for entry in entries), {entry.filename for entry in entries}
+            if sizes > path.stat().st_size or len(names) < len(entries):
+                raise ValueError("its entries overlap")
+            for entry in entries:
+                file.seek(entry.header_offset)
+                file.seek(sum(struct.unpack("<26x2H", file.read(30))), io.SEEK_CUR)  # a name and other fields
+                target.writestr(entry.filename, file.read(entry.file_size))
+    copy.seek(0)
+    return copy
+
+
+def _unsafe(path: Path, error: Exception) -> InputError:
+    check_readable(path, error)
+    # The full message advises to disable the safe reader; show only the forbidden global.
+    named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    first_sentence = str(error).split("\n")[0].split(". ")[0]
+    reason = one_line(named[1] if named else first_sentence or type(error).__name__)
+    return InputError(f"{path} is damaged, or holds more than tensors ({reason})")

@@ -1,5 +1,9 @@
+import fcntl
+
+import h5py
 import numpy as np
 import pytest
+from helpers.damage_hdf5 import with_endless_heap
 
 from keras_resnet import InputError
 from keras_resnet.training import checkpoints
@@ -28,7 +32,7 @@ def test_round_trip_and_equal_bytes(tmp_path):
 
 
 def test_keeps_the_newest(tmp_path):
-    for step in (1, 2, 10, 3):
+    for step in (1, 2, 3, 10):
         checkpoints.save(tmp_path, made(step), keep=2)
     assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == [
         "step-000000003.h5",
@@ -78,3 +82,96 @@ def test_a_failed_write_leaves_the_old_ones(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(tmp_path, made(2), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.h5"]
+
+
+def test_a_broken_newest_checkpoint_never_costs_a_good_one(tmp_path):
+    checkpoints.save(tmp_path, made(90), keep=1)
+    broken = tmp_path / "step-000000100.h5"
+    broken.write_bytes(b"not HDF5")
+    # A worker that only reads renames nothing.
+    assert same(checkpoints.load_newest(tmp_path, lambda line: None, set_aside=False), made(90))
+    checkpoints.save(tmp_path, made(91), keep=1)
+    assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == [
+        "step-000000091.h5",
+        broken.name,
+    ]
+    assert same(checkpoints.load_newest(tmp_path, lambda line: None), made(91))
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "step-000000091.h5",
+        f"{broken.name}.broken",
+    ]
+    checkpoints.save(tmp_path, made(101), keep=2)
+    checkpoints.save(tmp_path, made(102), keep=2)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000000101.h5", "step-000000102.h5"]
+
+
+def test_broken_ones_keep_their_names_if_none_is_good(tmp_path):
+    """Otherwise the next start would begin anew without a word."""
+    checkpoints.save(tmp_path, made(1), keep=1).write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(InputError, match="every checkpoint"):
+            checkpoints.load_newest(tmp_path, lambda line: None)
+
+
+def test_an_endless_heap_of_strings_is_broken(tmp_path):
+    """With a free object of size 0 the HDF5 library (1.14.6) never returns."""
+    good, damaged = (checkpoints.save(tmp_path, made(step), keep=2) for step in (1, 2))
+    damaged.write_bytes(with_endless_heap(damaged.read_bytes()))
+    with pytest.raises(BrokenCheckpoint, match="heap of strings has no end"):
+        checkpoints.load(damaged)
+    assert same(checkpoints.load_newest(tmp_path, lambda line: None), checkpoints.load(good))
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError()])
+def test_what_cannot_be_read_now_is_not_broken(error, tmp_path, monkeypatch):
+    path = checkpoints.save(tmp_path, made(1), keep=1)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(checkpoints, "open_hdf5", fail)
+    with pytest.raises(InputError, match=r"cannot be read now .* may be intact") as refusal:
+        checkpoints.load_newest(tmp_path, print)
+    assert "delete" not in str(refusal.value)
+    assert path.exists()
+
+
+def test_a_locked_checkpoint_is_not_broken(tmp_path):
+    path = checkpoints.save(tmp_path, made(1), keep=1)
+    with open(path, "rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match=r"cannot be read now .*may be intact"):
+            checkpoints.load_newest(tmp_path, print)
+    assert same(checkpoints.load_newest(tmp_path, print), made(1))
+
+
+def test_a_checkpoint_is_read_back_before_it_gets_its_name(tmp_path, monkeypatch):
+    """A disk that loses data without an error costs no checkpoint."""
+    checkpoints.save(tmp_path, made(1), keep=1)
+    write = checkpoints.Path.write_bytes
+
+    def lose(path, data):
+        half = len(data) // 2
+        return write(path, bytes(data[:half]) + bytes(len(data) - half))
+
+    monkeypatch.setattr(checkpoints.Path, "write_bytes", lose)
+    with pytest.raises(BrokenCheckpoint):
+        checkpoints.save(tmp_path, made(2), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.h5"]
+
+
+@pytest.mark.parametrize("kind", ["compressed", "external", "text", "many steps"])
+def test_other_data_are_broken(kind, tmp_path):
+    """A file of some kilobytes must not take gigabytes, nor read other files."""
+    path = checkpoints.save(tmp_path, made(1), keep=1)
+    with h5py.File(path, "r+") as file:
+        if kind == "compressed":
+            file.create_dataset("zeros", (2**14, 2**14), "f4", compression="gzip")
+        elif kind == "external":
+            file.create_dataset("zeros", (4,), "f4", external=[("/dev/zero", 0, 16)])
+        elif kind == "text":
+            file["text"] = ["a", "b"]
+        else:
+            file.attrs["step"] = [1, 2]
+    with pytest.raises(BrokenCheckpoint):
+        checkpoints.load(path)

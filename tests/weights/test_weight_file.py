@@ -1,6 +1,7 @@
 """Published weights and weight files, by name or path, with their preprocessing."""
 
 import dataclasses
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -307,7 +308,8 @@ def opened(monkeypatch):
 
     class File(h5py.File):
         def __init__(self, path, *arguments, **options):
-            names.append(Path(path).name)
+            if not isinstance(path, io.BytesIO):
+                names.append(Path(path).name)
             super().__init__(path, *arguments, **options)
 
     monkeypatch.setattr(h5py, "File", File)

@@ -1,8 +1,11 @@
 """Converted weights: our networks compute the outputs of their original frameworks."""
 
+import copy
+import os
 import pickle
 import sys
 import types
+import zipfile
 
 import h5py
 import keras
@@ -229,6 +232,13 @@ def fake_torch(monkeypatch, content, version="2.13.0+cpu"):
     return loaded
 
 
+def large_file(path):
+    """A file that has space for the tensors of a fake torch, and takes none on the disk."""
+    path.touch()
+    os.truncate(path, 2**26)
+    return path
+
+
 @pytest.mark.parametrize(
     "wrap", [dict, lambda t: {"state_dict": t, "epoch": 3}, lambda t: {"model": t, "args": None}]
 )
@@ -238,8 +248,7 @@ def test_pth(wrap, monkeypatch, networks, tmp_path):
     wrapped = {f"module.{name}": FakeTensor(value) for name, value in tensors.items()}
     wrapped["module.fc.bias"].dtype = "bfloat16"
     fake_torch(monkeypatch, wrap(wrapped))
-    path = tmp_path / "m.pth"
-    path.touch()
+    path = large_file(tmp_path / "m.pth")
     model, config = networks["resnet18"]
     open_weights(path, config).load(model)
     batch = images(1, 32, 32, 3)
@@ -261,8 +270,7 @@ def test_pth(wrap, monkeypatch, networks, tmp_path):
 )
 def test_pth_of_something_else(content, told, monkeypatch, tmp_path):
     fake_torch(monkeypatch, content)
-    path = tmp_path / "m.pt"
-    path.touch()
+    path = large_file(tmp_path / "m.pt")
     with pytest.raises(InputError, match=told) as error:
         open_weights(path).tensors()
     assert "\n" not in str(error.value)
@@ -272,8 +280,7 @@ def test_a_pth_is_read_once(monkeypatch, tmp_path):
     """For its classes, preprocessing and tensors."""
     tensors = small_state_dict("resnet18")
     loaded = fake_torch(monkeypatch, {name: FakeTensor(value) for name, value in tensors.items()})
-    path = tmp_path / "m.pth"
-    path.touch()
+    path = large_file(tmp_path / "m.pth")
     stages = {key: value for key, value in SMALL["resnet18"].items() if key != "classes"}
     model = build_model("resnet18", weights=path, **stages)
     assert model.output_shape == (None, CLASSES)
@@ -304,6 +311,32 @@ def test_sizes_are_bounded(monkeypatch, tmp_path):
     save_file({"a": np.ones(99, "f4"), "b": np.ones(2, "f4")}, tmp_path / "m.safetensors")
     with pytest.raises(InputError, match="too large"):
         open_weights(tmp_path / "m.safetensors").tensors()
+
+
+@pytest.mark.parametrize("kind", ["compressed", "overlapping", "plain"])
+def test_zip_files_are_checked_before_torch_reads_them(kind, monkeypatch, tmp_path):
+    """torch would inflate a file of 1 MB to 1 GB."""
+    loaded = fake_torch(monkeypatch, {"a": FakeTensor(np.ones(3, "f4"))})
+    path = tmp_path / "m.pth"
+    method = zipfile.ZIP_DEFLATED if kind == "compressed" else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("m/data.pkl", bytes(2000))
+        file.writestr("m/data/0", bytes(1000))
+        if kind == "overlapping":
+            file.filelist += [copy.copy(file.filelist[0]) for _ in range(3)]
+            for number, entry in enumerate(file.filelist):
+                entry.filename = str(number)
+    if kind == "plain":
+        assert list(open_weights(path).tensors()) == ["a"]
+        with zipfile.ZipFile(loaded[0]) as file:
+            assert {name: len(file.read(name)) for name in file.namelist()} == {
+                "m/data.pkl": 2000,
+                "m/data/0": 1000,
+            }
+        return
+    with pytest.raises(InputError, match=kind.removesuffix("ping")):
+        open_weights(path).tensors()
+    assert loaded == []
 
 
 # keras.applications

@@ -3,18 +3,25 @@
 import dataclasses
 import functools
 import json
+import math
 import os
 import re
+import resource
+import signal
+from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 import pytest
-from helpers.zoo_networks import images, load_network, randomize
+from helpers.damage_hdf5 import heap, with_endless_heap
+from helpers.zoo_networks import images, load_network, randomize, zeros_for_weights
 
-from keras_resnet import InputError, build_model
+from keras_resnet import InputError, build_model, build_resnet
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
+from keras_resnet.models.config import MODELS, get_config
 from keras_resnet.weights import ModelSpec, load_weights, open_weights, read_spec, save_weights
+from keras_resnet.weights.spec import _main_weights
 
 SMALL = {"stage_depths": (1, 1), "stage_filters": (8, 12), "stem": "cifar", "shortcut": "B"}
 
@@ -192,6 +199,7 @@ BROKEN_SPECS = {
     "ragged mean": change(normalization={"mean": [[1, 2], [3]], "std": [1, 1, 1]}),
     "zero deviation": change(normalization={"mean": [0, 0, 0], "std": [1, 0, 1]}),
     "number for labels": change(labels=5),
+    "labels for other classes": change(labels=["a", "b"]),
 }
 
 
@@ -237,16 +245,20 @@ def test_truncated(length, written):
 def test_an_endless_heap_of_strings_is_refused(written):
     """With a free object of size 0 the HDF5 library (1.14.6) never returns."""
     _, path = written
-    content = bytearray(path.read_bytes())
-    position, end = content.index(b"GCOL"), content.index(b"GCOL") + 4096
-    position += 16
-    while index := int.from_bytes(content[position : position + 2], "little"):
-        position += 16 + -(-int.from_bytes(content[position + 8 : position + 16], "little") // 8) * 8
-    assert index == 0 < int.from_bytes(content[position + 8 : position + 16], "little") <= end - position
-    content[position + 8 : position + 16] = bytes(8)
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="heap of strings has no end"):
-        read_spec(path)
+    whole = path.read_bytes()
+    tail = heap([(1, 0)] * 500)[16:]
+    # Each of 500 heaps has one object, which ends where their common tail begins.
+    sharing = b"".join(heap([(1, 32 * (499 - number))], size=2**20) for number in range(500))
+    for content in (
+        with_endless_heap(whole),
+        whole + b"x" + heap([(0, 0)]),  # at an odd address
+        whole + sharing + tail,
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="heap of strings has no end"):
+            read_spec(path)
+    path.write_bytes(whole + b"x" + heap([(1, 8)]))
+    assert read_spec(path) is not None
 
 
 @pytest.mark.slow
@@ -277,6 +289,11 @@ def test_any_flipped_byte_is_refused_or_read(written):
         {"classes": 0},
         {"overrides": {**SMALL, "stage_filters": (8, 10**6)}},
         {"overrides": {**SMALL, "stage_depths": (1, 10**6)}},
+        {"overrides": {**SMALL, "stage_depths": (200, 200), "stage_filters": (1, 1)}},
+        {"overrides": {**SMALL, "groups": 1024, "width_per_group": 4096, "stage_filters": (64, 4096)}},
+        {"overrides": {**SMALL, "stage_filters": (500, 500), "width_per_group": 1, "shortcut": "C"}},
+        {"input_shape": (16, 100_000, 3)},
+        {"input_shape": (16, 16, 10**9)},
     ],
 )
 def test_unreasonably_large_networks_are_refused(changes, written):
@@ -285,6 +302,39 @@ def test_unreasonably_large_networks_are_refused(changes, written):
         file.attrs["keras_resnet"] = json.dumps({**fields, **changes})
     with pytest.raises(InputError, match="unreasonably large"):
         build_model("resnet50", weights=written[1], input_shape=(16, 16, 3), **SMALL)
+
+
+def test_the_size_of_a_network_is_known_before_it_is_built():
+    """As in the table of parameters, which also has the stem, biases and batch normalization."""
+    table = json.loads((Path(__file__).parents[1] / "models/golden/parameters.json").read_text())[
+        "parameters"
+    ]
+    rows = {name: (config, table.get(name, {}).get(config.shortcut)) for name, config in MODELS.items()}
+    shares = [_main_weights(config, config.classes) / known for config, known in rows.values() if known]
+    assert len(shares) > 15
+    assert 0.95 < min(shares) < max(shares) < 1
+    for name, overrides in [
+        ("resnet50", {}),
+        ("resnet18d", {"shortcut": "C"}),
+        ("resnext50_32x4d", {"groups": 2, "width_per_group": 32}),
+    ]:
+        config = get_config(name, **{**SMALL, "shortcut": "B", **overrides})
+        with zeros_for_weights():
+            model = build_resnet(config, input_shape=(16, 16, 3), classes=5)
+        kernels = sum(math.prod(w.shape) for w in model.weights if w.name == "kernel")
+        assert _main_weights(config, 5) == kernels - math.prod(model.get_layer("conv1_conv").kernel.shape)
+
+
+def test_links_to_the_same_object_are_counted(written):
+    """Otherwise a small file could take hours and gigabytes."""
+    with h5py.File(written[1], "r+") as file:
+        variables = file.create_group("layers/first/vars")
+        variables["0"] = np.zeros(1000, "float32")
+        for index in range(1, 100):
+            variables[str(index)] = variables["0"]
+        for index in range(200):
+            file[f"layers/other{index}"] = file["layers/first"]
+    assert "too large for it" in refusal(shared(), written[1])
 
 
 def test_names_from_a_file_are_printed_on_one_line(written):
@@ -535,18 +585,21 @@ def test_linked_groups_are_refused(where, external, written, tmp_path):
     assert "links are not followed" in refusal(shared(), path)
 
 
-def test_failed_save_leaves_the_old_file(written, monkeypatch):
+def test_failed_save_leaves_the_old_file(written):
+    """A limit on file sizes simulates a full disk, on which the HDF5 library crashes."""
     _, path = written
     old = path.read_bytes()
     model = small(seed=8)
 
-    def full_disk(temporary):
-        temporary.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(model, "save_weights", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        save_weights(model, path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(old) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_weights(model, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
     assert path.read_bytes() == old
     assert list(path.parent.iterdir()) == [path]
 
