@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_resnet.errors import CommandFailed
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
+from keras_resnet.training.distribution import create
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.progress import draw_curves
 from keras_resnet.training.sigterm import Preempted, Sigterm, catch_sigterm
@@ -46,8 +47,11 @@ def train(
         Preempted: SIGTERM was received; all steps done so far are in a checkpoint.
         OSError: the folder cannot be written.
     """
+    options = options or RunOptions()
     with catch_sigterm() as sigterm:
-        run = set_up(task, RunFolder(folder), options or RunOptions())
+        distribution = create(options.strategy, options.worker_timeout)
+        sigterm.install()
+        run = set_up(task, RunFolder(folder), options, distribution)
         if not run.is_finished:
             run.progress.begin(run.step)
             try:

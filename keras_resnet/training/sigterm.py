@@ -35,8 +35,15 @@ class Sigterm:
         finally:
             self._is_deferred = False
 
-    def handle(self, *signal_and_frame: object) -> None:
-        """The signal handler."""
+    def install(self) -> None:
+        """Makes this the handler of SIGTERM; only in the main thread.
+
+        Must be repeated after a multi-worker strategy is created, for which TensorFlow installs its own.
+        """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handle)
+
+    def _handle(self, *signal_and_frame: object) -> None:
         self.received = True
         if not self._is_deferred:
             raise _Stopped
@@ -50,13 +57,13 @@ def catch_sigterm() -> Iterator[Sigterm]:
         Preempted: SIGTERM was received outside of `deferred`.
     """
     sigterm = Sigterm()
-    if threading.current_thread() is not threading.main_thread():
-        yield sigterm
-        return
-    before = signal.signal(signal.SIGTERM, sigterm.handle)
+    before = signal.getsignal(signal.SIGTERM)
+    sigterm.install()
     try:
         yield sigterm
     except _Stopped:
         raise Preempted("stopped by SIGTERM; the same command resumes the run") from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if threading.current_thread() is threading.main_thread():
+            # None: a handler that was not installed from Python.
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -15,7 +15,7 @@ from keras_resnet.data.identity import data_changes
 from keras_resnet.errors import InputError
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
-from keras_resnet.training.distribution import Distribution, create
+from keras_resnet.training.distribution import Distribution
 from keras_resnet.training.options import PRECISIONS, RunOptions
 from keras_resnet.training.progress import Progress
 from keras_resnet.training.recipe import Recipe, check_run_folder, run_identity
@@ -89,10 +89,9 @@ class Run:
             self.bad_images.write(self.folder.bad_images(self.distribution.worker))
 
 
-def set_up(task: Task, folder: RunFolder, options: RunOptions) -> Run:
+def set_up(task: Task, folder: RunFolder, options: RunOptions, distribution: Distribution) -> Run:
     """Prepares a run, at its start or at its newest checkpoint; writes nothing if it raises `InputError`."""
     recipe = task.recipe
-    distribution = create(options.strategy, options.worker_timeout)
     check_run_folder(folder, recipe, options.seed, options.precision)
     task.open(options.data_dir)
     total_steps = recipe.steps or max(1, round(recipe.epochs * task.epoch_steps))
