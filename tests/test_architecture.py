@@ -42,12 +42,14 @@ ROOMS = {
     "run_folder": DATA,
     "training": TRAINING,  # neither classification nor detection
     "classification": TRAINING,
-    "detection": TRAINING,
+    "detection operations": FLOOR,
+    "detection": TRAINING | {"detection operations"},
     "export": DATA | {"run_folder"},
     "package": None,  # keras_resnet/__init__.py: names for type checkers, loaded at their first use
     "tools": None,  # None: anything
 }
 FLOOR_MODULES = {"cli", "errors", "files", "processes", "quiet", "tables", "version"}
+DETECTION_OPERATIONS = {"anchors", "boxes", "matching", "nms", "roi_align"}  # a floor below detection
 
 # The only imports of our own modules inside functions: (importing module, imported module).
 LAZY: set[tuple[str, str]] = set()
@@ -60,6 +62,7 @@ PACKAGES = {
     "images.preprocessing": {"numpy", "keras", "PIL"},
     "weights": NUMERIC | {"h5py", "lazy_loader", "ml_dtypes", "tqdm"},
     "applications": NUMERIC,
+    "detection operations": {"numpy", "tensorflow"},
     "package": {"lazy_loader"},
     "run_folder": {"numpy"},
 }
@@ -114,6 +117,8 @@ def room(module):
         return "package"
     if parts[1] in FLOOR_MODULES:
         return "floor"
+    if parts[1] == "detection" and parts[-1] in DETECTION_OPERATIONS:
+        return "detection operations"
     inner = ".".join(parts[1:3])
     return inner if inner in ROOMS else parts[1]
 
@@ -193,6 +198,10 @@ def test_directions_between_rooms():
         ("keras_resnet.training.loop", "keras_resnet.export.verification", False),
         ("keras_resnet.classification.task", "keras_resnet.training.task", True),
         ("keras_resnet.classification.task", "keras_resnet.detection.task", False),
+        ("keras_resnet.detection.matching", "keras_resnet.detection.boxes", True),
+        ("keras_resnet.detection.boxes", "keras_resnet.models.config", False),
+        ("keras_resnet.detection.boxes", "keras_resnet.detection.task", False),
+        ("keras_resnet.detection.task", "keras_resnet.detection.boxes", True),
         ("keras_resnet.export.verification", "keras_resnet.training.recipe", False),
         ("keras_resnet.export.verification", "keras_resnet.run_folder", True),
         ("keras_resnet.errors", "keras_resnet.models.config", False),

@@ -1,0 +1,1 @@
+"""Object detection. The operations on boxes know no network, no data and no training."""
