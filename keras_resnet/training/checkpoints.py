@@ -18,6 +18,7 @@ from keras_resnet.weights.conversion import Budget
 from keras_resnet.weights.hdf5 import (
     CannotReadNow,
     check_weight,
+    checked_attribute,
     open_hdf5,
     read_dataset,
     read_text,
@@ -84,16 +85,16 @@ def load(path: Path) -> Checkpoint:
         with refuse_damage(path), open_hdf5(path) as file:
             file.visititems(take)
             attributes: Any = file.attrs
-            if attributes.get_id("step").shape != ():
+            if checked_attribute(file, "step").shape != ():
                 raise ValueError("the step is not a number")
             numbers = json.loads(str(read_text(file, "numbers")))
             checkpoint = Checkpoint(int(attributes["step"]), arrays, numbers)
-            written = read_text(file, "sha256")
+            is_intact = _digest(checkpoint) == read_text(file, "sha256")
     except CannotReadNow:
         raise
     except InputError as error:
         raise BrokenCheckpoint(str(error)) from None
-    if _digest(checkpoint) != written:
+    if not is_intact:
         raise BrokenCheckpoint(f"{path} is damaged: its content does not match its digest")
     return checkpoint
 

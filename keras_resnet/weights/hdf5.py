@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import ml_dtypes
@@ -20,9 +21,11 @@ from keras_resnet.weights.conversion import Budget
 # See "Superblock" and "Global Heap" in HDF5's format specification.
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _HEAP = b"GCOL"
-_HEAP_HEADER = struct.Struct("<8xQ")  # the heap's size
+_HEAP_HEADER = struct.Struct("<4xB3xQ")  # the version and the heap's size
+_LEAST_HEAP = 4096
 _OBJECT_HEADER = struct.Struct("<H6xQ")  # the object's index and size
 _SCANNED_BYTES = 2**20
+_LARGEST_ATTRIBUTE = 2**20  # bytes, without the contents of strings of variable length
 _LONGEST_NAME = 1000  # of a layer; the same bytes of a file can be the names of thousands of layers
 
 # Errors of the system, not of the file: another process locks it, no permission, a server does not answer.
@@ -95,11 +98,19 @@ def layer_groups(file: h5py.File, path: Path) -> dict[str, list[h5py.Dataset]]:
     return groups
 
 
+def checked_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
+    """Returns the low-level object of an attribute, before it is read; `ValueError` if it is too large."""
+    attribute = item.attrs.get_id(name)
+    if math.prod(attribute.shape or ()) * attribute.dtype.itemsize > _LARGEST_ATTRIBUTE:
+        raise ValueError(f"the attribute {name} is too large")
+    return attribute
+
+
 def read_text(item: h5py.Group | h5py.Dataset, name: str) -> str | None:
     """Returns an attribute that is one string; None without it."""
     if name not in item.attrs:
         return None
-    attribute = item.attrs.get_id(name)
+    attribute = checked_attribute(item, name)
     if attribute.shape != () or h5py.check_string_dtype(attribute.dtype) is None:
         raise ValueError(f"the attribute {name} is not a string")
     value = item.attrs[name]
@@ -164,20 +175,28 @@ def _check_heaps(path: Path) -> None:
             while found >= 0:
                 left -= _count_objects(content, start + found, left)
                 if left < 0:
-                    raise InputError(f"{path} is truncated or damaged (its heap of strings has no end)")
+                    raise InputError(f"{path} is truncated or damaged (its heap of strings is invalid)")
                 found = block.find(_HEAP, found + 1)
 
 
 def _count_objects(content: mmap.mmap, heap: int, limit: int) -> int:
-    """Returns the number of objects in a heap; more than `limit` if it has no end."""
+    """Returns the number of objects in a heap; more than `limit` if they do not fill it.
+
+    Sizes that overflow end at another place for the library.
+    """
     position, count = heap + _HEAP_HEADER.size, 0
     if position > len(content):
         return 0
-    end = min(heap + _HEAP_HEADER.unpack_from(content, heap)[0], len(content))
+    version, size = _HEAP_HEADER.unpack_from(content, heap)
+    end = heap + size
+    if version != 1 or end > len(content):  # the library refuses it
+        return 0
+    if size < _LEAST_HEAP:
+        return limit + 1
     while position + _OBJECT_HEADER.size <= end and count <= limit:
         index, size = _OBJECT_HEADER.unpack_from(content, position)
-        if index == size == 0:
-            return limit + 1
         position += _OBJECT_HEADER.size + -(-size // 8) * 8 if index else size
         count += 1
+        if position > end or index == size == 0:
+            return limit + 1
     return count

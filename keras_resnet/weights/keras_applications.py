@@ -10,7 +10,7 @@ import numpy as np
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.models.config import MODELS, ResNetConfig
 from keras_resnet.weights.conversion import BN_ATTRIBUTES, HEAD, Budget, Source, Table, Tensors, convolutions
-from keras_resnet.weights.hdf5 import check_weight, hard_member, layer_groups, read_dataset
+from keras_resnet.weights.hdf5 import check_weight, checked_attribute, hard_member, layer_groups, read_dataset
 
 _TOP_ALIASES = ("probs", "fc1000")  # the classifier in older files
 _EPSILON_EXCESS = 1e-8  # their epsilon, 1.001e-5, minus ours, 1e-5
@@ -119,7 +119,7 @@ def _names(group: h5py.Group) -> list[str]:
         keys.sort(key=lambda key: int(key[12:]))
     names = []
     for key in keys:
-        attribute = group.attrs.get_id(key)
+        attribute = checked_attribute(group, key)
         if not math.prod(attribute.shape or (0,)):
             continue  # Keras writes an empty list as numbers
         text = h5py.check_string_dtype(attribute.dtype)

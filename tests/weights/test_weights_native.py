@@ -246,18 +246,20 @@ def test_an_endless_heap_of_strings_is_refused(written):
     """With a free object of size 0 the HDF5 library (1.14.6) never returns."""
     _, path = written
     whole = path.read_bytes()
+    # Each of 500 heaps has an object that ends where their common tail begins.
     tail = heap([(1, 0)] * 500)[16:]
-    # Each of 500 heaps has one object, which ends where their common tail begins.
-    sharing = b"".join(heap([(1, 32 * (499 - number))], size=2**20) for number in range(500))
+    starts = range(0, 500 * 32, 32)
+    sharing = b"".join(heap([(1, 499 * 32 - at)], size=500 * 32 + len(tail) - at) for at in starts)
     for content in (
         with_endless_heap(whole),
-        whole + b"x" + heap([(0, 0)]),  # at an odd address
+        whole + b"x" + heap([(0, 0)]) + bytes(4096),  # at an odd address
+        whole + heap([(1, 2**64 - 16)]) + bytes(4096),  # adds up to 0 in 64 bits
         whole + sharing + tail,
     ):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="heap of strings has no end"):
+        with pytest.raises(InputError, match="heap of strings is invalid"):
             read_spec(path)
-    path.write_bytes(whole + b"x" + heap([(1, 8)]))
+    path.write_bytes(whole + b"x" + heap([(1, 0), (0, 4096 - 32)]) + bytes(4096))
     assert read_spec(path) is not None
 
 
