@@ -17,6 +17,13 @@ class InputError(CommandFailed, ValueError):
     status = 2
 
 
+class TryAgain(CommandFailed):
+    """A failure whose cause may pass: the same command may succeed, or resume the run."""
+
+    # 128 + SIGUSR1: all versions of Kubeflow's training operator restart a container that ends with it.
+    status = 138
+
+
 def require(condition: bool, sentence: str, value: object) -> None:
     """Raises `InputError("SENTENCE; got VALUE")` unless the condition holds."""
     if not condition:

@@ -1,21 +1,31 @@
 """Writes files atomically, and computes the size and the digest of files and folders."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
-from keras_resnet.errors import InputError
+from keras_resnet.errors import InputError, TryAgain
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+# Errors of disks, networks and file servers that may pass, unlike a full disk or a missing permission.
+_PASSING = {
+    *(errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.ENOLCK, errno.ESTALE, errno.ETIMEDOUT),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN),
+    *(errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET),
+}
 
 _TEMPORARY = re.compile(r"\..+\.tmp-[0-9a-f]{8}(\.\w+)*")
 
@@ -163,12 +173,68 @@ def check_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
 
 
 @contextlib.contextmanager
+def locked(path: str | os.PathLike, seconds: float = 0) -> Iterator[None]:
+    """Holds a lock on a file, which is created and stays; the system releases it if the process is killed.
+
+    Does nothing on file systems without locks.
+
+    Args:
+        seconds: how long to wait for another process that holds the lock.
+
+    Raises:
+        InputError: another process holds the lock.
+    """
+    deadline = time.monotonic() + seconds
+    folder = Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        while not _try_to_lock(file):
+            if time.monotonic() >= deadline:
+                raise InputError(
+                    f"another process is using {folder}; wait until it ends, or choose another folder"
+                )
+            time.sleep(0.1)
+        yield
+
+
+def _try_to_lock(file: IO) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
+
+
+@contextlib.contextmanager
 def os_errors_as_input_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Turns an `OSError` of the body into an `InputError` that says that `path` cannot be written."""
+    """Turns an `OSError` of the body, which writes `path`, into one line: what cannot be written or used.
+
+    Raises:
+        TryAgain: the cause may pass, such as a file server that does not answer.
+        InputError: for any other cause.
+    """
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        name = error.filename if isinstance(error.filename, str) else os.fspath(path)
+        if error.errno in _PASSING:
+            raise TryAgain(f"{name}: {reason}; the same command may succeed later") from error
+        verb = "write" if _belongs(name, path) else "use"
+        raise InputError(f"cannot {verb} {path if verb == 'write' else name}: {reason}") from error
+
+
+def _belongs(name: str, path: str | os.PathLike) -> bool:
+    """Whether a file is at `path` or in it, a folder that it is in, or temporary and beside it."""
+    file, path = Path(os.path.abspath(name)), Path(os.path.abspath(path))
+    if path.is_relative_to(file):
+        return True
+    beside = file.parts[len(path.parts) - 1] if file.is_relative_to(path.parent) else ""
+    return beside == path.name or beside.startswith(f".{path.name}.")
 
 
 def starts_with(*marks: bytes) -> Callable[[Path], bool]:

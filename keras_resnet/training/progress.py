@@ -1,5 +1,6 @@
 """Progress of a run: progress bar, console lines, TensorBoard and curves."""
 
+import contextlib
 import sys
 import time
 
@@ -25,7 +26,8 @@ class Progress:
     def say(self, line: str) -> None:
         """Prints a line above the progress bar."""
         if self._visible:
-            tqdm.write(line, file=sys.stderr)
+            with contextlib.suppress(OSError):  # the terminal may be closed; the bar disables itself then
+                tqdm.write(line, file=sys.stderr)
 
     def begin(self, step: int) -> None:
         """Starts the clock, before the first step."""
