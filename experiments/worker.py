@@ -1,12 +1,12 @@
 """Trains one run in a separate process; stops with a checkpoint when the parent process ends."""
 
-import fcntl
+import math
 import sys
-from pathlib import Path
 
 from keras_resnet.classification import ClassificationRecipe, train
-from keras_resnet.files import write_text
+from keras_resnet.files import locked, write_text
 from keras_resnet.processes import read_spec, stop_with_parent
+from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import Preempted, RunOptions, TrainingFailed
 
 
@@ -14,17 +14,17 @@ def main() -> int:
     """Trains what the specification says; returns the exit status."""
     spec = read_spec()
     stop_with_parent()
-    path = Path(spec["folder"])
+    folder = RunFolder(spec["folder"])
     # Waits for the worker of a killed command, which may still be saving its checkpoint here.
-    with open(path / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            train(ClassificationRecipe.from_dict(spec["recipe"]), path, RunOptions(**spec["options"]))
-        except TrainingFailed as failure:
-            write_text(path / "failure.txt", f"{failure}\n")
-        except Preempted as stop:
-            print(stop)
-            return 143
+    with locked(folder.lock, math.inf):
+        pass
+    try:
+        train(ClassificationRecipe.from_dict(spec["recipe"]), folder.path, RunOptions(**spec["options"]))
+    except TrainingFailed as failure:
+        write_text(folder.path / "failure.txt", f"{failure}\n")
+    except Preempted as stop:
+        print(stop)
+        return 143
     return 0
 
 

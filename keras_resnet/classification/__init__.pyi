@@ -3,7 +3,6 @@
 from .evaluated_model import EvaluatedModel as EvaluatedModel
 from .evaluated_model import load_evaluated_model as load_evaluated_model
 from .evaluation import Evaluation as Evaluation
-from .evaluation import EvaluationFailed as EvaluationFailed
 from .evaluation import evaluate as evaluate
 from .metrics import Metrics as Metrics
 from .protocols import PROTOCOLS as PROTOCOLS

@@ -1,6 +1,5 @@
 """Evaluates networks on a dataset, on any number of replicas."""
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
@@ -23,12 +22,8 @@ from keras_resnet.classification.protocols import (
 from keras_resnet.data import BadImages, Dataset
 from keras_resnet.data.examples import Shard
 from keras_resnet.data.identity import check_classes
-from keras_resnet.errors import CommandFailed, InputError, require
+from keras_resnet.errors import InputError, require
 from keras_resnet.training.distribution import Distribution
-
-
-class EvaluationFailed(CommandFailed):
-    """The evaluation cannot continue; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +74,7 @@ def evaluate(
 
     Raises:
         InputError: the arguments do not match, scores are not numbers, or too many images cannot be decoded.
-        EvaluationFailed: another worker was lost.
+        LostWorker: another worker was lost.
     """
     test_protocol = get_protocol(protocol)
     if not models:
@@ -90,29 +85,26 @@ def evaluate(
         check_classes(model.weights, model.spec, dataset)
     images = dataset.split(dataset.test_split if split is None else split)
     batch_size = (batch_size or test_protocol.batch_size) if fits_batches(images, test_protocol) else 1
-    with distribution.scope():
-        networks = [model.network(any_size=test_protocol.fully_convolutional) for model in models]
-        if test_protocol.fully_convolutional:
-            networks = [fully_convolutional(network) for network in networks]
-
     single = [Metrics(dataset.classes) for _ in models]
     together = Metrics(dataset.classes) if len(models) > 1 else single[0]
     bad = BadImages()
-    begun = time.perf_counter()
     global_batch = batch_size * distribution.total_replicas
     shard = Shard(global_batch, distribution.workers, distribution.worker, distribution.replicas)
     batches = view_batches(images, test_protocol, [model.preprocessing for model in models], shard, bad)
     steps = -(-len(images) // global_batch)
     silent = None if distribution.is_chief else True  # None: no bar unless standard error is a terminal
-    with (
-        _lost_workers_named(distribution),
-        tqdm(total=len(images), unit=" images", dynamic_ncols=True, disable=silent) as bar,
-    ):
-        for scores, labels, losses in _scores(batches, steps, networks, test_protocol, distribution):
-            _add(scores, labels, losses, models, single, together)
-            bar.update(len(labels))
-            if distribution.workers == 1:
-                bad.check(max_bad_images)
+    with distribution.name_lost_workers():
+        with distribution.scope():
+            networks = [model.network(any_size=test_protocol.fully_convolutional) for model in models]
+            if test_protocol.fully_convolutional:
+                networks = [fully_convolutional(network) for network in networks]
+        begun = time.perf_counter()
+        with tqdm(total=len(images), unit=" images", dynamic_ncols=True, disable=silent) as bar:
+            for scores, labels, losses in _scores(batches, steps, networks, test_protocol, distribution):
+                _add(scores, labels, losses, models, single, together)
+                bar.update(len(labels))
+                if distribution.workers == 1:
+                    bad.check(max_bad_images)
     seconds = time.perf_counter() - begun
     # Each worker knows only its own bad images, and none may stop before the others.
     bad.check(max_bad_images)
@@ -146,18 +138,6 @@ def validation_arguments(recipe: dict, dataset: str, protocol: str, replicas: in
         "split": recipe.get("val_split") if dataset == recipe["dataset"] else None,
         "batch_size": None if batch_size is None else batch_size // replicas,
     }
-
-
-@contextlib.contextmanager
-def _lost_workers_named(distribution: Distribution) -> Iterator[None]:
-    """Converts TensorFlow's error about lost workers to an `EvaluationFailed` that names them."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        lost = distribution.lost_workers(error)
-        if not lost:
-            raise
-        raise EvaluationFailed(f"lost {' and '.join(lost)}; start all workers again") from error
 
 
 def _add(scores, labels, losses, models, single: list[Metrics], together: Metrics) -> None:

@@ -1,5 +1,6 @@
 """The public names, as tools read them and `lazy_loader` imports them."""
 
+from .cluster import LostWorker as LostWorker
 from .loop import TrainingFailed as TrainingFailed
 from .loop import train as train
 from .options import PRECISIONS as PRECISIONS

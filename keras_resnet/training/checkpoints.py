@@ -123,6 +123,27 @@ def load_newest(folder: Path, report: Callable[[str], object], set_aside: bool =
     return None
 
 
+def to_bytes(checkpoint: Checkpoint | None) -> bytes:
+    """The checkpoint as bytes for another process; empty for None."""
+    if checkpoint is None:
+        return b""
+    content = io.BytesIO()
+    about = json.dumps([checkpoint.step, checkpoint.numbers])
+    arrays: Any = {"about": np.array(about), **checkpoint.arrays}
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def from_bytes(content: bytes) -> Checkpoint | None:
+    """The inverse of `to_bytes`."""
+    if not content:
+        return None
+    with np.load(io.BytesIO(content)) as file:
+        arrays = dict(file)
+    step, numbers = json.loads(str(arrays.pop("about")))
+    return Checkpoint(step, arrays, numbers)
+
+
 def _digest(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256(json.dumps([checkpoint.step, checkpoint.numbers], sort_keys=True).encode())
     for name in sorted(checkpoint.arrays):

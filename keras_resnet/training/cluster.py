@@ -3,13 +3,19 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import time
 
-from keras_resnet.errors import InputError
+from keras_resnet.errors import InputError, TryAgain
 
 _RETRY_SECONDS = 0.2
 _CONNECT_SECONDS = 2.0
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})")
+
+
+class LostWorker(TryAgain):
+    """Another worker did not connect, or does not answer any more."""
 
 
 def read_tf_config(text: str) -> tuple[list[str], int]:
@@ -18,7 +24,8 @@ def read_tf_config(text: str) -> tuple[list[str], int]:
         config = json.loads(text)
     except ValueError as error:
         raise InputError(f"TF_CONFIG is not JSON ({error})") from None
-    workers = config.get("cluster", {}).get("worker") if isinstance(config, dict) else None
+    cluster = config.get("cluster") if isinstance(config, dict) else None
+    workers = cluster.get("worker") if isinstance(cluster, dict) else None
     if not isinstance(workers, list) or not workers or not all(isinstance(w, str) for w in workers):
         raise InputError(
             'TF_CONFIG names no workers; it needs {"cluster": {"worker": ["host:port", ...]}, ...}'
@@ -38,15 +45,16 @@ def read_tf_config(text: str) -> tuple[list[str], int]:
 
 
 def check_addresses(addresses: list[str]) -> None:
-    """Raises `InputError` for an address that is not host:port, or does not resolve."""
+    """Raises `InputError` for an address that is not host:port, or [IPv6]:port."""
     for address in addresses:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise InputError(f"worker address {address!r} is not host:port")
-        try:
-            socket.getaddrinfo(host, int(port))
-        except OSError as error:
-            raise InputError(f"worker address {address!r} does not resolve ({error})") from None
+        _host_and_port(address)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not 0 < int(match["port"]) < 2**16:
+        raise InputError(f"worker address {address!r} is not host:port, with a port from 1 to 65535")
+    return match["ipv6"] or match["host"], int(match["port"])
 
 
 def is_open(address: str) -> bool:
@@ -57,50 +65,83 @@ def is_open(address: str) -> bool:
 
 
 def _connect(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS)
+    return socket.create_connection(_host_and_port(address), timeout=_CONNECT_SECONDS)
 
 
 def rendezvous(addresses: list[str], index: int, timeout: float) -> None:
-    """Returns once worker `index` has connected to every other worker, and every other worker to it.
+    """Returns once worker `index` and every other worker have connected to each other, and know it.
 
-    TensorFlow itself would wait for a missing worker without a message. `InputError` if the worker's port
-    is taken, or after `timeout` seconds; the message names the missing workers.
+    TensorFlow itself would wait for a missing worker without a message. A name server may not know a worker
+    before it runs, so a name that does not resolve is a worker that is missing.
+
+    Raises:
+        InputError: the worker's port is taken.
+        LostWorker: workers are missing after `timeout` seconds; the message names them.
     """
     others = set(range(len(addresses))) - {index}
-    not_reached, not_seen = set(others), set(others)
-    port = int(addresses[index].rpartition(":")[2])
-    try:
-        server = socket.create_server(("", port), backlog=len(addresses))
-    except OSError as error:
-        raise InputError(f"cannot listen at {addresses[index]}: {os.strerror(error.errno or 0)}") from None
+    # A port that answers may be that of a worker's previous process, which will end. So a worker counts when
+    # it has been heard, was told so, and has confirmed that it heard this one.
+    unresolved, unheard, untold, unconfirmed = {index, *others}, {*others}, {*others}, {*others}
     deadline = time.monotonic() + timeout
-    with server:
+    with _listen(addresses[index], len(addresses)) as server:
         server.settimeout(_RETRY_SECONDS)
-        while not_reached or not_seen:
+        while missing := sorted(unresolved or unheard | untold | unconfirmed):
             if time.monotonic() > deadline:
-                missing = sorted(not_reached or not_seen)
                 names = ", ".join(f"worker {i} at {addresses[i]}" for i in missing)
-                raise InputError(f"{names} did not connect within {timeout:g} seconds")
-            not_reached -= {other for other in sorted(not_reached) if _announce(addresses[other], index)}
-            not_seen.discard(_accept(server))
+                verb = "resolve" if unresolved else "connect"
+                raise LostWorker(f"{names} did not {verb} within {timeout:g} seconds")
+            unresolved -= {i for i in unresolved if _resolves(addresses[i])}
+            for other in sorted((untold | unconfirmed) - unresolved):
+                is_heard = other not in unheard
+                if _announce(addresses[other], index, is_heard) and is_heard:
+                    untold.discard(other)
+            for _ in addresses:
+                other, confirms = _accept(server)
+                if other is None:
+                    break
+                unheard.discard(other)
+                if confirms:
+                    unconfirmed.discard(other)
 
 
-def _announce(address: str, index: int) -> bool:
-    """Sends this worker's index to another worker; returns whether it was reached."""
+def _listen(address: str, backlog: int) -> socket.socket:
+    """A server at the port of an address, for IPv6 as well where the system has it."""
+    everywhere = ("", _host_and_port(address)[1])
+    if socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):  # IPv6 may be disabled in a container
+            return socket.create_server(
+                everywhere, family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True
+            )
+    try:
+        return socket.create_server(everywhere, backlog=backlog)
+    except OSError as error:
+        raise InputError(f"cannot listen at {address}: {os.strerror(error.errno or 0)}") from None
+
+
+def _resolves(address: str) -> bool:
+    # UnicodeError: a part of the name is empty or too long.
+    with contextlib.suppress(OSError, UnicodeError):
+        return bool(socket.getaddrinfo(*_host_and_port(address)))
+    return False
+
+
+def _announce(address: str, index: int, is_heard: bool) -> bool:
+    """Tells another worker this one's index and whether it has been heard; returns if it was reached."""
     with contextlib.suppress(OSError), _connect(address) as connection:
-        connection.sendall(b"%d\n" % index)
+        connection.sendall(b"%d %d\n" % (index, is_heard))
         return True
     return False
 
 
-def _accept(server: socket.socket) -> int | None:
-    """Returns the index of the next worker that connects; None if none does before the socket's timeout."""
+def _accept(server: socket.socket) -> tuple[int | None, bool]:
+    """The next worker's index and whether it has heard this one; None if none connects in time."""
     try:
         connection, _ = server.accept()
         with connection:
             connection.settimeout(_CONNECT_SECONDS)
-            text = connection.recv(16).strip()
+            words = connection.recv(32).split()
     except OSError:
-        return None
-    return int(text) if text.isdigit() else None  # a port scan sends something else, or nothing
+        return None, False
+    if len(words) != 2 or not all(word.isdigit() for word in words):  # a port scan
+        return None, False
+    return int(words[0]), words[1] == b"1"

@@ -1,21 +1,25 @@
 """Wraps `tf.distribute`: the devices and workers that train together."""
 
+import contextlib
 import faulthandler
 import functools
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.errors import InputError, require, unknown_name
 from keras_resnet.training import cluster
 from keras_resnet.training.options import RunOptions
 
 _STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 _SLURM_TASKS = "SLURM_STEP_NUM_TASKS"
+_LONGEST_TIMEOUT = 1e9  # seconds; faulthandler's limit is about nine times as long
+_CHUNK = 2**24  # bytes in one collective operation
 
 
 class Distribution:
@@ -53,6 +57,45 @@ class Distribution:
         """Runs `function` on every replica, in graph code; the results are per replica."""
         return self._strategy.run(function, args=args)
 
+    def from_chief(self, data: bytes) -> bytes:
+        """Returns the chief's `data` on every worker; returns only when all workers have called it."""
+        if self.workers == 1:
+            return data
+        size = int.from_bytes(self._chunk_from_chief(len(data).to_bytes(8, "little"), 8), "little")
+        parts = [(start, min(_CHUNK, size - start)) for start in range(0, size, _CHUNK)]
+        return b"".join(self._chunk_from_chief(data[start : start + part], part) for start, part in parts)
+
+    def _chunk_from_chief(self, data: bytes, size: int) -> bytes:
+        # One number per byte, in the type of the gradients: the sum of a small integer and zeros is exact.
+        values = np.zeros(size, "float32")
+        if self.is_chief:
+            values[:] = np.frombuffer(data, "uint8")
+        return self._sum_of_chief(tf.constant(values)).numpy().astype("uint8").tobytes()
+
+    @tf.function
+    def _sum_of_chief(self, values: tf.Tensor) -> tf.Tensor:
+        def on_replica(values):
+            context = tf.distribute.get_replica_context()
+            is_first = tf.equal(context.replica_id_in_sync_group, 0)  # the first replica is the chief's
+            part = tf.where(is_first, values, tf.zeros_like(values))
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, part)
+
+        return self.local(self.run(on_replica, (values,)))
+
+    @contextlib.contextmanager
+    def name_lost_workers(self, when: Callable[[], str] = lambda: "") -> Iterator[None]:
+        """Turns TensorFlow's error about lost workers into a `LostWorker` that names them.
+
+        `when` returns what the message says about the time, such as " at step 3".
+        """
+        try:
+            yield
+        except tf.errors.OpError as error:
+            lost = self.lost_workers(error)
+            if not lost:
+                raise
+            raise cluster.LostWorker(f"lost {' and '.join(lost)}{when()}; start all workers again") from error
+
     def lost_workers(self, error: Exception) -> list[str]:
         """Returns the other workers that caused an error, such as "worker 1 at node2:5000".
 
@@ -79,11 +122,13 @@ def create(name: str, timeout: float = RunOptions.worker_timeout) -> Distributio
 
     Raises:
         InputError: the name is unknown, or the description of the cluster is wrong.
+        LostWorker: another worker did not connect in time.
     """
     if name not in _STRATEGIES:
         raise unknown_name("strategy", name, _STRATEGIES)
+    require(0 < timeout <= _LONGEST_TIMEOUT, "worker_timeout must be positive, at most 1e9 seconds", timeout)
     gpus = tf.config.list_physical_devices("GPU")
-    if name == "auto" and (os.environ.get("TF_CONFIG") or int(os.environ.get(_SLURM_TASKS, "1")) > 1):
+    if name == "auto" and (os.environ.get("TF_CONFIG") or _slurm_tasks() > 1):
         name = "multi_worker"
     elif name == "auto":
         name = "mirrored" if len(gpus) > 1 else "one_device"
@@ -110,16 +155,26 @@ def _multi_worker(timeout: float) -> Distribution:
     cluster.rendezvous(addresses, index, timeout)
     # TensorFlow holds Python's lock here: if a worker is lost now, this process cannot name it but only exit.
     faulthandler.dump_traceback_later(timeout, exit=True)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    faulthandler.cancel_dump_traceback_later()
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return Distribution(strategy, addresses, index)
+
+
+def _slurm_tasks() -> int:
+    """The number of tasks of SLURM's job step; 1 without SLURM."""
+    text = os.environ.get(_SLURM_TASKS, "1")
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise InputError(f"{_SLURM_TASKS} is {text!r}, not a number")
+    return int(text)
 
 
 def _tf_config_of_slurm() -> str:
     try:
         # One device per task, so that no GPU driver is queried: SLURM decides which GPUs a task sees.
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-            gpus_per_node=int(os.environ[_SLURM_TASKS]), gpus_per_task=1, auto_set_gpu=False
+            gpus_per_node=_slurm_tasks(), gpus_per_task=1, auto_set_gpu=False
         )
         workers = list(resolver.cluster_spec().as_dict()["worker"])
     except (KeyError, ValueError, RuntimeError) as error:

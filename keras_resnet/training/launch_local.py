@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.1
 
 
 def main(workers: int, program: str, flags: Sequence[str]) -> int:
-    """Runs a program in several workers; returns the first exit status that is not 0, or 0."""
+    """Runs a program in several workers; returns the smallest exit status that is not 0, or 0."""
     require(workers >= 1, "--workers must be at least 1", workers)
     if not Path(program).is_file():
         raise InputError(f"there is no {program} here; run this from the project's folder")
@@ -64,7 +64,7 @@ def start(command: list[str], count: int) -> list[subprocess.Popen]:
 
 
 def wait(workers: list[subprocess.Popen]) -> int:
-    """Waits for all workers; returns the first exit status that is not 0, or 0.
+    """Waits for all workers; returns the smallest exit status that is not 0, or 0.
 
     Once a worker has failed, the others have a minute to stop; then they are killed.
     """
@@ -77,9 +77,10 @@ def wait(workers: list[subprocess.Popen]) -> int:
                 print(f"[{index}] killed: another worker failed {_GRACE_SECONDS} s ago", flush=True)
                 workers[index].kill()
         time.sleep(_POLL_SECONDS)
-    # A worker that was killed by a signal has a negative status, for which shells use 128 + signal.
+    # A worker that was killed by a signal has a negative status, for which shells use 128 + signal. Starting
+    # again does not help against a status below 128, so that one counts.
     statuses = [128 - p.returncode if p.returncode < 0 else p.returncode for p in workers]
-    return next((status for status in statuses if status), 0)
+    return min((status for status in statuses if status), default=0)
 
 
 def _print_lines(index: int, stream: Iterable[str]) -> None:

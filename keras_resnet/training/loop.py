@@ -42,26 +42,22 @@ def train(
         The last row of history.csv.
 
     Raises:
-        InputError: an argument is invalid; nothing was written.
-        TrainingFailed: the loss or the gradient is not finite, or another worker is lost.
+        InputError: an argument is invalid, or another process uses the folder; nothing was written.
+        TrainingFailed: the loss or the gradient is not finite.
+        LostWorker: another worker did not connect, or is lost.
         Preempted: SIGTERM was received; all steps done so far are in a checkpoint.
         OSError: the folder cannot be written.
     """
     options = options or RunOptions()
-    with catch_sigterm() as sigterm:
+    with contextlib.ExitStack() as lock, catch_sigterm() as sigterm:
         distribution = create(options.strategy, options.worker_timeout)
         sigterm.install()
-        run = set_up(task, RunFolder(folder), options, distribution)
-        if not run.is_finished:
-            run.progress.begin(run.step)
-            try:
-                with _name_lost_workers(run), sigterm.deferred():
-                    _train_and_evaluate(run, sigterm, observer)
-            finally:
-                run.progress.end()
-                run.write_bad_images()
-        _save_result(run, sigterm)
-        return run.history[-1]
+        with distribution.name_lost_workers():
+            run = set_up(task, RunFolder(folder), options, distribution, lock)
+            if not run.is_finished:
+                _train_and_evaluate(run, sigterm, observer)
+            _save_result(run, sigterm)
+            return run.history[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +70,16 @@ class _Call:
 
 
 def _train_and_evaluate(run: Run, sigterm: Sigterm, observer: Observer | None) -> None:
-    while not run.is_finished:
-        if run.unevaluated is None:
-            _train_epoch(run, sigterm, observer)
-        _evaluate_epoch(run, sigterm)
+    run.progress.begin(run.step)
+    try:
+        with run.distribution.name_lost_workers(lambda: f" at step {run.step}"), sigterm.deferred():
+            while not run.is_finished:
+                if run.unevaluated is None:
+                    _train_epoch(run, sigterm, observer)
+                _evaluate_epoch(run, sigterm)
+    finally:
+        run.progress.end()
+        run.write_bad_images()
 
 
 def _train_epoch(run: Run, sigterm: Sigterm, observer: Observer | None) -> None:
@@ -219,6 +221,8 @@ def _save_result(run: Run, sigterm: Sigterm) -> None:
             run.task.save(run.trainer.model, run.folder.weights)
     if run.distribution.is_chief:
         draw_curves(run.folder, run.task)
+    # No worker reports success before the chief has written the result.
+    run.distribution.from_chief(b"")
 
 
 def _reestimate(run: Run, sigterm: Sigterm) -> None:
@@ -231,18 +235,3 @@ def _reestimate(run: Run, sigterm: Sigterm) -> None:
         f"batch normalization's statistics averaged over {count} batches: "
         f"val {after}; with the moving averages {before}"
     )
-
-
-@contextlib.contextmanager
-def _name_lost_workers(run: Run) -> Iterator[None]:
-    """Turns TensorFlow's error about lost workers into a `TrainingFailed` that names them."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        lost = run.distribution.lost_workers(error)
-        if not lost:
-            raise
-        raise TrainingFailed(
-            f"lost {' and '.join(lost)} at step {run.step}; "
-            "start all workers again to resume from the last checkpoint"
-        ) from error

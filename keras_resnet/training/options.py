@@ -34,3 +34,4 @@ class RunOptions:
         for least, names in _LEAST.items():
             for name in names:
                 require(getattr(self, name) >= least, f"{name} must be at least {least}", getattr(self, name))
+        require(self.seed < 2**32, "seed must be less than 4294967296", self.seed)

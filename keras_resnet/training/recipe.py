@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import sys
 import typing
 from collections.abc import Iterable
 from typing import Any, Literal, Self
@@ -194,11 +195,11 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
             return tuple(float(item) for item in items)
     elif kind is float and _is_number(value):
         return float(value)
-    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+    elif kind is not float and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return dict(value) if kind is dict else value
     name = "numbers" if kind == tuple[float, ...] else kind.__name__
     raise InputError(f"recipe key {field.name!r} takes {name}; got {value!r}")
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_resnet.data import BadImages
 from keras_resnet.data.identity import data_changes
 from keras_resnet.errors import InputError
+from keras_resnet.files import locked
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
 from keras_resnet.training.distribution import Distribution
@@ -89,15 +90,27 @@ class Run:
             self.bad_images.write(self.folder.bad_images(self.distribution.worker))
 
 
-def set_up(task: Task, folder: RunFolder, options: RunOptions, distribution: Distribution) -> Run:
-    """Prepares a run, at its start or at its newest checkpoint; writes nothing if it raises `InputError`."""
+def set_up(
+    task: Task,
+    folder: RunFolder,
+    options: RunOptions,
+    distribution: Distribution,
+    lock: contextlib.ExitStack,
+) -> Run:
+    """Prepares a run, at its start or at its newest checkpoint; writes nothing if it raises `InputError`.
+
+    The chief holds the folder's lock until `lock` is closed.
+    """
     recipe = task.recipe
+    is_new = not folder.recipe.exists()
+    if distribution.is_chief and not is_new:
+        _lock(lock, folder, options, distribution)
     check_run_folder(folder, recipe, options.seed, options.precision)
     task.open(options.data_dir)
     total_steps = recipe.steps or max(1, round(recipe.epochs * task.epoch_steps))
     _check_divisible(recipe, options, distribution)
     progress = Progress(folder, task, total_steps, visible=distribution.is_chief)
-    checkpoint = _load_checkpoint(folder, recipe, options, progress, distribution.is_chief)
+    checkpoint = _load_checkpoint(folder, recipe, options, distribution, progress)
     _check_data(folder, task, checkpoint)
     bad_images = BadImages()
     if checkpoint:
@@ -117,12 +130,24 @@ def set_up(task: Task, folder: RunFolder, options: RunOptions, distribution: Dis
     schedule = Schedule(recipe, total_steps, task.epoch_steps)
     sums = dict.fromkeys((*task.train_metrics, "count"), 0.0)
     run = Run(task, folder, options, distribution, trainer, schedule, progress, bad_images, total_steps, sums)
-    if distribution.is_chief and not folder.recipe.exists():
+    if distribution.is_chief and is_new:  # only now, when all arguments are known to be valid
+        _lock(lock, folder, options, distribution)
+        if folder.recipe.exists():
+            raise InputError(f"another process has started a run in {folder.path}; start again to resume it")
         identity = run_identity(recipe, options.seed, options.precision)
         folder.write_recipe({**identity, "data": task.data_identity})
     if checkpoint:
         _restore(run, checkpoint)
     return run
+
+
+def _lock(
+    lock: contextlib.ExitStack, folder: RunFolder, options: RunOptions, distribution: Distribution
+) -> None:
+    """Excludes other processes from the folder; for the chief only, because its workers share the folder."""
+    # A file server may keep the lock of a machine that failed for minutes.
+    seconds = options.worker_timeout if distribution.workers > 1 else 0
+    lock.enter_context(locked(folder.lock, seconds))
 
 
 def save_checkpoint(run: Run) -> None:
@@ -174,10 +199,22 @@ def _identity(recipe: Recipe, options: RunOptions) -> dict:
 
 
 def _load_checkpoint(
-    folder: RunFolder, recipe: Recipe, options: RunOptions, progress: Progress, is_chief: bool
+    folder: RunFolder,
+    recipe: Recipe,
+    options: RunOptions,
+    distribution: Distribution,
+    progress: Progress,
 ) -> checkpoints.Checkpoint | None:
-    """The newest checkpoint; None if there is none, `InputError` if it belongs to another run."""
-    checkpoint = checkpoints.load_newest(folder.checkpoints, progress.say, set_aside=is_chief)
+    """The newest checkpoint that the chief sees; None if there is none, `InputError` if it is of another run.
+
+    Other workers may see an older list of files, because network file systems cache it.
+    """
+    checkpoint = None
+    if distribution.is_chief:
+        checkpoint = checkpoints.load_newest(folder.checkpoints, progress.say, set_aside=True)
+    sent = distribution.from_chief(checkpoints.to_bytes(checkpoint) if distribution.workers > 1 else b"")
+    if not distribution.is_chief:
+        checkpoint = checkpoints.from_bytes(sent)
     if checkpoint is None:
         return None
     wanted = _identity(recipe, options)

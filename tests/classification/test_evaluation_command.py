@@ -19,13 +19,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import keras_resnet
-from keras_resnet.classification import PROTOCOLS, EvaluationFailed, get_recipe, load_evaluated_model, train
+from keras_resnet.classification import PROTOCOLS, get_recipe, load_evaluated_model, train
 from keras_resnet.classification.__main__ import COMMAND
 from keras_resnet.commands import evaluate
 from keras_resnet.images.decode import decode_image
 from keras_resnet.images.preprocessing import INTERPOLATIONS
 from keras_resnet.run_folder import RunFolder
-from keras_resnet.training import RunOptions
+from keras_resnet.training import LostWorker, RunOptions
 from keras_resnet.weights import save_weights
 
 ROOT = Path(keras_resnet.__file__).parents[1]
@@ -242,15 +242,15 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(command, some_weights, mon
     assert sorted(path.name for path in some_weights.iterdir()) == before
 
 
-def test_a_lost_worker_is_status_1(command, weights_of, monkeypatch):
+def test_a_lost_worker_is_status_138(command, weights_of, monkeypatch):
     lost = "lost worker 1 at 127.0.0.1:1; start all workers again"
 
     def lose(*args, **kwargs):
-        raise EvaluationFailed(lost)
+        raise LostWorker(lost)
 
     monkeypatch.setattr(evaluate, "evaluate", lose)
     status, _, errors = command(f"--weights={weights_of()}", DIGITS)
-    assert status == 1
+    assert status == 138
     assert errors == [f"error: {lost}"]
 
 

@@ -1,6 +1,6 @@
 """Run by launch_local in a test: trains, and writes what each worker ends with.
 
-dump_workers.py FOLDER DATA_DIR sync|plain
+dump_workers.py FOLDER DATA_DIR sync|plain|apart
 """
 
 import hashlib
@@ -33,8 +33,11 @@ def main():
     )
     if mode == "sync":  # a rate at which rounding does not grow
         recipe = recipe.replace(learning_rate=1e-3, warmup_epochs=0, schedule="constant")
-    options = RunOptions(strategy="multi_worker", data_dir=data_dir, sync_batch_norm=mode == "sync")
-    last = train(recipe, f"{folder}/run", options, observer=observe)
+    options = RunOptions(
+        strategy="multi_worker", data_dir=data_dir, checkpoint_every=8, sync_batch_norm=mode == "sync"
+    )
+    run = "run" if mode != "apart" or index == 0 else "run-of-another-worker"
+    last = train(recipe, f"{folder}/{run}", options, observer=observe)
     variables = trainers[-1].named_variables()
     digests = {name: hashlib.sha256(v.numpy().tobytes()).hexdigest() for name, v in variables.items()}
     with open(f"{folder}/worker{index}.json", "w") as file:

@@ -1,12 +1,17 @@
+import copy
+import faulthandler
 import json
 import socket
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_resnet import InputError
-from keras_resnet.training import cluster, distribution, launch_local
+from keras_resnet.training import LostWorker, checkpoints, cluster, distribution, launch_local
 
 TWO = ["127.0.0.1:1234", "127.0.0.1:1235"]
 
@@ -33,8 +38,12 @@ def test_reads_tf_config():
         (config(cluster={"worker": TWO, "ps": TWO}), "only 'worker'"),
         (config(index=2), "task index 2 is not among its 2 workers"),
         (config(index="first"), "task index 'first'"),
-        (config(workers=["nowhere.invalid:1234"]), "does not resolve"),
+        (config(cluster=None), "names no workers"),
+        (config(cluster=[TWO]), "names no workers"),
         (config(workers=["127.0.0.1"]), "'127.0.0.1' is not host:port"),
+        (config(workers=["127.0.0.1:99999"]), "is not host:port, with a port from 1 to 65535"),
+        (config(workers=["127.0.0.1:²"]), "is not host:port"),
+        (config(workers=["::1:5000"]), "is not host:port"),
     ],
 )
 def test_a_broken_tf_config_is_one_line(monkeypatch, text, message):
@@ -76,9 +85,35 @@ def test_slurm_describes_the_cluster(monkeypatch):
 
 def test_slurm_that_describes_nothing(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
-    with pytest.raises(InputError, match="SLURM's environment does not describe a cluster"):
-        distribution.create("auto")
+    for tasks, message in (
+        ("3", "SLURM's environment does not describe a cluster"),
+        ("2(x1)", r"SLURM_STEP_NUM_TASKS is '2\(x1\)', not a number"),
+    ):
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+        with pytest.raises(InputError, match=message):
+            distribution.create("auto")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_timeouts_that_nothing_can_wait_for(timeout):
+    with pytest.raises(InputError, match="worker_timeout must be positive"):
+        distribution.create("one_device", timeout)
+
+
+def test_the_timer_is_cancelled_if_the_strategy_cannot_be_created(monkeypatch):
+    calls = []
+
+    def fail():
+        raise ValueError("no strategy")
+
+    monkeypatch.setenv("TF_CONFIG", config())
+    monkeypatch.setattr(cluster, "rendezvous", lambda *arguments: None)
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", fail)
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *args, **kwargs: calls.append("set"))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: calls.append("cancelled"))
+    with pytest.raises(ValueError, match="no strategy"):
+        distribution.create("multi_worker")
+    assert calls == ["set", "cancelled"]
 
 
 def test_unknown_strategy():
@@ -97,12 +132,21 @@ def test_auto_takes_the_cluster_that_is_described(monkeypatch):
         distribution.create("auto")
 
 
-def free_addresses(count):
-    return [f"127.0.0.1:{port}" for port in launch_local.free_ports(count)]
+def free_addresses(count, host="127.0.0.1"):
+    return [f"{host}:{port}" for port in launch_local.free_ports(count)]
 
 
-def test_rendezvous_waits_for_the_last():
-    addresses = free_addresses(3)
+def has_ipv6():
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", *(["[::1]"] if has_ipv6() else [])])
+def test_rendezvous_waits_for_the_last(host):
+    addresses = free_addresses(3, host)
     begun = time.monotonic()
     arrived = []
 
@@ -122,8 +166,40 @@ def test_rendezvous_names_the_missing_worker():
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(cluster.rendezvous, addresses, index, 2) for index in (0, 2)]
     for call in calls:
-        with pytest.raises(InputError, match=f"^worker 1 at {addresses[1]} did not connect within 2 seconds"):
+        with pytest.raises(LostWorker, match=f"^worker 1 at {addresses[1]} did not connect within 2 seconds"):
             call.result()
+
+
+def test_rendezvous_does_not_count_the_previous_process_of_a_worker():
+    addresses = free_addresses(2)
+    port = int(addresses[0].rpartition(":")[2])
+    with ThreadPoolExecutor(2) as pool:
+        with socket.create_server(("", port)) as previous:
+            early = pool.submit(cluster.rendezvous, addresses, 1, 20)
+            previous.accept()[0].close()
+        late = pool.submit(cluster.rendezvous, addresses, 0, 5)
+        assert (late.result(), early.result()) == (None, None)
+
+
+def test_a_name_that_resolves_late_or_never(monkeypatch):
+    (address,) = free_addresses(1)
+    failures = [socket.gaierror(-2, "unknown"), UnicodeError("part too long")]
+
+    def getaddrinfo(host, *arguments):
+        if host == "never":
+            raise socket.gaierror(-2, "unknown")
+        if failures:
+            raise failures.pop()
+        return ["found"]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    cluster.rendezvous([address], 0, timeout=20)
+    assert not failures
+    with pytest.raises(
+        LostWorker, match=r"^worker 1 at never:1 did not resolve within 0.3 seconds"
+    ) as caught:
+        cluster.rendezvous([address, "never:1"], 0, 0.3)
+    assert caught.value.status == 138
 
 
 def test_rendezvous_with_a_taken_port():
@@ -139,6 +215,45 @@ def test_lost_workers_are_named_by_closed_port_or_by_the_error():
 
     made = distribution.Distribution(Strategy(), ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"], worker=0)
     assert made.lost_workers(ValueError("?")) == ["worker 1 at 127.0.0.1:2", "worker 2 at 127.0.0.1:3"]
+
+    with (
+        pytest.raises(
+            LostWorker, match=r"^lost worker 1 at .* and worker 2 at .* at step 7; start all"
+        ) as caught,
+        made.name_lost_workers(lambda: " at step 7"),
+    ):
+        raise tf.errors.UnavailableError(None, None, "connection reset")
+    assert caught.value.status == 138
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        addresses = ["127.0.0.1:1", *(f"127.0.0.1:{open.getsockname()[1]}" for open in (one, two))]
+        made = distribution.Distribution(Strategy(), addresses, worker=0)
+        hangs = ValueError("/job:worker/replica:0/task:2 does not answer /job:worker/replica:0/task:0")
+        assert made.lost_workers(hangs) == [f"worker 2 at {addresses[2]}"]
+
+
+def test_every_worker_gets_what_the_chief_sends(monkeypatch):
+    """Two replicas of one process stand for two workers; only the first replica's value may count."""
+    monkeypatch.setattr(distribution, "_CHUNK", 100)
+    chief = copy.copy(distribution.create("mirrored"))
+    chief.workers = 2
+    arrays = {"weights/a": np.arange(7, dtype="float32") / 3, "good_steps": np.array(3, "int32")}
+    sent = checkpoints.Checkpoint(5, arrays, {"history": [{"loss": 0.1}], "none": None})
+    received = checkpoints.from_bytes(chief.from_chief(checkpoints.to_bytes(sent)))
+    assert (received.step, received.numbers) == (5, sent.numbers)
+    assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in received.arrays.items()} == {
+        name: (a.dtype, a.shape, a.tobytes()) for name, a in arrays.items()
+    }
+    assert chief.from_chief(bytes(range(256))) == bytes(range(256))
+    assert checkpoints.from_bytes(chief.from_chief(checkpoints.to_bytes(None))) is None
+    other = copy.copy(chief)
+    other.is_chief = False
+    assert other.from_chief(b"not the chief's") == b""
+
+
+def test_the_launcher_ends_with_the_status_that_decides():
+    """2, invalid input, which starting again does not cure; not the 138 of those who lost that worker."""
+    workers = [subprocess.Popen(["sh", "-c", f"exit {status}"]) for status in (0, 138, 2)]
+    assert launch_local.wait(workers) == 2
 
 
 def test_alone_no_worker_is_lost():

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import h5py
 import keras
@@ -17,9 +18,11 @@ from keras_resnet import InputError, build_model
 from keras_resnet.classification import get_recipe, train
 from keras_resnet.data import evaluation_batches, open_dataset
 from keras_resnet.data.digits import Digits
+from keras_resnet.files import locked
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import Preempted, RunOptions, TrainingFailed
 from keras_resnet.training.checkpoints import list_checkpoints, load, save
+from keras_resnet.training.progress import Progress
 from keras_resnet.training.step import Trainer
 from keras_resnet.weights import read_spec, save_weights
 
@@ -305,6 +308,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     [
         ({"precision": "float8"}, "unknown precision 'float8'; did you mean float"),
         ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": 5_000_000_000}, "seed must be less than 4294967296"),
         ({"keep": 0}, "keep must be at least 1"),
         ({"steps_per_call": 0}, "steps_per_call must be at least 1"),
     ],
@@ -351,6 +355,32 @@ def test_a_broken_recipe_file(tmp_path, tiny, run_options, content, message):
     (tmp_path / "recipe.json").write_text(content)
     with pytest.raises(InputError, match=message):
         train(tiny, tmp_path, run_options())
+
+
+def test_a_folder_that_another_process_uses(tmp_path, tiny, run_options, finished):
+    """A run that exists, and a new one, whose folder is locked when nothing else can fail."""
+    new = tmp_path / "new"
+    for folder in (finished[0], new):
+        with (
+            locked(folder / "lock"),
+            pytest.raises(InputError, match=f"another process is using {folder}; wait until it ends"),
+        ):
+            train(tiny, folder, run_options())
+    assert [path.name for path in new.iterdir()] == ["lock"]
+    assert train(tiny, finished[0], run_options()) == finished[1]
+
+
+def test_a_closed_terminal_does_not_end_a_run(tmp_path, monkeypatch):
+    written = []
+
+    def write(line, file):
+        written.append(line)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("keras_resnet.training.progress.tqdm.write", write)
+    task = SimpleNamespace(recipe=SimpleNamespace(batch_size=1), describe=str)
+    Progress(RunFolder(tmp_path), task, 1, visible=True).say("epoch 1")
+    assert written == ["epoch 1"]
 
 
 def test_a_workdir_that_is_a_file(tmp_path, tiny, run_options):

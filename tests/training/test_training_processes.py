@@ -65,12 +65,24 @@ def test_a_worker_that_dies_is_named_and_the_run_resumes_to_the_same_bytes(tmp_p
         assert wait_for(lambda step=step: newest_step(workdir) >= step, process), finish(process)
         os.kill(children(process)[victim], signal.SIGKILL)
         status, output = finish(process, timeout=120)
-        assert status in (1, 137), output
+        assert status == 137, output  # the other's is 138
         assert f"[{1 - victim}] error: lost worker {victim} at 127.0.0.1:" in output
         assert "Traceback" not in output
     status, output = run(command)
     assert status == 0, output
     assert result(workdir) == result(tmp_path / "whole")
+
+
+def resumes_with_a_worker_that_sees_no_checkpoint(folder, command, workers):
+    """Worker 1 has a folder of its own, as if its file system did not show the chief's files yet."""
+    weights = (folder / "run" / "model.weights.h5").read_bytes()
+    checkpoints.list_checkpoints(folder / "run" / "checkpoints")[-1].unlink()
+    status, output = run([*command[:-1], "apart"], PYTHONPATH=str(processes.ROOT))
+    assert status == 0, output
+    resumed = [json.loads((folder / f"worker{index}.json").read_text()) for index in (0, 1)]
+    assert 0 < len(resumed[0]["losses"]) < len(workers[0]["losses"]), output
+    assert resumed[0]["digests"] == resumed[1]["digests"] == workers[0]["digests"]
+    assert (folder / "run" / "model.weights.h5").read_bytes() == weights
 
 
 @pytest.mark.parametrize("mode", ["plain", "sync"])
@@ -87,6 +99,7 @@ def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode):
         k: v for k, v in workers[1]["last"].items() if k != "images_per_second"
     }
     if mode == "plain":
+        resumes_with_a_worker_that_sees_no_checkpoint(tmp_path, command, workers)
         return
     losses = []
 
@@ -112,8 +125,11 @@ def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode):
     assert workers[0]["last"]["val_loss"] == pytest.approx(last["val_loss"], rel=1e-3)
 
 
-def test_sigterm_is_forwarded_and_exits_143(tmp_path, data_dir):
-    process = start(launch_command(2, tmp_path, data_dir, "--epochs=500", "--checkpoint_every=5"))
+@pytest.mark.parametrize("checkpoint_every", [1, 5])
+def test_sigterm_is_forwarded_and_exits_143(tmp_path, data_dir, checkpoint_every):
+    """With 1, the results of every call are read before the next one starts."""
+    flags = ["--epochs=500", f"--checkpoint_every={checkpoint_every}"]
+    process = start(launch_command(2, tmp_path, data_dir, *flags))
     assert wait_for(lambda: newest_step(tmp_path) >= 5, process), finish(process)
     process.send_signal(signal.SIGTERM)
     status, output = finish(process, timeout=120)
@@ -128,9 +144,34 @@ def test_a_missing_worker_is_named(tmp_path, data_dir):
     config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}}
     command = train_command(tmp_path / "run", data_dir, "--strategy=multi_worker", "--worker_timeout=5")
     status, output = run(command, TF_CONFIG=json.dumps(config))
-    assert status == 2
+    assert status == 138
     assert f"error: worker 1 at {addresses[1]} did not connect within 5 seconds" in output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_that_ends_at_the_start_is_named(tmp_path, data_dir):
+    addresses = [f"127.0.0.1:{port}" for port in launch_local.free_ports(2)]
+    workers = []
+    for index, flags in enumerate([[], ["--set=val_split=tests"]]):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        command = train_command(tmp_path / "run", data_dir, "--strategy=multi_worker", *flags)
+        workers.append(start(command, TF_CONFIG=json.dumps(config)))
+    (chief, chief_output), (other, other_output) = [finish(worker) for worker in workers]
+    assert (other, chief) == (2, 138), chief_output
+    assert "unknown split" in other_output
+    assert f"error: lost worker 1 at {addresses[1]}; start all workers again" in chief_output
+    assert "Traceback" not in chief_output
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_worker_succeeds_if_the_chief_cannot_write_the_result(tmp_path, data_dir):
+    (tmp_path / "model.weights.h5").mkdir()
+    process = start(launch_command(2, tmp_path, data_dir, "--set=steps=2"))
+    status, output = finish(process)
+    assert status == 2, output
+    assert "[0] error: " in output
+    assert "[1] error: lost worker 0 at 127.0.0.1:" in output
+    assert "Traceback" not in output
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint_intact(tmp_path, data_dir):

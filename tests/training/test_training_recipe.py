@@ -81,6 +81,7 @@ def test_set(assignments, field, value):
         ("nesterov=1", "'nesterov' takes bool"),
         ("schedule=cosin", "unknown schedule 'cosin'; did you mean cosine"),
         ("learning_rate=nan", "'learning_rate' takes float"),
+        ("epochs=1e999", "'epochs' takes float; got inf"),
         ("boundaries=(0.5, 0.25)", "rising fractions"),
         ("epochs=-1", "epochs must be positive"),
         ("mixup=-1", "mixup must not be negative"),
