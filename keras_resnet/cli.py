@@ -24,6 +24,7 @@ from absl import flags as absl_flags
 from absl import logging
 
 from keras_resnet.errors import CommandFailed, InputError, unknown_name
+from keras_resnet.processes import exit_on_sigterm
 from keras_resnet.quiet import quiet
 
 # The kinds of flags: how absl defines them, and how the help spells them.
@@ -96,12 +97,14 @@ def run(
 ) -> NoReturn:
     """Runs a command and exits.
 
+    SIGTERM ends the command with status 143 unless it handles the signal itself.
     Invalid input, and any other `CommandFailed`, becomes one line on standard error and an exit status;
     other exceptions keep their tracebacks, because they are bugs. The arguments, and the program's name in
     the help, are by default those of this process.
     """
     try:
-        status = _run(command, sys.argv[1:] if arguments is None else arguments, program or _program())
+        with exit_on_sigterm():  # a container ignores SIGTERM if its first process does not handle it
+            status = _run(command, sys.argv[1:] if arguments is None else arguments, program or _program())
     except CommandFailed as failure:
         print(failure.prefix + " ".join(str(failure).split()), file=sys.stderr)
         status = failure.status

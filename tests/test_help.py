@@ -74,3 +74,14 @@ def test_help_of_a_flag_is_that_of_its_field():
     for options, names in ((Recipe, CHANGES), (RunOptions, RunOptions.__dataclass_fields__)):
         for name in names:
             assert texts[name] == options.__dataclass_fields__[name].metadata["help"]
+
+
+def test_sigterm_ends_any_command_with_status_143():
+    """Also as the first process of a container, which has no default handlers."""
+    script = (
+        "import os, signal, time; from keras_resnet import cli\n"
+        "def wait(): os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)\n"
+        "cli.run(cli.Command(wait, 'Waits.'), [])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "")

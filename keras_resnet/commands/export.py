@@ -6,10 +6,8 @@ from typing import Any
 from keras_resnet.errors import InputError, require
 from keras_resnet.export import export_weights, export_workdir
 from keras_resnet.export.artifacts import Options
-from keras_resnet.processes import exit_on_sigterm
 
 
-@exit_on_sigterm()  # so that temporary files are removed
 def main(
     workdir: str | None,
     model: str | None,

@@ -8,7 +8,6 @@ from typing import Any
 from keras_resnet.classification import ClassificationRecipe, get_recipe, train
 from keras_resnet.export import check_formats, export_workdir
 from keras_resnet.files import os_errors_as_input_errors
-from keras_resnet.processes import exit_on_sigterm
 from keras_resnet.training import RunOptions
 
 
@@ -33,5 +32,4 @@ def main(recipe: str, set: Sequence[str], workdir: str | None, export: Sequence[
         check_formats(export)
     with os_errors_as_input_errors(workdir):
         train(changed, workdir, options)
-    with exit_on_sigterm():
-        return 0 if not export or export_workdir(workdir, export, data_dir=options.data_dir) else 1
+    return 0 if not export or export_workdir(workdir, export, data_dir=options.data_dir) else 1
