@@ -35,6 +35,11 @@ def one_line(text: object, limit: int = 200) -> str:
     return " ".join(str(text).encode("unicode_escape").decode("ascii")[:limit].split())
 
 
+def printable(text: str) -> str:
+    """Replaces characters that a terminal should not get: controls, and bytes that are not UTF-8."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
     """Returns the error for a name of a `kind` such as "model"; suggests the most similar known names."""
     known = sorted(known)

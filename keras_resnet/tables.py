@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns a Markdown table with padded cells; columns of numbers are aligned to the right."""
+    header, *rows = [[cell.replace("|", "\\|") for cell in cells] for cells in (header, *rows)]
     numeric = [all(row[i][:1].isdigit() for row in rows) for i in range(len(header))]
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
 

@@ -15,6 +15,7 @@ from keras_resnet.data.examples import (
     shard_examples,
 )
 from keras_resnet.data.sources import Dataset, open_dataset
+from keras_resnet.errors import printable
 from keras_resnet.images.decode import decode_image
 from keras_resnet.tables import markdown_table
 
@@ -58,5 +59,4 @@ def find_unusable(dataset: Dataset) -> tuple[list[tuple[str, str]], int]:
             for count in batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
                 bar.set_postfix(bad=bad.count, refresh=False)
                 bar.update(int(count))
-    # Invalid bytes in file names are replaced.
-    return [(os.fsencode(path).decode(errors="replace"), why) for path, _, why in bad.rows()], total
+    return [(printable(path), why) for path, _, why in bad.rows()], total

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import stat
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from keras_resnet.errors import InputError
 from keras_resnet.images.decode import is_image
 
 HELD_OUT_SPLITS = ("test", "validation", "val")
+
+_MAX_BYTES = 300_000_000  # a BMP image of the largest size that is decoded
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories; Cs: bytes that are not UTF-8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +98,12 @@ def _scan_classes(path: str) -> tuple[tuple[str, ...], Files]:
     if len(classes) < 2:
         found = f"only the class folder {classes[0]!r}" if classes else "no class folders"
         raise InputError(f"{path!r} has {found}; a dataset needs two or more, one per class")
+    for name in classes:
+        if any(unicodedata.category(letter) in _CONTROL for letter in name):
+            raise InputError(
+                f"{path!r}: the name of the class folder {name!r} must be UTF-8 text without control"
+                " characters; rename it"
+            )
     folders = [os.path.join(path, name) for name in classes]
     # Threads: on a network file system each request is a round trip.
     with ThreadPoolExecutor(16) as pool:
@@ -108,11 +119,13 @@ def _class_files(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
     files, skipped = [], []
     try:
         for entry in _visible_entries(folder):
-            if entry.is_symlink() or entry.is_file(follow_symlinks=False):
+            # Links to folders and to nothing are examples that cannot be decoded.
+            linked = entry.is_symlink() and (not os.path.exists(entry.path) or entry.is_dir())
+            reason = None if linked else entry_error(entry.stat())
+            if reason is None:
                 files.append(entry.path)
             else:
-                kind = "a folder" if entry.is_dir(follow_symlinks=False) else "not a regular file"
-                skipped.append((entry.path, f"{kind} where an image was expected"))
+                skipped.append((entry.path, reason))
     except OSError as error:
         raise InputError(f"the class folder {folder!r} cannot be read: {error.strerror}") from None
     if not files:
@@ -120,6 +133,17 @@ def _class_files(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
     if not any(_looks_like_image(file) for file in files):
         raise InputError(f"the class folder {folder!r} has no JPEG, PNG, GIF or BMP image")
     return files, skipped
+
+
+def entry_error(status: os.stat_result) -> str | None:
+    """Why something in a class folder cannot be read as an image, or None if it can."""
+    if stat.S_ISDIR(status.st_mode):
+        return "a folder where an image was expected"
+    if not stat.S_ISREG(status.st_mode):
+        return "not a regular file where an image was expected"
+    if status.st_size > _MAX_BYTES:
+        return f"a file of {status.st_size} bytes; the limit is {_MAX_BYTES}"
+    return None
 
 
 def _looks_like_image(path: str) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_resnet.data.pipeline import Transform, raw_images, training_batches
 from keras_resnet.data.sources import IndexedSplit, Split
-from keras_resnet.errors import InputError
+from keras_resnet.errors import InputError, printable
 from keras_resnet.images.preprocessing import Normalization
 
 
@@ -42,8 +42,7 @@ def sample_examples(
 def _name(split: IndexedSplit, index: int) -> str:
     if not split.files:
         return f"example {index}"
-    name = os.path.basename(split.images[index]).decode(errors="replace")
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return printable(os.fsdecode(os.path.basename(split.images[index])))
 
 
 def to_pixels(images: np.ndarray, normalization: Normalization) -> np.ndarray:

@@ -136,10 +136,10 @@ class StreamedSplit:
 def file_error(path: str | bytes) -> str | None:
     """Why a file cannot be read or decoded, or None if it can."""
     try:
+        if reason := folder.entry_error(os.stat(path)):
+            return reason
         with open(path, "rb") as file:
             return decode_error(file.read())
-    except IsADirectoryError:
-        return "a folder where an image was expected"
     except OSError as error:
         return f"unreadable: {error.strerror}"
 
@@ -284,6 +284,10 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= 240 else text[:237] + "..."
 
 
+def _unreadable(name: str, error: tf.errors.OpError) -> InputError:
+    return InputError(f"the files of dataset {name!r} cannot be read: {_one_line(error)}")
+
+
 def _feature_keys(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
     """The names of the image and label features, or `InputError`."""
     keys = cast(tuple, info.supervised_keys or ())
@@ -342,7 +346,10 @@ class _Loader:
     def __call__(self, spec: str, split: str, start: int, stop: int) -> Split:
         if self.builder.info.dataset_size > INDEXED_BYTES:
             opened = self._streamed(spec, split, start, stop)
-            first = next(tf.data.TFRecordDataset(opened.shards[0][0]).take(1).as_numpy_iterator())
+            try:
+                first = next(tf.data.TFRecordDataset(opened.shards[0][0]).take(1).as_numpy_iterator())
+            except tf.errors.OpError as error:
+                raise _unreadable(self.name, error) from None
             try:
                 opened.parse(tf.constant(first))
                 labeled = True
@@ -374,7 +381,10 @@ class _Loader:
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
         )
         dataset = dataset.map(lambda example: (example[self.image_key], example[self.label_key]))
-        images, classes = dataset.batch(count).get_single_element()
+        try:
+            images, classes = dataset.batch(count).get_single_element()
+        except tf.errors.OpError as error:
+            raise _unreadable(self.name, error) from None
         return images.numpy(), classes.numpy().astype("int32")
 
     def _streamed(self, spec: str, split: str, start: int, stop: int) -> StreamedSplit:

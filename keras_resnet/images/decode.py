@@ -184,7 +184,8 @@ def decode_error(encoded: bytes) -> str | None:
         if not 0 < height * width <= MAX_PIXELS:
             return f"{width} x {height} pixels; the limit is {MAX_PIXELS}"
         decode_image(tensor)
-    except tf.errors.InvalidArgumentError:
+    # A message that quotes the file's bytes may not be valid UTF-8.
+    except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
         end = {b"\xff\xd8": _END_OF_JPEG, b"\x89P": b"IEND\xaeB`\x82"}.get(encoded[:2], b"")
         return "damaged" if encoded.endswith(end) else "truncated"
     return None

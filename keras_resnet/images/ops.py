@@ -10,6 +10,8 @@ from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization
 
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
+_WIDE = 2**23  # Pixels that resizing the heights may leave; for more, the axis that leaves less comes first.
+_LARGEST_VIEW, _LARGEST_ASPECT = 2**23, 16  # pixels, for images of a larger aspect
 
 
 def static_shape(tensor: tf.Tensor) -> tuple[int, ...]:
@@ -76,34 +78,57 @@ def _resample(images, scale, translation, size, kernel: str) -> tf.Tensor:
     """
     channels = images.shape[-1]
     sides = (size, size) if isinstance(size, int) else size
-    for axis in (0, 1):
-        count, length, others = tf.unstack(tf.shape(images)[:3])
-        images = tf.raw_ops.ScaleAndTranslate(
-            images=tf.reshape(images, [count, length, 1, others * channels]),
-            size=[sides[axis], 1],
-            scale=tf.stack([scale[axis], 1.0]),
-            translation=tf.stack([translation[axis], 0.0]),
-            kernel_type=kernel,
-            antialias=True,
-        )
-        images = tf.transpose(tf.reshape(images, [count, sides[axis], others, channels]), [0, 2, 1, 3])
+
+    def resampled(part, axes):
+        for axis in axes:
+            count, length, others = tf.unstack(tf.shape(part)[:3])
+            part = tf.raw_ops.ScaleAndTranslate(
+                images=tf.reshape(part, [count, length, 1, others * channels]),
+                size=[sides[axis], 1],
+                scale=tf.stack([scale[axis], 1.0]),
+                translation=tf.stack([translation[axis], 0.0]),
+                kernel_type=kernel,
+                antialias=True,
+            )
+            part = tf.transpose(tf.reshape(part, [count, sides[axis], others, channels]), [0, 2, 1, 3])
+        return part
+
+    def columns_first():
+        return tf.transpose(resampled(tf.transpose(images, [0, 2, 1, 3]), (1, 0)), [0, 2, 1, 3])
+
+    # Heights first, as `ScaleAndTranslate`, except if that would leave a very wide part.
+    rows, columns = (tf.cast(side, tf.int64) for side in tf.unstack(tf.shape(images)[1:3]))
+    wide = tf.cast(sides[0], tf.int64) * columns
+    wide = (wide > _WIDE) & (wide > tf.cast(sides[1], tf.int64) * rows)
+    images = tf.cond(wide, columns_first, lambda: resampled(images, (0, 1)))
     known = [side if isinstance(side, int) else None for side in sides]
     return tf.ensure_shape(images, (None, *known, channels))
 
 
 def resize_shorter_side(image: tf.Tensor, resize: int, interpolation: str = "bilinear") -> tf.Tensor:
-    """Resizes an image, uint8 (height, width, channels), to the shorter side `resize`."""
+    """Resizes an image, uint8 (height, width, channels), to the shorter side `resize`.
+
+    At run time, raises `InvalidArgumentError` for an image more than 16 times as long as wide if the result
+    would have more than 2**23 pixels.
+    """
     resized = _resized_shape(image, resize)
+    if isinstance(resized, tf.Tensor):
+        fits = tf.reduce_prod(resized) <= max(_LARGEST_VIEW, _LARGEST_ASPECT * resize**2)
+        with tf.control_dependencies([tf.debugging.Assert(fits, ["too elongated", resized])]):
+            resized = tf.unstack(tf.cast(resized, tf.int32))
     return resize_and_crop(image, resized, (0, 0), resized, interpolation)
 
 
-def _resized_shape(image: tf.Tensor, resize: int) -> Sequence:
-    """Height and width for the shorter side `resize`; the longer is truncated, as in torchvision."""
+def _resized_shape(image: tf.Tensor, resize: int) -> list[int] | tf.Tensor:
+    """Height and width for the shorter side `resize`; the longer is truncated, as in torchvision.
+
+    They are integers if the image's shape is known, else int64 (2,).
+    """
     if image.shape[:2].is_fully_defined():
         sides = static_shape(image)[:2]
         return [side * resize // min(sides) for side in sides]
-    shape = tf.shape(image)[:2]
-    return tf.unstack(shape * resize // tf.reduce_min(shape))
+    shape = tf.shape(image, tf.int64)[:2]
+    return shape * resize // tf.reduce_min(shape)
 
 
 def evaluation_view(
@@ -121,7 +146,7 @@ def evaluation_view(
     if resize is not None:
         resized = tf.stack(_resized_shape(images, resize))
         # Rounded half to even, as in torchvision and `Preprocessing`.
-        corner = tf.cast(tf.round(tf.cast(resized - size, tf.float32) / 2), tf.int32)
+        corner = tf.round(tf.cast(resized - size, tf.float32) / 2)
         images = resize_and_crop(images, resized, corner, size, interpolation)
     elif images.shape[-3:-1] == (size, size):
         images = tf.cast(images, tf.float32)

@@ -223,6 +223,15 @@ def test_check_finds_what_training_would(dirty, capsys):
     assert sum("truncated" in line for line in printed) >= 6
 
 
+def test_check_prints_names_without_control_characters(tmp_path, capsys):
+    fill(tmp_path, 10)
+    (tmp_path / "a" / "\x1b]0;owned\x07|\udce4.jpg").write_bytes(b"")
+    assert check(str(tmp_path)) == 1
+    printed = capsys.readouterr().out
+    assert "\ufffd]0;owned\ufffd\\|\ufffd.jpg" in printed
+    assert not {"\x1b", "\x07"} & set(printed)
+
+
 def test_check_of_a_good_folder(tmp_path, capsys):
     fill(tmp_path, 10)
     assert check(str(tmp_path)) == 0

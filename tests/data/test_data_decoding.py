@@ -1,4 +1,5 @@
 import io
+import os
 import re
 
 import numpy as np
@@ -58,14 +59,29 @@ def test_size_is_read_before_anything_is_decoded(decode, monkeypatch):
     assert decode_error(file) == "101 x 75 pixels; the limit is 7574"
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "png", "gif", "bmp"])
+def test_files_cut_within_their_first_64_bytes_are_refused(kind):
+    for size in range(1, 65):
+        assert decode_error(KINDS[kind][:size]) in (
+            "truncated",
+            "damaged",
+            "not a JPEG, PNG, GIF or BMP image",
+        )
+
+
 def test_faults_of_files(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "good").write_bytes(encoded("PNG"))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "sparse").write_bytes(b"\xff\xd8\xff")
+    os.truncate(tmp_path / "sparse", 3_000_000_000)
     for name, reason in {
         "loop": "unreadable: Too many levels of symbolic links",
         "dangling": "unreadable: No such file or directory",
         "": "a folder where an image was expected",
+        "pipe": "not a regular file where an image was expected",
+        "sparse": "a file of 3000000000 bytes; the limit is 300000000",
         "good": None,
     }.items():
         assert file_error(str(tmp_path / name)) == reason

@@ -13,6 +13,7 @@ from keras_resnet.data import (
     StreamedSplit,
     Transform,
     open_dataset,
+    sources,
     training_batches,
 )
 from keras_resnet.errors import InputError
@@ -167,6 +168,32 @@ def test_folder_holds_out_every_fifth(image_folder):
     assert int(label) == 0
 
 
+def test_class_names_are_text(image_folder):
+    for name in (os.fsdecode(b"caf\xe9"), "a\nb", "\x1b]0;owned\x07", "a\u2028b"):
+        (image_folder / "cats").rename(image_folder / name)
+        fails("must be UTF-8 text without control characters", open_dataset, f"folder:{image_folder}")
+        (image_folder / name).rename(image_folder / "cats")
+    (image_folder / "cats").rename(image_folder / "käse $_$")
+    assert open_dataset(f"folder:{image_folder}").class_names == ("dogs", "käse $_$")
+
+
+def test_damaged_records_are_one_line(imagenet_dir, tmp_path, monkeypatch):
+    shutil.copytree(imagenet_dir, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.rglob("*train.tfrecord*"):
+        file.write_bytes(file.read_bytes()[:500])
+    fails(
+        "the files of dataset 'imagenet2012' cannot be read: .*truncated",
+        open_dataset("imagenet2012", tmp_path).split,
+        "train",
+    )
+    monkeypatch.setattr(sources, "INDEXED_BYTES", 0)
+    fails(
+        "the files of dataset 'imagenet2012' cannot be read: .*truncated",
+        open_dataset("imagenet2012", tmp_path).split,
+        "train",
+    )
+
+
 def test_folder_with_splits(image_folder, tmp_path_factory):
     root = tmp_path_factory.mktemp("splits")
     for split in ("train", "val"):
@@ -207,6 +234,10 @@ def test_what_is_in_a_class_folder_is_an_example_and_what_is_no_file_is_listed(i
     (cats / "up").symlink_to(image_folder)
     (cats / "deep").mkdir()
     os.mkfifo(cats / "pipe")
+    (cats / "piped").symlink_to(cats / "pipe")
+    (cats / "zero").symlink_to("/dev/zero")
+    (cats / "sparse.jpg").write_bytes(b"\xff\xd8\xff")
+    os.truncate(cats / "sparse.jpg", 3_000_000_000)
     (image_folder / "self").symlink_to(image_folder / "self")
     (image_folder / "up").symlink_to(image_folder.parent)
     (image_folder / "dangling").symlink_to(image_folder / "nowhere")
@@ -220,6 +251,9 @@ def test_what_is_in_a_class_folder_is_an_example_and_what_is_no_file_is_listed(i
         ("up", "a link to a folder that contains it"),
         ("cats/deep", "a folder where an image was expected"),
         ("cats/pipe", "not a regular file where an image was expected"),
+        ("cats/piped", "not a regular file where an image was expected"),
+        ("cats/sparse.jpg", "a file of 3000000000 bytes; the limit is 300000000"),
+        ("cats/zero", "not a regular file where an image was expected"),
     ]
     assert dataset.split("test").skipped_files == dataset.split("train[3:]").skipped_files == ()
 

@@ -45,3 +45,17 @@ def test_noise(height, width, size, resize):
     for image, most in ((noise, 18), (black_or_white, 32)):
         assert differences(image, size, resize, "bilinear").max() < ROUNDING
         assert differences(image, size, resize, "bicubic").max() < most
+
+
+@pytest.mark.parametrize("resize", [256, None])
+def test_very_wide_and_very_high_images(resize):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50_000, 3), "uint8")
+    assert differences(noise, 224, resize, "bilinear").max() < ROUNDING
+    assert differences(noise.transpose(1, 0, 2), 224, resize, "bilinear").max() < ROUNDING
+
+
+def test_sides_beyond_32_bits():
+    view = tf.function(lambda image: evaluation_view(image, 3_000, 8, 3)).get_concrete_function(
+        tf.TensorSpec((None, None, 3), tf.uint8)
+    )
+    np.testing.assert_allclose(view(tf.fill([1, 1_000_000, 3], tf.constant(7, tf.uint8))), 7, rtol=1e-5)
