@@ -145,6 +145,7 @@ def serve(prepare: Prepare) -> None:
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    sys.stdout = sys.stderr  # which is not buffered, so that a log is complete when an error is reported
 
     def answer(**values: Any) -> None:
         print(json.dumps(values), file=answers, flush=True)
