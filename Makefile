@@ -20,7 +20,7 @@ test-slow: $(VENV)/installed $(VENV)/browser  ## Kills, several processes, big e
 test-torch: $(VENV)/torch-installed  ## Against torchvision's and timm's own networks, and Keras on torch.
 	$(BIN)/python -m pytest -m "torch" $(ARGS)
 
-# Not part of .ci/run: it takes about 20 minutes.
+# Not part of .ci/run: it takes up to an hour.
 test-kill: $(VENV)/installed  ## 100 SIGKILLs and 20 SIGTERMs, each followed by the same command again.
 	PYTHONPATH=tests $(BIN)/python -m kill --output=docs/results/kill/README.md $(ARGS)
 

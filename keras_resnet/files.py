@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from keras_resnet.errors import InputError, TryAgain
 
@@ -21,7 +21,7 @@ except ImportError:  # Windows
     fcntl = None
 
 # Errors of disks, networks and file servers that may pass, unlike a full disk or a missing permission.
-_PASSING = {
+PASSING_ERRORS = {
     *(errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.ENOLCK, errno.ESTALE, errno.ETIMEDOUT),
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN),
     *(errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET),
@@ -187,7 +187,8 @@ def locked(path: str | os.PathLike, seconds: float = 0) -> Iterator[None]:
     deadline = time.monotonic() + seconds
     folder = Path(path).parent
     folder.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
+    # The file is never deleted: otherwise two processes could lock different files of that name.
+    with open_to_append(path) as file:
         while not _try_to_lock(file):
             if time.monotonic() >= deadline:
                 raise InputError(
@@ -195,6 +196,15 @@ def locked(path: str | os.PathLike, seconds: float = 0) -> Iterator[None]:
                 )
             time.sleep(0.1)
         yield
+
+
+def open_to_append(path: str | os.PathLike) -> BinaryIO:
+    """Opens or creates a file; raises `OSError` for a symbolic link, which could lead to any file."""
+
+    def without_links(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    return open(path, "ab", opener=without_links)
 
 
 def _try_to_lock(file: IO) -> bool:
@@ -222,7 +232,7 @@ def os_errors_as_input_errors(path: str | os.PathLike) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         name = error.filename if isinstance(error.filename, str) else os.fspath(path)
-        if error.errno in _PASSING:
+        if error.errno in PASSING_ERRORS:
             raise TryAgain(f"{name}: {reason}; the same command may succeed later") from error
         verb = "write" if _belongs(name, path) else "use"
         raise InputError(f"cannot {verb} {path if verb == 'write' else name}: {reason}") from error

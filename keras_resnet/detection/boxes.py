@@ -65,7 +65,7 @@ def iou(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(intersection, areas - intersection)
 
 
-def covered(regions: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+def intersection_over_area(regions: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
     """Returns the share of the area of boxes (..., n, 4) inside regions (..., m, 4): (..., m, n).
 
     This is the overlap that COCO defines for crowd regions; it is 0 for a box without area.

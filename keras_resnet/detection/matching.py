@@ -6,7 +6,7 @@ is marked as invalid.
 
 import tensorflow as tf
 
-from keras_resnet.detection.boxes import covered
+from keras_resnet.detection.boxes import intersection_over_area
 from keras_resnet.errors import require
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
@@ -55,7 +55,9 @@ def ignore_crowds(labels: tf.Tensor, anchors: tf.Tensor, regions: tf.Tensor, cro
         regions: (..., boxes, 4), pixels.
         crowd: bool (..., boxes), which of `regions` are crowd regions.
     """
-    inside = tf.reduce_any((covered(regions, anchors) > _MOST_IN_CROWD) & tf.expand_dims(crowd, -1), -2)
+    inside = tf.reduce_any(
+        (intersection_over_area(regions, anchors) > _MOST_IN_CROWD) & tf.expand_dims(crowd, -1), -2
+    )
     return tf.where(inside & (labels == NEGATIVE), IGNORED, labels)
 
 

@@ -99,11 +99,11 @@ def load(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def load_newest(folder: Path, report: Callable[[str], object], set_aside: bool = True) -> Checkpoint | None:
+def load_newest(folder: Path, report: Callable[[str], object]) -> Checkpoint | None:
     """Loads the newest intact checkpoint; None if the folder has none or does not exist.
 
-    `report` is called with one line per broken file; with `set_aside` the file is then renamed, so that it
-    does not count as one of those to keep. `InputError` if all checkpoints are broken, or if one cannot be
+    `report` is called with one line per broken file, which is then renamed, so that it does not count as one
+    of those to keep. `InputError` if all checkpoints are broken, or if one cannot be
     read now.
     """
     paths, broken = list_checkpoints(folder), []
@@ -114,7 +114,7 @@ def load_newest(folder: Path, report: Callable[[str], object], set_aside: bool =
             report(f"warning: {error}; using the previous one")
             broken.append(path)
             continue
-        for each in broken if set_aside else ():
+        for each in broken:
             with contextlib.suppress(OSError):
                 each.rename(f"{each}{_BROKEN}")
         return checkpoint

@@ -211,7 +211,7 @@ def _load_checkpoint(
     """
     checkpoint = None
     if distribution.is_chief:
-        checkpoint = checkpoints.load_newest(folder.checkpoints, progress.say, set_aside=True)
+        checkpoint = checkpoints.load_newest(folder.checkpoints, progress.say)
     sent = distribution.from_chief(checkpoints.to_bytes(checkpoint) if distribution.workers > 1 else b"")
     if not distribution.is_chief:
         checkpoint = checkpoints.from_bytes(sent)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.client
+import math
 import os
 import re
 import stat
@@ -11,13 +12,12 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from tqdm import tqdm
 
 from keras_resnet.errors import InputError, one_line
+from keras_resnet.files import locked, open_to_append
 
 MAX_BYTES = 2**31  # six times the largest published file
 TRIES = 5
@@ -53,7 +53,7 @@ def fetch(url: str, digest: str, cache_dir: str | os.PathLike | None = None) -> 
         for known in (path, folder / name.name):
             if known.is_file() and _hash(known, algorithm).startswith(expected):
                 return known
-        with _locked(path):
+        with locked(path.with_name(f".{path.name}.lock"), math.inf):
             # Another process may have downloaded it in the meantime.
             if not (path.is_file() and _hash(path, algorithm).startswith(expected)):
                 _download(url, algorithm, expected, path)
@@ -85,33 +85,10 @@ def _check_owner(folder: Path) -> None:
                 raise InputError(f"{each} belongs to another user; set KERAS_HOME, or pass weights=PATH")
 
 
-def _open_to_append(path: Path) -> BinaryIO:
-    """Opens or creates a file in the cache; raises `OSError` for a link, which could lead to any file."""
-
-    def without_links(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
-
-    return open(path, "ab", opener=without_links)
-
-
 def _hash(path: Path, algorithm: str) -> str:
     with open(path, "rb") as file:
         # MD5 is all that Keras publishes; where it is forbidden, this flag allows it.
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Creates the file's folder and excludes other processes and threads from downloading the same file."""
-    import fcntl  # not available on Windows, where the package should still import
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The system releases the lock if the process is killed, and the next one resumes the download.
-    # The lock file is never deleted: otherwise two processes could lock different files of that name.
-    with _open_to_append(path.with_name(f".{path.name}.lock")) as lock:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _download(url: str, algorithm: str, expected: str, path: Path) -> None:
@@ -162,7 +139,7 @@ def _receive(url: str, part: Path, progress: tqdm, deadline: float) -> None:
     with response:
         length = response.headers.get("Content-Length", "")
         end = offset + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
-        with _open_to_append(part) as file:
+        with open_to_append(part) as file:
             file.truncate(offset)
             progress.reset(total=end)
             progress.initial = progress.n = offset

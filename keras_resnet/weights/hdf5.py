@@ -16,6 +16,7 @@ import numpy as np
 from h5py import h5l, h5o  # pyright: ignore[reportAttributeAccessIssue]
 
 from keras_resnet.errors import InputError, one_line
+from keras_resnet.files import PASSING_ERRORS
 from keras_resnet.weights.conversion import Budget
 
 # See "Superblock" and "Global Heap" in HDF5's format specification.
@@ -29,10 +30,7 @@ _LARGEST_ATTRIBUTE = 2**20  # bytes, without the contents of strings of variable
 _LONGEST_NAME = 1000  # of a layer; the same bytes of a file can be the names of thousands of layers
 
 # Errors of the system, not of the file: another process locks it, no permission, a server does not answer.
-_OF_THE_SYSTEM = {
-    *(errno.EACCES, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE),
-    *(errno.ENOLCK, errno.ENOMEM, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT),
-}
+_OF_THE_SYSTEM = PASSING_ERRORS | {errno.EACCES, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.EPERM}
 
 
 class CannotReadNow(InputError):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet.detection.boxes import clip, covered, decode, encode, iou
+from keras_resnet.detection.boxes import clip, decode, encode, intersection_over_area, iou
 
 HEAD = (10.0, 10.0, 5.0, 5.0)
 
@@ -90,7 +90,7 @@ def test_iou_by_hand():
 def test_covered_share_of_a_region():
     region = tf.constant([[0.0, 0.0, 100.0, 10.0]])
     boxes = tf.constant([[0.0, 0.0, 10.0, 10.0], [0.0, 5.0, 10.0, 15.0], [3.0, 3.0, 3.0, 3.0]])
-    np.testing.assert_allclose(covered(region, boxes), [[1.0, 0.5, 0.0]])
+    np.testing.assert_allclose(intersection_over_area(region, boxes), [[1.0, 0.5, 0.0]])
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])

@@ -1,5 +1,9 @@
 """How far TensorFlow's resizing, in training and evaluation, is from Pillow's, in `Preprocessing`."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -59,3 +63,39 @@ def test_sides_beyond_32_bits():
         tf.TensorSpec((None, None, 3), tf.uint8)
     )
     np.testing.assert_allclose(view(tf.fill([1, 1_000_000, 3], tf.constant(7, tf.uint8))), 7, rtol=1e-5)
+
+
+WIDE_PNG = """
+import resource, struct, zlib
+import tensorflow as tf
+from keras_resnet.images.decode import decode_image
+from keras_resnet.images.ops import evaluation_view
+
+def chunk(kind, data):
+    checksum = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + checksum
+
+width = 1_000_000
+header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, 1, 0, 0, 0, 0))
+pixels = chunk(b"IDAT", zlib.compress(bytes(1 + width // 8), 9))
+file = b"\\x89PNG\\r\\n\\x1a\\n" + header + pixels + chunk(b"IEND", b"")
+view = tf.function(lambda encoded: evaluation_view(decode_image(encoded), 224, 256, 3))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+view(tf.constant(file))
+print(len(file), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_very_wide_image_takes_little_memory():
+    """201 bytes that took 5.9 GB when the heights were resized first."""
+    done = subprocess.run(
+        [sys.executable, "-c", WIDE_PNG],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    size, mebibytes = map(int, done.stdout.split())
+    assert size < 1000
+    assert mebibytes < 600

@@ -347,12 +347,10 @@ def test_a_cache_that_is_not_a_folder(server, cache):
 def test_a_full_or_read_only_disk(server, cache, monkeypatch, error):
     """Simulated, because file permissions do not apply to the superuser."""
 
-    def refuse(path, mode="r", *arguments, **keywords):
-        if str(path).endswith(".part") and mode == "ab":
-            raise OSError(error, os.strerror(error), str(path))
-        return open(path, mode, *arguments, **keywords)
+    def refuse(path):
+        raise OSError(error, os.strerror(error), str(path))
 
-    monkeypatch.setattr(download, "open", refuse, raising=False)
+    monkeypatch.setattr(download, "open_to_append", refuse)
     assert f" in {cache}: {os.strerror(error)}; set KERAS_HOME" in refusal(server.url, SHA, cache)
     assert len(server.asked) == 1  # a retry would not help
 
@@ -360,10 +358,10 @@ def test_a_full_or_read_only_disk(server, cache, monkeypatch, error):
 def test_a_cached_file_in_a_read_only_folder(server, cache, monkeypatch):
     path = fetch(server.url, SHA, cache)
 
-    def refuse(_):
+    def refuse(*_):
         raise AssertionError("locked")
 
-    monkeypatch.setattr(download, "_locked", refuse)
+    monkeypatch.setattr(download, "locked", refuse)
     assert fetch(server.url, SHA, cache) == path
 
 
