@@ -195,20 +195,30 @@ class Dataset:
         Raises:
             InputError: the split is unknown or has no labels, or the slice is malformed or empty.
         """
-        name, bracket, rest = spec.partition("[")
+        name = spec.partition("[")[0]
         if name not in self.sizes:
             raise unknown_name(f"split of {self.name}", name, self.sizes)
-        size = self.sizes[name]
-        match = _SLICE.fullmatch(bracket + rest or "[:]")
-        if not match:
-            raise InputError(f"cannot read the split {spec!r}; write it as {name}[:45000] or {name}[:10%]")
-        start, stop = (
-            default if bound is None else _boundary(bound, size)
-            for bound, default in zip(match.groups(), (0, size), strict=True)
-        )
-        if start >= stop:
-            raise InputError(f"the split {spec!r} of {self.name} is empty; {name} has {size} examples")
+        start, stop = slice_bounds(spec, self.name, self.sizes[name])
         return self.load(spec, name, start, stop)
+
+
+def slice_bounds(spec: str, dataset: str, size: int) -> tuple[int, int]:
+    """Returns the first and the last index + 1 of a spec such as "train[:10%]" of a split of `size` examples.
+
+    Raises:
+        InputError: the slice is malformed or empty.
+    """
+    name, bracket, rest = spec.partition("[")
+    match = _SLICE.fullmatch(bracket + rest or "[:]")
+    if not match:
+        raise InputError(f"cannot read the split {spec!r}; write it as {name}[:45000] or {name}[:10%]")
+    start, stop = (
+        default if bound is None else _boundary(bound, size)
+        for bound, default in zip(match.groups(), (0, size), strict=True)
+    )
+    if start >= stop:
+        raise InputError(f"the split {spec!r} of {dataset} is empty; {name} has {size} examples")
+    return start, stop
 
 
 def _boundary(bound: str, size: int) -> int:

@@ -1,0 +1,178 @@
+"""Annotated images: the objects of each image, and datasets of them by name.
+
+Boxes are float32 (n, 4): x1, y1, x2, y2 in continuous pixels. (0, 0) is the corner of the image, so that its
+last column ends at its width, and a box's sides are x2 - x1 and y2 - y1. Labels are indices into the class
+names, without a background class.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from keras_resnet.data.sources import slice_bounds
+from keras_resnet.errors import InputError, unknown_name
+
+_COLUMNS = {"boxes": "float32", "labels": "int32", "crowd": "bool", "difficult": "bool", "areas": "float32"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Objects:
+    """The annotated objects of one image.
+
+    Attributes:
+        boxes: float32 (n, 4), see above.
+        labels: int32 (n,).
+        crowd: bool (n,), COCO's `iscrowd`: a region with several objects, which is ignored.
+        difficult: bool (n,), VOC's `difficult`: ignored by its metric.
+        areas: float32 (n,), square pixels: of COCO's segmentation if there is one, otherwise of the box.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+    areas: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: np.ndarray) -> "Objects":
+        """The objects at `indices`, integers or bool (n,), in that order."""
+        return Objects(*(getattr(self, name)[indices] for name in _COLUMNS))
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[tuple]) -> "Objects":
+        """Makes objects from `(box, label, crowd, difficult, area)` of each."""
+        columns = zip(*rows, strict=True) if rows else ((),) * len(_COLUMNS)
+        pairs = zip(columns, _COLUMNS.values(), strict=True)
+        boxes, *others = (np.array(column, dtype) for column, dtype in pairs)
+        return cls(boxes.reshape(-1, 4), *others)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DetectionSplit:
+    """Images with their objects, which can be read in any order.
+
+    Attributes:
+        name: the split's spec, e.g. "train[:600]".
+        class_ids: the dataset's own number of each class, e.g. COCO's `category_id`.
+        image_ids: the dataset's own number or name of each image.
+        sizes: int32 (n, 2), height and width in pixels.
+        read: returns the pixels of the image at an index; use `read_image` instead.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    class_ids: tuple[int, ...]
+    image_ids: tuple[int | str, ...]
+    sizes: np.ndarray
+    objects: tuple[Objects, ...]
+    read: Callable[[int], np.ndarray] = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def read_image(self, index: int) -> np.ndarray:
+        """Returns the pixels of an image: uint8 (height, width, 3), RGB, upright according to the Exif tag.
+
+        Raises:
+            InputError: the image cannot be decoded or has another size than annotated; the message names
+                its file.
+        """
+        return self.read(range(len(self))[index])
+
+    def part(self, name: str, start: int, stop: int) -> "DetectionSplit":
+        """The images from `start` to `stop`, as a split of another name."""
+        rows = slice(start, stop)
+        parts = {key: getattr(self, key)[rows] for key in ("image_ids", "sizes", "objects")}
+        return dataclasses.replace(self, name=name, read=lambda index: self.read(start + index), **parts)
+
+
+class Faults:
+    """Faulty annotations: the first one is an error, or all are collected.
+
+    Attributes:
+        rows: `(file, what is wrong)` of the collected faults.
+        repaired: number of repairs by what was repaired; no faults.
+    """
+
+    def __init__(self, collect: bool = False):
+        self.rows: list[tuple[str, str]] = []
+        self.repaired: collections.Counter[str] = collections.Counter()
+        self._collect = collect
+
+    def add(self, file: str, what: str) -> None:
+        """Records that something is wrong in a file; raises `InputError` unless faults are collected."""
+        if not self._collect:
+            raise InputError(f"{file}: {what} (`detection check` lists all faults)")
+        self.rows.append((file, what))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DetectionDataset:
+    """An object detection dataset, by the name passed to `open_detection_dataset`.
+
+    Attributes:
+        class_names: in the order of the labels.
+        loaders: reads each split by its name, passing what is wrong to `Faults`; use `split` instead.
+        files: TFDS' full name with its version, or None for a digest of all annotations.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    loaders: Mapping[str, Callable[[Faults], DetectionSplit]] = dataclasses.field(repr=False)
+    files: str | None = None
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The names of the whole splits."""
+        return tuple(self.loaders)
+
+    @functools.cached_property
+    def identity(self) -> dict:
+        """What a run is bound to, as JSON values; reads all splits. `data_changes` compares two of them."""
+        splits = {name: self._whole(name) for name in self.loaders}
+        return {
+            "class_names": list(self.class_names),
+            "split_sizes": {name: len(split) for name, split in splits.items()},
+            "files": self.files or f"annotations-sha256:{_digest(splits)}",
+        }
+
+    def split(self, spec: str) -> DetectionSplit:
+        """Opens a split or a slice of one: "train", "train[:600]", "train[:10%]", "train[-500:]".
+
+        Raises:
+            InputError: the split is unknown, the slice is malformed or empty, or an annotation is faulty.
+        """
+        name = spec.partition("[")[0]
+        if name not in self.loaders:
+            raise unknown_name(f"split of {self.name}", name, self.loaders)
+        whole = self._whole(name)
+        if name == spec:
+            return whole
+        return whole.part(spec, *slice_bounds(spec, self.name, len(whole)))
+
+    @functools.cache  # noqa: B019 (splits live as long as their dataset)
+    def _whole(self, name: str) -> DetectionSplit:
+        return self.loaders[name](Faults())
+
+
+def _digest(splits: Mapping[str, DetectionSplit]) -> str:
+    digest = hashlib.sha256()
+    for name, split in sorted(splits.items()):
+        digest.update(repr((name, split.image_ids, split.class_ids)).encode())
+        digest.update(np.asarray(split.sizes, "<i4").tobytes())
+        digest.update(np.array([len(objects) for objects in split.objects], "<i4").tobytes())
+        for objects in split.objects:
+            for column, dtype in _COLUMNS.items():
+                digest.update(getattr(objects, column).astype(np.dtype(dtype).newbyteorder("<")).tobytes())
+    return digest.hexdigest()[:16]
