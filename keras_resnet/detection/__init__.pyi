@@ -1,6 +1,10 @@
 """The public names, as tools read them and `lazy_loader` imports them."""
 
+from .config import DetectorConfig as DetectorConfig
+from .config import get_detector_config as get_detector_config
+from .config import list_detectors as list_detectors
 from .data.annotations import DetectionDataset as DetectionDataset
 from .data.annotations import DetectionSplit as DetectionSplit
 from .data.annotations import Objects as Objects
 from .data.sources import open_detection_dataset as open_detection_dataset
+from .detections import Detections as Detections

@@ -1,0 +1,257 @@
+"""The detectors as one table: their networks, and the constants of torchvision's and of the paper's detectors."""
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+from keras_resnet.errors import InputError, require, unknown_name
+from keras_resnet.images.preprocessing import Normalization
+from keras_resnet.models.config import MODELS, ResNetConfig
+
+Style = Literal["c4", "fpn", "retinanet"]
+AnchorRule = Literal["torchvision", "paper"]
+ExtraLevels = Literal["pool", "P5", "C5"]
+
+_PATTERN = "faster_rcnn_{}_c4"
+_RATIOS = (0.5, 1.0, 2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorConfig:
+    """A detector: its architecture, and how images become its input and its outputs become detections.
+
+    The defaults are those of torchvision's Faster R-CNN with a feature pyramid. Proposals and boxes are in pixels
+    of the resized image.
+
+    Attributes:
+        network: the backbone.
+        style: "c4": all stages but the last are shared, the last stage is the RoI head (the paper,
+            appendix A). "fpn": Faster R-CNN on a feature pyramid. "retinanet": the one-stage detector.
+        classes: number of classes without background. Classifiers have one output more: the first is the
+            background, which RetinaNet does not use.
+        normalization: of the pixels, before they are resized.
+        shorter_side: of the resized image, unless the longer side would exceed `longer_side`.
+        size_multiple: images are padded with zeros to multiples of this at the right and at the bottom.
+        anchor_sizes: for each level, square roots of areas, pixels.
+        anchor_ratios: height / width.
+        anchor_rule: "torchvision": `cell_anchors`; "paper": `paper_cell_anchors`.
+        pyramid_channels: of each level.
+        pyramid_stages: the stages, counted from 0, whose maps the pyramid takes; the last ones.
+        pyramid_norm: whether the pyramid's convolutions have batch normalization instead of biases.
+        extra_levels: coarser levels. "pool": P6, subsampled from P5; "P5" or "C5": P6 and P7, convolutions
+            with stride 2, the first one of P5 or of the last stage.
+        rpn_convs: 3x3 convolutions of the region proposal network.
+        rpn_channels: of these convolutions.
+        proposal_candidates: proposals with the highest scores per level, before non-maximum suppression.
+        proposals: proposals per image after it.
+        proposal_nms: proposals that overlap a better one more than this are removed.
+        proposal_side: least side of a proposal.
+        pooled_size: side of RoIAlign's output, cells.
+        box_head: "fc": two fully connected layers; "conv": four convolutions with batch normalization and one
+            fully connected layer; "stage": the last stage of the network, averaged.
+        box_weights: factors of the encoded boxes of the RoI head.
+        head_convs: convolutions of each of RetinaNet's two heads, or of the box head "conv".
+        head_norm: whether RetinaNet's heads have group normalization.
+        score_threshold: detections have higher scores.
+        level_candidates: RetinaNet's pairs of box and class with the highest scores per level, before
+            non-maximum suppression.
+        box_side: least side of a detection.
+        box_nms: detections that overlap a better one of their class more than this are removed.
+        detections: the most detections per image.
+        batch_norm_epsilon: of the backbone; 0.0 in torchvision's first files.
+        frozen_batch_norm: whether batch normalization of a pretrained backbone stays in inference mode in
+            training.
+
+    Raises:
+        InputError: a value is not valid.
+    """
+
+    network: ResNetConfig
+    style: Style = "fpn"
+    classes: int = 90
+    normalization: Normalization = dataclasses.field(default_factory=Normalization.imagenet)
+    shorter_side: int = 800
+    longer_side: int = 1333
+    size_multiple: int = 32
+    anchor_sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
+    anchor_ratios: tuple[float, ...] = _RATIOS
+    anchor_rule: AnchorRule = "torchvision"
+    pyramid_channels: int = 256
+    pyramid_stages: int = 4
+    pyramid_norm: bool = False
+    extra_levels: ExtraLevels = "pool"
+    rpn_convs: int = 1
+    rpn_channels: int = 256
+    proposal_candidates: int = 1000
+    proposals: int = 1000
+    proposal_nms: float = 0.7
+    proposal_side: float = 1e-3
+    pooled_size: int = 7
+    box_head: Literal["fc", "conv", "stage"] = "fc"
+    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    head_convs: int = 4
+    head_norm: bool = False
+    score_threshold: float = 0.05
+    level_candidates: int = 1000
+    box_side: float = 1e-2
+    box_nms: float = 0.5
+    detections: int = 100
+    batch_norm_epsilon: float = 1e-5
+    frozen_batch_norm: bool = True
+
+    def __post_init__(self):
+        for field, choices in _CHOICES.items():
+            value = getattr(self, field)
+            require(value in choices, f"{field} must be one of {', '.join(map(repr, choices))}", value)
+        for field in _COUNTS:
+            value = getattr(self, field)
+            valid = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST
+            require(valid, f"{field} must be an integer from 1 to {_LARGEST}", value)
+        for field in ("proposal_nms", "box_nms", "score_threshold"):
+            value = getattr(self, field)
+            valid = isinstance(value, int | float) and 0 <= value <= 1
+            require(valid, f"{field} must be a number from 0 to 1", value)
+        if self.normalization.shape != (3,):
+            raise InputError("a detector's normalization has one mean and one standard deviation per channel")
+        sizes = tuple(tuple(level) for level in self.anchor_sizes)
+        object.__setattr__(self, "anchor_sizes", sizes)
+        self._check_levels()
+
+    def _check_levels(self):
+        stages = len(self.network.stage_depths)
+        if self.style == "c4":
+            require(stages > 1, "a C4 detector needs a network of at least two stages", stages)
+        elif self.network.block == "preactivation":
+            raise InputError("a feature pyramid needs stages that begin with their stride: no pre-activation")
+        else:
+            in_range = 1 < self.pyramid_stages <= stages
+            require(in_range, f"pyramid_stages must be from 2 to {stages}", self.pyramid_stages)
+        sizes, levels = self.anchor_sizes, len(self.strides)
+        valid = len(sizes) == levels and len({len(level) for level in sizes}) == 1 and all(sizes[0])
+        require(valid, f"anchor_sizes must be {levels} tuples of the same length", sizes)
+        multiple, coarsest = self.size_multiple, self.stage_strides[-1]
+        require(multiple % coarsest == 0, f"size_multiple must be a multiple of {coarsest}", multiple)
+
+    @property
+    def stage_strides(self) -> tuple[int, ...]:
+        """The size of the image over that of each stage's output."""
+        network = self.network
+        # A stage begins with its stride; in a pre-activation network, it ends with the next stage's.
+        later = network.block == "preactivation"
+        last = len(network.stage_depths) - 1
+        return tuple(network.stem_stride * 2 ** min(stage + later, last) for stage in range(last + 1))
+
+    @property
+    def roi_strides(self) -> tuple[int, ...]:
+        """The size of the image over that of each map from which features of regions are pooled."""
+        if self.style == "c4":
+            return self.stage_strides[-2:-1]
+        return self.stage_strides[-self.pyramid_stages :]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The size of the image over that of each map that has anchors, from the finest level on."""
+        strides = self.roi_strides
+        if self.style == "c4":
+            return strides
+        extra = (2,) if self.extra_levels == "pool" else (2, 4)
+        return (*strides, *(strides[-1] * factor for factor in extra))
+
+    @property
+    def cell_anchors(self) -> int:
+        """The number of anchors per cell."""
+        return len(self.anchor_ratios) * len(self.anchor_sizes[0])
+
+    def replace(self, **overrides: Any) -> "DetectorConfig":
+        """Returns a copy with other fields; raises `InputError` for a field that does not exist."""
+        for name in overrides:
+            if name not in self.__dataclass_fields__:
+                raise unknown_name("detector option", name, self.__dataclass_fields__)
+        return dataclasses.replace(self, **overrides)
+
+
+_CHOICES = {
+    "style": get_args(Style),
+    "anchor_rule": get_args(AnchorRule),
+    "extra_levels": get_args(ExtraLevels),
+    "box_head": ("fc", "conv", "stage"),
+}
+_LARGEST = 2**20
+_COUNTS = (
+    *(
+        "classes",
+        "shorter_side",
+        "longer_side",
+        "size_multiple",
+        "pyramid_channels",
+        "rpn_convs",
+        "rpn_channels",
+    ),
+    *("proposal_candidates", "proposals", "pooled_size", "head_convs", "level_candidates", "detections"),
+)
+
+
+def _retinanet(**options: Any) -> DetectorConfig:
+    # Sizes of each level in steps of a third of an octave, truncated as in torchvision.
+    sizes = tuple(tuple(int(2 ** (5 + level + third / 3)) for third in range(3)) for level in range(5))
+    defaults = {"pyramid_stages": 3, "anchor_sizes": sizes, "box_side": 0.0, "detections": 300}
+    return DetectorConfig(MODELS["resnet50_v1_5"], "retinanet", **defaults, **options)
+
+
+_PYRAMID_DETECTORS = {
+    "faster_rcnn_resnet50_v1_5_fpn": DetectorConfig(MODELS["resnet50_v1_5"]),
+    "faster_rcnn_resnet50_v1_5_fpn_v2": DetectorConfig(
+        MODELS["resnet50_v1_5"], pyramid_norm=True, rpn_convs=2, box_head="conv", frozen_batch_norm=False
+    ),
+    "retinanet_resnet50_v1_5_fpn": _retinanet(extra_levels="P5"),
+    "retinanet_resnet50_v1_5_fpn_v2": _retinanet(extra_levels="C5", head_norm=True, frozen_batch_norm=False),
+}
+
+
+def _c4(network: ResNetConfig) -> DetectorConfig:
+    """The paper's detector (appendix A), with the values of py-faster-rcnn.
+
+    Anchors are 8, 16 and 32 times the shared map's stride, for ImageNet's networks 128, 256 and 512 pixels.
+    """
+    is_cifar = network.stem == "cifar"
+    stride = network.stem_stride * 2 ** (len(network.stage_depths) - 2)
+    # The last stage halves the pooled maps, except in pre-activation networks, whose stride comes before.
+    pooled = 7 if network.block == "preactivation" else 14
+    channels = network.stage_filters[-2] * network.expansion
+    return DetectorConfig(
+        network,
+        "c4",
+        classes=20,
+        shorter_side=128 if is_cifar else 600,
+        longer_side=213 if is_cifar else 1000,
+        anchor_sizes=((8 * stride, 16 * stride, 32 * stride),),
+        # The paper's rule rounds the sides of a cell: too coarse for a stride of 2.
+        anchor_rule="torchvision" if is_cifar else "paper",
+        rpn_channels=min(512, max(128, channels)),
+        proposal_candidates=6000,
+        proposals=300,
+        proposal_side=stride,
+        pooled_size=pooled,
+        box_head="stage",
+        box_side=0.0,
+        box_nms=0.3,
+    )
+
+
+def list_detectors() -> list[str]:
+    """Returns the names that `build_detector` takes."""
+    return [*_PYRAMID_DETECTORS, *(_PATTERN.format(network) for network in MODELS)]
+
+
+def get_detector_config(name: str, **overrides: Any) -> DetectorConfig:
+    """Returns the config of a detector; `overrides` are fields of `DetectorConfig`.
+
+    A C4 detector with another `network` gets the constants that follow from it. Raises `InputError` for a name or a
+    field that does not exist.
+    """
+    if name in _PYRAMID_DETECTORS:
+        return _PYRAMID_DETECTORS[name].replace(**overrides)
+    if name not in list_detectors():
+        raise unknown_name("detector", name, list_detectors())
+    prefix, suffix = _PATTERN.split("{}")
+    network = MODELS[name.removeprefix(prefix).removesuffix(suffix)]
+    return _c4(overrides.pop("network", network)).replace(**overrides)
