@@ -1,4 +1,4 @@
-"""The detectors as one table: their networks, and the constants of torchvision's and of the paper's detectors."""
+"""The detectors as one table, with the constants of torchvision's detectors and of the paper's."""
 
 import dataclasses
 from typing import Any, Literal, get_args
@@ -19,8 +19,8 @@ _RATIOS = (0.5, 1.0, 2.0)
 class DetectorConfig:
     """A detector: its architecture, and how images become its input and its outputs become detections.
 
-    The defaults are those of torchvision's Faster R-CNN with a feature pyramid. Proposals and boxes are in pixels
-    of the resized image.
+    The defaults are those of torchvision's Faster R-CNN with a feature pyramid. Proposals and boxes are in
+    pixels of the resized image.
 
     Attributes:
         network: the backbone.
@@ -245,8 +245,8 @@ def list_detectors() -> list[str]:
 def get_detector_config(name: str, **overrides: Any) -> DetectorConfig:
     """Returns the config of a detector; `overrides` are fields of `DetectorConfig`.
 
-    A C4 detector with another `network` gets the constants that follow from it. Raises `InputError` for a name or a
-    field that does not exist.
+    A C4 detector with another `network` gets the constants that follow from it. Raises `InputError` for a
+    name or a field that does not exist.
     """
     if name in _PYRAMID_DETECTORS:
         return _PYRAMID_DETECTORS[name].replace(**overrides)

@@ -20,7 +20,7 @@ def test_every_network_of_the_zoo_has_a_c4_detector():
 
 
 def test_the_papers_constants():
-    """Faster R-CNN's in py-faster-rcnn: anchors of 128, 256 and 512 pixels at stride 16, and 300 proposals."""
+    """Those of py-faster-rcnn: anchors of 128, 256 and 512 pixels at stride 16, and 300 proposals."""
     config = get_detector_config("faster_rcnn_resnet50_c4")
     assert config.anchor_sizes == ((128, 256, 512),)
     assert config.strides == config.roi_strides == (16,)
