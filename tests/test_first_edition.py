@@ -77,6 +77,7 @@ def test_a_finished_run_is_evaluated(tmp_path, data_dir):
     assert evaluation["figures"]["top1"] == parity["top1"]  # of 355 images
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_exported_to_the_same_numbers(tmp_path, data_dir):
     finished = copied("finished", tmp_path)
     flags = [f"--workdir={finished}", "--formats=onnx,tflite", f"--data_dir={data_dir}"]

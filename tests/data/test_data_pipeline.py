@@ -24,7 +24,7 @@ def listed(batches):
     return list(batches.as_numpy_iterator())
 
 
-@pytest.fixture(params=["indexed", "folder", "streamed"])
+@pytest.fixture(params=["indexed", "folder", pytest.param("streamed", marks=pytest.mark.slow)])
 def source(request):
     """`(split, transform)` of each kind; labels tell the examples apart except in the folder."""
     if request.param == "indexed":

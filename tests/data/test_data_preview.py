@@ -74,7 +74,9 @@ def test_pixels_come_back_from_a_normalization(channels):
     ]
 
 
-@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize(
+    "data_format", ["channels_last", pytest.param("channels_first", marks=pytest.mark.slow)]
+)
 def test_each_row_shows_one_image_in_every_epoch(image_folder, data_format, monkeypatch):
     monkeypatch.setattr(keras.config, "image_data_format", lambda: data_format)
     dataset = open_dataset(f"folder:{image_folder}")
@@ -153,6 +155,7 @@ def test_the_command_writes_the_same_sheet_again(digits, digits_dir, tmp_path, c
     assert (tmp_path / "seed.png").read_bytes() != written[0]
 
 
+@pytest.mark.slow
 def test_another_dataset_and_augmentation_than_the_recipes(image_folder, tmp_path):
     output = tmp_path / "sheet.png"
     changes = {"recipe": "imagenet_paper", "dataset": f"folder:{image_folder}", "augmentation": "randaugment"}

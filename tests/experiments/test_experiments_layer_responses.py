@@ -136,6 +136,7 @@ def test_the_model_is_not_changed_by_measuring():
     assert isinstance(model, keras.Model)
 
 
+@pytest.mark.slow
 def test_a_report_of_untrained_networks(tmp_path):
     small = {"stage_depths": (1, 2), "stage_filters": (4, 6)}
     setting = get_setting("digits", "minutes")

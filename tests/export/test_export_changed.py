@@ -65,6 +65,7 @@ def test_one_weight(exported):
     assert_all_different(model, artifacts)
 
 
+@pytest.mark.slow
 def test_one_normalization_constant(exported):
     model, artifacts = exported
     scale = np.array(SPEC.normalization.as_scale_and_offset()[0], "float32")

@@ -62,6 +62,7 @@ def test_resuming(exported, no_timing, capsys, monkeypatch):
     assert calls == ["cifar_plain20", "cifar_resnet20"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_weights(no_timing, tmp_path):
     spec = spec_of("cifar_resnet20", SMALL_CIFAR)
     (tmp_path / "weights").mkdir()

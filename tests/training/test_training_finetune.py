@@ -163,7 +163,7 @@ def test_weights_without_a_normalization_for_this_network(tmp_path, tiny, run_op
             None,
             Normalization.imagenet().for_channels(1),
         ),
-        ({"augmentation": "scale_crop_flip"}, 32, None),
+        pytest.param({"augmentation": "scale_crop_flip"}, 32, None, marks=pytest.mark.slow),
     ],
     ids=["one channel", "resized"],
 )

@@ -124,6 +124,7 @@ def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(
     assert_same_result(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_broken_newest_checkpoint_and_files_of_an_older_version(
     tmp_path, run_options, break_off, uninterrupted, capsys
 ):

@@ -243,6 +243,7 @@ def test_all_segments_but_the_last_and_the_frozen_are_computed_twice(upto):
     assert nodes.count("Conv2D") == sum(counts) + sum(again)
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_same_bytes(run_options, tiny, tmp_path):
     recipe = tiny.replace(steps=2)
     files = []

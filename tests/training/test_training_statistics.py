@@ -12,9 +12,8 @@ from keras_resnet.weights import read_spec
 BATCHES = 3
 
 
-@pytest.mark.parametrize(
-    ("strategy", "ema"), [("one_device", 0), pytest.param("mirrored", 0.5, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "ema"), [("one_device", 0), ("mirrored", 0.5)])
 def test_statistics_are_means_over_batches_of_their_own_epoch(
     strategy, ema, tmp_path, tiny, run_options, data_dir, capsys
 ):
