@@ -62,9 +62,10 @@ class ClassificationTask(Task):
     def open(self, data_dir: str | None) -> None:
         recipe = self.recipe
         self._dataset = open_dataset(recipe.dataset, data_dir)
-        self.data_identity = self._dataset.identity
         self._train_split = self._dataset.split(recipe.train_split)
-        self._val_split = self._dataset.split(recipe.val_split or self._dataset.test_split)
+        validation = recipe.val_split or self._dataset.test_split
+        self._val_split = self._dataset.split(validation)
+        self.data_identity = self._dataset.identity(recipe.train_split, validation)
         self.epoch_steps = steps_per_epoch(self._train_split, recipe.batch_size)
         self.evaluation_steps = -(-len(self._val_split) // recipe.batch_size)
         _check_network(recipe, self._dataset)

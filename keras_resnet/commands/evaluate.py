@@ -11,7 +11,8 @@ from keras_resnet.classification.evaluated_model import EvaluatedModel, load_eva
 from keras_resnet.classification.evaluation import evaluate, validation_arguments
 from keras_resnet.classification.protocols import get_protocol
 from keras_resnet.classification.report import check_folder, table, write_report
-from keras_resnet.data import open_dataset
+from keras_resnet.data import Dataset, open_dataset
+from keras_resnet.data.identity import split_rule_change
 from keras_resnet.errors import InputError
 from keras_resnet.files import os_errors_as_input_errors
 from keras_resnet.run_folder import RunFolder
@@ -27,9 +28,12 @@ def main(**flags: Any) -> None:
     models, dataset, defaults = _evaluated_models(given, distribution)
     folder = given.output_dir or _default_folder(given, models, dataset)
     check_folder(folder)
+    opened = open_dataset(dataset, given.data_dir)
+    if given.workdir is not None:
+        _check_split_rule(RunFolder(given.workdir), opened)
     evaluation = evaluate(
         models,
-        open_dataset(dataset, given.data_dir),
+        opened,
         given.protocol,
         distribution=distribution,
         split=given.split or defaults.get("split"),
@@ -74,6 +78,19 @@ def _evaluated_models(
         )
     pairs = zip(given.weights, names, strict=True)
     return [load_evaluated_model(name, model or None) for name, model in pairs], given.dataset, {}
+
+
+def _check_split_rule(run: RunFolder, dataset: Dataset) -> None:
+    """Raises `InputError` if training images of a run of an older version are validation images now."""
+    recipe = run.read_recipe()
+    specs = [recipe[key] for key in ("train_split", "val_split") if recipe.get(key)]
+    if dataset.name != recipe["dataset"]:
+        return
+    if change := split_rule_change(recipe.get("data"), dataset.identity(*specs)):
+        raise InputError(
+            f"the run in {run.path} is of an older version ({change}), so it was trained on images that "
+            "would be evaluated; use that version, or another --dataset"
+        )
 
 
 def _default_folder(given: SimpleNamespace, models: list[EvaluatedModel], dataset: str) -> Path:

@@ -1,6 +1,7 @@
 """Image classification datasets in folders: `PATH/[split/]class/image`."""
 
 import dataclasses
+import hashlib
 import os
 import stat
 import unicodedata
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.data.digits import HOLD_OUT, held_out
+from keras_resnet.data.digits import HOLD_OUT
 from keras_resnet.errors import InputError
 from keras_resnet.images.decode import is_image
 
 HELD_OUT_SPLITS = ("test", "validation", "val")
+SPLIT_RULE = "a hash of their names"
+"""What selects the images of slices and of `test`; versions without a rule selected them by their order."""
 
 _MAX_BYTES = 300_000_000  # a BMP image of the largest size that is decoded
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories; Cs: bytes that are not UTF-8
@@ -30,13 +33,43 @@ class Files:
     labels: np.ndarray
     skipped: tuple[tuple[str, str], ...] = ()
 
+    def select(self, start: int, stop: int) -> np.ndarray:
+        """The sorted indices of a slice, in which the classes are as frequent as in the whole split.
 
-def scan(path: str) -> tuple[tuple[str, ...], dict[str, Files]]:
-    """Finds the sorted class names and the files of each split of a folder.
+        Adjacent slices have no image in common.
+        """
+        if stop - start == len(self.paths):
+            return np.arange(len(self.paths))
+        hashes, ranks, counts = self._ranks()
+        return np.sort(np.lexsort((hashes, (ranks + 0.5) / counts))[start:stop])
+
+    def held_out(self) -> np.ndarray:
+        """Selects about a fifth of each class by a hash of the names, bool (examples,).
+
+        An added image moves no other one, except that a class of five or more images has at least one on each
+        side.
+        """
+        hashes, ranks, counts = self._ranks()
+        chosen = (hashes < 2**64 // HOLD_OUT) | (ranks == 0)
+        return chosen & (ranks < counts - 1) & (counts >= HOLD_OUT)
+
+    def _ranks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each file: a hash of class/name, its rank by this hash in its class, and the class' size."""
+        names = (b"/".join(path.split(b"/")[-2:]) for path in self.paths)
+        digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)
+        hashes = np.frombuffer(digests, ">u8").astype("uint64")
+        sizes = np.bincount(self.labels)
+        ranks = np.empty(len(hashes), "int64")
+        firsts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+        ranks[np.lexsort((hashes, self.labels))] = np.arange(len(hashes)) - firsts
+        return hashes, ranks, sizes[self.labels]
+
+
+def scan(path: str) -> tuple[tuple[str, ...], dict[str, Files], bool]:
+    """Finds the sorted class names, the files of each split, and whether `test` was held out.
 
     All files in class folders are examples; they are not decoded here. If there are `train/` and any of
-    `test/`, `validation/`, `val/`, these are the splits; otherwise every fifth image of each class
-    (sorted by name) belongs to the `test` split.
+    `test/`, `validation/`, `val/`, these are the splits; otherwise `Files.held_out` are the `test` split.
 
     Raises:
         InputError: the folder is not a dataset; the message names the offending path.
@@ -55,22 +88,18 @@ def scan(path: str) -> tuple[tuple[str, ...], dict[str, Files]]:
                 raise InputError(
                     f"{path!r}: train and {name} have different classes; {odd!r} is only in one of them"
                 )
-        splits = {name: files for name, (_, files) in found.items()}
-    elif folders == ["train"]:
+        return classes, {name: files for name, (_, files) in found.items()}, False
+    if folders == ["train"]:
         raise InputError(f"{path!r} has train/ but none of {'/, '.join(HELD_OUT_SPLITS)}/ beside it")
-    else:
-        classes, files = _scan_classes(path)
-        test = held_out(files.labels)
-        if not test.any():
-            raise InputError(
-                f"{path!r}: no class has {HOLD_OUT} images, so none can be held out for testing;"
-                " add images, or make train/ and test/ folders"
-            )
-        splits = {
-            "train": Files(files.paths[~test], files.labels[~test], files.skipped),
-            "test": Files(files.paths[test], files.labels[test]),
-        }
-    return classes, splits
+    classes, files = _scan_classes(path)
+    test = files.held_out()
+    if not test.any():
+        raise InputError(
+            f"{path!r}: no class has {HOLD_OUT} images, so none can be held out for testing;"
+            " add images, or make train/ and test/ folders"
+        )
+    train = Files(files.paths[~test], files.labels[~test], files.skipped)
+    return classes, {"train": train, "test": Files(files.paths[test], files.labels[test])}, True
 
 
 def _subfolders(path: str) -> tuple[list[str], list[tuple[str, str]]]:

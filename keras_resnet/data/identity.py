@@ -9,9 +9,23 @@ from keras_resnet.weights.labels import labels
 from keras_resnet.weights.spec import ModelSpec
 
 
+def split_rule_change(before: Any, now: dict) -> str | None:
+    """How another version selected the images of splits, given two values of `Dataset.identity`; or None.
+
+    `before` was read from a file; it is empty or None if an older version has not stored it.
+    """
+    there = before.get("split_rule") if isinstance(before, dict) else None  # older versions had no rule
+    here = now.get("split_rule")
+    if not here or there in ("", here):
+        return None
+    return f"images were selected for splits by {there or 'their order'}, now by {here}"
+
+
 def data_changes(before: Any, now: dict) -> list[str]:
-    """What differs between two values of `Dataset.identity`, in words; `before` was read from a file."""
-    if before == now:
+    """What differs between two values of `Dataset.identity`, in words; see `split_rule_change`."""
+    if change := split_rule_change(before, now):
+        return [change]
+    if not before or before == now:
         return []
     try:
         found = _class_changes(before["class_names"], now["class_names"])
@@ -19,7 +33,9 @@ def data_changes(before: Any, now: dict) -> list[str]:
         for split in {**old, **new}:
             if old.get(split, 0) != new.get(split, 0):
                 found.append(f"{split} has {old.get(split, 0)} images there, {new.get(split, 0)} now")
-        return found or [f"files {before['files']} there, {now['files']} now"]
+        if not found and before["files"] != now["files"]:
+            found.append(f"files {before['files']} there, {now['files']} now")
+        return found
     except (AttributeError, KeyError, TypeError):
         return ["the identity stored there is not valid"]
 

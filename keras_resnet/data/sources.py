@@ -26,6 +26,7 @@ SHUFFLE_BUFFER = 8192
 
 _CYCLE_LENGTH, _BLOCK_LENGTH = 16, 16  # files read at once, and records read from each in turn
 _DOWNLOAD_RETRIES = 4
+_FOLDER = "folder:"
 _SLICE = re.compile(r"\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\]")
 
 
@@ -156,6 +157,7 @@ class Dataset:
         sizes: number of examples by split name.
         load: opens a split from (spec, split name, start, stop); use `split` instead.
         files: TFDS' full name with its version, or a digest of the relative paths in a folder.
+        held_out: whether `test` was selected from a folder without such a split.
     """
 
     name: str
@@ -163,16 +165,23 @@ class Dataset:
     sizes: dict[str, int]
     load: Callable[[str, str, int, int], Split] = dataclasses.field(repr=False)
     files: str = ""
+    held_out: bool = False
 
     @property
     def classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
 
-    @property
-    def identity(self) -> dict:
-        """What a run is bound to, as JSON values; `data_changes` compares two of them."""
-        return {"class_names": list(self.class_names), "split_sizes": self.sizes, "files": self.files}
+    def identity(self, *specs: str) -> dict:
+        """What a run with these splits is bound to, as JSON values; `data_changes` compares two of them."""
+        is_sliced = any(stop - start < self.sizes[name] for name, start, stop in map(self._bounds, specs))
+        has_rule = self.held_out or (is_sliced and self.name.startswith(_FOLDER))
+        return {
+            "class_names": list(self.class_names),
+            "split_sizes": self.sizes,
+            "files": self.files,
+            "split_rule": folder.SPLIT_RULE if has_rule else "",
+        }
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -195,11 +204,14 @@ class Dataset:
         Raises:
             InputError: the split is unknown or has no labels, or the slice is malformed or empty.
         """
+        return self.load(spec, *self._bounds(spec))
+
+    def _bounds(self, spec: str) -> tuple[str, int, int]:
+        """The name of a split, and the start and the stop of the slice."""
         name = spec.partition("[")[0]
         if name not in self.sizes:
             raise unknown_name(f"split of {self.name}", name, self.sizes)
-        start, stop = slice_bounds(spec, self.name, self.sizes[name])
-        return self.load(spec, name, start, stop)
+        return name, *slice_bounds(spec, self.name, self.sizes[name])
 
 
 def slice_bounds(spec: str, dataset: str, size: int) -> tuple[int, int]:
@@ -237,22 +249,23 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> Datase
     Raises:
         InputError: the dataset does not exist, is not for image classification, or cannot be prepared.
     """
-    if name.startswith("folder:"):
+    if name.startswith(_FOLDER):
         return _open_folder(name)
     return _open_tfds(name, None if data_dir is None else os.path.expanduser(os.fspath(data_dir)))
 
 
 def _open_folder(name: str) -> Dataset:
-    path = os.path.expanduser(name.removeprefix("folder:"))
-    class_names, splits = folder.scan(path)
+    path = os.path.expanduser(name.removeprefix(_FOLDER))
+    class_names, splits, held_out = folder.scan(path)
 
     def load(spec: str, split: str, start: int, stop: int) -> IndexedSplit:
         files = splits[split]
         skipped = () if start else files.skipped  # once, even if the split is sliced
-        return IndexedSplit(spec, files.paths[start:stop], files.labels[start:stop], True, skipped)
+        chosen = files.select(start, stop)
+        return IndexedSplit(spec, files.paths[chosen], files.labels[chosen], True, skipped)
 
     sizes = {split: len(files.paths) for split, files in splits.items()}
-    return Dataset(name, class_names, sizes, load, _digest_of_names(path, splits))
+    return Dataset(name, class_names, sizes, load, _digest_of_names(path, splits), held_out)
 
 
 def _digest_of_names(root: str, splits: dict[str, folder.Files]) -> str:

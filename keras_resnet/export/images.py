@@ -49,7 +49,7 @@ def dataset_images(
 ) -> Images:
     """Returns the test split of a dataset, resized and cropped but not normalized.
 
-    `trained_on` is the dataset's identity at the training, if it is known.
+    `trained_on` is the dataset's identity at the training, empty if unknown; None for another dataset.
     """
     height, width, channels = spec.input_shape
     if height != width:
@@ -67,7 +67,7 @@ def dataset_images(
         return data.raw_images(opened.split(split), preprocessing)
 
     source = f"the {split} split of {dataset}"
-    if changes := [] if trained_on is None else data_changes(trained_on, opened.identity):
+    if changes := [] if trained_on is None else data_changes(trained_on, opened.identity()):
         source += f", which has changed since the training ({changes[0]})"
     return Images(batches, source, calibration)
 

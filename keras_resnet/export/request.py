@@ -115,7 +115,7 @@ class ExportRequest:
             name = folder.weights.name
             raise InputError(f"{folder.path} holds no {name}; train first, or give another --workdir")
         recipe, file = folder.read_recipe(), open_weights(folder.weights)
-        trained_on = recipe.pop("data", None)
+        trained_on = recipe.pop("data", {})
         spec = file.described
         if spec is None:
             path = folder.weights

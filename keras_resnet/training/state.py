@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import BadImages
-from keras_resnet.data.identity import data_changes
+from keras_resnet.data.identity import data_changes, split_rule_change
 from keras_resnet.errors import InputError
 from keras_resnet.files import locked
 from keras_resnet.run_folder import RunFolder
@@ -229,10 +229,20 @@ def _load_checkpoint(
 
 def _check_data(folder: RunFolder, task: Task, checkpoint: checkpoints.Checkpoint | None) -> None:
     """Raises `InputError` if the data have changed since the run was started, saying how."""
-    recipe = folder.read_recipe() if folder.recipe.exists() else {}
-    for held in (recipe.get("data"), checkpoint.numbers.get("data") if checkpoint else None):
-        # Runs of older versions and of other tasks may lack it.
-        if held and task.data_identity and (changes := data_changes(held, task.data_identity)):
+    identity, stored = task.data_identity, []
+    if identity is None:
+        return
+    if folder.recipe.exists():
+        stored.append(folder.read_recipe().get("data"))
+    if checkpoint:
+        stored.append(checkpoint.numbers.get("data"))
+    for held in stored:  # None in runs of older versions
+        if change := split_rule_change(held, identity):
+            raise InputError(
+                f"the run in {folder.path} is of an older version ({change}), so its validation images would "
+                "change; resume it with that version, or choose another --workdir"
+            )
+        if changes := data_changes(held, identity):
             changed = ", ".join(changes[:4])
             raise InputError(
                 f"the data of the run in {folder.path} have changed ({changed}); "

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,23 @@ def test_a_run_is_evaluated_as_it_was_validated(command, trained):
     last = RunFolder(trained).read_history()[-1]
     assert held["figures"]["top1"] == float(last["val_top1"])
     assert held["figures"]["loss"] == float(last["val_loss"])
+
+
+def test_a_run_is_not_evaluated_on_images_that_an_older_version_trained_on(
+    command, trained, photos, tmp_path
+):
+    recipe = {
+        **RunFolder(trained).read_recipe(),
+        "dataset": f"folder:{photos / 'train'}",
+        "val_split": "test",
+    }
+    recipe["data"] = {key: value for key, value in recipe["data"].items() if key != "split_rule"}
+    older = RunFolder(shutil.copytree(trained, tmp_path / "older"))
+    older.write_recipe(recipe)
+    status, _, (line,) = command(f"--workdir={older.path}")
+    assert status == 2
+    assert "images were selected for splits by their order, now by a hash of their names" in line
+    assert not (older.path / "evaluation").exists()
 
 
 def test_photos_resized_by_pillow_are_predicted_alike(photos, trained):

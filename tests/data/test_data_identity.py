@@ -9,14 +9,21 @@ from helpers.data_helpers import write_tfds
 from helpers.evaluation_networks import tiny_spec
 
 from keras_resnet.data import open_dataset
+from keras_resnet.data.folder import SPLIT_RULE
 from keras_resnet.data.identity import check_classes, data_changes
 from keras_resnet.data.sources import Dataset
 from keras_resnet.errors import InputError
 from keras_resnet.weights.labels import labels
 
 
-def identity(*names, train=10, files="a/1.0.0"):
-    return {"class_names": list(names), "split_sizes": {"train": train, "test": 2}, "files": files}
+def identity(*names, train=10, files="a/1.0.0", rule=""):
+    sizes = {"train": train, "test": 2}
+    return {"class_names": list(names), "split_sizes": sizes, "files": files, "split_rule": rule}
+
+
+def old_identity(**changes):
+    """As versions without a rule stored it."""
+    return {key: value for key, value in identity("cat", "dog", **changes).items() if key != "split_rule"}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +48,24 @@ def test_what_differs_is_named(now, changes):
     assert data_changes(identity("cat", "dog"), now) == changes
 
 
-@pytest.mark.parametrize("before", [7, "text", {}, {"class_names": 1, "split_sizes": 2}, identity([], {})])
+@pytest.mark.parametrize(
+    ("before", "now", "changes"),
+    [
+        (None, "", []),
+        ({}, "", []),
+        (old_identity(), "", []),
+        (identity("cat", "dog", rule="a hash"), "", []),
+        (identity("cat", "dog"), "a hash", []),
+        (None, "a hash", ["images were selected for splits by their order, now by a hash"]),
+        (old_identity(train=3), "a hash", ["images were selected for splits by their order, now by a hash"]),
+        (identity("cat", "dog", rule="a"), "b", ["images were selected for splits by a, now by b"]),
+    ],
+)
+def test_another_versions_selection_of_images_is_named(before, now, changes):
+    assert data_changes(before, identity("cat", "dog", rule=now)) == changes
+
+
+@pytest.mark.parametrize("before", [7, "text", {"class_names": 1, "split_sizes": 2}, identity([], {})])
 def test_an_identity_that_somebody_edited(before):
     assert data_changes(before, identity("cat", "dog")) == ["the identity stored there is not valid"]
 
@@ -50,20 +74,24 @@ def test_a_folder_is_identified_by_its_relative_paths(image_folder, tmp_path_fac
     root = tmp_path_factory.mktemp("splits")
     for split in ("train", "val"):
         shutil.copytree(image_folder, root / split)
-    there = open_dataset(f"folder:{root}").identity
+    there = open_dataset(f"folder:{root}").identity()
     assert json.loads(json.dumps(there)) == there
     moved = root.rename(root.with_name("moved"))
-    assert open_dataset(f"folder:{moved}/").identity == there
+    assert open_dataset(f"folder:{moved}/").identity() == there
     image = moved / "val" / "cats" / "03.png"
     image.rename(image.with_name("03b.png"))
-    (change,) = data_changes(there, open_dataset(f"folder:{moved}").identity)
+    dataset = open_dataset(f"folder:{moved}")
+    (change,) = data_changes(there, dataset.identity())
     assert change.startswith("files paths-sha256:")
+    rules = [dataset.identity("train", spec)["split_rule"] for spec in ("val", "val[:]", "val[:50%]")]
+    rules.append(open_dataset(f"folder:{moved / 'val'}").identity()["split_rule"])
+    assert rules == ["", "", SPLIT_RULE, SPLIT_RULE]
 
 
 def test_a_tfds_dataset_is_identified_by_its_version(tmp_path):
     example = {"id": "0", "image": np.zeros((32, 32, 3), "uint8"), "label": 0}
     write_tfds(tmp_path, "cifar10", {"train": [example] * 3, "test": [example]})
-    found = open_dataset("cifar10", tmp_path).identity
+    found = open_dataset("cifar10", tmp_path).identity()
     assert found["files"].startswith("cifar10/3.")
     assert found["split_sizes"] == {"train": 3, "test": 1}
     assert found["class_names"] == [str(index) for index in range(10)]

@@ -154,18 +154,55 @@ def test_unlabeled_test_split(streamed, imagenet_dir):
         assert dataset.test_split == "validation"
 
 
-def test_folder_holds_out_every_fifth(image_folder):
-    dataset = open_dataset(f"folder:{image_folder}")
-    assert dataset.class_names == ("cats", "dogs")
-    assert dataset.sizes == {"train": 14, "test": 3}
-    names = [path.decode().removeprefix(str(image_folder)) for path in dataset.split("test").images]
-    assert names == ["/cats/04.jpg", "/dogs/04.jpg", "/dogs/09.png"]
-    assert dataset.split("test").classes.tolist() == [0, 1, 1]
-    assert not set(dataset.split("train").images) & set(dataset.split("test").images)
-    assert dataset.split("train[5:7]").classes.tolist() == [0, 1]
-    encoded, label = dataset.split("train").fetch(tf.constant(0, tf.int64))
-    assert decode_image(encoded).shape == (9, 20, 3)
-    assert int(label) == 0
+def numbered(folder, classes, count):
+    """A folder of `count` empty PNG heads a class: nothing decodes them."""
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            (folder / name / f"{index:03}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return f"folder:{folder}"
+
+
+def test_folder_holds_out_about_a_fifth_of_each_class_whatever_is_added(tmp_path):
+    dataset = open_dataset(numbered(tmp_path, "abcd", 100))
+    train, test = dataset.split("train"), dataset.split("test")
+    assert len(train) + len(test) == 400
+    assert not set(train.images) & set(test.images)
+    assert all(10 <= count <= 30 for count in np.bincount(test.classes))
+    assert list(test.images) == sorted(test.images)
+    before = {"train": set(train.images), "test": set(test.images)}
+    for name in "abcd":  # first, last and between
+        for added in ("", "050b", "~", *(f"{index}x" for index in range(10))):
+            (tmp_path / name / f"{added}0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    after = open_dataset(f"folder:{tmp_path}")
+    assert after.sizes != dataset.sizes
+    for name, files in before.items():
+        assert files <= set(after.split(name).images)
+
+
+@pytest.mark.parametrize("count", [5, 6, 7, 11])
+def test_folder_holds_out_one_image_or_more_of_small_classes(tmp_path, count):
+    dataset = open_dataset(numbered(tmp_path, "abcdefgh", count))
+    for split in ("train", "test"):
+        assert np.bincount(dataset.split(split).classes, minlength=8).min() >= 1
+
+
+def test_slices_of_a_folder_have_all_classes_and_nothing_in_common(tmp_path):
+    numbered(tmp_path / "train", "ab", 40)
+    numbered(tmp_path / "train", "c", 20)
+    numbered(tmp_path / "test", "abc", 1)
+    dataset = open_dataset(f"folder:{tmp_path}")
+    whole = dataset.split("train")
+    parts = [dataset.split(spec) for spec in ("train[:80%]", "train[80%:90%]", "train[90:]")]
+    assert [len(part) for part in parts] == [80, 10, 10]
+    assert [np.bincount(part.classes).tolist() for part in parts] == [[32, 32, 16], [4, 4, 2], [4, 4, 2]]
+    assert sorted(path for part in parts for path in part.images) == list(whole.images)
+    for part in parts:
+        assert list(part.images) == sorted(part.images)
+        assert [path.split(b"/")[-2] for path in part.images] == [b"abc"[y : y + 1] for y in part.classes]
+    again = open_dataset(f"folder:{tmp_path}").split("train[:80%]")
+    assert list(again.images) == list(parts[0].images)
+    np.testing.assert_array_equal(dataset.split("train[:]").images, whole.images)
 
 
 def test_class_names_are_text(image_folder):

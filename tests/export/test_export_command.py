@@ -508,7 +508,7 @@ def test_the_order_of_the_classes_must_be_that_of_the_dataset():
 
 
 def test_images_of_a_dataset_that_has_changed_since_the_training_say_so():
-    now = open_dataset("digits").identity
+    now = open_dataset("digits").identity()
     assert image_sources.dataset_images(SPEC, "digits", None, 64, now).source == "the test split of digits"
     before = {**now, "split_sizes": {**now["split_sizes"], "test": 3}}
     images = image_sources.dataset_images(SPEC, "digits", None, 64, before)

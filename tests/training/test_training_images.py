@@ -12,6 +12,7 @@ from helpers.data_helpers import write_image
 
 from keras_resnet import InputError
 from keras_resnet.classification import ClassificationTask, train
+from keras_resnet.data import open_dataset
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
 from keras_resnet.training.progress import Progress
@@ -144,6 +145,30 @@ def test_a_run_is_bound_to_its_data(tmp_path, recipe, run_options, photos):
         del checkpoint.numbers[key]
     checkpoints.save(folder.checkpoints, checkpoint, keep=1)
     assert again() == last
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize(
+    ("folder", "changes"),
+    [("photos/train", {}), ("photos", {"train_split": "train[:20]", "val_split": "train[20:]"})],
+)
+def test_a_run_whose_splits_an_older_version_made_by_position_is_refused(
+    tmp_path, recipe, run_options, photos, folder, changes, is_known
+):
+    """Otherwise it would continue with other validation images, many of which it was trained on."""
+    recipe = recipe.replace(dataset=f"folder:{photos.parent / folder}", **changes)
+    held = {**recipe.to_dict(), "seed": 0, "precision": "float32"}
+    if is_known:
+        held["data"] = open_dataset(recipe.dataset).identity("train[:20]")
+        del held["data"]["split_rule"]
+    run = RunFolder(tmp_path / "run")
+    run.write_recipe(held)
+    change = r"images were selected for splits by their order, now by a hash of their names"
+    expected = rf"is of an older version \({change}\), .* choose another --workdir$"
+    with pytest.raises(InputError, match=expected):
+        train(recipe, run.path, run_options())
+    assert {path.name for path in run.path.iterdir()} <= {"recipe.json", "lock"}
+    assert json.loads(run.recipe.read_text()) == held
 
 
 @pytest.mark.slow
