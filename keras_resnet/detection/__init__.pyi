@@ -8,3 +8,5 @@ from .data.annotations import DetectionSplit as DetectionSplit
 from .data.annotations import Objects as Objects
 from .data.sources import open_detection_dataset as open_detection_dataset
 from .detections import Detections as Detections
+from .detector import Detector as Detector
+from .detector import build_detector as build_detector

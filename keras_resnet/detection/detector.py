@@ -1,0 +1,284 @@
+"""`Detector`: one flat functional model, and the operations between its stages."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.detection.anchors import cell_anchors, grid_anchors, grid_strides, paper_cell_anchors
+from keras_resnet.detection.config import DetectorConfig, get_detector_config
+from keras_resnet.detection.detections import Detections
+from keras_resnet.detection.heads import box_head, retinanet_heads, rpn_head
+from keras_resnet.detection.proposals import (
+    Proposals,
+    RawDetections,
+    detections_of_anchors,
+    detections_of_regions,
+    propose,
+)
+from keras_resnet.detection.pyramid import feature_pyramid
+from keras_resnet.detection.roi_align import multilevel_roi_align, roi_align
+from keras_resnet.detection.sizes import check_image, normalize_then_resize, padded_shape, resized_shape
+from keras_resnet.errors import InputError, require
+from keras_resnet.images.ops import static_shape
+from keras_resnet.images.preprocessing import Normalization
+from keras_resnet.models.features import freeze as freeze_layers
+from keras_resnet.models.graph import recursion_limit
+from keras_resnet.models.resnet import build_stages, build_stem
+from keras_resnet.weights.weight_file import Weights, open_weights
+
+_CHUNK = 2**26  # elements of RoIAlign's samples that are computed at a time: 256 MiB
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a detector computes of images before proposals are selected.
+
+    Attributes:
+        maps: from which features of regions are pooled, from the finest on; none in RetinaNet.
+        logits: float32 (batch, height, width, anchors * k) of each level; k is 1, in RetinaNet 1 + classes.
+        deltas: float32 (batch, height, width, anchors * 4) of each level.
+    """
+
+    maps: list[Any]
+    logits: list[Any]
+    deltas: list[Any]
+
+
+class Detector:
+    """A detector, made by `build_detector`.
+
+    Attributes:
+        name: of `list_detectors()`.
+        class_names: in the order of the detections' labels.
+        model: the network with all weights: a functional model whose inputs are `images`, (batch, height,
+            width, 3), normalized, and, except in RetinaNet, `rois`, (regions, side, side, channels). The
+            backbone's layers have the zoo's names.
+        head: the part of `model` after RoIAlign, from `rois` to logits and deltas; None in RetinaNet.
+    """
+
+    def __init__(self, name: str, config: DetectorConfig, class_names: Sequence[str]):
+        if keras.config.image_data_format() != "channels_last":
+            raise InputError("detectors need Keras' image data format 'channels_last'")
+        self.name, self.config, self.class_names = name, config, tuple(class_names)
+        with recursion_limit():
+            images, symbolic = _shared(config)
+            results = [*symbolic.maps, *symbolic.logits, *symbolic.deltas]
+            inputs, self.head = [images], None
+            if config.style != "retinanet":
+                side = config.pooled_size
+                rois: Any = keras.Input((side, side, symbolic.maps[0].shape[-1]), name="rois")
+                outputs = box_head(rois, config)
+                self.head = keras.Model(rois, outputs, name="roi_head")
+                inputs.append(rois)
+                results += outputs
+            self._shared = keras.Model(images, vars(symbolic), name="shared")
+            self.model = keras.Model(inputs, results, name=name)
+        for layer in self.model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.name.startswith(("conv", "post")):
+                layer.epsilon = config.batch_norm_epsilon
+        signature = [
+            tf.TensorSpec([None, None, None, 3]),
+            [tf.TensorSpec([None, 4]) for _ in config.strides],
+            tf.TensorSpec([None, 2], tf.int32),
+        ]
+        self._detect = tf.function(self.raw_detections, input_signature=signature)
+
+    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """Detects objects in images of any sizes.
+
+        An image's detections do not depend on the others.
+
+        Args:
+            images: uint8 (height, width, 3), RGB.
+
+        Raises:
+            InputError: an image has another dtype or shape.
+        """
+        if isinstance(images, np.ndarray) and images.ndim == 3:
+            raise InputError("detect takes a list of images; got one image")
+        for image in images:
+            check_image(image)
+        return [self._detect_in(image) for image in images]
+
+    def prepare(self, image: np.ndarray) -> tuple[tf.Tensor, tuple[int, int]]:
+        """Returns an image as the network's input, float32 (height, width, 3), and its unpadded size."""
+        height, width = image.shape[:2]
+        size = resized_shape(height, width, self.config.shorter_side, self.config.longer_side)
+        padded = padded_shape(size[0], size[1], self.config.size_multiple)
+        return normalize_then_resize(image, self.config.normalization, size, padded), size
+
+    def anchors(self, height: int, width: int) -> list[np.ndarray]:
+        """Returns the anchors of each level for padded images: float32 (cells * anchors, 4), pixels."""
+        return _anchors(self.config, height, width)
+
+    def features(self, images: tf.Tensor, training: bool = False) -> Outputs:
+        """Computes the shared layers of normalized, padded images (batch, height, width, 3)."""
+        return Outputs(**self._shared(images, training=training))
+
+    def propose(self, outputs: Outputs, anchors: Sequence[tf.Tensor], sizes: tf.Tensor) -> Proposals:
+        """Selects the proposals of two-stage detectors; see `proposals.propose`."""
+        return propose(outputs.logits, outputs.deltas, anchors, sizes, self.config)
+
+    def pool(self, outputs: Outputs, boxes: tf.Tensor) -> tf.Tensor:
+        """Pools the features of boxes (batch, n, 4) to the input of `head`."""
+        side, strides = self.config.pooled_size, self.config.roi_strides
+        if len(strides) == 1:
+            pooled = roi_align(outputs.maps[0], boxes, side, strides[0])
+        else:
+            pooled = multilevel_roi_align(outputs.maps, boxes, side, strides)
+        return tf.reshape(pooled, [-1, *pooled.shape[2:]])
+
+    def regions(self, outputs: Outputs, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes logits, (batch, n, 1 + classes), and deltas, (batch, n, (1 + classes) * 4), of boxes.
+
+        Boxes (batch, n, 4) are computed in parts, which bounds the memory; this is for inference only.
+        """
+        head: Any = self.head
+        channels = outputs.maps[0].shape[-1]
+        most = max(_CHUNK // ((2 * self.config.pooled_size) ** 2 * channels), 1)
+        count = static_shape(boxes)[1]
+        parts = max(-(-count // most), 1)
+        size = -(-count // parts)
+
+        def compute(part):
+            results = head(self.pool(outputs, part), training=False)
+            return [tf.reshape(each, [tf.shape(part)[0], size, each.shape[-1]]) for each in results]
+
+        if parts == 1:
+            logits, deltas = compute(boxes)
+            return logits, deltas
+        padded = tf.pad(boxes, [[0, 0], [0, parts * size - count], [0, 0]])
+        stacked = tf.stack(tf.split(padded, parts, axis=1))
+        types = [tf.TensorSpec([None, size, each.shape[-1]]) for each in head.outputs]
+        results = tf.map_fn(compute, stacked, fn_output_signature=types, parallel_iterations=1)
+        logits, deltas = (tf.concat(tf.unstack(each, parts), 1)[:, :count] for each in results)
+        return logits, deltas
+
+    def raw_detections(
+        self, images: tf.Tensor, anchors: Sequence[tf.Tensor], sizes: tf.Tensor
+    ) -> RawDetections:
+        """Detects objects in normalized, padded images; boxes are in pixels of these.
+
+        Args:
+            images: (batch, height, width, 3).
+            anchors: of `anchors(height, width)`.
+            sizes: int32 (batch, 2), height and width without padding.
+        """
+        outputs = self.features(images)
+        if self.head is None:
+            return detections_of_anchors(outputs.logits, outputs.deltas, anchors, sizes, self.config)
+        proposals = self.propose(outputs, anchors, sizes)
+        logits, deltas = self.regions(outputs, proposals.boxes)
+        return detections_of_regions(logits, deltas, proposals, sizes, self.config)
+
+    def _detect_in(self, image: np.ndarray) -> Detections:
+        pixels, size = self.prepare(image)
+        anchors = self.anchors(*static_shape(pixels)[:2])
+        found: Any = self._detect(pixels[None], anchors, tf.constant([size]))
+        boxes, scores, labels, valid = (each[0].numpy() for each in found)
+        scale = np.asarray(image.shape[:2], np.float32) / np.asarray(size, np.float32)
+        return Detections(boxes[valid] * scale[[1, 0, 1, 0]], scores[valid], labels[valid])
+
+
+def build_detector(
+    name: str,
+    *,
+    classes: int | Sequence[str] | None = None,
+    weights: str | os.PathLike | None = None,
+    backbone_weights: Weights | None = None,
+    freeze: str | None = "C2",
+    **overrides: Any,
+) -> Detector:
+    """Builds a detector of `list_detectors()`.
+
+    Args:
+        classes: their number or their names, without background. Default: of the weights, else of the config.
+        weights: of the whole detector: the name of published ones, or the path of a file.
+        backbone_weights: of a classifier, as `weights` of `build_model`; the classifier's last layer is not
+            used. The detector normalizes pixels as they did; a mean image is averaged.
+        freeze: with weights of either kind, the layers up to this feature map are not trained, "C1", "C2",
+            ...; None trains all.
+        overrides: fields of `DetectorConfig`.
+
+    Raises:
+        InputError: an argument is out of its range, or the weights do not fit the detector.
+    """
+    config = get_detector_config(name, **overrides)
+    if weights is not None and backbone_weights is not None:
+        raise InputError("weights are those of the whole detector: pass them or backbone_weights, not both")
+    if weights is not None:
+        raise InputError(f"weights of detectors cannot be loaded yet; got {os.fspath(weights)}")
+    class_names = _class_names(classes, config)
+    config = config.replace(classes=len(class_names))
+    if backbone_weights is None:
+        return Detector(name, config, class_names)
+    with open_weights(backbone_weights, config.network) as file:
+        if "normalization" not in overrides and file.preprocessing is not None:
+            config = config.replace(normalization=_per_channel(file.preprocessing.normalization))
+        detector = Detector(name, config, class_names)
+        file.load(detector.model, transfer=True)
+    _freeze(detector, freeze)
+    return detector
+
+
+@functools.lru_cache(maxsize=64)
+def _anchors(config: DetectorConfig, height: int, width: int) -> list[np.ndarray]:
+    result = []
+    for stride, sizes in zip(config.strides, config.anchor_sizes, strict=True):
+        grid = -(-height // stride), -(-width // stride)
+        if config.anchor_rule == "paper":
+            cells = paper_cell_anchors(stride, [size / stride for size in sizes], config.anchor_ratios)
+        else:
+            cells = cell_anchors(sizes, config.anchor_ratios)
+        result.append(grid_anchors(cells, grid, grid_strides((height, width), grid)))
+    return result
+
+
+def _shared(config: DetectorConfig) -> tuple[Any, Outputs]:
+    """Builds the layers before RoIAlign, or all of RetinaNet."""
+    images: Any = keras.Input((None, None, 3), name="images")
+    x, maps = build_stem(images, config.network), []
+    for stage in range(len(config.network.stage_depths) - (config.style == "c4")):
+        x = build_stages(x, config.network, stage, stage + 1)
+        maps.append(x)
+    if config.style == "c4":
+        return images, Outputs(maps[-1:], *rpn_head(maps[-1:], config))
+    levels = feature_pyramid(maps[-config.pyramid_stages :], config)
+    if config.style == "retinanet":
+        return images, Outputs([], *retinanet_heads(levels, config))
+    return images, Outputs(levels[: config.pyramid_stages], *rpn_head(levels, config))
+
+
+def _class_names(classes: int | Sequence[str] | None, config: DetectorConfig) -> tuple[str, ...]:
+    if classes is None:
+        classes = config.classes
+    if isinstance(classes, int) and not isinstance(classes, bool):
+        require(classes > 0, "classes must be a positive integer, or names", classes)
+        return tuple(map(str, range(classes)))
+    names = tuple(classes) if isinstance(classes, Sequence) and not isinstance(classes, str) else ()
+    valid = bool(names) and all(isinstance(name, str) and name for name in names)
+    require(valid, "classes must be a positive integer, or names", classes)
+    require(len(set(names)) == len(names), "the names of classes must be different", classes)
+    return names
+
+
+def _per_channel(normalization: Normalization) -> Normalization:
+    """Returns statistics of three channels; those per pixel are averaged."""
+    mean, std = (np.asarray(values, "float64") for values in (normalization.mean, normalization.std))
+    mean, std = (values.reshape(-1, values.shape[-1]).mean(0) for values in (mean, std))
+    return Normalization(mean.tolist(), std.tolist()).for_channels(3)
+
+
+def _freeze(detector: Detector, upto: str | None) -> None:
+    """Freezes the layers up to a feature map, and the backbone's batch normalization if the config does."""
+    freeze_layers(detector.model, upto)
+    if detector.config.frozen_batch_norm:
+        for layer in detector.model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.name.startswith(("conv", "post")):
+                layer.trainable = False

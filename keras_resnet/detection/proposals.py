@@ -1,0 +1,136 @@
+"""From the outputs of networks to proposals and detections, in TensorFlow with static numbers of results.
+
+Boxes are float32 (x1, y1, x2, y2) in pixels of the resized images. Their `sizes`, int32 (batch, 2), are those
+without padding. Results are padded: the valid ones come first, by descending score.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_resnet.detection import boxes as box_ops
+from keras_resnet.detection.config import DetectorConfig
+from keras_resnet.detection.nms import non_max_suppression
+
+
+class Proposals(NamedTuple):
+    """`boxes` are (batch, n, 4), 0 where not `valid`, bool (batch, n)."""
+
+    boxes: tf.Tensor
+    valid: tf.Tensor
+
+
+class RawDetections(NamedTuple):
+    """`boxes` (batch, n, 4), float32 `scores`, int32 `labels` and bool `valid`, all (batch, n)."""
+
+    boxes: tf.Tensor
+    scores: tf.Tensor
+    labels: tf.Tensor
+    valid: tf.Tensor
+
+
+def propose(
+    logits: Sequence[tf.Tensor],
+    deltas: Sequence[tf.Tensor],
+    anchors: Sequence[tf.Tensor],
+    sizes: tf.Tensor,
+    config: DetectorConfig,
+) -> Proposals:
+    """Selects proposals from the outputs of the region proposal network (Faster R-CNN, section 3.3).
+
+    Args:
+        logits: (batch, height, width, anchors) of each level.
+        deltas: (batch, height, width, anchors * 4) of each level.
+        anchors: (height * width * anchors, 4) of each level.
+    """
+    parts, levels = [], []
+    for level, (score, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
+        values, best = _top(tf.reshape(score, [tf.shape(score)[0], -1]), config.proposal_candidates)
+        delta = tf.reshape(delta, [tf.shape(delta)[0], -1, 4])
+        decoded = box_ops.decode(tf.gather(delta, best, batch_dims=1), tf.gather(anchor, best))
+        parts.append((decoded, values))
+        levels.append(tf.fill(tf.shape(values), level))
+    boxes, scores = (tf.concat(part, 1) for part in zip(*parts, strict=True))
+    boxes = box_ops.clip(boxes, sizes)
+    scores = _without_small(boxes, tf.sigmoid(tf.cast(scores, tf.float32)), config.proposal_side)
+    selected, valid = non_max_suppression(
+        boxes, scores, config.proposal_nms, config.proposals, tf.concat(levels, 1)
+    )
+    # Proposals are data for what follows: no gradient passes through their coordinates.
+    boxes = tf.stop_gradient(tf.gather(boxes, selected, batch_dims=1))
+    return Proposals(tf.where(tf.expand_dims(valid, -1), boxes, 0.0), valid)
+
+
+def detections_of_regions(
+    logits: tf.Tensor, deltas: tf.Tensor, proposals: Proposals, sizes: tf.Tensor, config: DetectorConfig
+) -> RawDetections:
+    """Selects detections from the outputs of the box head.
+
+    Args:
+        logits: (batch, n, 1 + classes).
+        deltas: (batch, n, (1 + classes) * 4).
+    """
+    scores: Any = tf.nn.softmax(tf.cast(logits, tf.float32))
+    scores = tf.where(tf.expand_dims(proposals.valid, -1), scores[..., 1:], float("-inf"))
+    batch, count, classes = tf.unstack(tf.shape(scores))
+    deltas = tf.reshape(deltas, [batch, count, classes + 1, 4])[:, :, 1:]
+    decoded = box_ops.decode(deltas, proposals.boxes[:, :, None], config.box_weights)
+    labels = tf.broadcast_to(tf.range(classes), [batch, count, classes])
+    return _suppress(
+        tf.reshape(decoded, [batch, -1, 4]),
+        tf.reshape(scores, [batch, -1]),
+        tf.reshape(labels, [batch, -1]),
+        sizes,
+        config,
+    )
+
+
+def detections_of_anchors(
+    logits: Sequence[tf.Tensor],
+    deltas: Sequence[tf.Tensor],
+    anchors: Sequence[tf.Tensor],
+    sizes: tf.Tensor,
+    config: DetectorConfig,
+) -> RawDetections:
+    """Selects RetinaNet's detections; the arguments are those of `propose`, with logits of 1 + classes."""
+    parts = []
+    for score, delta, anchor in zip(logits, deltas, anchors, strict=True):
+        batch = tf.shape(score)[0]
+        score: Any = tf.reshape(score, [batch, -1, config.classes + 1])
+        values, best = _top(tf.sigmoid(tf.reshape(score[..., 1:], [batch, -1])), config.level_candidates)
+        place, label = best // config.classes, best % config.classes
+        delta = tf.reshape(delta, [batch, -1, 4])
+        decoded = box_ops.decode(tf.gather(delta, place, batch_dims=1), tf.gather(anchor, place))
+        parts.append((decoded, tf.cast(values, tf.float32), label))
+    boxes, scores, labels = (tf.concat(part, 1) for part in zip(*parts, strict=True))
+    return _suppress(boxes, scores, labels, sizes, config)
+
+
+def _top(scores, count):
+    """The largest of `scores`, (batch, n), and their indices: all if there are fewer than `count`."""
+    number = scores.shape[1]
+    return tf.math.top_k(
+        scores, tf.minimum(count, tf.shape(scores)[1]) if number is None else min(count, number)
+    )
+
+
+def _without_small(boxes, scores, side):
+    """Makes the scores of boxes with smaller sides negative infinity."""
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return tf.where(tf.reduce_all(sides >= side, -1), scores, float("-inf"))
+
+
+def _suppress(boxes, scores, labels, sizes, config):
+    boxes = box_ops.clip(boxes, sizes)
+    scores = _without_small(boxes, scores, config.box_side)
+    selected, valid = non_max_suppression(
+        boxes, scores, config.box_nms, config.detections, labels, config.score_threshold
+    )
+    boxes, scores, labels = (tf.gather(each, selected, batch_dims=1) for each in (boxes, scores, labels))
+    return RawDetections(
+        tf.where(tf.expand_dims(valid, -1), boxes, 0.0),
+        tf.where(valid, scores, 0.0),
+        tf.where(valid, labels, 0),
+        valid,
+    )

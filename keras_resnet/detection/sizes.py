@@ -1,0 +1,55 @@
+"""Images of any size as the input of a detector, with torchvision's rule for the resized size."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.errors import InputError
+from keras_resnet.images import ops
+from keras_resnet.images.preprocessing import Normalization
+
+
+def resized_shape(height: int, width: int, shorter_side: int, longer_side: int) -> tuple[int, int]:
+    """Returns the height and width of a resized image.
+
+    The shorter side becomes `shorter_side`, unless the longer one would exceed `longer_side`. As in
+    torchvision, both are rounded down after a product in float64: a side of 289 pixels becomes 799, not 800.
+    """
+    sides = height, width
+    scale = min(shorter_side / min(sides), longer_side / max(sides))
+    resized = (max(math.floor(side * scale), 1) for side in sides)
+    return next(resized), next(resized)
+
+
+def padded_shape(height: int, width: int, multiple: int) -> tuple[int, int]:
+    """Returns the least multiples of `multiple` that are not below the sides."""
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+
+def normalize_then_resize(
+    image: np.ndarray, normalization: Normalization, size: tuple[int, int], padded: tuple[int, int]
+) -> tf.Tensor:
+    """Normalizes an image, resizes it to `size` and pads it with zeros at the right and at the bottom.
+
+    As in torchvision, resizing is bilinear without antialiasing, also when shrinking. Zero is the mean color.
+
+    Args:
+        image: uint8 (height, width, 3), RGB.
+        size: height and width, pixels.
+        padded: height and width of the result, pixels.
+
+    Returns:
+        float32 (*padded, 3).
+    """
+    pixels = ops.normalize(tf.cast(tf.convert_to_tensor(image), tf.float32), normalization)
+    resized = tf.image.resize(pixels, size, "bilinear", antialias=False)
+    return tf.pad(resized, [[0, padded[0] - size[0]], [0, padded[1] - size[1]], [0, 0]])
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raises `InputError` unless an image is uint8 (height, width, 3) and has pixels."""
+    is_array = isinstance(image, np.ndarray)
+    found = f"{image.dtype} of shape {image.shape}" if is_array else type(image).__name__
+    if not (is_array and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size):
+        raise InputError(f"an image must be a uint8 array (height, width, 3), RGB; got {found}")
