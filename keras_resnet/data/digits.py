@@ -18,6 +18,16 @@ def held_out(classes: np.ndarray) -> np.ndarray:
     return test
 
 
+def digits_examples(test: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the training or test examples: positions in the source, images, uint8 (n, 8, 8), and labels."""
+    from sklearn.datasets import load_digits
+
+    digits = cast(Any, load_digits())
+    chosen = np.flatnonzero(held_out(digits.target) == test)
+    images = np.rint(digits.images[chosen] * (255 / 16)).astype("uint8")
+    return chosen, images, digits.target[chosen].astype("int32")
+
+
 # Not registered: importing a module must not change what `tfds.list_builders()` says.
 with skip_registration():
 
@@ -48,9 +58,5 @@ with skip_registration():
             return {"train": self._generate_examples(test=False), "test": self._generate_examples(test=True)}
 
         def _generate_examples(self, test: bool):
-            from sklearn.datasets import load_digits
-
-            digits = cast(Any, load_digits())
-            images = np.rint(digits.images * (255 / 16)).astype("uint8")[..., None]
-            for index in np.flatnonzero(held_out(digits.target) == test):
-                yield int(index), {"image": images[index], "label": int(digits.target[index])}
+            for index, image, label in zip(*digits_examples(test), strict=True):
+                yield int(index), {"image": image[..., None], "label": int(label)}

@@ -123,8 +123,7 @@ def training_batches(
         examples = np.argsort(order.random_raw(len(split)), kind="stable")[: steps * global_batch]
     else:
         examples = split.records(np.random.Generator(order)).take(steps * global_batch)
-    augmentation_seed = int(_key(seed, epoch, _AUGMENTATION).generate_state(1, np.uint64)[0] >> 1)
-    return _batches(split, transform, examples, shard, first_step, augmentation_seed, bad)
+    return _batches(split, transform, examples, shard, first_step, augmentation_seed(seed, epoch), bad)
 
 
 def evaluation_batches(
@@ -220,6 +219,11 @@ def _key(seed: int, epoch: int, purpose: int) -> np.random.SeedSequence:
     if seed < 0 or epoch < 0:
         raise InputError(f"seed and epoch must not be negative: {seed}, {epoch}")
     return np.random.SeedSequence([seed, epoch, purpose])
+
+
+def augmentation_seed(seed: int, epoch: int) -> int:
+    """The first number of the seed pairs of an epoch's augmentations; the second is the example's index."""
+    return int(_key(seed, epoch, _AUGMENTATION).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _batches(split, transform, examples, shard, first_step, seed, bad) -> tf.data.Dataset:

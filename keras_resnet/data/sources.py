@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import tensorflow as tf
@@ -24,6 +24,7 @@ INDEXED_BYTES = 512 * 2**20
 SHUFFLE_BUFFER = 8192
 """Size of the shuffle buffer of encoded records; the files are shuffled first."""
 
+_Keys = TypeVar("_Keys")
 _CYCLE_LENGTH, _BLOCK_LENGTH = 16, 16  # files read at once, and records read from each in turn
 _DOWNLOAD_RETRIES = 4
 _FOLDER = "folder:"
@@ -251,7 +252,13 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> Datase
     """
     if name.startswith(_FOLDER):
         return _open_folder(name)
-    return _open_tfds(name, None if data_dir is None else os.path.expanduser(os.fspath(data_dir)))
+    return _open_tfds(name, data_dir)
+
+
+def is_prepared(name: str, data_dir: str | os.PathLike | None = None) -> bool:
+    """Whether a TFDS dataset can be read without being downloaded; arguments as in `open_dataset`."""
+    path = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
+    return tfds.builder(name, data_dir=path).is_prepared()
 
 
 def _open_folder(name: str) -> Dataset:
@@ -277,24 +284,39 @@ def _digest_of_names(root: str, splits: dict[str, folder.Files]) -> str:
     return f"paths-sha256:{digest.hexdigest()[:16]}"
 
 
-def _open_tfds(name: str, data_dir: str | None) -> Dataset:
+def open_builder(
+    name: str, data_dir: str | os.PathLike | None, find_keys: Callable[[str, tfds.core.DatasetInfo], _Keys]
+) -> tuple[Any, _Keys]:
+    """Opens a TFDS dataset, downloading and preparing it if necessary.
+
+    Args:
+        find_keys: returns the names of the features to use; raises `InputError` for a dataset of another
+            kind, which is not downloaded then.
+
+    Returns:
+        The prepared `tfds.core.DatasetBuilder`, and what `find_keys` returned.
+    """
+    path = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
     base = re.split("[/:]", name)[0]
     # Community datasets are left out: merely listing them asks the network.
     known = {"digits", *tfds.list_builders(with_community_datasets=False)}
-    if base not in known and not (data_dir and base and os.path.isdir(os.path.join(data_dir, base))):
+    if base not in known and not (path and base and os.path.isdir(os.path.join(path, base))):
         raise unknown_name("dataset", name, known)
     make = Digits if name == "digits" else functools.partial(tfds.builder, name)
-    make = functools.partial(make, data_dir=data_dir)
+    make = functools.partial(make, data_dir=path)
     try:
         builder = make()
     except Exception as error:
         raise InputError(f"cannot open dataset {name!r}: {_one_line(error)}") from None
-    image_key, label_key = _feature_keys(name, builder.info)
-    if not builder.is_prepared():
-        builder = _prepare(name, builder, make)
+    keys = find_keys(name, builder.info)
+    return builder if builder.is_prepared() else _prepare(name, builder, make), keys
+
+
+def _open_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
+    builder, (image_key, label_key) = open_builder(name, data_dir, _feature_keys)
     return Dataset(
         name=name,
-        class_names=tuple(cast(Any, builder.info.features)[label_key].names),
+        class_names=tuple(builder.info.features[label_key].names),
         sizes={split: info.num_examples for split, info in builder.info.splits.items()},
         load=_Loader(name, builder, image_key, label_key),
         files=builder.info.full_name,
@@ -307,7 +329,8 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= 240 else text[:237] + "..."
 
 
-def _unreadable(name: str, error: tf.errors.OpError) -> InputError:
+def unreadable(name: str, error: tf.errors.OpError) -> InputError:
+    """The error for a TFDS dataset whose files TensorFlow cannot read."""
     return InputError(f"the files of dataset {name!r} cannot be read: {_one_line(error)}")
 
 
@@ -372,7 +395,7 @@ class _Loader:
             try:
                 first = next(tf.data.TFRecordDataset(opened.shards[0][0]).take(1).as_numpy_iterator())
             except tf.errors.OpError as error:
-                raise _unreadable(self.name, error) from None
+                raise unreadable(self.name, error) from None
             try:
                 opened.parse(tf.constant(first))
                 labeled = True
@@ -407,16 +430,11 @@ class _Loader:
         try:
             images, classes = dataset.batch(count).get_single_element()
         except tf.errors.OpError as error:
-            raise _unreadable(self.name, error) from None
+            raise unreadable(self.name, error) from None
         return images.numpy(), classes.numpy().astype("int32")
 
     def _streamed(self, spec: str, split: str, start: int, stop: int) -> StreamedSplit:
         info = self.builder.info
-        if info.file_format != tfds.core.FileFormat.TFRECORD:
-            raise InputError(
-                f"dataset {self.name!r} is stored as {info.file_format.value}; prepare it as tfrecord"
-            )
-        files = info.splits[f"{split}[{start}:{stop}]"].file_instructions
 
         def parse(record):
             example = info.features.deserialize_example(
@@ -428,5 +446,11 @@ class _Loader:
             with tf.control_dependencies([valid]):
                 return example[self.image_key], tf.identity(label)
 
-        shards = tuple((str(file.filename), file.skip, file.take) for file in files)
-        return StreamedSplit(spec, shards, parse)
+        return StreamedSplit(spec, tfrecords(self.name, info, f"{split}[{start}:{stop}]"), parse)
+
+
+def tfrecords(name: str, info: Any, spec: str) -> tuple[tuple[str, int, int], ...]:
+    """`(file, records to skip, records to take)` of each file of a TFDS split, which must be TFRecords."""
+    if info.file_format != tfds.core.FileFormat.TFRECORD:
+        raise InputError(f"dataset {name!r} is stored as {info.file_format.value}; prepare it as tfrecord")
+    return tuple((str(file.filename), file.skip, file.take) for file in info.splits[spec].file_instructions)

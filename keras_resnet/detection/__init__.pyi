@@ -6,6 +6,8 @@ from .config import list_detectors as list_detectors
 from .data.annotations import DetectionDataset as DetectionDataset
 from .data.annotations import DetectionSplit as DetectionSplit
 from .data.annotations import Objects as Objects
+from .data.augmentation import DetectionAugmentation as DetectionAugmentation
+from .data.augmentation import augment_example as augment_example
 from .data.sources import open_detection_dataset as open_detection_dataset
 from .detections import Detections as Detections
 from .detector import Detector as Detector

@@ -13,6 +13,7 @@ def write_tfds(data_dir, name, splits, shards=1):
     def _split_generators(self, dl_manager):
         return {name: list(enumerate(examples)) for name, examples in splits.items()}
 
+    name, _, config = name.partition("/")
     builder_class = tfds.builder_cls(name)
     with tfds.core.registered.skip_registration():
         fake = type(
@@ -25,7 +26,7 @@ def write_tfds(data_dir, name, splits, shards=1):
                 "MANUAL_DOWNLOAD_INSTRUCTIONS": None,
             },
         )
-    fake(data_dir=str(data_dir)).download_and_prepare(
+    fake(data_dir=str(data_dir), config=config or None).download_and_prepare(
         download_config=tfds.download.DownloadConfig(num_shards=shards)
     )
     return str(data_dir)

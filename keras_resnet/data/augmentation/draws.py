@@ -9,7 +9,7 @@ import tensorflow as tf
 TOP, LEFT, FLIP, RESIZE = range(4)
 """Positions of the four numbers of stream 0."""
 
-BOX, OPERATIONS, JITTER, PCA, ERASED, ERASED_BOX = range(1, 7)
+BOX, OPERATIONS, JITTER, PCA, ERASED, ERASED_BOX, OBJECTS = range(1, 8)
 """The other streams."""
 
 

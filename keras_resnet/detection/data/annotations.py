@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from keras_resnet.data.sources import slice_bounds
 from keras_resnet.errors import InputError, unknown_name
 
 _COLUMNS = {"boxes": "float32", "labels": "int32", "crowd": "bool", "difficult": "bool", "areas": "float32"}
+_TOLERANCE = 1.0  # pixels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,6 +65,7 @@ class DetectionSplit:
         image_ids: the dataset's own number or name of each image.
         sizes: int32 (n, 2), height and width in pixels.
         read: returns the pixels of the image at an index; use `read_image` instead.
+        image_names: for messages and pictures: the relative path of each image, or a name of its record.
     """
 
     name: str
@@ -72,6 +75,7 @@ class DetectionSplit:
     sizes: np.ndarray
     objects: tuple[Objects, ...]
     read: Callable[[int], np.ndarray] = dataclasses.field(repr=False)
+    image_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -88,7 +92,7 @@ class DetectionSplit:
     def part(self, name: str, start: int, stop: int) -> "DetectionSplit":
         """The images from `start` to `stop`, as a split of another name."""
         rows = slice(start, stop)
-        parts = {key: getattr(self, key)[rows] for key in ("image_ids", "sizes", "objects")}
+        parts = {key: getattr(self, key)[rows] for key in ("image_ids", "sizes", "objects", "image_names")}
         return dataclasses.replace(self, name=name, read=lambda index: self.read(start + index), **parts)
 
 
@@ -112,6 +116,45 @@ class Faults:
         self.rows.append((file, what))
 
 
+def checked_box(
+    box: Sequence[float], size: Sequence[int], faults: Faults, file: str, what: str
+) -> tuple[float, float, float, float] | None:
+    """Returns a box that lies in its image and has an area; passes anything else to `faults`, returning None.
+
+    A box that reaches beyond the image by at most one pixel is clipped, which counts as a repair: rounded
+    coordinates and coordinates that begin with 1 instead of 0 are frequent.
+
+    Args:
+        box: x1, y1, x2, y2 in pixels.
+        size: height and width of the image in pixels.
+        file: that has the box, for the message.
+        what: the object, for the message, e.g. "object 3 (dog)".
+    """
+    x1, y1, x2, y2 = box
+    shown = f"[{', '.join(f'{number:.6g}' for number in box)}]"
+    if not all(map(math.isfinite, box)):
+        return faults.add(file, f"{what} has the box {shown}; coordinates must be finite numbers")
+    if x2 < x1 or y2 < y1:
+        return faults.add(
+            file,
+            f"{what} has the box {shown}, whose corners are swapped; x1 must be below x2 and y1 below y2",
+        )
+    if x2 == x1 or y2 == y1:
+        return faults.add(
+            file, f"{what} has the box {shown}, which has no area; remove it or correct its corners"
+        )
+    height, width = size
+    clipped = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+    outside = max(abs(before - after) for before, after in zip(box, clipped, strict=True))
+    if outside > _TOLERANCE or clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        return faults.add(
+            file,
+            f"{what} has the box {shown}, outside of its image of {width} x {height} pixels (width x height)",
+        )
+    faults.repaired["boxes clipped to their image"] += outside > 0
+    return clipped
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class DetectionDataset:
     """An object detection dataset, by the name passed to `open_detection_dataset`.
@@ -119,13 +162,24 @@ class DetectionDataset:
     Attributes:
         class_names: in the order of the labels.
         loaders: reads each split by its name, passing what is wrong to `Faults`; use `split` instead.
+        sizes: number of images of each split, if known without reading it; otherwise None.
         files: TFDS' full name with its version, or None for a digest of all annotations.
+        skip_faulty: leaves out faulty objects and images instead of refusing the split.
+        composited: whether the images were put together by a program, see `scenes`.
     """
 
     name: str
     class_names: tuple[str, ...]
     loaders: Mapping[str, Callable[[Faults], DetectionSplit]] = dataclasses.field(repr=False)
+    sizes: Mapping[str, int] | None = None
     files: str | None = None
+    composited: bool = False
+    skip_faulty: bool = False
+
+    @property
+    def title(self) -> str:
+        """The name for reports and pictures, which says whether the images are composited."""
+        return f"{self.name} (composited)" if self.composited else self.name
 
     @property
     def classes(self) -> int:
@@ -139,13 +193,16 @@ class DetectionDataset:
 
     @functools.cached_property
     def identity(self) -> dict:
-        """What a run is bound to, as JSON values; reads all splits. `data_changes` compares two of them."""
-        splits = {name: self._whole(name) for name in self.loaders}
-        return {
-            "class_names": list(self.class_names),
-            "split_sizes": {name: len(split) for name, split in splits.items()},
-            "files": self.files or f"annotations-sha256:{_digest(splits)}",
-        }
+        """What a run is bound to, as JSON values; `data_changes` compares two of them.
+
+        For folders, all splits are read.
+        """
+        sizes, files = self.sizes, self.files
+        if sizes is None or files is None:
+            splits = {name: self._whole(name) for name in self.loaders}
+            sizes = {name: len(split) for name, split in splits.items()}
+            files = f"annotations-sha256:{_digest(splits)}"
+        return {"class_names": list(self.class_names), "split_sizes": dict(sizes), "files": files}
 
     def split(self, spec: str) -> DetectionSplit:
         """Opens a split or a slice of one: "train", "train[:600]", "train[:10%]", "train[-500:]".
@@ -163,13 +220,13 @@ class DetectionDataset:
 
     @functools.cache  # noqa: B019 (splits live as long as their dataset)
     def _whole(self, name: str) -> DetectionSplit:
-        return self.loaders[name](Faults())
+        return self.loaders[name](Faults(collect=self.skip_faulty))
 
 
 def _digest(splits: Mapping[str, DetectionSplit]) -> str:
     digest = hashlib.sha256()
     for name, split in sorted(splits.items()):
-        digest.update(repr((name, split.image_ids, split.class_ids)).encode())
+        digest.update(repr((name, split.image_ids, split.image_names, split.class_ids)).encode())
         digest.update(np.asarray(split.sizes, "<i4").tobytes())
         digest.update(np.array([len(objects) for objects in split.objects], "<i4").tobytes())
         for objects in split.objects:

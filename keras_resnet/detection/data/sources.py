@@ -1,26 +1,37 @@
 """Detection datasets by name: scenes, TFDS, and folders with COCO's or VOC's annotations."""
 
+import dataclasses
 import os
-from collections.abc import Callable
 
 from keras_resnet.detection.data.annotations import DetectionDataset
-from keras_resnet.errors import unknown_name
+from keras_resnet.detection.data.coco import open_coco
+from keras_resnet.detection.data.scenes import open_scenes
+from keras_resnet.detection.data.tfds_sources import open_tfds
+from keras_resnet.detection.data.voc import open_voc
 
-_OPENERS: dict[str, Callable[..., DetectionDataset]] = {}
+_FOLDERS = {"coco": open_coco, "voc": open_voc}
 
 
-def open_detection_dataset(name: str, data_dir: str | os.PathLike | None = None) -> DetectionDataset:
+def open_detection_dataset(
+    name: str, data_dir: str | os.PathLike | None = None, skip_faulty: bool = False
+) -> DetectionDataset:
     """Opens a detection dataset.
+
+    A split is read at its first use, and refused at its first faulty annotation.
 
     Args:
         name: "scenes", "coco:PATH", "voc:PATH", or a name of TFDS: "voc/2007", "coco/2017".
         data_dir: folder of prepared TFDS datasets; None for the default of TFDS.
+        skip_faulty: leaves out faulty objects and images instead.
 
     Raises:
         InputError: the dataset does not exist, is not for detection, or cannot be prepared.
     """
-    if name not in _OPENERS:
-        raise unknown_name(
-            "detection dataset", name, {"scenes", "coco:PATH", "voc:PATH", "voc/2007", "coco/2017"}
-        )
-    return _OPENERS[name](data_dir)
+    kind, colon, path = name.partition(":")
+    if colon and kind in _FOLDERS:
+        dataset = _FOLDERS[kind](path)
+    elif name.partition("/")[0] == "scenes":
+        dataset = open_scenes(name, data_dir)
+    else:
+        dataset = open_tfds(name, data_dir)
+    return dataclasses.replace(dataset, skip_faulty=skip_faulty)

@@ -1,0 +1,136 @@
+"""Augmentation of images with their boxes: horizontal flip, and scale jitter by cropping or shrinking.
+
+As in classification, it is a function of (seed, epoch, example), whatever the worker, and is written in
+TensorFlow operations for use in `tf.data`.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data.augmentation import draws
+from keras_resnet.data.pipeline import augmentation_seed
+from keras_resnet.detection.data.annotations import Objects
+from keras_resnet.errors import require
+from keras_resnet.images.ops import resize_and_crop
+
+_MEAN_COLOR = (124, 116, 104)  # ImageNet's mean: zero after normalization
+_SMALLEST_SIDE = 1.0  # pixels of a box after cropping
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionAugmentation:
+    """How training images and their boxes are changed.
+
+    Attributes:
+        flip: mirrors left and right with probability 1/2.
+        scale: range of the factor by which objects become larger, drawn uniformly; (1, 1) for none. Above 1 a
+            random part of the image is kept, each of its sides 1 / factor of the image's; the detector
+            resizes it to its usual input. Below 1 the image is shrunk at the upper left of a canvas of its
+            size in ImageNet's mean color. This is torchvision's ScaleJitter and FixedSizeCrop, for a canvas
+            of the image's aspect; (0.1, 2) is large-scale jitter.
+        least_visible: an object is dropped if less than this share of its area is in the crop, or if a side
+            of what is left is below one pixel. Crowd regions stay if any part is left.
+    """
+
+    flip: bool = True
+    scale: tuple[float, float] = (1.0, 1.0)
+    least_visible: float = 0.25
+
+    def __post_init__(self):
+        low, high = self.scale
+        require(0.05 <= low <= high <= 20, "the range of the scale must lie between 0.05 and 20", self.scale)
+        require(0 <= self.least_visible <= 1, "least_visible must be from 0 to 1", self.least_visible)
+
+
+def augment(
+    image: tf.Tensor, boxes: tf.Tensor, seed: tf.Tensor, policy: DetectionAugmentation
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Augments an image with its boxes.
+
+    Args:
+        image: uint8 (height, width, 3).
+        boxes: float32 (n, 4), x1, y1, x2, y2 in pixels.
+        seed: int64 (2,), `augmentation_seed` of the epoch and the example's index.
+
+    Returns:
+        The image, uint8 (height, width, 3) of perhaps another size; the boxes, float32 (n, 4), clipped to
+        it; and the share of each box's area that is left, float32 (n,).
+    """
+    flip, scale, top, left = tf.unstack(draws.uniforms(seed, draws.OBJECTS))
+    if policy.flip:
+        mirrored = flip < 0.5
+        image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+        boxes = tf.cond(mirrored, lambda: mirror_boxes(boxes, tf.shape(image)[1]), lambda: boxes)
+    low, high = policy.scale
+    if (low, high) == (1.0, 1.0):
+        return image, boxes, tf.ones_like(boxes[:, 0])
+    factor = low + scale * (high - low)
+    image, boxes = tf.cond(
+        factor < 1.0,
+        lambda: _shrink(image, boxes, factor),
+        lambda: _crop(image, boxes, factor, tf.stack([top, left])),
+    )
+    image = tf.ensure_shape(image, (None, None, 3))
+    shape = tf.cast(tf.shape(image)[:2], tf.float32)
+    before = _areas(boxes)
+    boxes = tf.clip_by_value(boxes, 0.0, tf.gather(shape, [1, 0, 1, 0]))
+    return image, boxes, tf.math.divide_no_nan(_areas(boxes), before)
+
+
+def mirror_boxes(boxes: tf.Tensor, width: tf.Tensor | int) -> tf.Tensor:
+    """Mirrors boxes (n, 4) left and right in an image of this width in pixels."""
+    x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
+    width = tf.cast(width, boxes.dtype)
+    return tf.stack([width - x2, y1, width - x1, y2], -1)
+
+
+def kept(boxes: tf.Tensor, visible: tf.Tensor, crowd: tf.Tensor, policy: DetectionAugmentation) -> tf.Tensor:
+    """Which objects stay: bool (n,). `boxes` and `visible` are those that `augment` returns."""
+    sides = tf.reduce_min(boxes[:, 2:] - boxes[:, :2], -1)
+    enough = (visible >= policy.least_visible) & (sides >= _SMALLEST_SIDE)
+    return tf.where(crowd, sides > 0.0, enough)
+
+
+def augment_example(
+    image: np.ndarray, objects: Objects, policy: DetectionAugmentation, seed: int, epoch: int, example: int
+) -> tuple[np.ndarray, Objects]:
+    """Augments an image, uint8 (height, width, 3), with its objects, as training does in this epoch."""
+    pair = tf.constant([augmentation_seed(seed, epoch), example], tf.int64)
+    pixels, boxes, visible = augment(tf.constant(image), tf.constant(objects.boxes), pair, policy)
+    keep = kept(boxes, visible, tf.constant(objects.crowd), policy).numpy()
+    after, before = boxes.numpy(), objects.boxes
+    # An area of a segmentation changes as that of its box.
+    areas = (
+        objects.areas * np.prod(after[:, 2:] - after[:, :2], 1) / np.prod(before[:, 2:] - before[:, :2], 1)
+    )
+    changed = dataclasses.replace(objects, boxes=after, areas=areas.astype("float32"))
+    return pixels.numpy(), changed.select(keep)
+
+
+def _shrink(image, boxes, factor):
+    """Shrinks the image into the upper left of a canvas of its size."""
+    shape = tf.shape(image)[:2]
+    small = tf.maximum(tf.cast(tf.cast(shape, tf.float32) * factor, tf.int32), 1)
+    resized = resize_and_crop(image, tf.unstack(small), (0, 0), tf.unstack(small))
+    resized = tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
+    color = tf.constant(_MEAN_COLOR, tf.uint8)
+    below = tf.broadcast_to(color, [shape[0] - small[0], small[1], 3])
+    right = tf.broadcast_to(color, [shape[0], shape[1] - small[1], 3])
+    canvas = tf.concat([tf.concat([resized, below], 0), right], 1)
+    ratio = tf.cast(small, tf.float32) / tf.cast(shape, tf.float32)
+    return canvas, boxes * tf.gather(ratio, [1, 0, 1, 0])
+
+
+def _crop(image, boxes, factor, corner):
+    """Cuts out a random part, whose sides are 1 / factor of the image's."""
+    shape = tf.shape(image)[:2]
+    sides = tf.maximum(tf.cast(tf.round(tf.cast(shape, tf.float32) / factor), tf.int32), 1)
+    corner = draws.choose(corner, shape - sides + 1)
+    part = tf.slice(image, tf.concat([corner, [0]], 0), tf.concat([sides, [3]], 0))
+    return part, boxes - tf.gather(tf.cast(corner, tf.float32), [1, 0, 1, 0])
+
+
+def _areas(boxes):
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

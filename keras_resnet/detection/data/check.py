@@ -1,0 +1,108 @@
+"""Finds everything in a detection dataset that training would refuse, and boxes that no anchor reaches."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+from keras_resnet.detection.anchors import cell_anchors
+from keras_resnet.detection.data.annotations import DetectionDataset, DetectionSplit, Faults
+from keras_resnet.detection.data.sources import open_detection_dataset
+from keras_resnet.errors import InputError, printable
+from keras_resnet.tables import markdown_table
+
+_ANCHOR_SIZES = (32, 64, 128, 256, 512)  # of torchvision's Faster R-CNN
+_SIDES = (800, 1333)  # shorter and longer side to which it resizes images
+_REACHED = 0.5
+_THREADS = 4
+
+
+def check(name: str, data_dir: str | os.PathLike | None = None) -> int:
+    """Prints a table of all faults of a dataset, undecodable images included, and a summary per split.
+
+    The arguments are those of `open_detection_dataset`. Returns the exit status: 1 if there are faults,
+    else 0.
+    """
+    dataset = open_detection_dataset(name, data_dir)
+    rows, summaries = find_faults(dataset)
+    if rows:
+        cells = [[printable(cell) for cell in row] for row in rows]
+        print(markdown_table(["split", "file", "fault"], cells), end="\n\n")
+    for line in summaries:
+        print(line)
+    print(f"{dataset.title}: {len(rows)} faults")
+    return 1 if rows else 0
+
+
+def find_faults(dataset: DetectionDataset) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Reads all annotations and decodes all images, with a progress bar on standard error.
+
+    Returns:
+        `(split, file, what is wrong)` of each fault, and a line about each split.
+    """
+    rows, summaries = [], []
+    for name in dataset.split_names:
+        faults = Faults(collect=True)
+        try:
+            split = dataset.loaders[name](faults)
+        except InputError as error:  # not a fault of one object: the split cannot be read at all
+            rows.append((name, "", str(error)))
+            continue
+        rows += [(name, *row) for row in faults.rows]
+        rows += [(name, *row) for row in _undecodable(split)]
+        summaries.append(_summary(split, faults.repaired))
+    return rows, summaries
+
+
+def _undecodable(split: DetectionSplit) -> list[tuple[str, str]]:
+    def fault(index: int) -> tuple[str, str] | None:
+        try:
+            split.read_image(index)
+        except InputError as error:
+            return split.image_names[index], str(error)
+        return None
+
+    # No bar where standard error is no terminal.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(fault, range(len(split)))
+        bar = tqdm(found, split.name, len(split), unit=" images", dynamic_ncols=True, disable=None)
+        return [row for row in bar if row]
+
+
+def _summary(split: DetectionSplit, repaired: Counter[str]) -> str:
+    counts = [len(objects) for objects in split.objects]
+    line = (
+        f"{split.name}: {len(split)} images, {sum(counts)} objects, {counts.count(0)} images without objects"
+    )
+    for what, count in sorted(repaired.items()):
+        line += f", {count} {what}" if count else ""
+    if unreached := unreached_share(split):
+        line += f", {unreached:.1%} of the boxes overlap no anchor by {_REACHED} (sizes {_ANCHOR_SIZES[0]} to"
+        line += f" {_ANCHOR_SIZES[-1]} at {_SIDES[0]} pixels)"
+    return line
+
+
+def unreached_share(
+    split: DetectionSplit, anchor_sizes: Sequence[float] = _ANCHOR_SIZES, sides: tuple[int, int] = _SIDES
+) -> float:
+    """The share of the boxes whose IoU with each anchor's shape is below 0.5, even at the same center.
+
+    Args:
+        anchor_sizes: in pixels of the resized image.
+        sides: to which the detector resizes the shorter side of an image, and at most the longer.
+    """
+    anchors = cell_anchors(anchor_sizes)
+    anchors = anchors[:, 2:] - anchors[:, :2]
+    unreached = total = 0
+    for size, objects in zip(split.sizes, split.objects, strict=True):
+        boxes = (objects.boxes[:, 2:] - objects.boxes[:, :2]) * min(
+            sides[0] / min(size), sides[1] / max(size)
+        )
+        common = np.minimum(boxes[:, None], anchors).prod(-1)
+        overlaps = common / (boxes.prod(-1)[:, None] + anchors.prod(-1) - common)
+        unreached += int((overlaps.max(-1, initial=0.0) < _REACHED).sum())
+        total += len(objects)
+    return unreached / max(total, 1)

@@ -1,0 +1,260 @@
+"""VOC's XML files: `Annotations/NAME.xml`, `JPEGImages/NAME.jpg` and `ImageSets/Main/SPLIT.txt`.
+
+Coordinates in the files count pixels from 1, and (xmin, ymin) to (xmax, ymax) includes both: a box that
+covers an image has xmin 1 and xmax its width. Here it is x1 = xmin - 1, x2 = xmax, as in detectron2. Files
+whose coordinates count from 0 are off by one pixel, and clipped where that is outside of the image.
+"""
+
+import dataclasses
+import functools
+import glob
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+import numpy as np
+
+from keras_resnet.detection.data.annotations import (
+    DetectionDataset,
+    DetectionSplit,
+    Faults,
+    Objects,
+    checked_box,
+)
+from keras_resnet.detection.data.files import checked_size, image_reader, read_file
+from keras_resnet.errors import InputError, one_line
+
+_VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
+    *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
+_LAYOUT = "FOLDER/Annotations/NAME.xml with FOLDER/JPEGImages/NAME.jpg"
+_MAX_XML = 2**24  # bytes; VOC's largest file has some 20,000
+_DEEPEST = 32
+_ALL = "all"
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Folder:
+    """The files of a folder: names of images in each split, and paths by name."""
+
+    splits: dict[str, tuple[str, ...]]
+    annotations: dict[str, str]
+    images: dict[str, str]
+
+
+def open_voc(path: str) -> DetectionDataset:
+    """Opens a folder with VOC's layout, or one with a single such folder, also in `VOCdevkit/`.
+
+    The splits are the files in `ImageSets/Main` (those of single classes are left out); without this folder
+    there is one, "all". The classes are VOC's 20 if there are no others, otherwise those that occur, sorted.
+    Names that differ only in upper and lower case are the same class.
+    """
+    folder = _scan(os.path.expanduser(path))
+    with ThreadPoolExecutor(8) as pool:  # on a network file system each file is a round trip
+        names = list(pool.map(_class_names, folder.annotations.values()))
+    class_names = _classes([name for some in names for name in some])
+    if not class_names:
+        raise InputError(f"{path!r} has no objects; the layout is {_LAYOUT}")
+    loaders = {split: functools.partial(_load, folder, split, class_names) for split in folder.splits}
+    return DetectionDataset(f"voc:{path}", class_names, loaders)
+
+
+def _scan(root: str) -> _Folder:
+    if not os.path.isdir(root):
+        raise InputError(f"there is no folder {root!r}; the layout is {_LAYOUT}")
+    if not os.path.isdir(os.path.join(root, "Annotations")):
+        inner = [path for depth in ("*", "VOCdevkit/*") for path in _inner_folders(root, depth)]
+        if len(inner) > 1:
+            raise InputError(
+                f"{root!r} has several folders of VOC's layout; choose one, such as {inner[0]!r}"
+            )
+        root = inner[0] if inner else root
+    annotations = {
+        stem: path
+        for stem, path in _listing(os.path.join(root, "Annotations"))
+        if path.lower().endswith(".xml")
+    }
+    if not annotations:
+        raise InputError(f"{root!r} has no Annotations/*.xml; the layout is {_LAYOUT}")
+    images = {
+        stem: path
+        for stem, path in _listing(os.path.join(root, "JPEGImages"))
+        if path.lower().endswith(_IMAGES)
+    }
+    lists = dict(_listing(os.path.join(root, "ImageSets", "Main")))
+    # "aeroplane_train.txt" has the images of one class.
+    whole = [stem for stem, path in lists.items() if path.endswith(".txt") and "_" not in stem]
+    splits = {stem: _names_of_split(lists[stem]) for stem in whole}
+    return _Folder(splits or {_ALL: tuple(annotations)}, annotations, images)
+
+
+def _inner_folders(root: str, depth: str) -> list[str]:
+    found = glob.glob(os.path.join(glob.escape(root), depth, "Annotations"))
+    return [os.path.dirname(path) for path in sorted(found) if os.path.isdir(path)]
+
+
+def _listing(folder: str) -> list[tuple[str, str]]:
+    """Sorted `(name without its ending, path)` of a folder's files; none if there is no such folder."""
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"the folder {folder!r} cannot be read: {error.strerror}") from None
+    return [(os.path.splitext(name)[0], os.path.join(folder, name)) for name in names if name[0] != "."]
+
+
+def _names_of_split(path: str) -> tuple[str, ...]:
+    try:
+        lines = read_file(path, 2**28).decode().split("\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text; expected the name of an image in each line") from None
+    names = [line.split()[0] for line in lines if line.strip()]
+    if not names:
+        raise InputError(f"{path} is empty; expected the name of an image in each line")
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"{path} lists {_shown(repeated[0])} twice; list each image once")
+    return tuple(names)
+
+
+def _read_xml(path: str) -> Element:
+    """Returns the root of an XML file, with lower-case tags; refuses document types, and so all entities.
+
+    Raises:
+        InputError: the file cannot be read, is too large, or is not valid.
+    """
+    builder, parser, depth = TreeBuilder(), expat.ParserCreate(), 0
+
+    def start(tag, attributes):
+        nonlocal depth
+        depth += 1
+        if depth > _DEEPEST:
+            raise InputError(f"{path} is nested deeper than {_DEEPEST} elements")
+        builder.start(tag.lower(), attributes)
+
+    def end(tag):
+        nonlocal depth
+        depth -= 1
+        builder.end(tag.lower())
+
+    def refuse(*_):
+        raise InputError(f"{path} declares a document type (<!DOCTYPE ...>); remove it")
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, refuse
+    try:
+        parser.Parse(read_file(path, _MAX_XML), True)
+        return builder.close()
+    except (expat.ExpatError, ValueError, LookupError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not a valid XML file: {one_line(error)}") from None
+
+
+def _class_names(path: str) -> list[str]:
+    """The names of the objects in a file, none if it is faulty: that is reported when its split is read."""
+    try:
+        return [name for item in _read_xml(path).findall("object") if (name := _text(item, "name"))]
+    except InputError:
+        return []
+
+
+def _classes(names: Sequence[str]) -> tuple[str, ...]:
+    spellings: dict[str, set[str]] = {}
+    for name in names:
+        spellings.setdefault(name.lower(), set()).add(name)
+    if spellings.keys() <= set(_VOC_CLASSES):
+        return _VOC_CLASSES if names else ()
+    return tuple(lower if len(some) > 1 else min(some) for lower, some in sorted(spellings.items()))
+
+
+def _load(folder: _Folder, split: str, class_names: tuple[str, ...], faults: Faults) -> DetectionSplit:
+    labels = {name.lower(): label for label, name in enumerate(class_names)}
+    names, sizes, objects = [], [], []
+    for name in folder.splits[split]:
+        if name not in folder.annotations:
+            faults.add(f"split {split}", f"image {_shown(name)} has no file Annotations/{_shown(name)}.xml")
+        elif name not in folder.images:
+            faults.add(folder.annotations[name], "its image is missing in JPEGImages")
+        elif found := _image(folder.annotations[name], labels, faults):
+            names.append(name)
+            sizes.append(found[0])
+            objects.append(found[1])
+    paths = [folder.images[name] for name in names]
+    shape = np.array(sizes, "int32").reshape(-1, 2)
+    return DetectionSplit(
+        name=split,
+        class_names=class_names,
+        class_ids=tuple(range(len(class_names))),
+        image_ids=tuple(names),
+        sizes=shape,
+        objects=tuple(objects),
+        read=image_reader(paths, shape),
+        image_names=tuple(f"JPEGImages/{os.path.basename(path)}" for path in paths),
+    )
+
+
+def _image(path: str, labels: dict[str, int], faults: Faults) -> tuple[tuple[int, int], Objects] | None:
+    """Height and width of an image, and its objects."""
+    try:
+        root = _read_xml(path)
+    except InputError as error:
+        return faults.add(path, str(error).removeprefix(path).lstrip(": "))
+    size = root.find("size")
+    if size is None:
+        return faults.add(path, "has no <size> with <width> and <height>")
+    shape = checked_size(_text(size, "height"), _text(size, "width"), faults, path, "the image")
+    if shape is None:
+        return None
+    items = enumerate(root.findall("object"), 1)
+    rows = [_object(path, f"object {number}", item, shape, labels, faults) for number, item in items]
+    return shape, Objects.from_rows([row for row in rows if row])
+
+
+def _object(
+    path: str, what: str, item: Element, size: tuple[int, int], labels: dict[str, int], faults: Faults
+) -> tuple | None:
+    """What `Objects.from_rows` takes, or None for a faulty object."""
+    name = _text(item, "name")
+    if not name:
+        return faults.add(path, f"{what} has no <name>")
+    what = f"{what} ({_shown(name)})"
+    if name.lower() not in labels:
+        return faults.add(path, f"{what} is of no class of the dataset")
+    bounds = item.find("bndbox")
+    texts = [None if bounds is None else _text(bounds, corner) for corner in _CORNERS]
+    try:
+        xmin, ymin, xmax, ymax = (float(text or "") for text in texts)
+    except ValueError:
+        return faults.add(
+            path, f"{what} has the <bndbox> {_shown(texts)}; expected numbers as xmin, ymin, xmax, ymax"
+        )
+    if xmin > xmax or ymin > ymax:
+        return faults.add(
+            path,
+            f"{what} has swapped corners: xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g};"
+            " xmin must not be above xmax, nor ymin above ymax",
+        )
+    difficult = _text(item, "difficult") or "0"
+    if difficult not in ("0", "1"):
+        return faults.add(path, f"{what} has <difficult> {_shown(difficult)}; expected 0 or 1")
+    box = checked_box((xmin - 1, ymin - 1, xmax, ymax), size, faults, path, what)
+    return box and (box, labels[name.lower()], False, difficult == "1", (box[2] - box[0]) * (box[3] - box[1]))
+
+
+def _text(element: Element, tag: str) -> str | None:
+    """The text of the first child of this tag, without spaces around it."""
+    text = element.findtext(tag)
+    return text and text.strip()
+
+
+def _shown(value: object) -> str:
+    """A value of an untrusted file, for a message."""
+    return one_line(value, 80)
