@@ -35,9 +35,13 @@ def broken(folder: Path, whole: Path) -> list[str]:
 
 
 def leftovers(folder: Path, whole: Path) -> list[str]:
-    """The files and folders that the undisturbed run does not have, and more checkpoints than it keeps."""
+    """The files and folders that the undisturbed run does not have, and more checkpoints than it keeps.
+
+    A folder counts once, whatever is in it.
+    """
     expected = _entries(whole).values()
-    found = [path for path, name in _entries(folder).items() if name not in expected]
+    unknown = {path for path, name in _entries(folder).items() if name not in expected}
+    found = sorted(path for path in unknown if path.parent not in unknown)
     kept = len(checkpoints.list_checkpoints(whole / "checkpoints"))
     found += checkpoints.list_checkpoints(folder / "checkpoints")[:-kept]
     return [str(path.relative_to(folder)) for path in found]

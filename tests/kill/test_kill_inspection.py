@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from kill import inspection
-from kill.__main__ import shares
+from kill.scenarios import shares
 
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
@@ -85,6 +85,13 @@ def test_another_checkpoint_is_a_difference(whole, killed):
 def test_other_files_are_leftovers(whole, killed, name):
     (killed / name).write_bytes(b"")
     assert inspection.leftovers(killed, whole) == [name]
+
+
+def test_a_folder_is_one_leftover(whole, killed):
+    version = killed / "export" / ".saved_model.x7" / "1"
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").write_bytes(b"graph")
+    assert inspection.leftovers(killed, whole) == ["export/.saved_model.x7"]
 
 
 def test_more_checkpoints_than_the_run_keeps_are_leftovers(whole, killed):
