@@ -186,13 +186,22 @@ def exit_on_sigterm() -> Iterator[None]:
         yield
         return
 
+    status = None
+
     def stop(number: int, frame: object) -> None:
+        nonlocal status
         signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the removal
-        sys.exit(128 + number)
+        status = 128 + number
+        sys.exit(status)
 
     signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except Exception:
+        # What `SystemExit` becomes if the handler is called from C++ code, such as TensorFlow's.
+        if status is not None:
+            sys.exit(status)
+        raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

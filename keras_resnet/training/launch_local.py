@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from keras_resnet import cli
-from keras_resnet.errors import InputError, require
+from keras_resnet.errors import InputError, TryAgain, require
 from keras_resnet.processes import cores
 
 # After one worker has failed, the others have this long to stop by themselves.
@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.1
 
 
 def main(workers: int, program: str, flags: Sequence[str]) -> int:
-    """Runs a program in several workers; returns the smallest exit status that is not 0, or 0."""
+    """Runs a program in several workers; returns the exit status of `wait`."""
     require(workers >= 1, "--workers must be at least 1", workers)
     if not Path(program).is_file():
         raise InputError(f"there is no {program} here; run this from the project's folder")
@@ -64,7 +64,7 @@ def start(command: list[str], count: int) -> list[subprocess.Popen]:
 
 
 def wait(workers: list[subprocess.Popen]) -> int:
-    """Waits for all workers; returns the smallest exit status that is not 0, or 0.
+    """Waits for all workers; returns 0, or the exit status of the worker that ended the others.
 
     Once a worker has failed, the others have a minute to stop; then they are killed.
     """
@@ -77,10 +77,11 @@ def wait(workers: list[subprocess.Popen]) -> int:
                 print(f"[{index}] killed: another worker failed {_GRACE_SECONDS} s ago", flush=True)
                 workers[index].kill()
         time.sleep(_POLL_SECONDS)
-    # A worker that was killed by a signal has a negative status, for which shells use 128 + signal. Starting
-    # again does not help against a status below 128, so that one counts.
-    statuses = [128 - p.returncode if p.returncode < 0 else p.returncode for p in workers]
-    return min((status for status in statuses if status), default=0)
+    # A worker that was killed by a signal has a negative status, for which shells use 128 + signal.
+    statuses = {128 - p.returncode if p.returncode < 0 else p.returncode for p in workers} - {0}
+    # `TryAgain` only follows from another worker's end. Of the other statuses, one below 128 counts first:
+    # starting again does not help against it.
+    return min(statuses - {TryAgain.status} or statuses, default=0)
 
 
 def _print_lines(index: int, stream: Iterable[str]) -> None:

@@ -20,10 +20,10 @@ class _Stopped(BaseException):
 
 
 class Sigterm:
-    """Whether SIGTERM was `received`, and whether it ends the run at once."""
+    """Whether SIGTERM was `received`, and whether it has `stopped` the run at once."""
 
     def __init__(self):
-        self.received = False
+        self.received = self.stopped = False
         self._is_deferred = False
 
     @contextlib.contextmanager
@@ -46,6 +46,7 @@ class Sigterm:
     def _handle(self, *signal_and_frame: object) -> None:
         self.received = True
         if not self._is_deferred:
+            self.stopped = True
             raise _Stopped
 
 
@@ -61,8 +62,11 @@ def catch_sigterm() -> Iterator[Sigterm]:
     sigterm.install()
     try:
         yield sigterm
-    except _Stopped:
-        raise Preempted("stopped by SIGTERM; the same command resumes the run") from None
+    except BaseException:
+        # Not only `_Stopped`: it becomes another error if the handler is called from TensorFlow's C++ code.
+        if sigterm.stopped:
+            raise Preempted("stopped by SIGTERM; the same command resumes the run") from None
+        raise
     finally:
         if threading.current_thread() is threading.main_thread():
             # None: a handler that was not installed from Python.

@@ -19,10 +19,12 @@ from keras_resnet.classification import get_recipe, train
 from keras_resnet.data import evaluation_batches, open_dataset
 from keras_resnet.data.digits import Digits
 from keras_resnet.files import locked
+from keras_resnet.processes import exit_on_sigterm
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import Preempted, RunOptions, TrainingFailed
 from keras_resnet.training.checkpoints import list_checkpoints, load, save
 from keras_resnet.training.progress import Progress
+from keras_resnet.training.sigterm import catch_sigterm
 from keras_resnet.training.step import Trainer
 from keras_resnet.weights import read_spec, save_weights
 
@@ -205,6 +207,22 @@ def test_sigterm_before_the_first_step_ends_the_run_at_once(tmp_path, tiny, run_
         signal.signal(signal.SIGTERM, before)
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.glob("tfds/**/*.tfrecord*"))
+
+
+@pytest.mark.parametrize(("catch", "ends_with"), [(catch_sigterm, Preempted), (exit_on_sigterm, SystemExit)])
+def test_sigterm_whose_exception_becomes_another_one_in_cpp_code(catch, ends_with):
+    def stop():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            raise RuntimeError(f"{type(error).__name__}\n\nAt:\n  errors_impl.py(474)") from error
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(ends_with), catch():
+            stop()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_finished_run_is_not_trained_again(tiny, run_options, finished):
