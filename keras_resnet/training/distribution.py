@@ -1,7 +1,6 @@
 """Wraps `tf.distribute`: the devices and workers that train together."""
 
 import contextlib
-import faulthandler
 import functools
 import json
 import os
@@ -18,7 +17,7 @@ from keras_resnet.training.options import RunOptions
 
 _STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 _SLURM_TASKS = "SLURM_STEP_NUM_TASKS"
-_LONGEST_TIMEOUT = 1e9  # seconds; faulthandler's limit is about nine times as long
+_LONGEST_TIMEOUT = 1e9  # seconds
 _CHUNK = 2**24  # bytes in one collective operation
 
 
@@ -153,12 +152,10 @@ def _multi_worker(timeout: float) -> Distribution:
     addresses, index = cluster.read_tf_config(os.environ["TF_CONFIG"])
     cluster.check_addresses(addresses)
     cluster.rendezvous(addresses, index, timeout)
-    # TensorFlow holds Python's lock here: if a worker is lost now, this process cannot name it but only exit.
-    faulthandler.dump_traceback_later(timeout, exit=True)
-    try:
+    # TensorFlow waits for all workers here, and holds Python's lock: a lost one cannot be named.
+    lost = f"error: TensorFlow has not connected the {len(addresses)} workers within {timeout:g} seconds"
+    with cluster.exit_after(timeout, f"{lost}; start all workers again"):
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    finally:
-        faulthandler.cancel_dump_traceback_later()
     return Distribution(strategy, addresses, index)
 
 

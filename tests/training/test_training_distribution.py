@@ -1,8 +1,8 @@
 import copy
-import faulthandler
 import json
 import socket
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -100,20 +100,22 @@ def test_timeouts_that_nothing_can_wait_for(timeout):
         distribution.create("one_device", timeout)
 
 
-def test_the_timer_is_cancelled_if_the_strategy_cannot_be_created(monkeypatch):
-    calls = []
-
-    def fail():
-        raise ValueError("no strategy")
-
-    monkeypatch.setenv("TF_CONFIG", config())
-    monkeypatch.setattr(cluster, "rendezvous", lambda *arguments: None)
-    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", fail)
-    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *args, **kwargs: calls.append("set"))
-    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: calls.append("cancelled"))
-    with pytest.raises(ValueError, match="no strategy"):
-        distribution.create("multi_worker")
-    assert calls == ["set", "cancelled"]
+@pytest.mark.parametrize("holds_lock", [False, True])
+def test_a_block_that_takes_too_long_ends_the_process_with_a_line(holds_lock):
+    """Also while C code holds Python's lock, as TensorFlow does while it connects the workers."""
+    program = f"""
+import ctypes, time
+from keras_resnet.training import cluster
+with cluster.exit_after(0.1, "error: too early"):
+    pass
+time.sleep(0.2)
+with cluster.exit_after(0.1, "error: 100% of the workers"):
+    ctypes.{"PyDLL" if holds_lock else "CDLL"}(None).sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (138, "")
+    assert done.stderr.endswith("error: 100% of the workers\n")
+    assert "too early" not in done.stderr
 
 
 def test_unknown_strategy():
@@ -251,9 +253,10 @@ def test_every_worker_gets_what_the_chief_sends(monkeypatch):
 
 
 def test_the_launcher_ends_with_the_status_that_decides():
-    """2, invalid input, which starting again does not cure; not the 138 of those who lost that worker."""
-    workers = [subprocess.Popen(["sh", "-c", f"exit {status}"]) for status in (0, 138, 2)]
-    assert launch_local.wait(workers) == 2
+    """Not with the 138 of those who lost that worker; 2 first, which starting again does not cure."""
+    for decisive, *others in ((2, 0, 138), (2, 143, 138), (143, 138), (137, 138), (138, 0), (0, 0)):
+        workers = [subprocess.Popen(["sh", "-c", f"exit {status}"]) for status in (*others, decisive)]
+        assert launch_local.wait(workers) == decisive
 
 
 def test_alone_no_worker_is_lost():

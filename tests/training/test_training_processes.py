@@ -24,7 +24,7 @@ from helpers.processes import (
 from helpers.runs import history
 
 from keras_resnet.classification import get_recipe, train
-from keras_resnet.training import RunOptions, checkpoints, launch_local
+from keras_resnet.training import RunOptions, checkpoints, cluster, launch_local
 
 # One after the other: most of these tests use two cores.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("several_processes")]
@@ -146,6 +146,20 @@ def test_a_missing_worker_is_named(tmp_path, data_dir):
     status, output = run(command, TF_CONFIG=json.dumps(config))
     assert status == 138
     assert f"error: worker 1 at {addresses[1]} did not connect within 5 seconds" in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_worker_that_is_lost_while_tensorflow_connects(tmp_path, data_dir, lost):
+    addresses = [f"127.0.0.1:{port}" for port in launch_local.free_ports(2)]
+    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 1 - lost}}
+    command = train_command(tmp_path / "run", data_dir, "--strategy=multi_worker", "--worker_timeout=10")
+    process = start(command, TF_CONFIG=json.dumps(config))
+    cluster.rendezvous(addresses, lost, 120)  # and no strategy after it
+    status, output = finish(process)
+    assert status == 138
+    assert "error: TensorFlow has not connected the 2 workers within 10 seconds; start all" in output
+    assert "Traceback" not in output
     assert not (tmp_path / "run").exists()
 
 
