@@ -24,6 +24,7 @@ from absl import flags as absl_flags
 from absl import logging
 
 from keras_resnet.errors import CommandFailed, InputError, unknown_name
+from keras_resnet.files import temporary_files_in
 from keras_resnet.processes import exit_on_sigterm
 from keras_resnet.quiet import quiet
 
@@ -138,10 +139,11 @@ def _run(command: Command | Group, arguments: Sequence[str], program: str) -> in
     values = parse(command, arguments)
     # Before TensorFlow is loaded: it logs a lot at start-up.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quiet():
-        main = load(command.main)
-    logging.set_verbosity(logging.WARNING)
-    return main(**values, **command.fixed)
+    with temporary_files_in(values.get("output_dir") or values.get("workdir") or "."):
+        with quiet():
+            main = load(command.main)
+        logging.set_verbosity(logging.WARNING)
+        return main(**values, **command.fixed)
 
 
 def load(item: Any) -> Any:

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,6 +93,30 @@ def hidden_folder(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             hidden = stack.enter_context(_temporary(path, is_folder=True))
         yield hidden
+
+
+@contextlib.contextmanager
+def temporary_files_in(folder: str | os.PathLike) -> Iterator[None]:
+    """Lets libraries put temporary files in a hidden folder in `folder` if the system has no folder for them.
+
+    In a container only one folder may be writable, and without a temporary one TensorFlow cannot be imported.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        names = ("TMPDIR", "MPLCONFIGDIR")
+        before = {name: os.environ[name] for name in names if name in os.environ}
+        with hidden_folder(Path(folder) / "temporary") as hidden:
+            os.environ.update(dict.fromkeys(names, str(hidden)))
+            try:
+                yield
+            finally:
+                tempfile.tempdir = None  # it is determined at its first use
+                for name in names:
+                    del os.environ[name]
+                os.environ.update(before)
+    else:
+        yield
 
 
 def _sync(path: Path) -> None:

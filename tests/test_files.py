@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from unittest import mock
 
 import pytest
 
@@ -110,3 +112,16 @@ def test_a_temporary_file_that_is_removed_before_it_is_locked_is_made_again(tmp_
     with atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_temporary_files_without_a_folder_for_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "elsewhere")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with files.temporary_files_in(tmp_path):
+        assert (os.environ["TMPDIR"], os.listdir(tmp_path)) == ("elsewhere", [])
+    monkeypatch.setattr(tempfile, "gettempdir", mock.Mock(side_effect=FileNotFoundError))
+    with files.temporary_files_in(tmp_path / "run"):
+        assert os.environ["TMPDIR"] == os.environ["MPLCONFIGDIR"]
+        assert os.path.dirname(os.environ["TMPDIR"]) == os.fspath(tmp_path / "run")
+        assert os.path.isdir(os.environ["TMPDIR"])
+    assert (os.environ["TMPDIR"], os.listdir(tmp_path / "run")) == ("elsewhere", [])
