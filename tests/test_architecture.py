@@ -72,7 +72,10 @@ LAZY_PACKAGES = {
     "run_folder": {"matplotlib"},
 }
 # Only the functions that need these may import them.
-NEVER_AT_IMPORT = {"matplotlib", "sklearn", "onnx", "onnxruntime", "ai_edge_litert", "torch", "safetensors"}
+NEVER_AT_IMPORT = {
+    *("matplotlib", "sklearn", "onnx", "onnxruntime", "ai_edge_litert", "torch", "safetensors"),
+    "pycocotools",
+}
 
 LONGEST_FUNCTION = 60  # lines of code: without the docstring
 DEEPEST_NESTING = 4

@@ -12,3 +12,10 @@ from .data.sources import open_detection_dataset as open_detection_dataset
 from .detections import Detections as Detections
 from .detector import Detector as Detector
 from .detector import build_detector as build_detector
+from .evaluation import DetectionEvaluation as DetectionEvaluation
+from .evaluation import evaluate as evaluate
+from .metrics import CocoStatistics as CocoStatistics
+from .metrics import coco_statistics as coco_statistics
+from .metrics import voc_average_precision as voc_average_precision
+from .report import table as table
+from .report import write_report as write_report

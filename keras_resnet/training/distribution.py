@@ -26,6 +26,7 @@ class Distribution:
 
     Attributes:
         replicas: number of replicas (devices) of this worker.
+        devices: TensorFlow's names of this worker's devices.
         total_replicas: number of replicas of all workers.
         workers: number of processes that train together.
         worker: index of this process among them.
@@ -39,6 +40,7 @@ class Distribution:
         self.is_chief = worker == 0
         self.total_replicas = strategy.num_replicas_in_sync
         self.replicas = self.total_replicas // self.workers
+        self.devices: tuple[str, ...] = tuple(strategy.extended.worker_devices)
 
     def scope(self):
         """The context in which variables are created."""
@@ -80,6 +82,22 @@ class Distribution:
             return context.all_reduce(tf.distribute.ReduceOp.SUM, part)
 
         return self.local(self.run(on_replica, (values,)))
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Concatenates arrays (n, ...) of all workers, in their order, on every worker; n may differ."""
+        if self.workers == 1:
+            return rows
+
+        def on_replica(rows):
+            context = tf.distribute.get_replica_context()
+            is_first = context.replica_id_in_sync_group % self.replicas == 0
+            return context.all_gather(rows[: tf.where(is_first, tf.shape(rows)[0], 0)], axis=0)
+
+        @tf.function(input_signature=[tf.TensorSpec((None, *rows.shape[1:]), tf.as_dtype(rows.dtype))])
+        def gather(rows):
+            return self.local(self.run(on_replica, (rows,)))
+
+        return gather(tf.constant(rows)).numpy()
 
     @contextlib.contextmanager
     def name_lost_workers(self, when: Callable[[], str] = lambda: "") -> Iterator[None]:

@@ -1,0 +1,212 @@
+"""Evaluates detectors on a split, every image once, on any number of devices and workers."""
+
+import dataclasses
+import queue
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from keras_resnet.data import BadImages
+from keras_resnet.detection.data.annotations import DetectionSplit
+from keras_resnet.detection.detections import Detections
+from keras_resnet.detection.metrics import (
+    VOC_METRICS,
+    CocoStatistics,
+    coco_statistics,
+    voc_average_precision,
+)
+from keras_resnet.errors import InputError, require
+from keras_resnet.training.distribution import Distribution
+
+
+class DetectsObjects(Protocol):
+    """What `evaluate` needs of a detector."""
+
+    name: str
+    class_names: tuple[str, ...]
+
+    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """Returns the objects of images uint8 (height, width, 3), RGB; called by a thread per device."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DetectionEvaluation:
+    """The results of an evaluation.
+
+    Attributes:
+        detector: the detector's name.
+        detections: of each image of `split`, with its labels; None for images that cannot be decoded.
+        voc: for each metric in `VOC_METRICS` the average precision of each class, float64 (classes,); NaN
+            for classes without objects.
+        batch_size: images per call of `detect`.
+        replicas: number of devices of all workers.
+        seconds: time for detection, with compilation; without the statistics.
+        bad_images: `(image, split, reason)` of images that this worker could not decode; they do not count
+            in the statistics.
+    """
+
+    detector: str
+    split: DetectionSplit
+    detections: tuple[Detections | None, ...]
+    coco: CocoStatistics
+    voc: dict[str, np.ndarray]
+    batch_size: int
+    replicas: int
+    seconds: float
+    bad_images: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def images(self) -> int:
+        """The number of images that count."""
+        return sum(own is not None for own in self.detections)
+
+
+def evaluate(
+    detector: DetectsObjects,
+    split: DetectionSplit,
+    *,
+    distribution: Distribution,
+    batch_size: int = 1,
+    max_bad_images: int = 0,
+) -> DetectionEvaluation:
+    """Detects objects in every image of a split once, and computes COCO's and VOC's statistics.
+
+    Classes are matched by name; detections of classes that the split does not have are dropped.
+
+    Args:
+        detector: built in `distribution.scope()` if it runs on several devices.
+        batch_size: images per call of `detect`.
+        max_bad_images: how many images that cannot be decoded may be skipped.
+
+    Raises:
+        InputError: the arguments are wrong, the detector lacks a class, boxes are not numbers, or
+            too many images cannot be decoded.
+        LostWorker: another worker was lost.
+    """
+    require(batch_size >= 1, "the batch size must be at least 1", batch_size)
+    require(max_bad_images >= 0, "max_bad_images must be at least 0", max_bad_images)
+    labels = _labels_of_split(detector, split)
+    bad = BadImages()
+    found: dict[int, Detections] = {}
+    own = range(distribution.worker, len(split), distribution.workers)
+    silent = None if distribution.is_chief else True  # None: no bar unless standard error is a terminal
+    begun = time.perf_counter()
+    with (
+        distribution.name_lost_workers(),
+        tqdm(total=len(own), unit=" images", dynamic_ncols=True, disable=silent) as bar,
+    ):
+        for index, detections in _detect_all(detector, split, own, batch_size, distribution.devices, bad):
+            found[index] = _relabeled(detections, labels, detector.name)
+            bar.update()
+            if distribution.workers == 1:
+                bad.check(max_bad_images)
+        found = _from_all_workers(found, distribution)
+    seconds = time.perf_counter() - begun
+    # Each worker knows only its own bad images, and none may stop before the others.
+    bad.check(max_bad_images)
+    missing = len(split) - len(found)
+    if missing > max_bad_images or not found:
+        raise InputError(f"{missing} of the {len(split)} images of {split.name!r} cannot be decoded")
+    ordered = tuple(found.get(index) for index in range(len(split)))
+    return DetectionEvaluation(
+        detector.name,
+        split,
+        ordered,
+        coco_statistics(split, ordered),
+        {metric: voc_average_precision(split, ordered, metric) for metric in VOC_METRICS},
+        batch_size,
+        distribution.total_replicas,
+        seconds,
+        tuple(bad.rows()),
+    )
+
+
+def _labels_of_split(detector: DetectsObjects, split: DetectionSplit) -> np.ndarray:
+    """The split's label of each class of the detector, int32 (classes,); -1 if it has none."""
+    missing = [name for name in split.class_names if name not in detector.class_names]
+    if missing:
+        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise InputError(
+            f"{detector.name} does not know the class {missing[0]!r}{others} of {split.name!r};"
+            f" it knows {len(detector.class_names)}, the first is {detector.class_names[0]!r}"
+        )
+    places = {name: label for label, name in enumerate(split.class_names)}
+    return np.array([places.get(name, -1) for name in detector.class_names], "int32")
+
+
+def _relabeled(detections: Detections, labels: np.ndarray, name: str) -> Detections:
+    """The detections of classes with a label, with that label."""
+    if not (np.isfinite(detections.boxes).all() and np.isfinite(detections.scores).all()):
+        raise InputError(f"{name} gives boxes or scores that are not numbers")
+    own = labels[detections.labels]
+    kept = own >= 0
+    return Detections(detections.boxes[kept], detections.scores[kept], own[kept])
+
+
+def _detect_all(
+    detector: DetectsObjects,
+    split: DetectionSplit,
+    indices: Sequence[int],
+    batch_size: int,
+    devices: Sequence[str],
+    bad: BadImages,
+) -> Iterator[tuple[int, Detections]]:
+    """Yields the detections of images, in any order, without those that cannot be decoded."""
+    free: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for device in devices:
+        free.put(device)
+
+    def detect(batch: Sequence[int]) -> list[tuple[int, Detections]]:
+        images = {index: image for index in batch if (image := _read(split, index, bad)) is not None}
+        if not images:
+            return []
+        device = free.get()
+        try:
+            with tf.device(device):
+                found = detector.detect(list(images.values()))
+        finally:
+            free.put(device)
+        return list(zip(images, found, strict=True))
+
+    # While a thread per device detects, as many read the next images.
+    pool = ThreadPoolExecutor(2 * len(devices))
+    try:
+        starts = range(0, len(indices), batch_size)
+        for future in as_completed(
+            [pool.submit(detect, indices[start : start + batch_size]) for start in starts]
+        ):
+            yield from future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(split: DetectionSplit, index: int, bad: BadImages) -> np.ndarray | None:
+    try:
+        return split.read_image(index)
+    except InputError as error:
+        bad.add(str(split.image_ids[index]), split.name, str(error))
+    return None
+
+
+def _from_all_workers(found: dict[int, Detections], distribution: Distribution) -> dict[int, Detections]:
+    """Collects the detections of all workers on each of them."""
+    if distribution.workers == 1:
+        return found
+    # A row (index, label, score, corners) per detection, and one with the label -1 per image.
+    rows = [np.zeros((0, 7))]
+    for index, own in found.items():
+        rows.append(np.array([[index, -1, 0, 0, 0, 0, 0]], "float64"))
+        columns = (np.full(len(own), index), own.labels, own.scores)
+        rows.append(np.concatenate([np.stack(columns, 1), own.boxes], 1))
+    gathered = distribution.gather(np.concatenate(rows))
+    result = {}
+    for (index, *_), *own in np.split(gathered, np.flatnonzero(gathered[:, 1] < 0))[1:]:
+        columns = np.reshape(own, (-1, 7)).astype("float32")
+        result[int(index)] = Detections(columns[:, 3:], columns[:, 2], columns[:, 1].astype("int32"))
+    return result
