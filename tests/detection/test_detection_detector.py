@@ -128,8 +128,8 @@ def test_levels_have_as_many_anchors_as_outputs(name, detectors):
     "name",
     [
         C4,
-        "faster_rcnn_resnet50_v1_5_fpn",
         "retinanet_resnet50_v1_5_fpn_v2",
+        pytest.param("faster_rcnn_resnet50_v1_5_fpn", marks=pytest.mark.slow),
         pytest.param("faster_rcnn_resnet50_v1_5_fpn_v2", marks=pytest.mark.slow),
         pytest.param("retinanet_resnet50_v1_5_fpn", marks=pytest.mark.slow),
     ],
@@ -151,7 +151,14 @@ def test_detections_are_in_pixels_of_the_original_image(name, detectors, images)
     np.testing.assert_array_equal(again.boxes, found[1].boxes)
 
 
-@pytest.mark.parametrize("name", [C4, "faster_rcnn_resnet50_v1_5_fpn_v2", "retinanet_resnet50_v1_5_fpn_v2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        C4,
+        "retinanet_resnet50_v1_5_fpn_v2",
+        pytest.param("faster_rcnn_resnet50_v1_5_fpn_v2", marks=pytest.mark.slow),
+    ],
+)
 def test_boxes_are_float32_under_any_policy(name):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
