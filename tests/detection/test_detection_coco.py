@@ -1,6 +1,7 @@
 """COCO's JSON files as users have them: what is filled in, and what is refused."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from helpers.data_helpers import write_image
 
 from keras_resnet.detection import open_detection_dataset
 from keras_resnet.detection.data.annotations import Faults
+from keras_resnet.detection.data.files import read_file
 from keras_resnet.errors import InputError
 
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
@@ -156,6 +158,18 @@ def test_other_files(tmp_path, content, message):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(InputError, match=f"x.json {message}"):
         open_detection_dataset(f"coco:{tmp_path}/x.json")
+
+
+def test_sizes_of_files(tmp_path):
+    """COCO's largest JSON file has 470 million bytes."""
+    path = tmp_path / "x.json"
+    path.touch()
+    os.truncate(path, 470_000_000)
+    with pytest.raises(InputError, match="has 470000000 bytes; the limit is 300000000"):
+        read_file(str(path), 300_000_000)
+    assert len(read_file(str(path), 2**31)) == 470_000_000
+    with pytest.raises(InputError, match="is not a regular file"):
+        read_file(str(tmp_path), 100)
 
 
 def test_missing_folders(tmp_path):

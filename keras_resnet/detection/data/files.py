@@ -2,17 +2,18 @@
 
 import json
 import os
+import stat
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.folder import entry_error
 from keras_resnet.detection.data.annotations import Faults
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.images.decode import MAX_PIXELS, decode_error, decode_image
 
+_MAX_IMAGE = 300_000_000  # bytes; a BMP image of the largest size that is decoded
 _MAX_JSON = 2**31  # bytes; COCO's largest file has 470 million
 _decode = tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string)])
 
@@ -20,10 +21,11 @@ _decode = tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string
 def read_file(path: str, limit: int) -> bytes:
     """Returns the contents of a regular file of at most `limit` bytes, or raises `InputError`."""
     try:
-        if reason := entry_error(os.stat(path)):
-            raise InputError(f"{path}: {reason}")
-        if (size := os.path.getsize(path)) > limit:
-            raise InputError(f"{path} has {size} bytes; the limit is {limit}")
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is not a regular file")
+        if status.st_size > limit:
+            raise InputError(f"{path} has {status.st_size} bytes; the limit is {limit}")
         with open(path, "rb") as file:
             return file.read(limit)
     except OSError as error:
@@ -66,7 +68,7 @@ def image_reader(paths: Sequence[str], sizes: np.ndarray) -> Callable[[int], np.
     """Returns `DetectionSplit.read` for image files."""
 
     def read(index: int) -> np.ndarray:
-        return decode_pixels(read_file(paths[index], 2**31), paths[index], sizes[index].tolist())
+        return decode_pixels(read_file(paths[index], _MAX_IMAGE), paths[index], sizes[index].tolist())
 
     return read
 
