@@ -22,6 +22,7 @@ from keras_resnet.classification.protocols import (
 from keras_resnet.data import BadImages, Dataset
 from keras_resnet.data.examples import Shard
 from keras_resnet.data.identity import check_classes
+from keras_resnet.data.sources import pipeline_errors
 from keras_resnet.errors import InputError, require
 from keras_resnet.training.distribution import Distribution
 
@@ -73,7 +74,8 @@ def evaluate(
         max_bad_images: how many images that cannot be decoded may be skipped.
 
     Raises:
-        InputError: the arguments do not match, scores are not numbers, or too many images cannot be decoded.
+        InputError: the arguments do not match, scores are not numbers, too many images cannot be decoded, or
+            a file of the dataset is damaged.
         LostWorker: another worker was lost.
     """
     test_protocol = get_protocol(protocol)
@@ -93,7 +95,7 @@ def evaluate(
     batches = view_batches(images, test_protocol, [model.preprocessing for model in models], shard, bad)
     steps = -(-len(images) // global_batch)
     silent = None if distribution.is_chief else True  # None: no bar unless standard error is a terminal
-    with distribution.name_lost_workers():
+    with distribution.name_lost_workers(), pipeline_errors():
         with distribution.scope():
             networks = [model.network(any_size=test_protocol.fully_convolutional) for model in models]
             if test_protocol.fully_convolutional:

@@ -23,7 +23,7 @@ from keras_resnet.data.examples import (
     record_skipped_files,
     shard_examples,
 )
-from keras_resnet.data.sources import IndexedSplit, Split
+from keras_resnet.data.sources import IndexedSplit, Split, pipeline_errors
 from keras_resnet.errors import InputError
 from keras_resnet.images.decode import decode_image
 from keras_resnet.images.ops import evaluation_view, normalize, with_channels
@@ -174,7 +174,8 @@ def raw_images(
     images = cast(Any, groups.unbatch())  # annotated for functions of one argument only
     usable = images.filter(lambda image, label, weight: weight > 0)
     batches = usable.map(lambda image, label, weight: (image, label)).batch(_RAW_BATCH)
-    yield from batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    with pipeline_errors():
+        yield from batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
 def dataset_statistics(

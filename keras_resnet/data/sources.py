@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from keras_resnet.data import folder
 from keras_resnet.data.digits import Digits
-from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.errors import InputError, TryAgain, unknown_name
 from keras_resnet.images.decode import decode_error
 
 INDEXED_BYTES = 512 * 2**20
@@ -107,7 +107,11 @@ class StreamedSplit:
 
         def read(*shard):
             file, skip, take, start = shard
-            return tf.data.TFRecordDataset(file).skip(skip).take(take).enumerate(start)
+            # A file that cannot be opened is refused here: `ignore_errors` would try it again for ever.
+            records = tf.data.TFRecordDataset(_check_file(file, 0)).ignore_errors().skip(skip)
+            # Reached only if the file has fewer records than it should.
+            end = tf.data.Dataset.from_tensors((file, skip + take)).map(_check_file)
+            return records.concatenate(end).take(take).enumerate(start)
 
         if order is None:
             return shards.flat_map(read)
@@ -133,6 +137,43 @@ class StreamedSplit:
         except tf.errors.InvalidArgumentError:
             return f"record {index}", "without a valid label"
         return f"record {index}", decode_error(encoded)
+
+
+def _check_file(file: tf.Tensor, needed: tf.Tensor | int) -> tf.Tensor:
+    """Returns a TFRecord file's name, if it can be opened and `needed` is 0.
+
+    Otherwise raises why fewer than `needed` records of it were read; see `pipeline_errors`.
+    """
+
+    def check(file, needed):
+        kind, count, reason = InputError, 0, "truncated, or not written yet"
+        try:
+            with tf.io.gfile.GFile(file, "rb") as opened:
+                opened.read(1)
+            if not needed:
+                return file
+            for _ in tf.data.TFRecordDataset(file).as_numpy_iterator():
+                count += 1
+            if count >= needed:
+                kind, reason = TryAgain, "an error that has passed; the same command may succeed"
+        except tf.errors.OpError as error:
+            passes = not isinstance(error, tf.errors.DataLossError | tf.errors.NotFoundError)
+            kind, reason = TryAgain if passes else InputError, _one_line(error)
+        raise kind(f"{os.fsdecode(file)} cannot be read after record {count}: {reason}")
+
+    return tf.ensure_shape(tf.numpy_function(check, [file, needed], tf.string), ())
+
+
+@contextlib.contextmanager
+def pipeline_errors() -> Iterator[None]:
+    """Turns TensorFlow's error about an `InputError` or `TryAgain` in a pipeline back into the latter."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        for kind in (InputError, TryAgain):
+            if found := re.search(rf"\b{kind.__name__}: (.+)", error.message):
+                raise kind(found[1]) from None
+        raise
 
 
 def file_error(path: str | bytes) -> str | None:
@@ -325,7 +366,7 @@ def _open_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
 
 def _one_line(error: Exception) -> str:
     """An exception's message on one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(re.sub(r"{{.*?}}", "", str(error)).split()) or type(error).__name__
     return text if len(text) <= 240 else text[:237] + "..."
 
 

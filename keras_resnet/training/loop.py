@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.data.sources import pipeline_errors
 from keras_resnet.errors import CommandFailed
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
@@ -42,7 +43,8 @@ def train(
         The last row of history.csv.
 
     Raises:
-        InputError: an argument is invalid, or another process uses the folder; nothing was written.
+        InputError: an argument is invalid, or another process uses the folder; nothing was written. Or a file
+            of the dataset is found to be damaged.
         TrainingFailed: the loss or the gradient is not finite.
         LostWorker: another worker did not connect, or is lost.
         Preempted: SIGTERM was received; all steps done so far are in a checkpoint.
@@ -52,7 +54,7 @@ def train(
     with contextlib.ExitStack() as lock, catch_sigterm() as sigterm:
         distribution = create(options.strategy, options.worker_timeout)
         sigterm.install()
-        with distribution.name_lost_workers():
+        with distribution.name_lost_workers(), pipeline_errors():
             run = set_up(task, RunFolder(folder), options, distribution, lock)
             if not run.is_finished:
                 _train_and_evaluate(run, sigterm, observer)

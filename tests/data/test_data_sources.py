@@ -1,5 +1,7 @@
 import os
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from keras_resnet.data import (
     sources,
     training_batches,
 )
+from keras_resnet.data.pipeline import dataset_statistics
+from keras_resnet.data.sources import pipeline_errors
 from keras_resnet.errors import InputError
 from keras_resnet.images.decode import decode_image
 from keras_resnet.images.preprocessing import Normalization
@@ -229,6 +233,35 @@ def test_damaged_records_are_one_line(imagenet_dir, tmp_path, monkeypatch):
         open_dataset("imagenet2012", tmp_path).split,
         "train",
     )
+
+
+@pytest.mark.parametrize("damage", ["cut", "cut between records", "flipped", "missing"])
+def test_a_streamed_file_that_is_damaged_in_the_middle_is_named(imagenet_dir, tmp_path, monkeypatch, damage):
+    shutil.copytree(imagenet_dir, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(sources, "INDEXED_BYTES", 0)
+    split = open_dataset("imagenet2012", tmp_path).split("train")
+    file = Path(split.shards[2][0])
+    content, record = bytearray(file.read_bytes()), 0
+    for _ in range(5):  # a record is its length (8 bytes), a checksum (4), the content and another checksum
+        record += 16 + int.from_bytes(content[record : record + 8], "little")
+    content[record + 50] ^= 1
+    keep = {"cut": record + 100, "cut between records": record}.get(damage, len(content))
+    file.write_bytes(content[:keep])
+    message = {"flipped": "cannot be read after record 5: .*corrupted", "missing": "No such file"}
+    message |= {
+        "cut": "cannot be read after record 5: .*truncated",
+        "cut between records": "after record 5: truncated",
+    }
+    if damage == "missing":
+        file.unlink()
+    transform = Transform.create(8, Normalization.identity(3))
+
+    def train():
+        with pipeline_errors():
+            list(training_batches(split, transform, global_batch=53, seed=0, epoch=0, bad=BadImages()))
+
+    fails(rf"{re.escape(str(file))} .*{message[damage]}", train)
+    fails(message[damage], dataset_statistics, split, 8)
 
 
 def test_folder_with_splits(image_folder, tmp_path_factory):

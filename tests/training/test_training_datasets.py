@@ -6,8 +6,9 @@ from helpers.data_helpers import write_tfds
 from helpers.zoo_networks import TINY, load_network
 from safetensors.numpy import save_file
 
-from keras_resnet import build_model
+from keras_resnet import InputError, build_model
 from keras_resnet.classification import get_recipe, train
+from keras_resnet.data import sources
 from keras_resnet.models.config import get_config
 from keras_resnet.training import RunOptions
 from keras_resnet.weights import get_entry, read_spec
@@ -139,3 +140,25 @@ def test_finetune_on_its_own_dataset_from_published_weights(tmp_path, monkeypatc
             before, after = theirs.get_layer(layer.name).get_weights(), layer.get_weights()
             same = [np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
             assert all(same) if layer.name < "conv5" else not any(same), layer.name
+
+
+@pytest.mark.slow
+def test_a_run_whose_record_file_breaks_resumes_when_it_is_restored(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "INDEXED_BYTES", 0)
+    write_imagenet(tmp_path / "tfds")
+    recipe = get_recipe("imagenet_modern").replace(**{**SMALL_IMAGENET, "batch_size": 2}, epochs=1)
+    options = RunOptions(strategy="one_device", data_dir=str(tmp_path / "tfds"), checkpoint_every=1)
+    train(recipe, tmp_path / "whole", options)
+    file = next((tmp_path / "tfds").rglob("*validation.tfrecord-00001*"))
+    content = file.read_bytes()
+
+    def damage(trainer, step, results):
+        file.write_bytes(content[:-1])
+
+    with pytest.raises(InputError, match=f"{file.name} cannot be read after record .*truncated"):
+        train(recipe, tmp_path / "broken", options, damage)
+    assert not (tmp_path / "broken" / "model.weights.h5").exists()
+    file.write_bytes(content)
+    train(recipe, tmp_path / "broken", options)
+    weights = [(tmp_path / name / "model.weights.h5").read_bytes() for name in ("whole", "broken")]
+    assert weights[0] == weights[1]
