@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from keras_resnet import cli
 from keras_resnet.errors import InputError
@@ -38,4 +39,8 @@ class Torch:
         """Starts `torch_worker` with a network of the zoo; `image_size` defaults to the network's own."""
         config = get_config(model)
         spec = {"image_size": config.input_size, **spec, "config": dataclasses.asdict(config)}
-        return Worker("benchmarks.torch_worker", spec, python=self._python)
+        return self.run("benchmarks.torch_worker", spec)
+
+    def run(self, module: str, spec: Mapping[str, object]) -> Worker:
+        """Starts a module in the Python that has PyTorch."""
+        return Worker(module, spec, python=self._python)

@@ -129,7 +129,7 @@ def test_a_python_without_torch_is_not_passed_over(tmp_path):
     assert "starting" not in done.stderr
 
 
-COMMANDS = "build collages inference input_pipeline scaling train_step train_step_jax weights"
+COMMANDS = "build collages detection inference input_pipeline scaling train_step train_step_jax weights"
 
 
 @pytest.mark.parametrize("module", COMMANDS.split())
@@ -175,6 +175,15 @@ def test_jax_trains_where_tensorflow_cannot_be_found():
         assert worker.ready == {"parameters": 269_722}
         assert worker.call("measure", steps=2) > 0
         assert worker.call("peak_memory") > 0
+
+
+@pytest.mark.slow
+def test_a_detector_from_end_to_end(tmp_path):
+    flags = ["--subjects=post_processing", "--height=64", "--width=96", "--steps=1"]
+    (row,) = measured("detection", tmp_path, *flags)[0]["rows"]
+    assert (row["subject"], row["unit"]) == ("post_processing/64x96", "s")
+    assert row["peer_name"] == "10 % of the whole detector"
+    assert row["peer"] > 0
 
 
 @pytest.mark.slow

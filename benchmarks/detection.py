@@ -1,0 +1,55 @@
+"""Faster R-CNN (ResNet-50, FPN) on one image: its layers against torchvision's, and the time of all else.
+
+python -m benchmarks.detection --output=detection.json
+"""
+
+import contextlib
+from functools import partial
+
+from benchmarks import harness, torch_peer
+from keras_resnet import cli
+from keras_resnet.processes import Worker
+
+_NETWORKS, _POST_PROCESSING = SUBJECTS = ("networks", "post_processing")
+_SHARE = 0.1  # of the whole detector, at most for what is not a layer
+_WARM_UP = 2
+_TORCHVISION = "torchvision eager, channels_last"
+_LIMIT = "10 % of the whole detector"
+_FLAGS = (
+    cli.Flag("height", "Pixels of the padded image, a multiple of 32.", int, 800),
+    cli.Flag("width", "Pixels of the padded image, a multiple of 32.", int, 1344),
+    cli.Flag("steps", "Images per round.", int, 3),
+    torch_peer.FLAG,
+)
+
+
+def main(
+    run: harness.Benchmark, subjects: list[str], height: int, width: int, steps: int, torch_python: str
+) -> None:
+    """Compares the chosen parts of the detector."""
+    torch = torch_peer.Torch(torch_python) if _NETWORKS in subjects else None
+    spec = {"height": height, "width": width, "batch_size": 1, "warm_up": _WARM_UP}
+    name = f"{height}x{width}"
+    with contextlib.ExitStack() as stack:
+        harness.say("starting ours")
+        own = stack.enter_context(Worker("benchmarks.detection_worker", spec))
+        if torch is not None:
+            harness.say(f"starting {_TORCHVISION}")
+            peer = stack.enter_context(torch.run("benchmarks.detection_torch_worker", spec))
+            if peer.ready["parameters"] != own.ready["parameters"]:
+                raise RuntimeError(f"torchvision has another network: {peer.ready} instead of {own.ready}")
+            measures = {"ours": own, _TORCHVISION: peer}
+            calls = {
+                label: partial(worker.call, "measure", steps=steps) for label, worker in measures.items()
+            }
+            run.compare(f"{_NETWORKS}/{name}", "images/s", calls)
+        if _POST_PROCESSING in subjects:
+            rounds = [own.call("seconds", steps=steps) for _ in range(run.rounds)]
+            others = [max(whole - networks, 1e-9) for whole, networks in rounds]
+            limits = [_SHARE * whole for whole, _ in rounds]
+            run.add(f"{_POST_PROCESSING}/{name}", "s", others, limits, _LIMIT)
+    run.report("keras", "tensorflow", "numpy", **({"torch": torch.version} if torch else {}))
+
+
+if __name__ == "__main__":
+    harness.run(main, SUBJECTS, _FLAGS)

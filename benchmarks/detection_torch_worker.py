@@ -1,0 +1,42 @@
+"""Measures the layers of torchvision's Faster R-CNN, eager; needs PyTorch, torchvision and nothing else.
+
+torchvision's compiled operators are not loaded: RoIAlign and non-maximum suppression are not measured.
+"""
+
+from typing import Any
+from unittest import mock
+
+import torch  # pyright: ignore[reportMissingImports]
+
+from benchmarks.workers import TakeSteps, serve_steps
+
+
+def _detection():
+    """torchvision.models.detection; without its operators, its import needs to find two of them declared."""
+    for operator in ("nms", "qnms"):
+        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        torch.library.define(f"torchvision::{operator}", schema)
+    with mock.patch.object(torch.ops, "load_library", side_effect=OSError("left out")):
+        import torchvision.models.detection  # pyright: ignore[reportMissingImports]
+    return torchvision.models.detection
+
+
+def _prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], TakeSteps]:
+    torch.manual_seed(0)
+    model = _detection().fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    model = model.to(memory_format=torch.channels_last)
+    images = torch.randn(1, 3, spec["height"], spec["width"]).to(memory_format=torch.channels_last)
+    regions = torch.rand(1000, 256, 7, 7)
+
+    def take_steps(steps: int) -> None:
+        with torch.inference_mode():
+            for _ in range(steps):
+                model.rpn.head(list(model.backbone(images).values()))
+                model.roi_heads.box_predictor(model.roi_heads.box_head(regions))
+
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"parameters": parameters, "versions": {"torch": torch.__version__}}, take_steps
+
+
+if __name__ == "__main__":
+    serve_steps(_prepare)
