@@ -344,3 +344,19 @@ def test_outputs_are_those_of_the_flat_model(detectors):
     parts = [*shared.maps, *shared.logits, *shared.deltas, *detector.head(rois)]
     for part, whole in zip(parts, detector.model([images, rois]), strict=True):
         np.testing.assert_array_equal(part, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "network", ["resnet18", "plain18", "resnet50d", "resnext50_32x4d", "wide_resnet50_2", "resnet50_v2"]
+)
+def test_c4_on_other_families(network):
+    detector = build_detector(f"faster_rcnn_{network}_c4", classes=3, proposals=2, proposal_candidates=10)
+    raw = detector.raw_detections(
+        tf.random.stateless_normal([1, 64, 96, 3], (0, 0)), detector.anchors(64, 96), tf.constant([[64, 96]])
+    )
+    assert raw.boxes.shape == (1, 100, 4)
+    # The last stage halves the pooled maps to 7 x 7; those of a pre-activation network are pooled to 7 x 7.
+    maps = detector.head.get_layer("roi_pool").input
+    assert maps.shape[1:3] == (7, 7)
+    assert weighted(detector) == zoo(detector.config.network) | OWN_LAYERS[C4]
