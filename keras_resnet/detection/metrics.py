@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from keras_resnet.detection.boxes import iou
 from keras_resnet.detection.data.annotations import DetectionSplit, Objects
@@ -72,8 +73,8 @@ def coco_statistics(split: DetectionSplit, detections: Sequence[Detections | Non
         for number, row in enumerate(rows, 1):  # 0 would mean "no match" in pycocotools
             row["id"] = number
 
-    def index(rows: list[dict[str, Any]]) -> COCO:
-        indexed = COCO()
+    def index(rows: list[dict[str, Any]]) -> Any:
+        indexed: Any = COCO()
         categories = [{"id": label} for label in range(len(split.class_names))]
         indexed.dataset = {"images": images, "categories": categories, "annotations": rows}
         indexed.createIndex()
@@ -100,8 +101,8 @@ def _annotations(
     corners = items.boxes.astype("float64")
     sides = corners[:, 2:] - corners[:, :2]
     boxes = np.concatenate([corners[:, :2], sides], 1).tolist()
-    areas = sides.prod(1) if areas is None else areas
-    for box, label, area, others in zip(boxes, items.labels.tolist(), areas.tolist(), more, strict=True):
+    listed = (sides.prod(1) if areas is None else areas).tolist()
+    for box, label, area, others in zip(boxes, items.labels.tolist(), listed, more, strict=True):
         yield {"image_id": image_id, "category_id": label, "bbox": box, "area": area, "iscrowd": 0, **others}
 
 
@@ -171,7 +172,7 @@ def _voc_matches(
         is_ignored = truth.difficult | truth.crowd
         if len(own) and len(truth):
             same = own.labels[:, None] == truth.labels
-            overlaps = np.where(same, iou(own.boxes, truth.boxes).numpy(), -1.0)
+            overlaps = np.where(same, iou(tf.constant(own.boxes), tf.constant(truth.boxes)).numpy(), -1.0)
             best = overlaps.argmax(1)
             hits = overlaps.max(1) > _VOC_OVERLAP
             match[hits] = len(ignored) + best[hits]
@@ -179,7 +180,8 @@ def _voc_matches(
         ignored += is_ignored.tolist()
         for rows, values in ((labels, own.labels), (scores, own.scores), (matches, match)):
             rows.append(values)
-    return counts, np.array([*ignored, False]), *map(np.concatenate, (labels, scores, matches))
+    all_labels, all_scores, all_matches = map(np.concatenate, (labels, scores, matches))
+    return counts, np.array([*ignored, False]), all_labels, all_scores, all_matches
 
 
 def _eleven_point(recall: np.ndarray, precision: np.ndarray) -> float:
