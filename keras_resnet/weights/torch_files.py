@@ -1,10 +1,14 @@
 """Reads state dicts of torchvision and timm (.safetensors, .pth, .pt) without unpickling."""
 
+import contextlib
 import io
+import mmap
+import pickletools
 import re
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.models.config import ResNetConfig
@@ -12,6 +16,9 @@ from keras_resnet.weights.conversion import BN_ATTRIBUTES, HEAD, Budget, Source,
 from keras_resnet.weights.hdf5 import check_readable, refuse_damage
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
+# What torch's safe reader calls and no state dict needs: a few bytes of a pickle allocate any size.
+_ALLOCATING = re.compile(r"\S+ (bytearray|\w*Tensor)")
+_LEGACY_PICKLES = 5  # at the start of a file in torch's older format
 _BN_NAMES = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -115,6 +122,9 @@ def _checked_zip(path: Path) -> io.BytesIO | None:
     """
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
+            if path.stat().st_size:  # a map, because a file would allocate what a pickle wants to read
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    _check_pickles(content)
             return None
         copy = io.BytesIO()
         with zipfile.ZipFile(file) as source, zipfile.ZipFile(copy, "w") as target:
@@ -127,9 +137,24 @@ def _checked_zip(path: Path) -> io.BytesIO | None:
             for entry in entries:
                 file.seek(entry.header_offset)
                 file.seek(sum(struct.unpack("<26x2H", file.read(30))), io.SEEK_CUR)  # a name and other fields
-                target.writestr(entry.filename, file.read(entry.file_size))
+                content = file.read(entry.file_size)
+                if entry.filename.endswith(".pkl"):
+                    _check_pickles(io.BytesIO(content))
+                target.writestr(entry.filename, content)
     copy.seek(0)
     return copy
+
+
+def _check_pickles(file: Any) -> None:
+    """Raises `ValueError` for pickles, in a file or a map, that allocate memory; nothing is loaded."""
+    names = set()
+    with contextlib.suppress(ValueError):  # where it is no pickle, torch refuses it, too
+        for _ in range(_LEGACY_PICKLES):
+            for code, argument, _ in pickletools.genops(file):
+                if code.name == "GLOBAL":
+                    names.add(str(argument))
+    if found := sorted(filter(_ALLOCATING.fullmatch, names)):
+        raise ValueError(f"it calls {found[0]}")
 
 
 def _unsafe(path: Path, error: Exception) -> InputError:

@@ -313,6 +313,23 @@ def test_sizes_are_bounded(monkeypatch, tmp_path):
         open_weights(tmp_path / "m.safetensors").tensors()
 
 
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("name", ["builtins bytearray", "torch Tensor", "torch.cuda FloatTensor"])
+def test_pickles_that_allocate_memory_are_refused(name, is_zip, monkeypatch, tmp_path):
+    """torch's safe reader calls `bytearray(10**10)`."""
+    loaded = fake_torch(monkeypatch, {})
+    path = tmp_path / "m.pth"
+    bomb = b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\n\x8a\x05" + (10**10).to_bytes(5, "little")
+    bomb += b"\x85R."
+    path.write_bytes(pickle.dumps(1, 2) + bomb)
+    if is_zip:
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("m/data.pkl", bomb)
+    with pytest.raises(InputError, match=f"it calls {name}"):
+        open_weights(path).tensors()
+    assert loaded == []
+
+
 @pytest.mark.parametrize("kind", ["compressed", "overlapping", "plain"])
 def test_zip_files_are_checked_before_torch_reads_them(kind, monkeypatch, tmp_path):
     """torch would inflate a file of 1 MB to 1 GB."""
