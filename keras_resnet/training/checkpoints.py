@@ -78,14 +78,16 @@ def load(path: Path) -> Checkpoint:
 
     def take(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
-            budget.take(name, item.shape)
-            arrays[name] = read_dataset(check_weight(item, name, path, kinds="biuf"))
+            dataset = check_weight(item, name, path, kinds="biuf")
+            budget.take(name, dataset.shape)
+            arrays[name] = read_dataset(dataset)
 
     try:
         with refuse_damage(path), open_hdf5(path) as file:
             file.visititems(take)
             attributes: Any = file.attrs
-            if checked_attribute(file, "step").shape != ():
+            step = checked_attribute(file, "step")
+            if step.shape != () or step.dtype.kind not in "iu":
                 raise ValueError("the step is not a number")
             numbers = json.loads(str(read_text(file, "numbers")))
             checkpoint = Checkpoint(int(attributes["step"]), arrays, numbers)

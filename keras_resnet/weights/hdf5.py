@@ -1,9 +1,9 @@
-"""Reads untrusted HDF5 files safely: links, virtual data and endless structures are refused."""
+"""Reads untrusted HDF5 files safely: links, virtual data and invalid structures are refused."""
 
 import contextlib
 import errno
+import functools
 import math
-import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -18,14 +18,8 @@ from h5py import h5l, h5o  # pyright: ignore[reportAttributeAccessIssue]
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.files import PASSING_ERRORS
 from keras_resnet.weights.conversion import Budget
+from keras_resnet.weights.hdf5_structures import Structures
 
-# See "Superblock" and "Global Heap" in HDF5's format specification.
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_HEAP = b"GCOL"
-_HEAP_HEADER = struct.Struct("<4xB3xQ")  # the version and the heap's size
-_LEAST_HEAP = 4096
-_OBJECT_HEADER = struct.Struct("<H6xQ")  # the object's index and size
-_SCANNED_BYTES = 2**20
 _LARGEST_ATTRIBUTE = 2**20  # bytes, without the contents of strings of variable length
 _LONGEST_NAME = 1000  # of a layer; the same bytes of a file can be the names of thousands of layers
 
@@ -40,8 +34,14 @@ class CannotReadNow(InputError):
 def open_hdf5(path: str | os.PathLike) -> h5py.File:
     """Opens an HDF5 file; this and reading must take place inside `refuse_damage`."""
     path = check_is_file(path)
-    _check_heaps(path)
+    _structures.cache_clear()
+    _structures(os.fsencode(path)).check()
     return h5py.File(path, "r")
+
+
+@functools.lru_cache(maxsize=8)
+def _structures(path: bytes) -> Structures:
+    return Structures(Path(os.fsdecode(path)))
 
 
 @contextlib.contextmanager
@@ -50,7 +50,8 @@ def refuse_damage(path: str | os.PathLike, *more: type[Exception]) -> Iterator[N
 
     It is a `CannotReadNow` if the file may be intact.
     """
-    damage = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError, *more)
+    damage = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError)
+    damage = (*damage, OverflowError, struct.error, *more)
     try:
         yield
     except InputError:
@@ -111,8 +112,21 @@ def read_text(item: h5py.Group | h5py.Dataset, name: str) -> str | None:
     attribute = checked_attribute(item, name)
     if attribute.shape != () or h5py.check_string_dtype(attribute.dtype) is None:
         raise ValueError(f"the attribute {name} is not a string")
-    value = item.attrs[name]
-    return value.decode() if isinstance(value, bytes) else str(value)
+    (value,) = read_strings(item, name)
+    return value.decode()
+
+
+def read_strings(item: h5py.Group | h5py.Dataset, name: str) -> list[bytes]:
+    """Returns the strings of an attribute; only those of a fixed length are read by the HDF5 library."""
+    attribute = checked_attribute(item, name)
+    text = h5py.check_string_dtype(attribute.dtype)
+    if text is None:
+        raise ValueError(f"the attribute {name} is not text")
+    if text.length is not None:
+        values: Any = item.attrs[name]
+        return np.ravel(values).astype("S").tolist()
+    address = h5py.h5g.get_objinfo(item.id, b".").objno[0]
+    return _structures(h5py.h5f.get_name(item.id)).strings(address, name)
 
 
 def hard_member(group: object, name: str, path: Path) -> h5py.Group | h5py.Dataset | None:
@@ -134,67 +148,26 @@ def check_weight(member: object, name: str, path: Path, kinds: str = "f") -> h5p
 
     Raises `InputError` for anything else.
     """
-    if isinstance(member, h5py.Dataset):
+    # The dtype first: with the layout, the HDF5 library reads a fill value, which may be a string.
+    if isinstance(member, h5py.Dataset) and (member.dtype.kind in kinds or _is_bfloat16(member)):
         # h5py's properties query the library at each access; networks have a thousand datasets.
         layout = member.id.get_create_plist()
-        elsewhere = layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count()
-        if not elsewhere and (member.dtype.kind in kinds or _is_bfloat16(member)):
+        if layout.get_layout() != h5py.h5d.VIRTUAL and not layout.get_external_count():
             return member
     raise InputError(f"{path} holds something other than a weight at {one_line(name)}")
 
 
 def read_dataset(dataset: h5py.Dataset) -> np.ndarray:
-    """Reads the values of an uncompressed dataset."""
-    # A compressed file of a few kilobytes could take any amount of memory.
-    if dataset.id.get_storage_size() < math.prod(dataset.shape) * dataset.dtype.itemsize:
-        raise InputError(f"{one_line(dataset.name)} of the weight file is compressed or was never written")
+    """Reads the values of a contiguous, uncompressed dataset."""
+    # A compressed file of a few kilobytes could take any amount of memory, and a tree of chunks any time.
+    is_chunked = dataset.id.get_create_plist().get_layout() == h5py.h5d.CHUNKED
+    if is_chunked or dataset.id.get_storage_size() < math.prod(dataset.shape) * dataset.dtype.itemsize:
+        raise InputError(
+            f"{one_line(dataset.name)} of the weight file is chunked, compressed or was never written"
+        )
     return dataset[...].view(ml_dtypes.bfloat16) if _is_bfloat16(dataset) else dataset[...]
 
 
 def _is_bfloat16(dataset: h5py.Dataset) -> bool:
     """HDF5 has no bfloat16: Keras stores the bytes and names the type in an attribute."""
     return dataset.dtype == np.dtype("V2") and read_text(dataset, "dtype") == "bfloat16"
-
-
-def _check_heaps(path: Path) -> None:
-    """Refuses string heaps that the HDF5 library (1.14) would never finish reading, and other formats.
-
-    A free object of size 0 is its own successor.
-    """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        size = len(content)
-        starts = [0, *(2**power for power in range(9, size.bit_length()))]
-        if not any(content[start : start + len(_SIGNATURE)] == _SIGNATURE for start in starts):
-            raise InputError(f"{path} is not an HDF5 file")
-        left = size // _OBJECT_HEADER.size  # as many objects fit into the file, unless its heaps overlap
-        for start in range(0, size, _SCANNED_BYTES):
-            block = content[start : start + _SCANNED_BYTES + len(_HEAP) - 1]
-            found = block.find(_HEAP)
-            while found >= 0:
-                left -= _count_objects(content, start + found, left)
-                if left < 0:
-                    raise InputError(f"{path} is truncated or damaged (its heap of strings is invalid)")
-                found = block.find(_HEAP, found + 1)
-
-
-def _count_objects(content: mmap.mmap, heap: int, limit: int) -> int:
-    """Returns the number of objects in a heap; more than `limit` if they do not fill it.
-
-    Sizes that overflow end at another place for the library.
-    """
-    position, count = heap + _HEAP_HEADER.size, 0
-    if position > len(content):
-        return 0
-    version, size = _HEAP_HEADER.unpack_from(content, heap)
-    end = heap + size
-    if version != 1 or end > len(content):  # the library refuses it
-        return 0
-    if size < _LEAST_HEAP:
-        return limit + 1
-    while position + _OBJECT_HEADER.size <= end and count <= limit:
-        index, size = _OBJECT_HEADER.unpack_from(content, position)
-        position += _OBJECT_HEADER.size + -(-size // 8) * 8 if index else size
-        count += 1
-        if position > end or index == size == 0:
-            return limit + 1
-    return count

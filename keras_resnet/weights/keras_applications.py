@@ -5,17 +5,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
-import numpy as np
 
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.models.config import MODELS, ResNetConfig
 from keras_resnet.weights.conversion import BN_ATTRIBUTES, HEAD, Budget, Source, Table, Tensors, convolutions
-from keras_resnet.weights.hdf5 import check_weight, checked_attribute, hard_member, layer_groups, read_dataset
+from keras_resnet.weights.hdf5 import (
+    check_weight,
+    checked_attribute,
+    hard_member,
+    layer_groups,
+    read_dataset,
+    read_strings,
+)
 
 _TOP_ALIASES = ("probs", "fc1000")  # the classifier in older files
 _EPSILON_EXCESS = 1e-8  # their epsilon, 1.001e-5, minus ours, 1e-5
 _DEEPEST_NAME = 16  # groups between a layer and its variable
-_MOST_STRINGS = 100
 
 
 def applications_names(config: ResNetConfig) -> Table:
@@ -104,14 +109,14 @@ def _old_layout(file: h5py.File, path: Path, budget: Budget) -> Iterator[tuple[s
         if not isinstance(group, h5py.Group):
             continue
         budget.take(layer, (len(group.attrs),))  # all layers may be links to one group
-        for name in _names(group):
+        for name in _names(group, budget):
             dataset, parts = group, [part for part in name.split("/") if part]
             for part in parts if len(parts) <= _DEEPEST_NAME else ():  # each link on the way is checked
                 dataset = hard_member(dataset, part, path)
             yield f"{layer}/{name.split('/')[-1].removesuffix(':0')}", check_weight(dataset, layer, path)
 
 
-def _names(group: h5py.Group) -> list[str]:
+def _names(group: h5py.Group, budget: Budget) -> list[str]:
     """Returns the attribute `weight_names`, which Keras splits if it exceeds 64 KiB."""
     keys = ["weight_names"]
     if keys[0] not in group.attrs:
@@ -122,12 +127,9 @@ def _names(group: h5py.Group) -> list[str]:
         attribute = checked_attribute(group, key)
         if not math.prod(attribute.shape or (0,)):
             continue  # Keras writes an empty list as numbers
-        text = h5py.check_string_dtype(attribute.dtype)
-        # Strings of variable length may all be one large string, or more.
-        if attribute.dtype.kind != "S" and (text is None or math.prod(attribute.shape) > _MOST_STRINGS):
-            raise ValueError(f"{key} is not a list of names")
-        names += np.asarray(group.attrs[key]).ravel().tolist()
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+        budget.take(key, attribute.shape)
+        names += [name.decode() for name in read_strings(group, key)]
+    return names
 
 
 def _rename_top(tensors: Tensors) -> None:

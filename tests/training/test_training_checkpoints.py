@@ -3,7 +3,7 @@ import fcntl
 import h5py
 import numpy as np
 import pytest
-from helpers.damage_hdf5 import with_endless_heap
+from helpers.damage_hdf5 import endless_names, with_endless_heap
 
 from keras_resnet import InputError
 from keras_resnet.training import checkpoints
@@ -111,12 +111,16 @@ def test_broken_ones_keep_their_names_if_none_is_good(tmp_path):
             checkpoints.load_newest(tmp_path, lambda line: None)
 
 
-def test_an_endless_heap_of_strings_is_broken(tmp_path):
+def test_an_endless_heap_of_strings_is_read(tmp_path):
     """With a free object of size 0 the HDF5 library (1.14.6) never returns."""
+    path = checkpoints.save(tmp_path, made(1), keep=1)
+    path.write_bytes(with_endless_heap(path.read_bytes()))
+    assert same(checkpoints.load(path), made(1))
+
+
+def test_endless_names_are_broken(tmp_path):
     good, damaged = (checkpoints.save(tmp_path, made(step), keep=2) for step in (1, 2))
-    damaged.write_bytes(with_endless_heap(damaged.read_bytes()))
-    with pytest.raises(BrokenCheckpoint, match="heap of strings is invalid"):
-        checkpoints.load(damaged)
+    damaged.write_bytes(endless_names())
     assert same(checkpoints.load_newest(tmp_path, lambda line: None), checkpoints.load(good))
 
 
@@ -158,7 +162,7 @@ def test_a_checkpoint_is_read_back_before_it_gets_its_name(tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.h5"]
 
 
-@pytest.mark.parametrize("kind", ["compressed", "external", "text", "many steps", "names"])
+@pytest.mark.parametrize("kind", ["compressed", "external", "text", "many steps", "names", "text step"])
 def test_other_data_are_broken(kind, tmp_path):
     """A file of some kilobytes must not take gigabytes, nor read other files."""
     path = checkpoints.save(tmp_path, made(1), keep=1)
@@ -172,6 +176,6 @@ def test_other_data_are_broken(kind, tmp_path):
         elif kind == "names":
             file[b"\xff"] = 1.0
         else:
-            file.attrs["step"] = [1, 2]
+            file.attrs["step"] = [1, 2] if kind == "many steps" else "1"
     with pytest.raises(BrokenCheckpoint):
         checkpoints.load(path)

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.mark.slow
 def test_damaged_structures_do_no_harm(tmp_path):
-    """5,000 files: none crashes, hangs, takes over 5 GB, runs code, or ends in another exception."""
+    """5,000 files: none crashes, hangs, takes over 1 GB, runs code, or ends in another exception."""
     done = subprocess.run(
         [sys.executable, "-m", "helpers.damage_files", str(tmp_path), "5000"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "KERAS_BACKEND": "numpy"},

@@ -313,7 +313,7 @@ def opened(monkeypatch):
             super().__init__(path, *arguments, **options)
 
     monkeypatch.setattr(h5py, "File", File)
-    monkeypatch.setattr(hdf5, "_check_heaps", counting(hdf5._check_heaps))
+    monkeypatch.setattr(hdf5, "Structures", counting(hdf5.Structures))
     monkeypatch.setattr(torch_files, "read_torch_file", counting(torch_files.read_torch_file))
     return names
 
@@ -325,7 +325,7 @@ def test_a_native_file_is_opened_once(opened, tmp_path):
     model = keras_resnet.ResNet18(weights=path, **SMALL)
     assert model.output_shape == (None, 5)
     assert model.preprocess == spec.preprocessing
-    assert opened == ["m.weights.h5"] * 2  # the check of the heaps, and the opening
+    assert opened == ["m.weights.h5"] * 2  # the check of the structures, and the opening
     opened.clear()
     assert np.shape(load_evaluated_model(str(path)).network()(images(1, 224, 224, 3))) == (1, 5)
     assert opened == ["m.weights.h5"] * 2
