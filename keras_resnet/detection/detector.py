@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -24,6 +25,13 @@ from keras_resnet.detection.proposals import (
 from keras_resnet.detection.pyramid import feature_pyramid
 from keras_resnet.detection.roi_align import multilevel_roi_align, roi_align
 from keras_resnet.detection.sizes import check_image, normalize_then_resize, padded_shape, resized_shape
+from keras_resnet.detection.weight_files import (
+    DetectorWeights,
+    load_detector_weights,
+    open_detector_weights,
+    read_detector_spec,
+    save_detector_weights,
+)
 from keras_resnet.errors import InputError, require
 from keras_resnet.images.ops import static_shape
 from keras_resnet.images.preprocessing import Normalization
@@ -105,6 +113,14 @@ class Detector:
         for image in images:
             check_image(image)
         return [self._detect_in(image) for image in images]
+
+    def save_weights(self, path: str | os.PathLike) -> Path:
+        """Saves the weights with a description of the detector, for `load_detector`; see `save_weights`."""
+        return save_detector_weights(self, path)
+
+    def load_weights(self, weights: str | os.PathLike | DetectorWeights, *, transfer: bool = False) -> None:
+        """Loads weights of the whole detector; see `load_detector_weights`."""
+        load_detector_weights(self, weights, transfer=transfer)
 
     def prepare(self, image: np.ndarray) -> tuple[tf.Tensor, tuple[int, int]]:
         """Returns an image as the network's input, float32 (height, width, 3), and its unpadded size."""
@@ -209,11 +225,11 @@ def build_detector(
     Raises:
         InputError: an argument is out of its range, or the weights do not fit the detector.
     """
-    config = get_detector_config(name, **overrides)
     if weights is not None and backbone_weights is not None:
         raise InputError("weights are those of the whole detector: pass them or backbone_weights, not both")
     if weights is not None:
-        raise InputError(f"weights of detectors cannot be loaded yet; got {os.fspath(weights)}")
+        return _build_with_weights(name, weights, classes, freeze, overrides)
+    config = get_detector_config(name, **overrides)
     class_names = _class_names(classes, config)
     config = config.replace(classes=len(class_names))
     if backbone_weights is None:
@@ -223,6 +239,41 @@ def build_detector(
             config = config.replace(normalization=_per_channel(file.preprocessing.normalization))
         detector = Detector(name, config, class_names)
         file.load(detector.model, transfer=True)
+    _freeze(detector, freeze)
+    return detector
+
+
+def load_detector(path: str | os.PathLike) -> Detector:
+    """Builds the detector that `Detector.save_weights` saved in a file, with its weights.
+
+    Raises:
+        InputError: the file is damaged, or does not describe a detector.
+    """
+    spec = read_detector_spec(path)
+    if spec is None:
+        raise InputError(f"{path} does not say which detector it is of: pass it to build_detector as weights")
+    return build_detector(spec.name, weights=Path(path), freeze=None)
+
+
+def _build_with_weights(
+    name: str,
+    weights: str | os.PathLike,
+    classes: int | Sequence[str] | None,
+    freeze: str | None,
+    overrides: dict[str, Any],
+) -> Detector:
+    file = open_detector_weights(weights, name)
+    if file.described is None:
+        config = get_detector_config(name, **overrides)
+    elif file.described.name == name:
+        config = file.described.config.replace(**overrides)
+    else:
+        raise InputError(f"{weights} holds weights of {file.described.name}, not of {name}")
+    class_names = file.class_names
+    if classes is not None or class_names is None:
+        class_names = _class_names(file.count_classes() if classes is None else classes, config)
+    detector = Detector(name, config.replace(classes=len(class_names)), class_names)
+    detector.load_weights(file, transfer=classes is not None)
     _freeze(detector, freeze)
     return detector
 

@@ -25,6 +25,8 @@ class Source(NamedTuple):
     """Defines a variable of ours as the sum of another library's tensors, times `signs`, and `offset`.
 
     `axes` are the tensors' axes in our order. The order along `reversed_axis`, an axis of ours, is reversed.
+    Of a dense layer after a map of shape `flattened`, (channels, height, width), the inputs are reordered to
+    (height, width, channels).
     """
 
     names: tuple[str, ...]
@@ -32,6 +34,7 @@ class Source(NamedTuple):
     signs: tuple[int, ...] = (1,)
     offset: float = 0.0
     reversed_axis: int | None = None
+    flattened: tuple[int, int, int] | None = None
 
     def shape_of(self, tensor: np.ndarray | None) -> tuple[int, ...]:
         """Returns a tensor's shape in our order; () without a tensor or with another number of axes."""
@@ -45,6 +48,9 @@ class Source(NamedTuple):
             value = tensors[self.names[0]].astype("float32", copy=False)
             if self.reversed_axis is not None:
                 value = np.flip(value, self.axes[self.reversed_axis])
+            if self.flattened is not None:
+                maps = keras.ops.transpose(value.reshape(-1, *self.flattened), (2, 3, 1, 0))
+                return keras.ops.reshape(maps, (-1, len(value)))
             # Four times as fast as NumPy, which transposes on one core.
             in_order = self.axes == tuple(range(len(self.axes)))
             return value if in_order else keras.ops.transpose(value, self.axes)
@@ -103,9 +109,7 @@ def assign_tensors(
     Tensors are removed from `tensors` as they are assigned, to save memory. If they do not fit, `InputError`
     lists which ones, and the model is unchanged.
     """
-    # PyTorch's step counters are only needed for a cumulative moving average.
-    for name in [name for name in tensors if name.split(".")[-1] == "num_batches_tracked"]:
-        del tensors[name]
+    drop_step_counters(tensors)
     layers = own_layers(model) if transfer else model.layers
     variables = {(layer.name, v.name): v for layer in layers for v in layer.weights}
     stem = (stem_of(model), "kernel")
@@ -115,13 +119,44 @@ def assign_tensors(
         for attribute in ("kernel", "bias"):
             variables.pop((HEAD, attribute), None)
             tensors.pop(table[HEAD, attribute].names[0], None)
-    problems = _problems(table, tensors, variables, stem if transfer else None)
+    classes, bias, hint = count_classes(tensors), variables.get((HEAD, "bias")), ""
+    if bias is not None and classes not in (None, bias.shape[0]):
+        hint = f" (the file has {classes} classes, the network {bias.shape[0]})"
+    check_tensors(
+        variables, table, tensors, f"{path} does not fit {model.name}", hint, stem if transfer else None
+    )
+    assign_variables(variables, table, tensors, stem)
+
+
+def drop_step_counters(tensors: Tensors) -> None:
+    """Removes PyTorch's step counters, which are only needed for a cumulative moving average."""
+    for name in [name for name in tensors if name.split(".")[-1] == "num_batches_tracked"]:
+        del tensors[name]
+
+
+def check_tensors(
+    variables: dict[Variable, keras.Variable],
+    table: Table,
+    tensors: Tensors,
+    sentence: str,
+    hint: str = "",
+    adaptable: Variable | None = None,
+) -> None:
+    """Raises `InputError` unless tensors and variables match one to one.
+
+    Its message is `sentence`, the tensors that do not match, and `hint`. `adaptable`, a convolution, may
+    differ in its input channels.
+    """
+    problems = _problems(table, tensors, variables, adaptable)
     if any(problems.values()):
         listed = "; ".join(f"{word}: {_few(items)}" for word, items in problems.items() if items)
-        classes, bias = count_classes(tensors), variables.get((HEAD, "bias"))
-        if bias is not None and classes not in (None, bias.shape[0]):
-            listed += f" (the file has {classes} classes, the network {bias.shape[0]})"
-        raise InputError(f"{path} does not fit {model.name}: {listed}")
+        raise InputError(f"{sentence}: {listed}{hint}")
+
+
+def assign_variables(
+    variables: dict[Variable, keras.Variable], table: Table, tensors: Tensors, stem: Variable | None = None
+) -> None:
+    """Assigns checked tensors, and removes them from `tensors`; `stem` is adapted to its input channels."""
     for key, variable in variables.items():
         value = table[key].compute(tensors)
         for name in table[key].names:

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from keras_resnet.files import atomic_path
 from keras_resnet.weights.conversion import HEAD, adapt_stem, differs_only, own_layers, spell_shape, stem_of
 from keras_resnet.weights.hdf5 import layer_groups, open_hdf5, read_dataset, read_text, refuse_damage
 from keras_resnet.weights.spec import ModelSpec
+
+DETECTOR = "keras_resnet_detector"
+"""The attribute of a file with the description of a detector."""
+
+LOAD_DETECTOR = "pass it to keras_resnet.detection.build_detector"
 
 _SPEC = "keras_resnet"
 
@@ -30,12 +36,17 @@ def save_weights(model: keras.Model, path: str | os.PathLike, spec: ModelSpec | 
     `path` must end with `.weights.h5`. `spec` is stored as an attribute of the file. Equal weights give equal
     bytes. Raises `OSError` if the file cannot be written; an existing one is unchanged.
     """
+    return save_described(model, path, {} if spec is None else {_SPEC: spec.to_json()})
+
+
+def save_described(model: keras.Model, path: str | os.PathLike, attributes: Mapping[str, str]) -> Path:
+    """`save_weights` with any attributes of the file."""
     # On a full disk the HDF5 library crashes, while Python's files raise OSError.
     content: Any = _Memory()
     model.save_weights(content)
-    if spec is not None:
+    if attributes:
         with h5py.File(content, "r+") as file:
-            file.attrs[_SPEC] = spec.to_json()
+            file.attrs.update(attributes)
     with atomic_path(path, suffix=".weights.h5") as temporary:
         temporary.write_bytes(content.getbuffer())
     return Path(path)
@@ -48,7 +59,12 @@ def read_spec(path: str | os.PathLike) -> ModelSpec | None:
 
 
 def described(file: h5py.File) -> ModelSpec | None:
-    """Returns the description in an open weight file, or None if it has none."""
+    """Returns the description in an open weight file, or None if it has none.
+
+    Raises `InputError` if it is that of a detector.
+    """
+    if DETECTOR in file.attrs:
+        raise InputError(f"{file.filename} holds a detector, not a classifier; {LOAD_DETECTOR}")
     text = read_text(file, _SPEC)
     return None if text is None else ModelSpec.from_json(text, file.id.get_filesize())
 
@@ -65,12 +81,25 @@ def load_weights(model: keras.Model, path: str | os.PathLike, *, transfer: bool 
         assign_layers(model, file, Path(path), transfer=transfer)
 
 
-def assign_layers(model: keras.Model, file: h5py.File, path: Path, *, transfer: bool = False) -> None:
-    """Assigns the weights in an open `.weights.h5` file; see `load_weights`."""
+def assign_layers(
+    model: keras.Model,
+    file: h5py.File,
+    path: Path,
+    *,
+    transfer: bool = False,
+    kept: Collection[str] = (),
+) -> None:
+    """Assigns the weights in an open `.weights.h5` file; see `load_weights`.
+
+    Layers with names in `kept` keep their weights, and need not match.
+    """
     groups = layer_groups(file, path)
+    for name in kept:
+        groups[name] = []
     values = []
     for layer in own_layers(model) if transfer else model.layers:
-        values += _layer_values(model, layer, groups.pop(layer.name, []), path, transfer)
+        if layer.name not in kept:
+            values += _layer_values(model, layer, groups.pop(layer.name, []), path, transfer)
     if transfer:
         groups.pop(HEAD, None)
     if left := [name for name, stored in groups.items() if stored]:

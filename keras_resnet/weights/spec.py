@@ -121,12 +121,12 @@ def _check_proportions(
     if any(not 1 <= size <= limit for size, limit in zip((*input_shape, classes), limits, strict=True)):
         raise ValueError(f"an input of {input_shape} or {classes} classes is unreasonably large")
     # A weight takes at least 2 bytes in a file, and the groups and tables of a layer more than 1,000.
-    needed = 2 * _main_weights(config, classes) + 1000 * config.weighted_layers
+    needed = 2 * main_weights(config, classes) + 1000 * config.weighted_layers
     if needed > min(file_size, 2 * MAX_ELEMENTS):
         raise ValueError("the network is unreasonably large for the file")
 
 
-def _main_weights(config: ResNetConfig, classes: int) -> int:
+def main_weights(config: ResNetConfig, classes: int) -> int:
     """Returns the number of weights in the kernels after the stem."""
     total, width = 0, config.stage_filters[0] if config.stem == "cifar" else 64
     for depth, filters in zip(config.stage_depths, config.stage_filters, strict=True):

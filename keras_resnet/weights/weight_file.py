@@ -19,7 +19,7 @@ from keras_resnet.weights.conversion import Tensors, assign_tensors, count_class
 from keras_resnet.weights.download import fetch
 from keras_resnet.weights.hdf5 import check_is_file, open_hdf5, refuse_damage
 from keras_resnet.weights.labels import labels
-from keras_resnet.weights.native import assign_layers, described
+from keras_resnet.weights.native import LOAD_DETECTOR, assign_layers, described
 from keras_resnet.weights.registry import PretrainedWeights
 from keras_resnet.weights.spec import ModelSpec, check_architecture
 
@@ -137,6 +137,8 @@ class WeightFile:
             raise InputError(f"{self.path} is a native file already; it needs no conversion")
         if self._tensors is None and self.kind == "torch":
             self._tensors = torch_files.read_torch_file(self.path)
+            if any(name.startswith("backbone.") for name in self._tensors):
+                raise InputError(f"{self.path} holds a detector, not a classifier; {LOAD_DETECTOR}")
         elif self._tensors is None:
             with self._hdf5() as file:
                 self._tensors = keras_applications.read_applications(file, self.path)

@@ -4,6 +4,7 @@ torch is imported by functions only: the tests are collected where it is not ins
 """
 
 import functools
+import sys
 from unittest import mock
 
 import numpy as np
@@ -34,6 +35,47 @@ def torchvision():
 
 
 @functools.cache
+def detection():
+    """`torchvision.models.detection`, which runs on Python operators in place of its compiled ones.
+
+    Its own RoIAlign in Python repeats the last cell of a map for samples beyond it, where its compiled
+    kernels have zeros; here, too.
+    """
+    import torch
+
+    package = torchvision()
+    roi_align = sys.modules["torchvision.ops.roi_align"]
+    interpolate = roi_align._bilinear_interpolate
+
+    def with_zeros(maps, images, y, x, *masks):
+        height, width = maps.shape[-2:]
+        inside = [(it >= -1) & (it <= size) for it, size in ((y, height), (x, width))]
+        # (regions, channels, bins, bins, samples, samples)
+        valid = inside[0][:, None, :, None, :, None] & inside[1][:, None, None, :, None, :]
+        return interpolate(maps, images, y, x, *masks) * valid
+
+    roi_align._bilinear_interpolate = with_zeros
+    roi_align._roi_align = roi_align._roi_align.__wrapped__
+    roi_align.is_compile_supported = lambda device: True
+    package.ops.boxes._assert_has_ops = lambda: None
+    torch.library.impl("torchvision::nms", "cpu", _non_max_suppression)
+    return package.models.detection
+
+
+def _non_max_suppression(boxes, scores, iou_threshold):
+    """What torchvision's kernel selects: greedily, by descending score, in a stable order."""
+    import torch
+
+    overlaps = torchvision().ops.boxes.box_iou(boxes, boxes).numpy() > iou_threshold
+    kept, suppressed = [], np.zeros(len(boxes), bool)
+    for index in torch.argsort(scores, descending=True, stable=True).tolist():
+        if not suppressed[index]:
+            kept.append(index)
+            suppressed |= overlaps[index]
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+@functools.cache
 def timm():
     """The package timm, which imports torchvision."""
     torchvision()
@@ -55,15 +97,20 @@ def randomize(network, seed=0):
     import torch
     from torch.nn import init
 
+    norms = torch.nn.BatchNorm2d, torchvision().ops.FrozenBatchNorm2d
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
+            if isinstance(module, norms):
                 init.uniform_(module.weight, 0.5, 1.5)
                 init.normal_(module.bias, 0, 0.3)
                 init.normal_(module.running_mean, 0, 0.3)
                 init.uniform_(module.running_var, 0.5, 1.5)
-                module.num_batches_tracked.fill_(3)
+                if hasattr(module, "num_batches_tracked"):
+                    module.num_batches_tracked.fill_(3)
+            elif isinstance(module, torch.nn.GroupNorm):
+                init.uniform_(module.weight, 0.5, 1.5)
+                init.normal_(module.bias, 0, 0.3)
             elif isinstance(module, torch.nn.Linear):
                 init.normal_(module.weight, 0, 0.1)
                 init.normal_(module.bias, 0, 0.3)

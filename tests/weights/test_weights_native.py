@@ -22,7 +22,7 @@ from keras_resnet import InputError, build_model, build_resnet
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.models.config import MODELS, get_config
 from keras_resnet.weights import ModelSpec, load_weights, open_weights, read_spec, save_weights
-from keras_resnet.weights.spec import _main_weights
+from keras_resnet.weights.spec import main_weights
 
 SMALL = {"stage_depths": (1, 1), "stage_filters": (8, 12), "stem": "cifar", "shortcut": "B"}
 
@@ -350,7 +350,7 @@ def test_the_size_of_a_network_is_known_before_it_is_built():
         "parameters"
     ]
     rows = {name: (config, table.get(name, {}).get(config.shortcut)) for name, config in MODELS.items()}
-    shares = [_main_weights(config, config.classes) / known for config, known in rows.values() if known]
+    shares = [main_weights(config, config.classes) / known for config, known in rows.values() if known]
     assert len(shares) > 15
     assert 0.95 < min(shares) < max(shares) < 1
     for name, overrides in [
@@ -362,7 +362,7 @@ def test_the_size_of_a_network_is_known_before_it_is_built():
         with zeros_for_weights():
             model = build_resnet(config, input_shape=(16, 16, 3), classes=5)
         kernels = sum(math.prod(w.shape) for w in model.weights if w.name == "kernel")
-        assert _main_weights(config, 5) == kernels - math.prod(model.get_layer("conv1_conv").kernel.shape)
+        assert main_weights(config, 5) == kernels - math.prod(model.get_layer("conv1_conv").kernel.shape)
 
 
 def test_links_to_the_same_group_are_refused(written):
