@@ -170,14 +170,17 @@ def _kind(tensors: Tensors) -> tuple[str, bool] | None:
     return "c4", False
 
 
-def count_classes(tensors: Tensors, config: DetectorConfig) -> int | None:
+def count_classes(tensors: Tensors) -> int | None:
     """Returns the number of classes, without background, of a state dict with new names, if it has any."""
-    is_retinanet = config.style == "retinanet"
-    name = "head.classification_head.cls_logits" if is_retinanet else "roi_heads.box_predictor.cls_score"
-    bias = tensors.get(f"{name}.bias")
-    if bias is None or bias.ndim != 1:
+    logits = tensors.get("roi_heads.box_predictor.cls_score.bias")
+    anchors = 1
+    if logits is None:
+        logits = tensors.get("head.classification_head.cls_logits.bias")
+        deltas = tensors.get("head.regression_head.bbox_reg.bias")
+        anchors = 0 if deltas is None else deltas.size // 4
+    if logits is None or not anchors:
         return None
-    outputs, rest = divmod(bias.size, config.cell_anchors if is_retinanet else 1)
+    outputs, rest = divmod(logits.size, anchors)
     return outputs - 1 if outputs > 1 and not rest else None
 
 
@@ -205,7 +208,7 @@ def assign_torch_tensors(
         tensors.pop(table.pop(key).names[0], None)
     layers = [layer for layer in model.layers if layer.name not in kept]
     variables = {(layer.name, v.name): v for layer in layers for v in layer.weights}
-    classes, hint = count_classes(tensors, config), ""
+    classes, hint = count_classes(tensors), ""
     if classes not in (None, config.classes):
         hint = f" (the file has {classes} classes, the detector {config.classes})"
     check_tensors(variables, table, tensors, f"{path} does not fit {model.name}", hint)

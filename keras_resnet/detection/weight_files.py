@@ -7,7 +7,7 @@ from typing import Protocol
 
 import keras
 
-from keras_resnet.detection.config import DetectorConfig, get_detector_config
+from keras_resnet.detection.config import DetectorConfig
 from keras_resnet.detection.registry import (
     PretrainedDetector,
     coco_class_names,
@@ -69,10 +69,10 @@ class DetectorWeights:
         described: the description in a native file, if it has one.
     """
 
-    def __init__(self, path: Path, detector: str, entry: PretrainedDetector | None = None):
+    def __init__(self, path: Path, entry: PretrainedDetector | None = None):
         self.path, self.entry = check_is_file(path), entry
         self.described: DetectorSpec | None = None
-        self._detector, self._tensors = detector, None
+        self._tensors: Tensors | None = None
         self._is_native = path.suffix in _HDF5
         if self._is_native:
             self.described = read_detector_spec(path)
@@ -93,7 +93,7 @@ class DetectorWeights:
         """Returns the number of classes, without background; None if it is not known."""
         if self.described is not None:
             return self.described.config.classes
-        return None if self._is_native else count_classes(self._read(), get_detector_config(self._detector))
+        return None if self._is_native else count_classes(self._read())
 
     def load(self, detector: Loadable, *, transfer: bool = False) -> None:
         """Loads the weights into a detector; see `load_detector_weights`."""
@@ -136,9 +136,9 @@ def open_detector_weights(weights: str | os.PathLike, detector: str) -> Detector
     )
     is_name = isinstance(weights, str) and weights in list_detector_weights()
     if is_path or (os.sep in os.fspath(weights) and not is_name):
-        return DetectorWeights(Path(weights), detector)
+        return DetectorWeights(Path(weights))
     entry = get_detector_entry(os.fspath(weights), detector)
-    return DetectorWeights(fetch(entry.url, entry.digest), detector, entry)
+    return DetectorWeights(fetch(entry.url, entry.digest), entry)
 
 
 def load_detector_weights(
