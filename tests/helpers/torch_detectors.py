@@ -12,7 +12,6 @@ TWO_STAGES = {"rpn_post_nms_top_n_test": PROPOSALS, "box_detections_per_img": DE
 # The same in our configs.
 OPTIONS = {"shorter_side": 160, "longer_side": 224, "proposals": PROPOSALS, "detections": DETECTIONS}
 C4 = {
-    "classes": 90,
     "anchor_sizes": ((32, 64, 128),),
     "anchor_rule": "torchvision",
     "rpn_channels": 1024,
