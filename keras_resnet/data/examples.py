@@ -190,7 +190,7 @@ def prepare_batches(
             _, *results = results.get_single_element()
             succeeded = tf.fill([group], True)
         else:
-            results, succeeded = try_each(load, (indices, records))
+            results, succeeded = _try_twice(load, (indices, records), shapes)
             succeeded = _report(split, bad, succeeded, indices, records)
         return *results, tf.cast(succeeded & (indices != PADDING), tf.float32), indices
 
@@ -200,6 +200,28 @@ def prepare_batches(
 
     groups = parallel_map(records.batch(group, drop_remainder=True), load_group)
     return parallel_map(groups.batch(batch // group, drop_remainder=True), join)
+
+
+def _try_twice(
+    load: Callable, examples: tuple[tf.Tensor, tf.Tensor], shapes: Sequence[tuple]
+) -> tuple[Sequence[tf.Tensor], tf.Tensor]:
+    """`try_each` of a group of examples, twice if any fails: an error of a file system may pass.
+
+    A loop, because the graph of two calls would take twice as long to trace.
+    """
+    group = examples[0].shape
+    specs = [*(tf.TensorSpec(group + shape) for shape in shapes), tf.TensorSpec(group, tf.int32)]
+    empty = [tf.zeros(group + (0,) * (spec.shape.rank - 1), spec.dtype) for spec in specs]
+    succeeded, results = tf.while_loop(
+        lambda succeeded, results: ~tf.reduce_all(succeeded),
+        lambda succeeded, results: try_each(load, examples)[::-1],
+        (tf.fill(group, False), tuple(empty)),
+        shape_invariants=(group, tuple(group + (None,) * (spec.shape.rank - 1) for spec in specs)),
+        maximum_iterations=2,
+    )
+    return [
+        tf.ensure_shape(*pair) for pair in zip(results, (spec.shape for spec in specs), strict=True)
+    ], succeeded
 
 
 def parallel_map(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
@@ -237,7 +259,7 @@ def _report(split: Split, bad: BadImages, succeeded: tf.Tensor, indices, records
         for index, record in zip(indices[~succeeded].tolist(), records[~succeeded].tolist(), strict=True):
             name, reason = split.decode_error(index, record)
             if reason is None:
-                raise RuntimeError(f"{name} of {split.name} can be decoded, but could not be prepared")
+                reason = "an image that can be decoded, but two attempts to read and prepare it failed"
             bad.add(name, split.name, reason)
         return succeeded
 

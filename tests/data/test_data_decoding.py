@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.dirty_images import by_pillow, convertible, encoded, exif, inks, photo, png16, unusable
+from helpers.dirty_images import by_pillow, chunk, convertible, encoded, exif, inks, photo, png16, unusable
+from helpers.exif_data import directory, with_exif
+from helpers.image_bombs import frames_gif, scans_jpeg, texts_png
 from PIL import Image
 
 from keras_resnet.data.augmentation.crop import resized_crop
@@ -69,6 +71,76 @@ def test_files_cut_within_their_first_64_bytes_are_refused(kind):
         )
 
 
+def test_many_scans_and_texts_are_refused(decode):
+    for file, sentence in (
+        (scans_jpeg(2_000, 600), "2000 x 2000 pixels; too many scans or texts"),
+        (texts_png(40), "8 x 8 pixels; too many scans or texts"),
+    ):
+        assert decode_error(file) == sentence
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            decode(file)
+    assert decode_error(scans_jpeg(200, 600)) is None
+    assert decode_error(texts_png(200, 10)) is None
+
+
+def test_of_a_gif_only_the_first_frame_is_read(decode):
+    several = frames_gif(2, 40, 30)
+    second = several.rindex(b",\x00\x00\x00\x00")
+    expected = by_pillow(several)
+    for file in (several, several[:second] + b"not a frame", several[:second]):
+        np.testing.assert_array_equal(decode(file), expected)
+        assert decode_error(file) is None
+    moved = several.replace(b",\x00\x00\x00\x00", b",\x03\x00\x02\x00")
+    assert decode_error(moved) == "damaged"  # beyond the screen
+    larger = decode(moved[:6] + b"\x2d\x00\x21\x00" + moved[10:]).numpy()  # 45 x 33
+    np.testing.assert_array_equal(larger[2:32, 3:43], expected)
+    assert larger.shape == (33, 45, 3)
+    assert larger.sum() == expected.sum()
+    commented = several[: several.index(b",")] + b"!\xfe\x02ab\x01c\x00" + several[several.index(b",") :]
+    np.testing.assert_array_equal(decode(commented), expected)
+
+
+ICC = b"\xff\xe2" + (5_002).to_bytes(2, "big") + bytes(5_000)
+MANY = [(tag, 3, 1, 1) for tag in range(0x0100, 0x0112)] + [(0x0112, 3, 1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("format_name", "data", "place"),
+    [
+        ("JPEG", directory("<", [(0x0112, 3, 1, 6)]), None),
+        ("JPEG", directory(">", [(0x0112, 3, 1, 8)]), None),
+        ("JPEG", directory("<", [(0x0112, 3, 1, 6)], offset=20, gap=12), None),
+        ("JPEG", directory("<", [(0x0112, 4, 1, 6)]), None),
+        ("JPEG", directory(">", [(0x0112, 4, 1, 3)]), None),
+        ("JPEG", directory(">", MANY), None),
+        ("JPEG", directory("<", [(0x0112, 3, 1, 6)]), "behind a profile"),
+        ("PNG", directory("<", [(0x0112, 3, 1, 5)]), "behind a profile"),
+        ("PNG", directory(">", [(0x0112, 3, 1, 7)]), "behind the pixels"),
+        ("JPEG", directory("<", [(0x0112, 3, 1, 2), (0x0112, 3, 1, 6)]), None),
+        ("JPEG", directory("<", [(0x0112, 3, 1, 9)]), None),
+        ("JPEG", directory("<", [(0x0112, 7, 1, 6)]), None),
+        ("JPEG", directory("<", [(0x0112, 3, 1, 6)], offset=60_000), None),
+    ],
+    ids=[
+        *("little", "big", "behind a gap", "long", "big long", "the 18th", "jpeg profile", "png profile"),
+        *("behind the pixels", "two", "9", "no number", "beyond the end"),
+    ],
+)
+def test_orientations_are_those_that_pillow_reads(decode, format_name, data, place):
+    file = encoded(format_name)
+    if place == "behind a profile" and format_name == "JPEG":
+        file, place = file[:2] + ICC + file[2:], 2 + len(ICC)
+    elif place == "behind a profile":
+        profile = chunk(b"iCCP", b"name\x00\x00" + np.random.default_rng(0).bytes(6_000))
+        file, place = file[:33] + profile + file[33:], 33 + len(profile)
+    elif place == "behind the pixels":
+        place = len(file) - 12
+    file = with_exif(file, data, place)
+    found, expected = decode(file).numpy(), by_pillow(file)
+    assert found.shape == expected.shape
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_faults_of_files(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -98,7 +170,7 @@ def test_an_orientation_elsewhere_than_in_the_directory_is_none(decode):
         file = encoded("JPEG")
         segment = b"Exif\x00\x00" + tiff
         file = file[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + file[2:]
-        assert int(decoding.read_orientation(tf.constant(file))) == 0
+        assert int(decoding.read_header(tf.constant(file))[3]) == 0
         assert decode(file).shape == (75, 101, 3)
 
 

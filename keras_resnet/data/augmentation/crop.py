@@ -125,7 +125,8 @@ def resized_crop(
         with `whole_pixels` up to 2 along the edges.
     """
     if image.dtype == tf.string:
-        header, orientation = decode.read_header(image), decode.read_orientation(image)
+        header = decode.read_header(image)
+        orientation = header[3]
         shape = tf.where(orientation >= 5, header[1::-1], header[:2])
         crop = choose(shape)
         box = _needed_pixels(crop, shape, size, whole_pixels)

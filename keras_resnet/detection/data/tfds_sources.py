@@ -26,7 +26,7 @@ from keras_resnet.detection.data.annotations import (
 )
 from keras_resnet.detection.data.files import checked_size, decode_pixels
 from keras_resnet.errors import InputError
-from keras_resnet.images.decode import read_header, read_orientation
+from keras_resnet.images.decode import read_header
 
 _HEADER, _FOOTER = 12, 4  # bytes around a TFRecord's data: its length and checksums
 _COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -114,15 +114,15 @@ def _read_records(name: str, builder: Any, split: str, faults: Faults) -> list[_
     def parse(record):
         example = builder.info.features.deserialize_example(record, decoders=decoders)
         image = example.pop("image")
-        return tf.strings.length(record), read_header(image, False), read_orientation(image), example
+        return tf.strings.length(record), read_header(image), example
 
     for file, skip, take in tfrecords(name, builder.info, split):
         start = 0
         rows = tf.data.TFRecordDataset(file).take(skip + take).map(parse, tf.data.AUTOTUNE)
         for position, row in enumerate(rows.as_numpy_iterator()):
-            length, header, orientation, example = row
+            length, header, example = row
             if position >= skip:
-                size = header[1::-1] if orientation >= 5 else header[:2]
+                size = header[1::-1] if header[3] >= 5 else header[:2]
                 place = (file, start + _HEADER, int(length))
                 shape = int(size[0]), int(size[1])
                 records.append(_record(name, builder, len(records), place, shape, example, faults))

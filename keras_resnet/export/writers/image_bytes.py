@@ -22,7 +22,7 @@ def decode_batch(image_bytes: tf.Tensor, size: int, resize: int | None, channels
 
     def view(encoded, known):
         with tf.control_dependencies([tf.debugging.Assert(known, ["neither a JPEG nor a PNG"])]):
-            pixels = decode_image(tf.identity(encoded))
+            pixels = decode_image(tf.identity(encoded), gif=False)
         return (evaluation_view(pixels, resize, size, channels, interpolation),)
 
     (images,), readable = try_each(view, (image_bytes, known), parallel=True)
