@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -80,23 +81,45 @@ def draw_views(few: IndexedSplit, transform: Transform, seed: int, epochs: range
 
 def save_sheet(sheet: Sheet, titles: list[str], heading: str, path: str | os.PathLike) -> None:
     """Draws a sheet as a PNG file: one row per image, with the evaluation view first."""
+    cells = [[view, *views] for view, views in zip(sheet.evaluation, sheet.training, strict=True)]
+    labels = ("evaluation", *(f"epoch {epoch}" for epoch in sheet.epochs))
+    save_grid(cells, [[title] for title in titles], labels, heading, path)
+
+
+def save_grid(
+    cells: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[Sequence[str]],
+    labels: Sequence[str],
+    heading: str,
+    path: str | os.PathLike,
+    largest: int = 224,
+) -> None:
+    """Draws rows of images as a PNG file.
+
+    Args:
+        cells: for each row, images uint8 (height, width, channels); rows may be shorter than the first.
+        titles: for each row, texts above its first images.
+        labels: texts below the columns, or none.
+        largest: the most pixels of an image's longer side in the file.
+    """
     from matplotlib.figure import Figure
 
-    rows, size = sheet.evaluation.shape[:2]
-    columns = 1 + len(sheet.epochs)
-    cell = min(max(size, 110), 224) / 100
+    rows, columns = len(cells), len(cells[0])
+    size = max(max(image.shape[:2]) for row in cells for image in row)
+    cell = min(max(size, 110), largest) / 100
     figure = Figure(figsize=(columns * cell + 0.4, rows * (cell + 0.25) + 0.7), layout="constrained")
     figure.suptitle(heading, parse_math=False, fontsize=10)
-    cells = figure.subplots(rows, columns, squeeze=False)
-    for row in range(rows):
-        for column, axis in enumerate(cells[row]):
-            image = sheet.training[row, column - 1] if column else sheet.evaluation[row]
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row, images in enumerate(cells):
+        for axis, image in zip(axes[row], images, strict=False):
             axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
-        title = titles[row] if len(titles[row]) <= 60 else titles[row][:57] + "..."
-        cells[row][0].set_title(title, loc="left", fontsize=8, parse_math=False).set_in_layout(False)
-    labels = ("evaluation", *(f"epoch {epoch}" for epoch in sheet.epochs))
-    for axis, label in zip(cells[-1], labels, strict=True):
+        for axis in axes[row][len(images) :]:
+            axis.set_axis_off()
+        for axis, title in zip(axes[row], titles[row], strict=False):
+            title = title if len(title) <= 60 else title[:57] + "..."
+            axis.set_title(title, loc="left", fontsize=8, parse_math=False).set_in_layout(False)
+    for axis, label in zip(axes[-1], labels, strict=False):
         axis.set_xlabel(label, fontsize=8)
     # The software's name and version would change the bytes of equal sheets.
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
