@@ -21,9 +21,15 @@ COMMAND = cli.Group(
             ),
         ),
         "check": cli.Command(
-            "keras_resnet.data.check:check",
-            "Finds the images of a folder that cannot be used; the exit status is 1 if there are any.",
-            arguments=(cli.Flag("path", "A folder: PATH/[split/]class/image.", required=True),),
+            "keras_resnet.commands.data:check",
+            "Finds the images of a dataset that cannot be used; the exit status is 1 if there are any.",
+            arguments=(
+                cli.Flag(
+                    "path",
+                    "A folder: PATH/[split/]class/image. Or a detection dataset: scenes, coco:PATH or voc:PATH.",
+                    required=True,
+                ),
+            ),
         ),
     },
 )
