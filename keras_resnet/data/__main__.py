@@ -26,7 +26,7 @@ COMMAND = cli.Group(
             arguments=(
                 cli.Flag(
                     "path",
-                    "A folder: PATH/[split/]class/image. Or a detection dataset: scenes, coco:PATH or voc:PATH.",
+                    "A folder: PATH/[split/]class/image. Or scenes, coco:PATH or voc:PATH.",
                     required=True,
                 ),
             ),
