@@ -26,6 +26,7 @@ import keras_resnet
 from keras_resnet import applications, cli
 from keras_resnet.commands.recipes import CHANGES, TRAIN
 from keras_resnet.commands.train import changed_recipe
+from keras_resnet.detection.__main__ import COMMAND as DETECTION
 from keras_resnet.export.__main__ import COMMAND as EXPORT
 from keras_resnet.export.images import sample_photos
 from keras_resnet.models.config import MODELS, get_config
@@ -215,6 +216,20 @@ def test_commands_of_the_guide_in_processes(command):
 
 
 @pytest.mark.slow
+def test_detection_page():
+    ran = []
+    notebook = Notebook(lambda words: ran.append(words) or _parse_detection(words))
+    notebook.run("detection.md")
+    assert notebook.checked == 7
+    assert len(ran) == 4
+
+
+def _parse_detection(words):
+    assert words[:4] == ["python", "-m", "keras_resnet", "detection"]
+    cli.parse(DETECTION.commands[words[4]], words[5:])
+
+
+@pytest.mark.slow
 def test_migration(command):
     notebook = Notebook(functools.partial(command, whole=False))
     notebook.run("migration.md")
@@ -379,7 +394,7 @@ def test_the_papers_networks(configs):
     assert without_options == {MODELS[name].replace(shortcut=None) for name in of_the_paper}
 
 
-@pytest.mark.parametrize("page", ["guide.md", "migration.md"])
+@pytest.mark.parametrize("page", ["guide.md", "migration.md", "detection.md"])
 def test_the_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)]+)\)", (DOCS / page).read_text()):
         file, _, anchor = target.partition("#")
