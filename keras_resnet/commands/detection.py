@@ -11,7 +11,7 @@ from keras_resnet.detection.data.augmentation import DetectionAugmentation, augm
 from keras_resnet.detection.data.check import check as check_dataset
 from keras_resnet.detection.data.sources import open_detection_dataset
 from keras_resnet.detection.detector import build_detector
-from keras_resnet.detection.drawing import CELL, draw_boxes
+from keras_resnet.detection.drawing import CELL, draw_boxes, legible
 from keras_resnet.errors import InputError, require
 from keras_resnet.files import atomic_path, os_errors_as_input_errors
 
@@ -45,12 +45,12 @@ def preview(
     # Spread evenly: folders may be sorted.
     chosen = [int(index) for index in np.arange(min(images, len(part))) * len(part) // min(images, len(part))]
     cells = [_views(part, index, policy, seed, range(epoch, epoch + draws)) for index in chosen]
-    titles = [[f"{part.image_ids[index]}: {len(part.objects[index])} objects"] for index in chosen]
+    titles = [[legible(f"{part.image_ids[index]}: {len(part.objects[index])} objects")] for index in chosen]
     labels = ("annotated", *(f"epoch {epoch + draw}" for draw in range(draws)))
     low, high = policy.scale
     heading = f"{opened.title}, {split}: the annotated boxes; flip, scale {low:g} to {high:g}, seed {seed}"
     with os_errors_as_input_errors(output), atomic_path(output, suffix=".png") as temporary:
-        save_grid(cells, titles, labels, heading, temporary, CELL)
+        save_grid(cells, titles, labels, legible(heading), temporary, CELL)
     print(f"{Path(output)}: {len(chosen)} images, {draws} draws of each")
 
 

@@ -47,7 +47,7 @@ COMMAND = cli.Group(
                 cli.Flag("output", "The file to write; ends with .png.", required=True),
                 _DATA_DIR,
                 cli.Flag("split", "Split of the dataset, such as train or train[:100].", default="train"),
-                cli.Flag("scale", "Range of the scale jitter, two numbers.", tuple, ("1", "1")),
+                cli.Flag("scale", "Range of the scale jitter, two numbers.", tuple, ["1", "1"]),
                 cli.Flag("seed", "Seed of the augmentation.", int, 0),
                 cli.Flag("epoch", "The first epoch that is drawn.", int, 0),
                 cli.Flag("images", "Number of rows.", int, 4),

@@ -82,8 +82,8 @@ def save_contact_sheet(
     """Draws pictures of any sizes, each with a caption, as a PNG file with four columns."""
     columns = min(_COLUMNS, len(pictures))
     rows = [slice(start, start + columns) for start in range(0, len(pictures), columns)]
-    cells, titles = [pictures[row] for row in rows], [captions[row] for row in rows]
-    save_grid(cells, titles, (), heading, path, CELL)
+    cells, texts = [pictures[row] for row in rows], [*map(legible, captions)]
+    save_grid(cells, [texts[row] for row in rows], (), legible(heading), path, CELL)
 
 
 def _check(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
@@ -154,14 +154,25 @@ def _fitting(text: str, size: int, width: int) -> tuple[str, ImageFont.FreeTypeF
     """The text, cut off with "..." if it is wider than the picture, and a font that has its characters."""
     text = printable(text)
     path = _font_with(text)
-    known = _characters(path)
-    text = "".join(letter if ord(letter) in known else ascii(letter)[1:-1] for letter in text)
+    text = _spelled(text, path)
     font = ImageFont.truetype(path, size)
     if font.getlength(text) + 6 <= width:
         return text, font
     while text and font.getlength(text + "...") + 6 > width:
         text = text[:-1]
     return text + "...", font
+
+
+def legible(text: str) -> str:
+    """Returns a text for a sheet, where characters that its font lacks are spelled, such as \\u732b."""
+    from matplotlib import font_manager
+
+    return _spelled(printable(text), font_manager.findfont(_FONT))
+
+
+def _spelled(text: str, path: str) -> str:
+    known = _characters(path)
+    return "".join(letter if ord(letter) in known else ascii(letter)[1:-1] for letter in text)
 
 
 def _font_with(text: str) -> str:
