@@ -1,10 +1,14 @@
 """`python -m keras_resnet detection`, in this process."""
 
+import json
+
+import numpy as np
 import pytest
 from helpers.commands import run
 from PIL import Image
 
-from keras_resnet.detection.__main__ import COMMAND
+from keras_resnet.detection.__main__ import COMMAND, DETECT
+from keras_resnet.detection import build_detector
 from keras_resnet.detection.config import list_detectors
 
 
@@ -69,3 +73,100 @@ def test_bad_input_of_a_preview_is_one_line(tmp_path, monkeypatch, capsys, flags
 def test_check_of_a_missing_folder_is_one_line(capsys):
     assert run(COMMAND, "check", "--dataset=coco:/nowhere") == 2
     assert "/nowhere" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A small detector without training, whose file names it; its scores are about 1 / 3."""
+    path = tmp_path_factory.mktemp("detector") / "tiny.weights.h5"
+    small = {"proposals": 10, "proposal_candidates": 50, "shorter_side": 64, "longer_side": 96}
+    build_detector("faster_rcnn_cifar_resnet20_c4", classes=("dog", "猫"), **small).save_weights(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "a.jpg")
+    Image.fromarray(pixels).save(folder / "a.png")
+    (folder / "broken.jpg").write_bytes((folder / "a.jpg").read_bytes()[:500])
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def detect(*photos, **flags):
+    return run(DETECT, *photos, *(f"--{name}={value}" for name, value in flags.items()))
+
+
+def test_a_folder_of_photos_with_a_damaged_one(photos, weights, tmp_path, capsys):
+    output, table = tmp_path / "out", tmp_path / "out.json"
+    assert detect(photos, weights=weights, output=output, json=table, score=0) == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert "broken.jpg is not a usable image: truncated" in printed.err
+    assert sorted(path.name for path in output.iterdir()) == ["a-2.png", "a.png"]
+    assert Image.open(output / "a.png").size == (320, 240)
+    content = json.loads(table.read_text())
+    found = {row["photo"]: row for row in content["photos"]}
+    objects = found[str(photos / "a.png")]["objects"]
+    rows = [row for row in cells(printed.out) if row[0] == str(photos / "a.png")]
+    assert [row[1] for row in rows] == [one["class"] for one in objects]
+    assert len(objects) > 0
+    assert "truncated" in found[str(photos / "broken.jpg")]["error"]
+
+
+def test_one_photo_and_a_contact_sheet(photos, weights, tmp_path, capsys):
+    picture, sheet = tmp_path / "boxes.png", tmp_path / "sheet.png"
+    assert detect(photos / "a.png", weights=weights, output=picture) == 0
+    assert detect(photos / "a.png", photos / "a.jpg", weights=weights, output=sheet) == 0
+    assert Image.open(picture).size == (320, 240)
+    assert Image.open(sheet).size[0] > 640
+    assert "objects in 2 photos" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output": "{photos}/a.png"}, "would replace a photo"),
+        ({"output": "{photos}"}, "would replace a photo"),
+        ({"output": "{photos}/notes.txt"}, "is a file; pass a folder"),
+        ({"output": "x.png", "json": "x.txt"}, "--json must end with .json"),
+        ({"output": "x.png", "score": "nan"}, "--score must be from 0 to 1"),
+        ({"output": "x.png", "weights": "coco"}, "add --detector=NAME"),
+        ({"output": "x.png", "weights": "cocoo"}, "unknown weights of a detector 'cocoo'"),
+        ({"output": "x.png", "weights": "missing.pth"}, "add --detector=NAME"),
+        ({"output": "x.png", "weights": "missing.weights.h5"}, "missing.weights.h5"),
+        ({"output": "x.png", "detector": "retinanet_resnet50_v1_5_fpn"}, "faster_rcnn_cifar_resnet20_c4"),
+        ({"photo": "nowhere.jpg", "output": "x.png"}, "there is no photo or folder 'nowhere.jpg'"),
+        ({"photo": "{photos}/broken.jpg", "output": "x.png"}, "is not a usable image: truncated"),
+        ({"photo": "{photos}/notes.txt", "output": "x.png"}, "not a JPEG, PNG, GIF or BMP image"),
+    ],
+)
+def test_bad_input_of_detect_is_one_line(photos, weights, monkeypatch, tmp_path, capsys, changes, message):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    values = {"photo": "{photos}/a.png", "weights": str(weights)} | changes
+    values = {name: value.format(photos=photos) for name, value in values.items()}
+    before = sorted(path.name for path in photos.iterdir())
+    assert detect(values.pop("photo"), **values) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert list(here.iterdir()) == []
+    assert sorted(path.name for path in photos.iterdir()) == before
+
+
+def test_evaluate_writes_a_report(tmp_path, capsys):
+    path = tmp_path / "digits.weights.h5"
+    small = {"proposals": 10, "proposal_candidates": 50, "shorter_side": 64, "longer_side": 96}
+    digits = tuple(map(str, range(10)))
+    build_detector("faster_rcnn_cifar_resnet20_c4", classes=digits, **small).save_weights(path)
+    values = {"dataset": "scenes/digits", "split": "test[:3]", "weights": path, "output": tmp_path / "out"}
+    assert run(COMMAND, "evaluate", *(f"--{name}={value}" for name, value in values.items())) == 0
+    assert "test[:3] of scenes/digits: 3 images" in capsys.readouterr().out
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {"evaluation.json", "per_class.csv", "precision_recall.png"}
