@@ -38,7 +38,7 @@ _MOST_PHOTOS = 64  # on a contact sheet
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
 
 
-def open_detector(weights: str, detector: str | None = None) -> Detector:
+def _open_detector(weights: str, detector: str | None = None) -> Detector:
     """Builds a detector with weights.
 
     Args:
@@ -90,15 +90,15 @@ def detect(
         The exit status: 1 if some of several photos cannot be read, else 0.
     """
     require(0 <= score <= 1, "--score must be from 0 to 1", score)
-    files = find_photos(photos)
+    files = _find_photos(photos)
     pictures = _picture_paths(files, output, json)
-    opened = open_detector(weights, detector)
+    opened = _open_detector(weights, detector)
     found: dict[str, tuple[tuple[int, ...], Detections]] = {}
     failed: dict[str, str] = {}
     drawings = []
     for index, file in enumerate(tqdm(files, unit=" photos", dynamic_ncols=True, disable=None)):
         try:
-            image = read_photo(file)
+            image = _read_photo(file)
             detections = opened.detect([image])[0].above(score)
         except InputError as error:
             if len(files) == 1:
@@ -133,7 +133,7 @@ def detect(
     return 1 if failed else 0
 
 
-def find_photos(paths: Sequence[str]) -> list[str]:
+def _find_photos(paths: Sequence[str]) -> list[str]:
     """Returns the photos among files and folders; those of a folder are sorted, without its subfolders.
 
     Raises:
@@ -168,7 +168,7 @@ def _looks_like_photo(file: str) -> bool:
         return False
 
 
-def read_photo(path: str) -> np.ndarray:
+def _read_photo(path: str) -> np.ndarray:
     """Returns the pixels of a photo: uint8 (height, width, 3), RGB, upright; `InputError` names the file."""
     if reason := file_error(path):
         raise InputError(f"{printable(path)} is not a usable image: {reason}")
@@ -320,7 +320,7 @@ def evaluate(**flags: Any) -> None:
     dataset = open_detection_dataset(flags["dataset"], flags["data_dir"])
     split = dataset.split(flags["split"] or _evaluation_split(dataset.split_names))
     with distribution.scope():
-        detector = open_detector(flags["weights"], flags["detector"])
+        detector = _open_detector(flags["weights"], flags["detector"])
     options = {name: flags[name] for name in ("batch_size", "max_bad_images")}
     evaluation = evaluate_detector(detector, split, distribution=distribution, **options)
     if not distribution.is_chief:

@@ -7,8 +7,8 @@ import pytest
 from helpers.commands import run
 from PIL import Image
 
-from keras_resnet.detection.__main__ import COMMAND, DETECT
 from keras_resnet.detection import build_detector
+from keras_resnet.detection.__main__ import COMMAND, DETECT
 from keras_resnet.detection.config import list_detectors
 
 
