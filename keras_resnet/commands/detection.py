@@ -279,7 +279,7 @@ def preview(
     # Spread evenly: folders may be sorted.
     chosen = [int(index) for index in np.arange(min(images, len(part))) * len(part) // min(images, len(part))]
     cells = [_views(part, index, policy, seed, range(epoch, epoch + draws)) for index in chosen]
-    titles = [[legible(f"{part.image_ids[index]}: {len(part.objects[index])} objects")] for index in chosen]
+    titles = [[legible(f"{part.image_ids[index]}: objects: {len(part.objects[index])}")] for index in chosen]
     labels = ("annotated", *(f"epoch {epoch + draw}" for draw in range(draws)))
     low, high = policy.scale
     heading = f"{opened.title}, {split}: the annotated boxes; flip, scale {low:g} to {high:g}, seed {seed}"

@@ -64,7 +64,7 @@ def draw_boxes(
     taken: list[tuple[int, int, int, int]] = []
     # The best detection is the first to choose the place of its text.
     for index, outline in reversed([*zip(order, corners, strict=True)]):
-        text = class_names[labels[index]] + ("" if scores is None else f" {scores[index]:.2f}")
+        text = class_names[int(labels[index])] + ("" if scores is None else f" {scores[index]:.2f}")
         taken.append(_draw_label(draw, text, outline, class_color(int(labels[index])), taken))
     return np.asarray(picture)
 
