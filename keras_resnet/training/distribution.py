@@ -26,7 +26,6 @@ class Distribution:
 
     Attributes:
         replicas: number of replicas (devices) of this worker.
-        devices: TensorFlow's names of this worker's devices.
         total_replicas: number of replicas of all workers.
         workers: number of processes that train together.
         worker: index of this process among them.
@@ -40,7 +39,11 @@ class Distribution:
         self.is_chief = worker == 0
         self.total_replicas = strategy.num_replicas_in_sync
         self.replicas = self.total_replicas // self.workers
-        self.devices: tuple[str, ...] = tuple(strategy.extended.worker_devices)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """TensorFlow's names of this worker's devices."""
+        return tuple(self._strategy.extended.worker_devices)
 
     def scope(self):
         """The context in which variables are created."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import functools
 import math
 import os
 import struct
@@ -21,6 +20,7 @@ from keras_resnet.weights.conversion import Budget
 from keras_resnet.weights.hdf5_structures import Structures
 
 _LARGEST_ATTRIBUTE = 2**20  # bytes, without the contents of strings of variable length
+_MOST_CHECKED = 16  # files
 _LONGEST_NAME = 1000  # of a layer; the same bytes of a file can be the names of thousands of layers
 
 # Errors of the system, not of the file: another process locks it, no permission, a server does not answer.
@@ -34,14 +34,21 @@ class CannotReadNow(InputError):
 def open_hdf5(path: str | os.PathLike) -> h5py.File:
     """Opens an HDF5 file; this and reading must take place inside `refuse_damage`."""
     path = check_is_file(path)
-    _structures.cache_clear()
-    _structures(os.fsencode(path)).check()
+    _check(os.fsencode(path))
     return h5py.File(path, "r")
 
 
-@functools.lru_cache(maxsize=8)
-def _structures(path: bytes) -> Structures:
-    return Structures(Path(os.fsdecode(path)))
+_checked: dict[bytes, Structures] = {}  # by path, for `read_strings`; the latest ones
+
+
+def _check(path: bytes) -> Structures:
+    structures = Structures(Path(os.fsdecode(path)))
+    structures.check()
+    _checked.pop(path, None)
+    _checked[path] = structures
+    if len(_checked) > _MOST_CHECKED:
+        del _checked[next(iter(_checked))]
+    return structures
 
 
 @contextlib.contextmanager
@@ -126,7 +133,8 @@ def read_strings(item: h5py.Group | h5py.Dataset, name: str) -> list[bytes]:
         values: Any = item.attrs[name]
         return np.ravel(values).astype("S").tolist()
     address = h5py.h5g.get_objinfo(item.id, b".").objno[0]
-    return _structures(h5py.h5f.get_name(item.id)).strings(address, name)
+    path = h5py.h5f.get_name(item.id)
+    return (_checked.get(path) or _check(path)).strings(address, name)
 
 
 def hard_member(group: object, name: str, path: Path) -> h5py.Group | h5py.Dataset | None:

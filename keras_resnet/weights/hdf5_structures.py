@@ -53,7 +53,7 @@ class Structures:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             starts = (0, *(2**power for power in range(9, size.bit_length())))
-            found = [start for start in starts if _read(file, start, 8) == _SIGNATURE]
+            found = [start for start in starts if start + 8 <= size and _read(file, start, 8) == _SIGNATURE]
         if not found:
             raise InputError(f"{path} is not an HDF5 file")
         self._base = found[0]
