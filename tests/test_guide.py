@@ -188,7 +188,7 @@ def _subprocess(arguments, **environment):
 def _train(arguments):
     """Trains for an epoch if the data exist, otherwise makes the recipe."""
     if "--dataset=folder:photos" in arguments:
-        assert run(TRAIN, *arguments, "--set=image_size=32", "--batch_size=8", "--epochs=1") == 0
+        assert run(TRAIN, *arguments, "--set=image_size=32", "--batch_size=4", "--epochs=1") == 0
     else:
         given = cli.parse(TRAIN, arguments)
         changed_recipe(given["recipe"], given["set"], **{name: given[name] for name in CHANGES})
