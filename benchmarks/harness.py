@@ -1,7 +1,6 @@
 """What the benchmarks share: flags, alternating rounds, ratios, the machine, a table and a JSON file."""
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -17,7 +16,7 @@ from keras_resnet.errors import InputError, require, unknown_name
 from keras_resnet.files import write_json
 from keras_resnet.processes import cores, memory_limit
 from keras_resnet.tables import markdown_table
-from keras_resnet.version import __version__
+from keras_resnet.version import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -153,15 +152,6 @@ def at_least_one(**values: int | None) -> None:
 def say(line: str) -> None:
     """Prints progress to standard error."""
     print(line, file=sys.stderr, flush=True)
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """The versions of Python, this project, and those of `packages` that are installed."""
-    found = {"python": platform.python_version(), "keras_resnet": __version__}
-    for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
 
 
 def machine() -> dict[str, Any]:

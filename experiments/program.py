@@ -23,7 +23,7 @@ from keras_resnet.errors import InputError
 from keras_resnet.files import write_text
 from keras_resnet.models.config import MODELS
 from keras_resnet.processes import cores
-from keras_resnet.version import __version__
+from keras_resnet.version import versions
 
 _PAPER = (
     "Deep Residual Learning, claim by claim",
@@ -143,8 +143,7 @@ def _environment(setting: Setting, outcomes: Outcomes, seconds: float, done: int
     spec = sys.modules["__main__"].__spec__
     program = spec.name.removesuffix(".__main__") if spec else ""
     recipe = setting.recipe.to_dict().items()
-    versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "numpy")}
-    versions = {"keras_resnet": __version__, "Python": platform.python_version(), **versions}
+    found = versions("keras", "tensorflow", "numpy").items()
     training = sum(outcome.seconds for outcome in outcomes.values())
     return {
         "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
@@ -155,7 +154,7 @@ def _environment(setting: Setting, outcomes: Outcomes, seconds: float, done: int
         "this command took": _duration(seconds)
         + f"; {done} of the {len(outcomes)} runs were finished before" * bool(done),
         "machine": f"{platform.system()} {platform.machine()}, {len(cores())} cores",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in found),
     }
 
 

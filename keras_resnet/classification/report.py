@@ -1,22 +1,18 @@
 """Writes evaluation.json, per_class.csv and confusion.png, and formats a table."""
 
 import csv
-import json
 import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_resnet.classification.evaluation import Evaluation
 from keras_resnet.classification.metrics import Metrics
 from keras_resnet.errors import InputError
-from keras_resnet.files import atomic_path
+from keras_resnet.files import atomic_path, write_json
 from keras_resnet.tables import markdown_table
-from keras_resnet.version import __version__
+from keras_resnet.version import versions
 
 _NAMED_CLASSES = 30  # more names are not legible beside a matrix
 _CELLS = 500  # with more classes, several share a cell
@@ -72,13 +68,7 @@ def content(evaluation: Evaluation, command: str) -> dict:
         "batch_size": evaluation.batch_size,
         "seconds": round(evaluation.seconds, 3),
         "images_per_second": round(images / evaluation.seconds, 2),
-        "versions": {
-            "python": platform.python_version(),
-            "keras_resnet": __version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions("keras", "tensorflow", "numpy"),
     }
 
 
@@ -112,8 +102,7 @@ def write_report(evaluation: Evaluation, folder: str | os.PathLike, command: str
     title = f"{evaluation.dataset.name} {evaluation.split}, {evaluation.protocol.name}"
     with atomic_path(folder / "confusion.png", suffix=".png") as path:
         draw_confusion(evaluation.metrics, names, title, path)
-    with atomic_path(folder / "evaluation.json") as path:
-        path.write_text(json.dumps(content(evaluation, command), indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "evaluation.json", content(evaluation, command))
 
 
 def _write_classes(file, metrics: Metrics, names: Sequence[str]) -> None:

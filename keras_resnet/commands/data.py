@@ -1,7 +1,6 @@
 """`python -m keras_resnet data preview` and `check`."""
 
 import os
-import re
 from pathlib import Path
 
 from keras_resnet.classification import get_recipe
@@ -10,12 +9,12 @@ from keras_resnet.data.pipeline import Transform, dataset_statistics
 from keras_resnet.data.preview import draw_views, sample_examples, save_sheet
 from keras_resnet.data.sources import open_dataset
 from keras_resnet.detection.data.check import check as check_objects
+from keras_resnet.detection.data.sources import names_detection_dataset
 from keras_resnet.errors import InputError, require
 from keras_resnet.files import atomic_path, os_errors_as_input_errors
 from keras_resnet.images.preprocessing import Normalization
 
 _MOST = 32  # rows or columns
-_DETECTION = re.compile(r"scenes(/.*)?|(coco|voc)(:.*|/[0-9]{4})")  # names of detection datasets
 
 
 def preview(
@@ -38,7 +37,7 @@ def preview(
         raise InputError(f"--output must end with .png; got {output}")
     for name, value in (("images", images), ("draws", draws)):
         require(1 <= value <= _MOST, f"--{name} must be from 1 to {_MOST}", value)
-    if dataset is not None and _DETECTION.fullmatch(dataset):
+    if dataset is not None and names_detection_dataset(dataset):
         raise InputError(
             f"{dataset} is an object detection dataset;"
             f" draw it with `python -m keras_resnet detection preview --dataset={dataset}`"
@@ -70,6 +69,6 @@ def preview(
 
 def check(path: str) -> int:
     """Checks a folder of classes, or a detection dataset by its name; returns the exit status."""
-    if _DETECTION.fullmatch(path) and not os.path.isdir(path):
+    if names_detection_dataset(path) and not os.path.isdir(path):
         return check_objects(path)
     return check_folder(path)

@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 from tqdm import tqdm
 
 from keras_resnet import cli
 from keras_resnet.data.preview import save_grid
-from keras_resnet.data.sources import file_error
 from keras_resnet.detection.__main__ import EVALUATE
 from keras_resnet.detection.data.annotations import DetectionSplit
 from keras_resnet.detection.data.augmentation import DetectionAugmentation, augment_example
-from keras_resnet.detection.data.check import check as check_dataset
+from keras_resnet.detection.data.files import IMAGE_SUFFIXES, MAX_IMAGE, decode_file, read_file
 from keras_resnet.detection.data.sources import open_detection_dataset
 from keras_resnet.detection.detections import Detections
 from keras_resnet.detection.detector import Detector, build_detector
@@ -29,13 +27,13 @@ from keras_resnet.detection.report import write_report
 from keras_resnet.detection.weight_files import read_detector_spec
 from keras_resnet.errors import InputError, printable, require, unknown_name
 from keras_resnet.files import atomic_path, os_errors_as_input_errors, write_json
-from keras_resnet.images.decode import decode_image, is_image
+from keras_resnet.images.decode import is_image
 from keras_resnet.tables import markdown_table
 from keras_resnet.training.distribution import create
+from keras_resnet.weights.weight_file import HDF5, SUFFIXES
 
 _MOST_CELLS = 32  # rows or columns of a preview
 _MOST_PHOTOS = 64  # on a contact sheet
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
 
 
 def _open_detector(weights: str, detector: str | None = None) -> Detector:
@@ -56,9 +54,9 @@ def _open_detector(weights: str, detector: str | None = None) -> Detector:
 def _detector_of(weights: str) -> str:
     if weights in list_detector_weights():
         return weights.rpartition("/")[0]
-    if weights.endswith((".h5", ".hdf5")) and (spec := read_detector_spec(weights)):
+    if weights.endswith(HDF5) and (spec := read_detector_spec(weights)):
         return spec.name
-    if not os.path.exists(weights) and not weights.endswith((".h5", ".hdf5", ".pth", ".pt", ".safetensors")):
+    if not os.path.exists(weights) and not weights.endswith(SUFFIXES):
         of_detectors = [name for name in list_detector_weights() if name.endswith(f"/{weights}")]
         if not of_detectors:
             raise unknown_name("weights of a detector", weights, list_detector_weights())
@@ -159,7 +157,7 @@ def _find_photos(paths: Sequence[str]) -> list[str]:
 
 
 def _looks_like_photo(file: str) -> bool:
-    if Path(file).suffix.lower() in _SUFFIXES:
+    if file.lower().endswith(IMAGE_SUFFIXES):
         return True
     try:
         with open(file, "rb") as opened:
@@ -170,9 +168,7 @@ def _looks_like_photo(file: str) -> bool:
 
 def _read_photo(path: str) -> np.ndarray:
     """Returns the pixels of a photo: uint8 (height, width, 3), RGB, upright; `InputError` names the file."""
-    if reason := file_error(path):
-        raise InputError(f"{printable(path)} is not a usable image: {reason}")
-    return decode_image(tf.io.read_file(path)).numpy()
+    return decode_file(read_file(path, MAX_IMAGE), printable(path))
 
 
 def _picture_paths(files: Sequence[str], output: str, json: str | None) -> list[Path]:
@@ -304,11 +300,6 @@ def _views(
     views = [(image, objects)]
     views += [augment_example(image, objects, policy, seed, epoch, index) for epoch in epochs]
     return [draw_boxes(pixels, own.boxes, own.labels, split.class_names) for pixels, own in views]
-
-
-def check(dataset: str, data_dir: str | None = None) -> int:
-    """Prints all faults of a dataset, and returns the exit status: 1 if there are any."""
-    return check_dataset(dataset, data_dir)
 
 
 def evaluate(**flags: Any) -> None:

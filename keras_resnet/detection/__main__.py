@@ -108,7 +108,7 @@ COMMAND = cli.Group(
             ),
         ),
         "check": cli.Command(
-            "keras_resnet.commands.detection:check",
+            "keras_resnet.detection.data.check:check",
             "Finds faulty annotations and images of a dataset; the exit status is 1 if there are any.",
             (_DATASET, _DATA_DIR),
         ),

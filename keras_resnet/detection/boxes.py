@@ -1,4 +1,4 @@
-"""Boxes: their coordinates relative to anchors, their overlaps, and clipping to images.
+"""Boxes: their coordinates relative to anchors, overlaps and areas; clipping and mirroring.
 
 A box is (x1, y1, x2, y2) in pixels, and its sides are x2 - x1 and y2 - y1, without the "+ 1" of older code.
 All functions compute in float32, whatever the dtypes of their arguments; the leading axes are broadcast.
@@ -61,8 +61,21 @@ def iou(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     It is 0 for two boxes without area.
     """
     intersection = _intersections(first, second)
-    areas = _areas(first)[..., :, None] + _areas(second)[..., None, :]
-    return tf.math.divide_no_nan(intersection, areas - intersection)
+    total = tf.expand_dims(areas(first), -1) + tf.expand_dims(areas(second), -2)
+    return tf.math.divide_no_nan(intersection, total - intersection)
+
+
+def areas(boxes: tf.Tensor) -> tf.Tensor:
+    """Returns the areas of boxes (..., 4) in square pixels; 0 for swapped corners."""
+    x1, y1, x2, y2 = tf.unstack(tf.cast(boxes, tf.float32), axis=-1)
+    return tf.maximum(x2 - x1, 0.0) * tf.maximum(y2 - y1, 0.0)
+
+
+def mirror(boxes: tf.Tensor, width: tf.Tensor | int) -> tf.Tensor:
+    """Mirrors boxes (..., 4) left and right in an image of this width in pixels."""
+    x1, y1, x2, y2 = tf.unstack(tf.cast(boxes, tf.float32), axis=-1)
+    width = tf.cast(width, tf.float32)
+    return tf.stack([width - x2, y1, width - x1, y2], -1)
 
 
 def intersection_over_area(regions: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
@@ -70,18 +83,13 @@ def intersection_over_area(regions: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
 
     This is the overlap that COCO defines for crowd regions; it is 0 for a box without area.
     """
-    return tf.math.divide_no_nan(_intersections(regions, boxes), _areas(boxes)[..., None, :])
+    return tf.math.divide_no_nan(_intersections(regions, boxes), tf.expand_dims(areas(boxes), -2))
 
 
 def _center_and_sides(boxes):
     corners = tf.cast(boxes, tf.float32)
     sides = corners[..., 2:] - corners[..., :2]
     return corners[..., :2] + 0.5 * sides, sides
-
-
-def _areas(boxes):
-    x1, y1, x2, y2 = tf.unstack(tf.cast(boxes, tf.float32), axis=-1)
-    return tf.maximum(x2 - x1, 0.0) * tf.maximum(y2 - y1, 0.0)
 
 
 def _intersections(first, second):

@@ -57,7 +57,6 @@ class DetectorConfig:
         box_side: least side of a detection.
         box_nms: detections that overlap a better one of their class more than this are removed.
         detections: the most detections per image.
-        batch_norm_epsilon: of the backbone; 0.0 in torchvision's first files.
         frozen_batch_norm: whether batch normalization of a pretrained backbone stays in inference mode in
             training.
 
@@ -95,7 +94,6 @@ class DetectorConfig:
     box_side: float = 1e-2
     box_nms: float = 0.5
     detections: int = 100
-    batch_norm_epsilon: float = 1e-5
     frozen_batch_norm: bool = True
 
     def __post_init__(self):

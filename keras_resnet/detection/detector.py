@@ -87,9 +87,6 @@ class Detector:
                 results += outputs
             self._shared = keras.Model(images, vars(symbolic), name="shared")
             self.model = keras.Model(inputs, results, name=name)
-        for layer in self.model.layers:
-            if isinstance(layer, keras.layers.BatchNormalization) and layer.name.startswith(("conv", "post")):
-                layer.epsilon = config.batch_norm_epsilon
         signature = [
             tf.TensorSpec([None, None, None, 3]),
             [tf.TensorSpec([None, 4]) for _ in config.strides],

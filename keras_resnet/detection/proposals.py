@@ -47,9 +47,7 @@ def propose(
     parts, levels = [], []
     for level, (score, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
         values, best = _top(tf.reshape(score, [tf.shape(score)[0], -1]), config.proposal_candidates)
-        delta = tf.reshape(delta, [tf.shape(delta)[0], -1, 4])
-        decoded = box_ops.decode(tf.gather(delta, best, batch_dims=1), tf.gather(anchor, best))
-        parts.append((decoded, values))
+        parts.append((_decode_at(best, delta, anchor), values))
         levels.append(tf.fill(tf.shape(values), level))
     boxes, scores = (tf.concat(part, 1) for part in zip(*parts, strict=True))
     boxes = box_ops.clip(boxes, sizes)
@@ -100,9 +98,7 @@ def detections_of_anchors(
         score: Any = tf.reshape(score, [batch, -1, config.classes + 1])
         values, best = _top(tf.sigmoid(tf.reshape(score[..., 1:], [batch, -1])), config.level_candidates)
         place, label = best // config.classes, best % config.classes
-        delta = tf.reshape(delta, [batch, -1, 4])
-        decoded = box_ops.decode(tf.gather(delta, place, batch_dims=1), tf.gather(anchor, place))
-        parts.append((decoded, tf.cast(values, tf.float32), label))
+        parts.append((_decode_at(place, delta, anchor), tf.cast(values, tf.float32), label))
     boxes, scores, labels = (tf.concat(part, 1) for part in zip(*parts, strict=True))
     return _suppress(boxes, scores, labels, sizes, config)
 
@@ -113,6 +109,12 @@ def _top(scores, count):
     return tf.math.top_k(
         scores, tf.minimum(count, tf.shape(scores)[1]) if number is None else min(count, number)
     )
+
+
+def _decode_at(places, deltas, anchors):
+    """The boxes (batch, n, 4) of a level at `places`, integers (batch, n), among its anchors."""
+    deltas = tf.reshape(deltas, [tf.shape(deltas)[0], -1, 4])
+    return box_ops.decode(tf.gather(deltas, places, batch_dims=1), tf.gather(anchors, places))
 
 
 def _without_small(boxes, scores, side):

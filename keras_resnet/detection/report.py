@@ -1,21 +1,17 @@
 """Writes evaluation.json, per_class.csv and precision_recall.png of a detector, and formats a table."""
 
 import csv
-import json
 import math
 import os
-import platform
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_resnet.detection.evaluation import DetectionEvaluation
 from keras_resnet.detection.metrics import CocoStatistics
-from keras_resnet.files import atomic_path, sha256
+from keras_resnet.files import atomic_path, sha256, write_json
 from keras_resnet.tables import markdown_table
-from keras_resnet.version import __version__
+from keras_resnet.version import versions
 
 _NAMED_CLASSES = 20  # more names are not legible beside the curves
 _LETTERS = 28  # maximum length of class names in the plot
@@ -55,13 +51,7 @@ def content(evaluation: DetectionEvaluation, command: str, dataset: str, weights
         "batch_size": evaluation.batch_size,
         "seconds": round(evaluation.seconds, 3),
         "images_per_second": round(evaluation.images / evaluation.seconds, 2),
-        "versions": {
-            "python": platform.python_version(),
-            "keras_resnet": __version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions("keras", "tensorflow", "numpy"),
     }
 
 
@@ -92,9 +82,7 @@ def write_report(
     title = f"{evaluation.detector} on {dataset} {evaluation.split.name}"
     with atomic_path(folder / "precision_recall.png", suffix=".png") as path:
         _draw_precision_recall(evaluation.coco, evaluation.split.class_names, title, path)
-    values = content(evaluation, command, dataset, weights)
-    with atomic_path(folder / "evaluation.json") as path:
-        path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(folder / "evaluation.json", content(evaluation, command, dataset, weights))
 
 
 def _or_none(value: float) -> float | None:

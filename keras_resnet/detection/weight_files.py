@@ -29,9 +29,8 @@ from keras_resnet.weights.conversion import Tensors
 from keras_resnet.weights.download import fetch
 from keras_resnet.weights.hdf5 import check_is_file, open_hdf5, read_text, refuse_damage
 from keras_resnet.weights.native import DETECTOR, assign_layers, described, save_described
-from keras_resnet.weights.torch_files import SUFFIXES, read_torch_file
-
-_HDF5 = (".h5", ".hdf5")
+from keras_resnet.weights.torch_files import read_torch_file
+from keras_resnet.weights.weight_file import HDF5, SUFFIXES
 
 # The layers whose shapes depend on the number of classes.
 _PREDICTORS = ("roi_logits", "roi_deltas", "classification_logits")
@@ -73,7 +72,7 @@ class DetectorWeights:
         self.path, self.entry = check_is_file(path), entry
         self.described: DetectorSpec | None = None
         self._tensors: Tensors | None = None
-        self._is_native = path.suffix in _HDF5
+        self._is_native = path.suffix in HDF5
         if self._is_native:
             self.described = read_detector_spec(path)
         elif path.suffix not in SUFFIXES:
@@ -129,11 +128,7 @@ def open_detector_weights(weights: str | os.PathLike, detector: str) -> Detector
     """
     if not isinstance(weights, str | os.PathLike):
         raise InputError(f"weights must be a name of list_detector_weights() or a path; got {weights!r}")
-    is_path = (
-        isinstance(weights, os.PathLike)
-        or os.path.isfile(weights)
-        or Path(weights).suffix in (*SUFFIXES, *_HDF5)
-    )
+    is_path = isinstance(weights, os.PathLike) or os.path.isfile(weights) or Path(weights).suffix in SUFFIXES
     is_name = isinstance(weights, str) and weights in list_detector_weights()
     if is_path or (os.sep in os.fspath(weights) and not is_name):
         return DetectorWeights(Path(weights))

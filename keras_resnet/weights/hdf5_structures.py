@@ -17,15 +17,8 @@ from keras_resnet.errors import InputError
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _UNDEFINED = 2**64 - 1  # an address
 # Types of messages in object headers.
-_LINK_INFO, _LINK, _LAYOUT, _ATTRIBUTE, _CONTINUATION, _SYMBOL_TABLE, _ATTRIBUTE_INFO = (
-    2,
-    6,
-    8,
-    12,
-    16,
-    17,
-    21,
-)
+_LINK_INFO, _LINK, _LAYOUT, _ATTRIBUTE = 2, 6, 8, 12
+_CONTINUATION, _SYMBOL_TABLE, _ATTRIBUTE_INFO = 16, 17, 21
 _SHARED_MESSAGE = 2  # a flag: the content is elsewhere
 _VIRTUAL = 3  # a layout
 _SOFT_LINK = 2  # a type of symbols
@@ -47,9 +40,8 @@ class Structures:
         """Raises `InputError` if the file is not HDF5."""
         self._path = path
         self._attributes: dict[int, dict[bytes, bytes]] = {}  # messages by the address of the object
-        self._heaps: dict[
-            int, dict[int, tuple[int, int]]
-        ] = {}  # by address: where objects are, and their sizes
+        # By the address of a heap and the index of an object: where it is, and its size.
+        self._heaps: dict[int, dict[int, tuple[int, int]]] = {}
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             starts = (0, *(2**power for power in range(9, size.bit_length())))

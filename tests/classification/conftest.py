@@ -3,16 +3,10 @@
 import functools
 
 import pytest
-import tensorflow as tf
+from helpers.devices import one_device, two_devices  # noqa: F401 (fixtures)
 from helpers.evaluation_networks import write_weights
 
 from keras_resnet.data import open_dataset
-from keras_resnet.training.distribution import create
-
-# Before TensorFlow makes its devices; tests/training asks for the same.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
 
 
 @pytest.fixture(scope="session")
@@ -24,18 +18,6 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def digits(data_dir):
     return open_dataset("digits", data_dir)
-
-
-@pytest.fixture(scope="session")
-def one_device():
-    return create("one_device")
-
-
-@pytest.fixture(scope="session")
-def two_devices():
-    distribution = create("mirrored")
-    assert distribution.replicas == 2
-    return distribution
 
 
 @pytest.fixture

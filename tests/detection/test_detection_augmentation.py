@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_resnet.detection.boxes import mirror
 from keras_resnet.detection.data.annotations import Objects
 from keras_resnet.detection.data.augmentation import (
     DetectionAugmentation,
     augment,
     augment_example,
     kept,
-    mirror_boxes,
 )
 from keras_resnet.errors import InputError
 
@@ -41,7 +41,7 @@ def test_flip():
             assert found_box(changed, index) == box.tolist()
         flipped += after.boxes[0, 0] == 50
     assert 4 <= flipped <= 16
-    twice = mirror_boxes(mirror_boxes(tf.constant(objects.boxes), 80), 80)
+    twice = mirror(mirror(tf.constant(objects.boxes), 80), 80)
     np.testing.assert_array_equal(twice, objects.boxes)
 
 

@@ -295,16 +295,6 @@ def test_invalid_arguments(options, message):
         build_detector(C4, **options)
 
 
-def test_epsilon_is_a_value_of_the_config():
-    detector = build(C4, batch_norm_epsilon=0.0)
-    norms = [x for x in detector.model.layers if isinstance(x, keras.layers.BatchNormalization)]
-    assert {layer.epsilon for layer in norms} == {0.0}
-    layer = norms[0]
-    layer.moving_variance.assign(np.full(8, 1e-5))
-    x = np.ones((1, 2, 2, 8), "float32")
-    np.testing.assert_allclose(layer(x), np.full_like(x, 1e5**0.5), rtol=1e-5)
-
-
 def test_paper_anchors():
     """The first anchor of py-faster-rcnn, (-84, -40, 99, 55) with the last pixel included, at two cells."""
     detector = build("faster_rcnn_cifar_resnet20_c4", network=IMAGENET, anchor_rule="paper")

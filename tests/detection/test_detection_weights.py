@@ -256,7 +256,6 @@ def test_own_files_of_other_detectors(first, tmp_path):
     for overrides, message in {
         "anchors": ({"anchor_sizes": ((8,), (16,), (24,))}, "anchor_sizes is"),
         "classes": ({"classes": 4}, "classes is 3 there, 4 here"),
-        "epsilon": ({"batch_norm_epsilon": 0.0}, "batch_norm_epsilon is"),
         "network": ({"network": NETWORK.replace(shortcut="C")}, "shortcut is 'B' there, 'C' here"),
     }.values():
         assert message in refusal(load_detector_weights, tiny(FIRST, **overrides), path)

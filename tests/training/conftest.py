@@ -3,17 +3,12 @@
 import contextlib
 
 import pytest
-import tensorflow as tf
+from helpers import devices  # noqa: F401 (two CPU devices)
 from helpers.zoo_networks import TINY
 
 from keras_resnet.classification import get_recipe
 from keras_resnet.training import RunOptions
 from keras_resnet.training.step import Trainer
-
-# Before TensorFlow creates its devices; the number of threads stays the same.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_resnet.data.augmentation import draws
 from keras_resnet.data.pipeline import augmentation_seed
+from keras_resnet.detection import boxes as box_ops
 from keras_resnet.detection.data.annotations import Objects
 from keras_resnet.errors import require
 from keras_resnet.images.ops import resize_and_crop
@@ -62,7 +63,7 @@ def augment(
     if policy.flip:
         mirrored = flip < 0.5
         image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
-        boxes = tf.cond(mirrored, lambda: mirror_boxes(boxes, tf.shape(image)[1]), lambda: boxes)
+        boxes = tf.cond(mirrored, lambda: box_ops.mirror(boxes, tf.shape(image)[1]), lambda: boxes)
     low, high = policy.scale
     if (low, high) == (1.0, 1.0):
         return image, boxes, tf.ones_like(boxes[:, 0])
@@ -73,17 +74,8 @@ def augment(
         lambda: _crop(image, boxes, factor, tf.stack([top, left])),
     )
     image = tf.ensure_shape(image, (None, None, 3))
-    shape = tf.cast(tf.shape(image)[:2], tf.float32)
-    before = _areas(boxes)
-    boxes = tf.clip_by_value(boxes, 0.0, tf.gather(shape, [1, 0, 1, 0]))
-    return image, boxes, tf.math.divide_no_nan(_areas(boxes), before)
-
-
-def mirror_boxes(boxes: tf.Tensor, width: tf.Tensor | int) -> tf.Tensor:
-    """Mirrors boxes (n, 4) left and right in an image of this width in pixels."""
-    x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
-    width = tf.cast(width, boxes.dtype)
-    return tf.stack([width - x2, y1, width - x1, y2], -1)
+    visible = box_ops.clip(boxes, tf.shape(image)[:2])
+    return image, visible, tf.math.divide_no_nan(box_ops.areas(visible), box_ops.areas(boxes))
 
 
 def kept(boxes: tf.Tensor, visible: tf.Tensor, crowd: tf.Tensor, policy: DetectionAugmentation) -> tf.Tensor:
@@ -130,7 +122,3 @@ def _crop(image, boxes, factor, corner):
     corner = draws.choose(corner, shape - sides + 1)
     part = tf.slice(image, tf.concat([corner, [0]], 0), tf.concat([sides, [3]], 0))
     return part, boxes - tf.gather(tf.cast(corner, tf.float32), [1, 0, 1, 0])
-
-
-def _areas(boxes):
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

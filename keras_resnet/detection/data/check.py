@@ -20,20 +20,20 @@ _REACHED = 0.5
 _THREADS = 4
 
 
-def check(name: str, data_dir: str | os.PathLike | None = None) -> int:
+def check(dataset: str, data_dir: str | os.PathLike | None = None) -> int:
     """Prints a table of all faults of a dataset, undecodable images included, and a summary per split.
 
     The arguments are those of `open_detection_dataset`. Returns the exit status: 1 if there are faults,
     else 0.
     """
-    dataset = open_detection_dataset(name, data_dir)
-    rows, summaries = find_faults(dataset)
+    opened = open_detection_dataset(dataset, data_dir)
+    rows, summaries = find_faults(opened)
     if rows:
         cells = [[printable(cell) for cell in row] for row in rows]
         print(markdown_table(["split", "file", "fault"], cells), end="\n\n")
     for line in summaries:
         print(line)
-    print(f"{dataset.title}: {len(rows)} faults")
+    print(f"{opened.title}: {len(rows)} faults")
     return 1 if rows else 0
 
 

@@ -13,7 +13,8 @@ from keras_resnet.detection.data.annotations import Faults
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.images.decode import MAX_PIXELS, decode_error, decode_image
 
-_MAX_IMAGE = 300_000_000  # bytes; a BMP image of the largest size that is decoded
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+MAX_IMAGE = 300_000_000  # bytes; a BMP image of the largest size that is decoded
 _MAX_JSON = 2**31  # bytes; COCO's largest file has 470 million
 _decode = tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string)])
 
@@ -42,16 +43,21 @@ def read_json(path: str) -> Any:
         raise InputError(f"{path} is not a valid JSON file: {one_line(error)}") from None
 
 
+def decode_file(encoded: bytes, name: str) -> np.ndarray:
+    """Decodes an image, upright: uint8 (height, width, 3); `InputError` begins with `name`."""
+    try:
+        return _decode(tf.constant(encoded)).numpy()
+    except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
+        raise InputError(f"{name} is not a usable image: {decode_error(encoded)}") from None
+
+
 def decode_pixels(encoded: bytes, name: str, size: Sequence[int]) -> np.ndarray:
     """Decodes an image, upright, and compares its size with the annotated one, height and width.
 
     Raises:
         InputError: the message begins with `name`.
     """
-    try:
-        image = _decode(tf.constant(encoded)).numpy()
-    except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
-        raise InputError(f"{name} is not a usable image: {decode_error(encoded)}") from None
+    image = decode_file(encoded, name)
     height, width = image.shape[:2]
     if (height, width) == tuple(size):
         return image
@@ -68,7 +74,7 @@ def image_reader(paths: Sequence[str], sizes: np.ndarray) -> Callable[[int], np.
     """Returns `DetectionSplit.read` for image files."""
 
     def read(index: int) -> np.ndarray:
-        return decode_pixels(read_file(paths[index], _MAX_IMAGE), paths[index], sizes[index].tolist())
+        return decode_pixels(read_file(paths[index], MAX_IMAGE), paths[index], sizes[index].tolist())
 
     return read
 

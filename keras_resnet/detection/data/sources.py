@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 from keras_resnet.detection.data.annotations import DetectionDataset
 from keras_resnet.detection.data.coco import open_coco
@@ -10,6 +11,12 @@ from keras_resnet.detection.data.tfds_sources import open_tfds
 from keras_resnet.detection.data.voc import open_voc
 
 _FOLDERS = {"coco": open_coco, "voc": open_voc}
+
+
+def names_detection_dataset(name: str) -> bool:
+    """Whether a dataset is for object detection, judging by its name alone."""
+    kind = re.split("[:/]", name)[0]
+    return kind == "scenes" or (kind in _FOLDERS and kind != name)
 
 
 def open_detection_dataset(

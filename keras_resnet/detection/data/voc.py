@@ -24,7 +24,7 @@ from keras_resnet.detection.data.annotations import (
     Objects,
     checked_box,
 )
-from keras_resnet.detection.data.files import checked_size, image_reader, read_file
+from keras_resnet.detection.data.files import IMAGE_SUFFIXES, checked_size, image_reader, read_file
 from keras_resnet.errors import InputError, one_line
 
 _VOC_CLASSES = (
@@ -37,7 +37,6 @@ _MAX_XML = 2**24  # bytes; VOC's largest file has some 20,000
 _DEEPEST = 32
 _ALL = "all"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,7 +85,7 @@ def _scan(root: str) -> _Folder:
     images = {
         stem: path
         for stem, path in _listing(os.path.join(root, "JPEGImages"))
-        if path.lower().endswith(_IMAGES)
+        if path.lower().endswith(IMAGE_SUFFIXES)
     }
     lists = dict(_listing(os.path.join(root, "ImageSets", "Main")))
     # "aeroplane_train.txt" has the images of one class.
