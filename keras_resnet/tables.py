@@ -15,3 +15,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     rule = "|".join("-" * (w + 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True))
     return "\n".join([line(header), f"|{rule}|", *map(line, rows)])
+
+
+def engineering(count: int) -> str:
+    """Returns a number of operations such as 4.09e9 or 40.6e6."""
+    return f"{count / 1e9:.2f}e9" if count >= 1e9 else f"{count / 1e6:.1f}e6"

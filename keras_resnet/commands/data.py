@@ -7,9 +7,8 @@ from keras_resnet.classification import get_recipe
 from keras_resnet.data.check import check as check_folder
 from keras_resnet.data.pipeline import Transform, dataset_statistics
 from keras_resnet.data.preview import draw_views, sample_examples, save_sheet
-from keras_resnet.data.sources import open_dataset
+from keras_resnet.data.sources import names_detection_dataset, open_dataset
 from keras_resnet.detection.data.check import check as check_objects
-from keras_resnet.detection.data.sources import names_detection_dataset
 from keras_resnet.errors import InputError, require
 from keras_resnet.files import atomic_path, os_errors_as_input_errors
 from keras_resnet.images.preprocessing import Normalization

@@ -28,7 +28,7 @@ from keras_resnet.detection.weight_files import read_detector_spec
 from keras_resnet.errors import InputError, printable, require, unknown_name
 from keras_resnet.files import atomic_path, os_errors_as_input_errors, write_json
 from keras_resnet.images.decode import is_image
-from keras_resnet.tables import markdown_table
+from keras_resnet.tables import engineering, markdown_table
 from keras_resnet.training.distribution import create
 from keras_resnet.weights.weight_file import HDF5, SUFFIXES
 
@@ -69,9 +69,10 @@ def _detector_of(weights: str) -> str:
     )
 
 
-def count_parameters(detectors: Sequence[str]) -> list[int]:
-    """Returns the number of parameters of each detector, with its default classes."""
-    return [build_detector(name).model.count_params() for name in detectors]
+def costs(detectors: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the parameters of each detector, and its multiply-adds for a photo of 640 x 480 pixels."""
+    found = [build_detector(name).complexity(480, 640) for name in detectors]
+    return [(f"{cost.parameters:,}", engineering(cost.multiply_adds)) for cost in found]
 
 
 def detect(
@@ -263,6 +264,7 @@ def preview(
     epoch: int = 0,
     images: int = 4,
     draws: int = 3,
+    skip_faulty: bool = False,
 ) -> None:
     """Writes a contact sheet of images with their annotated boxes, and of `draws` augmentations of each."""
     if not output.endswith(".png"):
@@ -270,8 +272,9 @@ def preview(
     for name, value in (("images", images), ("draws", draws)):
         require(1 <= value <= _MOST_CELLS, f"--{name} must be from 1 to {_MOST_CELLS}", value)
     policy = DetectionAugmentation(scale=_scale(scale))
-    opened = open_detection_dataset(dataset, data_dir)
+    opened = open_detection_dataset(dataset, data_dir, skip_faulty)
     part = opened.split(split)
+    _report_skipped(part)
     # Spread evenly: folders may be sorted.
     chosen = [int(index) for index in np.arange(min(images, len(part))) * len(part) // min(images, len(part))]
     cells = [_views(part, index, policy, seed, range(epoch, epoch + draws)) for index in chosen]
@@ -282,6 +285,13 @@ def preview(
     with os_errors_as_input_errors(output), atomic_path(output, suffix=".png") as temporary:
         save_grid(cells, titles, labels, legible(heading), temporary, CELL)
     print(f"{Path(output)}: {len(chosen)} images, {draws} draws of each")
+
+
+def _report_skipped(split: DetectionSplit) -> None:
+    """Prints one line about the faulty annotations that `--skip_faulty` left out, if there are any."""
+    if split.skipped:
+        first = printable(": ".join(split.skipped[0]))
+        print(f"{len(split.skipped)} faulty annotations left out, the first: {first}", file=sys.stderr)
 
 
 def _scale(texts: Sequence[str]) -> tuple[float, float]:
@@ -308,8 +318,10 @@ def evaluate(**flags: Any) -> None:
     output = flags["output"]
     if os.path.lexists(output) and not os.path.isdir(output):
         raise InputError(f"--output={output} is a file; pass a folder")
-    dataset = open_detection_dataset(flags["dataset"], flags["data_dir"])
+    dataset = open_detection_dataset(flags["dataset"], flags["data_dir"], flags["skip_faulty"])
     split = dataset.split(flags["split"] or _evaluation_split(dataset.split_names))
+    if distribution.is_chief:
+        _report_skipped(split)
     with distribution.scope():
         detector = _open_detector(flags["weights"], flags["detector"])
     options = {name: flags[name] for name in ("batch_size", "max_bad_images")}

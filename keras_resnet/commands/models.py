@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from keras_resnet.applications import build_model
 from keras_resnet.models.complexity import complexity
 from keras_resnet.models.config import MODELS
-from keras_resnet.tables import markdown_table
+from keras_resnet.tables import engineering, markdown_table
 
 HEADER = ("network", "layers", "block", "shortcut", "stride on", "input", "parameters", "multiply-adds")
 
@@ -25,14 +25,10 @@ def zoo_rows(names: Sequence[str] = tuple(MODELS)) -> list[tuple[str, ...]]:
                 config.bottleneck_stride if config.block == "bottleneck" else "3x3",
                 f"{config.input_size}x{config.input_size}",
                 f"{cost.parameters:,}",
-                _engineering(cost.multiply_adds),
+                engineering(cost.multiply_adds),
             )
         )
     return rows
-
-
-def _engineering(count: int) -> str:
-    return f"{count / 1e9:.2f}e9" if count >= 1e9 else f"{count / 1e6:.1f}e6"
 
 
 def main() -> None:

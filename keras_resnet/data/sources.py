@@ -28,6 +28,7 @@ _Keys = TypeVar("_Keys")
 _CYCLE_LENGTH, _BLOCK_LENGTH = 16, 16  # files read at once, and records read from each in turn
 _DOWNLOAD_RETRIES = 4
 _FOLDER = "folder:"
+_DETECTION_FOLDERS = ("coco", "voc")
 _SLICE = re.compile(r"\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\]")
 
 
@@ -293,7 +294,22 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> Datase
     """
     if name.startswith(_FOLDER):
         return _open_folder(name)
+    if names_detection_dataset(name):
+        raise _of_detection(name)
     return _open_tfds(name, data_dir)
+
+
+def names_detection_dataset(name: str) -> bool:
+    """Whether a dataset is for object detection, judging by its name alone."""
+    kind = re.split("[:/]", name)[0]
+    return kind == "scenes" or (kind in _DETECTION_FOLDERS and kind != name)
+
+
+def _of_detection(name: str) -> InputError:
+    return InputError(
+        f"dataset {name!r} is for object detection, not for image classification; use it with"
+        " `python -m keras_resnet detection evaluate`, `detection check` or `detection preview`"
+    )
 
 
 def is_prepared(name: str, data_dir: str | os.PathLike | None = None) -> bool:
@@ -386,6 +402,9 @@ def _feature_keys(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
         and kinds[0].np_dtype == np.uint8
         and isinstance(kinds[1], tfds.features.ClassLabel)
     ):
+        objects = getattr(features.get("objects"), "feature", None)
+        if isinstance(objects, tfds.features.FeaturesDict) and {"bbox", "label"} <= set(objects.keys()):
+            raise _of_detection(name)
         has = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
         raise InputError(
             f"dataset {name!r} is not for image classification: it needs a uint8 image and a class label,"

@@ -12,6 +12,9 @@ from keras_resnet.training.options import RunOptions
 _DATASET = cli.Flag(
     "dataset", "scenes, coco:PATH, voc:PATH, or a TFDS name: voc/2007, coco/2017.", required=True
 )
+_SKIP_FAULTY = cli.Flag(
+    "skip_faulty", "Leave out faulty annotations, and images without a file, instead of stopping.", bool, False
+)
 _DATA_DIR = cli.Flag("data_dir", "Where TFDS keeps its datasets.")
 _WEIGHTS = cli.Flag(
     "weights",
@@ -23,7 +26,7 @@ _DETECTOR = cli.Flag("detector", "A detector; not needed for weights that name t
 
 
 def _print_list(detectors: Sequence[str] = ()) -> None:
-    """Prints the detectors with their published weights; those that are named, with their parameters, too."""
+    """Prints the detectors with their published weights; of those that are named, their costs, too."""
     names = list(detectors) or list_detectors()
     configs = [get_detector_config(name) for name in names]
     header = ["detector", "style", "sides", "classes", "published weights", "box AP", "license"]
@@ -35,10 +38,10 @@ def _print_list(detectors: Sequence[str] = ()) -> None:
         rows.append([name, config.style, sides, str(config.classes), *(published or ["-"] * 3)])
     if detectors:
         with quiet():
-            count = cli.load("keras_resnet.commands.detection:count_parameters")
-        header.append("parameters")
-        for row, parameters in zip(rows, count(names), strict=True):
-            row.append(f"{parameters:,}")
+            count = cli.load("keras_resnet.commands.detection:costs")
+        header += ["parameters", "multiply-adds"]
+        for row, cells in zip(rows, count(names), strict=True):
+            row += cells
     print(markdown_table(header, rows))
 
 
@@ -79,6 +82,7 @@ EVALUATE = cli.Command(
             "Split of the dataset, such as test[:100]. Default: the first that is not for training.",
         ),
         cli.Flag("batch_size", "Images per device and step.", int, 1),
+        _SKIP_FAULTY,
         cli.Flag("max_bad_images", "Undecodable images that are skipped before it is an error.", int, 0),
         *cli.flags_of(RunOptions, ("strategy", "data_dir", "worker_timeout")),
     ),
@@ -90,7 +94,13 @@ COMMAND = cli.Group(
         "list": cli.Command(
             _print_list,
             "Prints the table of detectors and their published weights.",
-            arguments=(cli.Flag("detectors", "Only these, with their numbers of parameters.", tuple),),
+            arguments=(
+                cli.Flag(
+                    "detectors",
+                    "Only these, with their parameters, and multiply-adds for a photo of 640 x 480 pixels.",
+                    tuple,
+                ),
+            ),
         ),
         "preview": cli.Command(
             "keras_resnet.commands.detection:preview",
@@ -105,6 +115,7 @@ COMMAND = cli.Group(
                 cli.Flag("epoch", "The first epoch that is drawn.", int, 0),
                 cli.Flag("images", "Number of rows.", int, 4),
                 cli.Flag("draws", "Number of columns in addition to the annotated image.", int, 3),
+                _SKIP_FAULTY,
             ),
         ),
         "check": cli.Command(

@@ -35,6 +35,7 @@ from keras_resnet.detection.weight_files import (
 from keras_resnet.errors import InputError, require
 from keras_resnet.images.ops import static_shape
 from keras_resnet.images.preprocessing import Normalization
+from keras_resnet.models.complexity import Complexity, complexity
 from keras_resnet.models.features import freeze as freeze_layers
 from keras_resnet.models.graph import recursion_limit
 from keras_resnet.models.resnet import build_stages, build_stem
@@ -118,6 +119,25 @@ class Detector:
     def load_weights(self, weights: str | os.PathLike | DetectorWeights, *, transfer: bool = False) -> None:
         """Loads weights of the whole detector; see `load_detector_weights`."""
         load_detector_weights(self, weights, transfer=transfer)
+
+    def complexity(self, height: int, width: int) -> Complexity:
+        """Counts the cost of detection in an image of this size, which is resized and padded first.
+
+        Of two-stage detectors, the head counts for as many regions as the config has proposals. In `activations`
+        and `multiply_adds`, RoIAlign and the selection of boxes are not contained.
+        """
+        size = resized_shape(height, width, self.config.shorter_side, self.config.longer_side)
+        padded = padded_shape(size[0], size[1], self.config.size_multiple)
+        cost = complexity(self._shared, (*padded, 3))
+        if self.head is None:
+            return cost
+        head, regions = complexity(self.head), self.config.proposals
+        return Complexity(
+            cost.parameters + head.parameters,
+            cost.multiply_adds + regions * head.multiply_adds,
+            cost.activations + regions * head.activations,
+            cost.weighted_layers + head.weighted_layers,
+        )
 
     def prepare(self, image: np.ndarray) -> tuple[tf.Tensor, tuple[int, int]]:
         """Returns an image as the network's input, float32 (height, width, 3), and its unpadded size."""
@@ -211,7 +231,9 @@ def build_detector(
     """Builds a detector of `list_detectors()`.
 
     Args:
-        classes: their number or their names, without background. Default: of the weights, else of the config.
+        classes: their number or their names, without background (torchvision's `num_classes` minus 1).
+            Default: of the weights, else of the config. A number that is that of the weights keeps their
+            names. For another number, the last layers are new, and all others get the weights.
         weights: of the whole detector: the name of published ones, or the path of a file.
         backbone_weights: of a classifier, as `weights` of `build_model`; the classifier's last layer is not
             used. The detector normalizes pixels as they did; a mean image is averaged.
@@ -267,7 +289,8 @@ def _build_with_weights(
     else:
         raise InputError(f"{weights} holds weights of {file.described.name}, not of {name}")
     class_names = file.class_names
-    if classes is not None or class_names is None:
+    is_count = isinstance(classes, int) and class_names is not None and classes == len(class_names)
+    if class_names is None or not (classes is None or is_count):
         class_names = _class_names(file.count_classes() if classes is None else classes, config)
     detector = Detector(name, config.replace(classes=len(class_names)), class_names)
     detector.load_weights(file, transfer=classes is not None)

@@ -44,6 +44,7 @@ def content(evaluation: DetectionEvaluation, command: str, dataset: str, weights
         "objects": sum(objects for objects, _ in counts),
         "detections": sum(detections for _, detections in counts),
         "bad_images": [{"image": image, "reason": reason} for image, _, reason in evaluation.bad_images],
+        "skipped": [{"file": file, "reason": reason} for file, reason in evaluation.split.skipped],
         "coco": {name: _or_none(value) for name, value in evaluation.coco.figures.items()},
         "voc": {name: _or_none(value) for name, value in _voc_means(evaluation).items()},
         "classes": _classes(evaluation),

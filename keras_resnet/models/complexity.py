@@ -8,7 +8,7 @@ import keras
 
 from keras_resnet.errors import InputError
 from keras_resnet.models.config import Shape
-from keras_resnet.models.graph import recursion_limit
+from keras_resnet.models.graph import layer_calls, recursion_limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,27 +31,34 @@ class Complexity:
 def complexity(model: keras.Model, input_shape: Shape | None = None) -> Complexity:
     """Counts the cost of a functional model for one image of `input_shape`, by default the model's own.
 
-    Raises `InputError` if neither fixes the image size.
+    A layer that is called several times, such as the head of a feature pyramid, counts at each call, and its
+    parameters once.
+
+    Raises `InputError` if neither fixes the image size, or if the model has several inputs.
     """
+    if len(model.inputs) != 1:
+        raise InputError(f"{model.name} has {len(model.inputs)} inputs; for a detector, use its `complexity`")
     if input_shape is not None:
         with recursion_limit():
             model = keras.models.clone_model(model, input_tensors=keras.Input(input_shape))
     if any(size is None for size in model.inputs[0].shape[1:]):
         raise InputError(f"{model.name} takes images of any size; give complexity() an input_shape")
-    multiply_adds = activations = parameters = weighted = 0
+    parameters = weighted = 0
     for layer in model.layers:
         parameters += layer.count_params()
         if isinstance(layer, keras.layers.BatchNormalization):
             parameters -= _size(layer.moving_mean) + _size(layer.moving_variance)
-        if isinstance(layer, keras.layers.Conv2D):
+        is_projection = layer.name.endswith("_0_conv")
+        weighted += isinstance(layer, keras.layers.Conv2D | keras.layers.Dense) and not is_projection
+    multiply_adds = activations = 0
+    for call in layer_calls(model.outputs):
+        if isinstance(call.layer, keras.layers.Conv2D):
             # Every kernel element is used once at every output pixel.
-            outputs = _size(layer.output)
+            outputs = _size(call.outputs[0])
             activations += outputs
-            multiply_adds += outputs // layer.filters * _size(layer.kernel)
-            weighted += not layer.name.endswith("_0_conv")
-        elif isinstance(layer, keras.layers.Dense):
-            multiply_adds += _size(layer.kernel)
-            weighted += 1
+            multiply_adds += outputs // call.layer.filters * _size(call.layer.kernel)
+        elif isinstance(call.layer, keras.layers.Dense):
+            multiply_adds += _size(call.layer.kernel)
     return Complexity(parameters, multiply_adds, activations, weighted)
 
 

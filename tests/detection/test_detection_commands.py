@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from helpers.commands import run
+from helpers.data_helpers import write_image
 from PIL import Image
 
 from keras_resnet.detection import build_detector
@@ -23,9 +24,10 @@ def test_list(capsys):
 
 def test_list_counts_the_parameters_of_named_detectors(capsys):
     assert run(COMMAND, "list", "faster_rcnn_cifar_resnet20_c4") == 0
-    ((name, style, *_, parameters),) = cells(capsys.readouterr().out)
+    ((name, style, *_, parameters, multiply_adds),) = cells(capsys.readouterr().out)
     assert (name, style) == ("faster_rcnn_cifar_resnet20_c4", "c4")
     assert int(parameters.replace(",", "")) > 269_722 - 650  # the classifier without its last layer
+    assert float(multiply_adds) > 300 * 1e6
 
 
 def test_an_unknown_detector_is_one_line(capsys):
@@ -68,6 +70,22 @@ def test_bad_input_of_a_preview_is_one_line(tmp_path, monkeypatch, capsys, flags
     assert error.count("\n") == 1
     assert message in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_faulty_annotations_can_be_left_out(tmp_path, capsys):
+    images = [{"id": 1, "file_name": "a.png", "width": 16, "height": 8}]
+    objects = [{"id": i, "image_id": 1, "category_id": 1, "bbox": [2, 2, 4, i]} for i in (0, 3)]
+    value = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "dog"}]}
+    (tmp_path / "train.json").write_text(json.dumps(value))
+    write_image(tmp_path / "a.png", np.zeros((8, 16, 3), "uint8"))
+    dataset, output = f"coco:{tmp_path}", tmp_path / "x.png"
+    assert preview(output, dataset=dataset) == 2
+    assert "--skip_faulty leaves them out" in capsys.readouterr().err
+    assert not output.exists()
+    assert preview(output, "--skip_faulty", dataset=dataset) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("1 faulty annotations left out, the first: ")
+    assert "annotation 0 of image 1 (a.png) has the bbox [2, 2, 4, 0]" in error
 
 
 def test_check_of_a_missing_folder_is_one_line(capsys):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.zoo_networks import zeros_for_weights
 
 from keras_resnet.detection import detector as detector_module
 from keras_resnet.detection.config import get_detector_config
@@ -323,6 +324,34 @@ def test_parameters_of_torchvisions_detectors(name, parameters):
     norms = [x for x in detector.model.layers if isinstance(x, keras.layers.BatchNormalization)]
     without = sum(layer.count_params() if frozen else layer.count_params() // 2 for layer in norms)
     assert detector.model.count_params() - without == parameters
+
+
+def test_complexity_by_hand():
+    """A 3 x 3 stem, three stages of one block, and a head at each of 20 regions, on 64 x 96 pixels."""
+    cost = build(C4).complexity(20, 30)
+    shared = 64 * 96 * 9 * 8 * (3 + 2 * 8) + 32 * 48 * (9 * 8 * (8 + 8) + 9 * 8 * 128 + 128 * 5 * 9)
+    # The last stage on 14 x 14 halves them.
+    head = 7 * 7 * 9 * 8 * (8 + 8) + 8 * 4 * 5
+    assert cost.multiply_adds == shared + 20 * head
+    trained = sum(np.prod(weight.shape) for weight in build(C4).model.trainable_weights)
+    assert cost.parameters == trained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        # "_ops" of torchvision 0.28's weights: an image of 512 x 512 pixels, which becomes 800 x 800.
+        ("faster_rcnn_resnet50_v1_5_fpn", 134.38),
+        ("faster_rcnn_resnet50_v1_5_fpn_v2", 280.371),
+        ("retinanet_resnet50_v1_5_fpn", 151.54),
+        ("retinanet_resnet50_v1_5_fpn_v2", 152.238),
+    ],
+)
+def test_multiply_adds_of_torchvisions_detectors(name, billions):
+    with zeros_for_weights():
+        cost = build_detector(name, classes=90).complexity(512, 512)
+    assert cost.multiply_adds == pytest.approx(billions * 1e9, rel=0.001)
 
 
 def test_outputs_are_those_of_the_flat_model(detectors):

@@ -282,10 +282,22 @@ def test_build_detector_with_weights(first, tmp_path):
     assert (built.class_names, built.config.score_threshold) == (first.class_names, 0.3)
     assert not built.model.get_layer("conv1_conv").trainable
     assert build_detector(FIRST, weights=path, classes=["a", "b"]).class_names == ("a", "b")
+    assert build_detector(FIRST, weights=path, classes=3).class_names == first.class_names
     message = refusal(build_detector, "retinanet_resnet50_v1_5_fpn", weights=path)
     assert message.endswith(f"holds weights of {FIRST}, not of retinanet_resnet50_v1_5_fpn")
     converted = written(state_dict(first), tmp_path)
     assert build_detector(FIRST, weights=converted, **TINY[FIRST]).class_names == ("0", "1", "2")
+
+
+def test_a_number_of_classes_keeps_cocos_names(tmp_path):
+    options = {**TINY["retinanet_resnet50_v1_5_fpn"], "classes": 90}
+    source = tiny("retinanet_resnet50_v1_5_fpn", **options)
+    path = written(state_dict(source), tmp_path)
+    built = build_detector("retinanet_resnet50_v1_5_fpn", weights=path, **options)
+    assert built.class_names == coco_class_names()
+    load_detector_weights(source, path)
+    for key, value in values(source).items():
+        np.testing.assert_array_equal(values(built)[key], value)
 
 
 BROKEN = {

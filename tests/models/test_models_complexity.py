@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from helpers.zoo_networks import zeros_for_weights
@@ -109,6 +110,21 @@ def test_input_shape_overrides_the_models_own():
         complexity(build_model("cifar_resnet20", input_shape=(64, 64, 3)), (32, 32, 3)).multiply_adds
         == CIFAR_20
     )
+
+
+def test_a_shared_layer_counts_at_each_call():
+    images, layer = keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 1, use_bias=False)
+    model = keras.Model(images, [layer(images), layer(keras.layers.MaxPooling2D(2)(images))])
+    cost = complexity(model)
+    assert (cost.parameters, cost.weighted_layers) == (12, 1)
+    assert (cost.multiply_adds, cost.activations) == ((64 + 16) * 12, (64 + 16) * 4)
+    assert complexity(model, (16, 16, 3)).multiply_adds == 4 * (64 + 16) * 12
+
+
+def test_two_inputs_are_refused():
+    inputs = [keras.Input((8, 8, 3)), keras.Input((4,))]
+    with pytest.raises(InputError, match="has 2 inputs; for a detector, use its `complexity`"):
+        complexity(keras.Model(inputs, inputs))
 
 
 def test_complexity_does_not_change_the_model():

@@ -66,6 +66,7 @@ class DetectionSplit:
         sizes: int32 (n, 2), height and width in pixels.
         read: returns the pixels of the image at an index; use `read_image` instead.
         image_names: for messages and pictures: the relative path of each image, or a name of its record.
+        skipped: `(file, what is wrong)` of what `skip_faulty` left out of the whole split.
     """
 
     name: str
@@ -76,6 +77,7 @@ class DetectionSplit:
     objects: tuple[Objects, ...]
     read: Callable[[int], np.ndarray] = dataclasses.field(repr=False)
     image_names: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -112,7 +114,9 @@ class Faults:
     def add(self, file: str, what: str) -> None:
         """Records that something is wrong in a file; raises `InputError` unless faults are collected."""
         if not self._collect:
-            raise InputError(f"{file}: {what} (`detection check` lists all faults)")
+            raise InputError(
+                f"{file}: {what} (`detection check` lists all faults, --skip_faulty leaves them out)"
+            )
         self.rows.append((file, what))
 
 
@@ -202,6 +206,8 @@ class DetectionDataset:
             splits = {name: self._whole(name) for name in self.loaders}
             sizes = {name: len(split) for name, split in splits.items()}
             files = f"annotations-sha256:{_digest(splits)}"
+        elif self.skip_faulty:
+            files += " skip_faulty"
         return {"class_names": list(self.class_names), "split_sizes": dict(sizes), "files": files}
 
     def split(self, spec: str) -> DetectionSplit:
@@ -214,13 +220,16 @@ class DetectionDataset:
         if name not in self.loaders:
             raise unknown_name(f"split of {self.name}", name, self.loaders)
         whole = self._whole(name)
+        if not len(whole):
+            raise InputError(f"the split {name!r} of {self.name} has no usable image")
         if name == spec:
             return whole
         return whole.part(spec, *slice_bounds(spec, self.name, len(whole)))
 
     @functools.cache  # noqa: B019 (splits live as long as their dataset)
     def _whole(self, name: str) -> DetectionSplit:
-        return self.loaders[name](Faults(collect=self.skip_faulty))
+        faults = Faults(collect=self.skip_faulty)
+        return dataclasses.replace(self.loaders[name](faults), skipped=tuple(faults.rows))
 
 
 def _digest(splits: Mapping[str, DetectionSplit]) -> str:

@@ -2,21 +2,15 @@
 
 import dataclasses
 import os
-import re
 
 from keras_resnet.detection.data.annotations import DetectionDataset
 from keras_resnet.detection.data.coco import open_coco
 from keras_resnet.detection.data.scenes import open_scenes
 from keras_resnet.detection.data.tfds_sources import open_tfds
 from keras_resnet.detection.data.voc import open_voc
+from keras_resnet.errors import InputError
 
 _FOLDERS = {"coco": open_coco, "voc": open_voc}
-
-
-def names_detection_dataset(name: str) -> bool:
-    """Whether a dataset is for object detection, judging by its name alone."""
-    kind = re.split("[:/]", name)[0]
-    return kind == "scenes" or (kind in _FOLDERS and kind != name)
 
 
 def open_detection_dataset(
@@ -35,6 +29,10 @@ def open_detection_dataset(
         InputError: the dataset does not exist, is not for detection, or cannot be prepared.
     """
     kind, colon, path = name.partition(":")
+    if kind == "folder":
+        raise InputError(
+            f"dataset {name!r} is not for detection; choose scenes, coco:PATH, voc:PATH or a name of TFDS"
+        )
     if colon and kind in _FOLDERS:
         dataset = _FOLDERS[kind](path)
     elif name.partition("/")[0] == "scenes":
