@@ -13,7 +13,10 @@ _DATASET = cli.Flag(
     "dataset", "scenes, coco:PATH, voc:PATH, or a TFDS name: voc/2007, coco/2017.", required=True
 )
 _SKIP_FAULTY = cli.Flag(
-    "skip_faulty", "Leave out faulty annotations, and images without a file, instead of stopping.", bool, False
+    "skip_faulty",
+    "Leave out faulty annotations, and images without a file, instead of stopping.",
+    bool,
+    False,
 )
 _DATA_DIR = cli.Flag("data_dir", "Where TFDS keeps its datasets.")
 _WEIGHTS = cli.Flag(

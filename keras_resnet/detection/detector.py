@@ -123,8 +123,8 @@ class Detector:
     def complexity(self, height: int, width: int) -> Complexity:
         """Counts the cost of detection in an image of this size, which is resized and padded first.
 
-        Of two-stage detectors, the head counts for as many regions as the config has proposals. In `activations`
-        and `multiply_adds`, RoIAlign and the selection of boxes are not contained.
+        The head of two-stage detectors counts for as many regions as the config has proposals. RoIAlign and
+        the selection of boxes do not count.
         """
         size = resized_shape(height, width, self.config.shorter_side, self.config.longer_side)
         padded = padded_shape(size[0], size[1], self.config.size_multiple)

@@ -18,9 +18,7 @@ from keras_resnet.weights.spec import ModelSpec
 DETECTOR = "keras_resnet_detector"
 """The attribute of a file with the description of a detector."""
 
-LOAD_DETECTOR = (
-    "pass it to keras_resnet.detection.build_detector, or to `python -m keras_resnet detect`"
-)
+LOAD_DETECTOR = "pass it to keras_resnet.detection.build_detector, or to `python -m keras_resnet detect`"
 
 _SPEC = "keras_resnet"
 

@@ -1,5 +1,7 @@
 """Splits, slices, faults and identities of detection datasets, without any files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,47 @@ def test_bad_splits():
         made_dataset().split("train[1-2]")
 
 
+@pytest.mark.parametrize(
+    ("box", "label", "message"),
+    [
+        ((1, 2, 3, 4), 2, "image 8 has an object with the label 2; labels are 0 to 1"),
+        ((1, 2, 3, 4), -1, "image 8 has an object with the label -1"),
+        ((1, float("nan"), 3, 4), 0, "image 8 has the box .* coordinates must be finite"),
+    ],
+)
+def test_splits_that_cannot_be_right(box, label, message):
+    objects = Objects.from_rows([]), Objects.from_rows([(box, label, False, False, 4.0)])
+    with pytest.raises(InputError, match=message):
+        DetectionSplit("x", ("cat", "dog"), (3, 7), (7, 8), np.full((2, 2), 32), objects, one_object)
+    with pytest.raises(InputError, match="a split needs a size and objects for each image"):
+        DetectionSplit("x", ("cat", "dog"), (3, 7), (7,), np.full((2, 2), 32), objects, one_object)
+
+
+def test_what_is_skipped_is_known_and_part_of_the_identity():
+    def load(faults):
+        faults.add("a.json", "wrong")
+        return made_dataset().split("train")
+
+    dataset = DetectionDataset("made", ("cat", "dog"), {"train": load}, {"train": 5}, "made/1.0")
+    skipping = dataclasses.replace(dataset, skip_faulty=True)
+    with pytest.raises(InputError, match="wrong"):
+        dataset.split("train")
+    assert skipping.split("train[:2]").skipped == (("a.json", "wrong"),)
+    assert data_changes(dataset.identity, skipping.identity) == [
+        "files made/1.0 there, made/1.0 skip_faulty now"
+    ]
+
+
+def test_a_split_with_nothing_usable():
+    def load(faults):
+        faults.add("a.json", "has no images")
+        return made_dataset(count=1).split("train").part("train", 0, 0)
+
+    dataset = DetectionDataset("made", ("cat", "dog"), {"train": load}, skip_faulty=True)
+    with pytest.raises(InputError, match="the split 'train' of made has no usable image"):
+        dataset.split("train[:1]")
+
+
 def test_identity_tells_annotations_apart():
     identity = made_dataset().identity
     assert identity == made_dataset().identity
@@ -59,7 +102,7 @@ def test_identity_tells_annotations_apart():
 
 
 def test_faults_raise_or_are_collected():
-    with pytest.raises(InputError, match=r"^a.json: wrong \(`detection check` lists all faults\)$"):
+    with pytest.raises(InputError, match=r"^a.json: wrong \(`detection check` lists all faults, --skip_"):
         Faults().add("a.json", "wrong")
     faults = Faults(collect=True)
     faults.add("a.json", "wrong")

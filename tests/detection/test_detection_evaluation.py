@@ -98,6 +98,12 @@ def test_boxes_that_are_not_numbers_are_an_error(one_device):
         evaluate(StandInDetector([found]), made_split([objects()]), distribution=one_device)
 
 
+def test_labels_that_are_no_classes_are_an_error(one_device):
+    found = Detections(np.array([[0, 0, 5, 9]]), np.array([0.5]), np.array([1]))
+    with pytest.raises(InputError, match="stand_in gives labels that are no indices of its 1 class names"):
+        evaluate(StandInDetector([found]), made_split([objects()]), distribution=one_device)
+
+
 def test_the_report(evaluation, tmp_path):
     weights = tmp_path / "w.weights.h5"
     weights.write_bytes(b"weights")
@@ -108,6 +114,7 @@ def test_the_report(evaluation, tmp_path):
     assert found["sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert found["coco"]["AP"] == evaluation.coco.figures["AP"]
     assert found["voc"]["VOC area"] == pytest.approx(np.nanmean(evaluation.voc["area"]))
+    assert found["skipped"] == []
     assert found["bad_images"] == [{"image": "104", "reason": "image4.jpg: not an image"}]
     counted = [own for own in evaluation.detections if own is not None]
     assert found["detections"] == sum(map(len, counted)) == sum(row["detections"] for row in found["classes"])

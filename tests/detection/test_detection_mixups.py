@@ -54,7 +54,9 @@ def refused(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_detection_datasets_for_classification(dataset):
-    with pytest.raises(InputError, match=f"dataset '{dataset}' is for object detection.* detection evaluate"):
+    with pytest.raises(
+        InputError, match=rf"dataset .{dataset}. is for object detection.* detection evaluate"
+    ):
         open_dataset(dataset)
 
 
@@ -81,7 +83,7 @@ def test_detectors_in_classifications_commands(command, file, files, refused):
 
 @pytest.mark.parametrize("file", ["detector.weights.h5", "detector.safetensors"])
 def test_detectors_in_python(file, files):
-    with pytest.raises(InputError, match="holds a detector, not a classifier; .* detect`"):
+    with pytest.raises(InputError, match=r"holds a detector, not a classifier; .* detect`"):
         ResNet50(weights=files / file)
     with pytest.raises(InputError, match="holds a detector, not a classifier"):
         build_detector(C4, backbone_weights=files / file)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from keras_resnet.data.sources import slice_bounds
-from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.errors import InputError, require, unknown_name
 
 _COLUMNS = {"boxes": "float32", "labels": "int32", "crowd": "bool", "difficult": "bool", "areas": "float32"}
 _TOLERANCE = 1.0  # pixels
@@ -65,8 +65,13 @@ class DetectionSplit:
         image_ids: the dataset's own number or name of each image.
         sizes: int32 (n, 2), height and width in pixels.
         read: returns the pixels of the image at an index; use `read_image` instead.
-        image_names: for messages and pictures: the relative path of each image, or a name of its record.
+        image_names: for messages and pictures: the relative path of each image, or a name of its record. By
+            default the ids.
         skipped: `(file, what is wrong)` of what `skip_faulty` left out of the whole split.
+
+    Raises:
+        InputError: there are not as many sizes and objects as images, a label is no index of `class_names`,
+            or a box is not finite.
     """
 
     name: str
@@ -78,6 +83,27 @@ class DetectionSplit:
     read: Callable[[int], np.ndarray] = dataclasses.field(repr=False)
     image_names: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self):
+        counts = len(self.image_ids), len(self.sizes), len(self.objects)
+        require(len({*counts}) == 1, "a split needs a size and objects for each image", counts)
+        if not self.image_names:
+            object.__setattr__(self, "image_names", tuple(map(str, self.image_ids)))
+        if not self.objects:
+            return
+        places = np.repeat(np.arange(len(self)), [len(objects) for objects in self.objects])
+        labels = np.concatenate([objects.labels for objects in self.objects])
+        boxes = np.concatenate([objects.boxes for objects in self.objects])
+        for row in np.flatnonzero((labels < 0) | (labels >= len(self.class_names)))[:1]:
+            raise InputError(
+                f"image {self.image_names[places[row]]} has an object with the label {labels[row]}; labels are"
+                f" 0 to {len(self.class_names) - 1}"
+            )
+        for row in np.flatnonzero(~np.isfinite(boxes).all(1))[:1]:
+            raise InputError(
+                f"image {self.image_names[places[row]]} has the box {boxes[row].tolist()}; coordinates must be"
+                " finite numbers"
+            )
 
     def __len__(self) -> int:
         return len(self.image_ids)
