@@ -94,16 +94,15 @@ class DetectionSplit:
         places = np.repeat(np.arange(len(self)), [len(objects) for objects in self.objects])
         labels = np.concatenate([objects.labels for objects in self.objects])
         boxes = np.concatenate([objects.boxes for objects in self.objects])
-        for row in np.flatnonzero((labels < 0) | (labels >= len(self.class_names)))[:1]:
-            raise InputError(
-                f"image {self.image_names[places[row]]} has an object with the label {labels[row]}; labels are"
-                f" 0 to {len(self.class_names) - 1}"
-            )
-        for row in np.flatnonzero(~np.isfinite(boxes).all(1))[:1]:
-            raise InputError(
-                f"image {self.image_names[places[row]]} has the box {boxes[row].tolist()}; coordinates must be"
-                " finite numbers"
-            )
+        wrong = (labels < 0) | (labels >= len(self.class_names))
+        if wrong.any():
+            name, label = self.image_names[places[wrong.argmax()]], labels[wrong.argmax()]
+            known = f"labels are 0 to {len(self.class_names) - 1}"
+            raise InputError(f"image {name} has an object with the label {label}; {known}")
+        wrong = ~np.isfinite(boxes).all(1)
+        if wrong.any():
+            name, box = self.image_names[places[wrong.argmax()]], boxes[wrong.argmax()].tolist()
+            raise InputError(f"image {name} has the box {box}; coordinates must be finite numbers")
 
     def __len__(self) -> int:
         return len(self.image_ids)
