@@ -331,9 +331,9 @@ def evaluate(**flags: Any) -> None:
     print(evaluation_table(evaluation))
     command = cli.command_line("python -m keras_resnet detection evaluate", EVALUATE, flags)
     with os_errors_as_input_errors(output):
-        write_report(evaluation, output, command, flags["dataset"], flags["weights"])
+        write_report(evaluation, output, command, dataset.title, flags["weights"])
     print(
-        f"{split.name} of {flags['dataset']}: {evaluation.images} images, {evaluation.seconds:.1f} s;"
+        f"{split.name} of {dataset.title}: {evaluation.images} images, {evaluation.seconds:.1f} s;"
         f" see {output}"
     )
 

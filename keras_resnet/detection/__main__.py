@@ -10,7 +10,9 @@ from keras_resnet.tables import markdown_table
 from keras_resnet.training.options import RunOptions
 
 _DATASET = cli.Flag(
-    "dataset", "scenes, coco:PATH, voc:PATH, or a TFDS name: voc/2007, coco/2017.", required=True
+    "dataset",
+    "scenes (composited images), coco:PATH, voc:PATH, or a TFDS name: voc/2007, coco/2017.",
+    required=True,
 )
 _SKIP_FAULTY = cli.Flag(
     "skip_faulty",

@@ -1,6 +1,7 @@
 """The detectors as one table, with the constants of torchvision's detectors and of the paper's."""
 
 import dataclasses
+import math
 from typing import Any, Literal, get_args
 
 from keras_resnet.errors import InputError, require, unknown_name
@@ -108,10 +109,22 @@ class DetectorConfig:
             value = getattr(self, field)
             valid = isinstance(value, int | float) and 0 <= value <= 1
             require(valid, f"{field} must be a number from 0 to 1", value)
-        if self.normalization.shape != (3,):
+        for field in ("proposal_side", "box_side"):
+            value = getattr(self, field)
+            valid = isinstance(value, int | float) and 0 <= value < math.inf
+            require(valid, f"{field} must be a number of pixels", value)
+        for field in ("anchor_ratios", "box_weights"):
+            value = getattr(self, field)
+            require(_are_positive(value), f"{field} must be positive numbers", value)
+            object.__setattr__(self, field, tuple(value))
+        require(len(self.box_weights) == 4, "box_weights must be four numbers", self.box_weights)
+        _check_network(self.network)
+        if not isinstance(self.normalization, Normalization) or self.normalization.shape != (3,):
             raise InputError("a detector's normalization has one mean and one standard deviation per channel")
-        sizes = tuple(tuple(level) for level in self.anchor_sizes)
-        object.__setattr__(self, "anchor_sizes", sizes)
+        sizes = self.anchor_sizes
+        valid = isinstance(sizes, tuple | list) and all(map(_are_positive, sizes))
+        require(valid, "anchor_sizes must be a tuple of positive numbers for each level", sizes)
+        object.__setattr__(self, "anchor_sizes", tuple(map(tuple, sizes)))
         self._check_levels()
 
     def _check_levels(self):
@@ -124,7 +137,7 @@ class DetectorConfig:
             in_range = 1 < self.pyramid_stages <= stages
             require(in_range, f"pyramid_stages must be from 2 to {stages}", self.pyramid_stages)
         sizes, levels = self.anchor_sizes, len(self.strides)
-        valid = len(sizes) == levels and len({len(level) for level in sizes}) == 1 and all(sizes[0])
+        valid = len(sizes) == levels and len({len(level) for level in sizes}) == 1
         require(valid, f"anchor_sizes must be {levels} tuples of the same length", sizes)
         multiple, coarsest = self.size_multiple, self.stage_strides[-1]
         require(multiple % coarsest == 0, f"size_multiple must be a multiple of {coarsest}", multiple)
@@ -188,6 +201,20 @@ _COUNTS = (
 )
 
 
+def _are_positive(values: Any) -> bool:
+    """Whether these are finite numbers above 0, at least one."""
+    return (
+        isinstance(values, tuple | list)
+        and len(values) > 0
+        and all(isinstance(value, int | float) and 0 < value < math.inf for value in values)
+    )
+
+
+def _check_network(network: Any) -> None:
+    valid = isinstance(network, ResNetConfig)
+    require(valid, "network must be a ResNetConfig, such as get_config('resnet50')", network)
+
+
 def _retinanet(**options: Any) -> DetectorConfig:
     # Sizes of each level in steps of a third of an octave, truncated as in torchvision.
     sizes = tuple(tuple(int(2 ** (5 + level + third / 3)) for third in range(3)) for level in range(5))
@@ -210,6 +237,7 @@ def _c4(network: ResNetConfig) -> DetectorConfig:
 
     Anchors are 8, 16 and 32 times the shared map's stride, for ImageNet's networks 128, 256 and 512 pixels.
     """
+    _check_network(network)
     is_cifar = network.stem == "cifar"
     stride = network.stem_stride * 2 ** (len(network.stage_depths) - 2)
     # The last stage halves the pooled maps, except in pre-activation networks, whose stride comes before.

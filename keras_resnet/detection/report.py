@@ -65,7 +65,7 @@ def write_report(
 
     Args:
         command: the command that repeats the evaluation.
-        dataset: the dataset's name.
+        dataset: the dataset's title.
         weights: the file or the published name, as the user gave it.
 
     Raises:

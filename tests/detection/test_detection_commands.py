@@ -185,6 +185,6 @@ def test_evaluate_writes_a_report(tmp_path, capsys):
     build_detector("faster_rcnn_cifar_resnet20_c4", classes=digits, **small).save_weights(path)
     values = {"dataset": "scenes/digits", "split": "test[:3]", "weights": path, "output": tmp_path / "out"}
     assert run(COMMAND, "evaluate", *(f"--{name}={value}" for name, value in values.items())) == 0
-    assert "test[:3] of scenes/digits: 3 images" in capsys.readouterr().out
+    assert "test[:3] of scenes/digits (composited): 3 images" in capsys.readouterr().out
     written = {file.name for file in (tmp_path / "out").iterdir()}
     assert written == {"evaluation.json", "per_class.csv", "precision_recall.png"}

@@ -40,9 +40,14 @@ def test_a_folder(tmp_path):
         "000012": page(xml_object(), xml_object("person", 9, 10, 9, 12, "<difficult>1</difficult>")),
         "000017": page(),
     }
-    splits = {"trainval": ["000012", "000017"], "test": ["000017"], "dog_trainval": ["000012 1"]}
+    splits = {
+        "trainval": ["000012", "000017"],
+        "test": ["000017"],
+        "dog_trainval": ["000012 1"],
+        "train_2": ["000012"],
+    }
     dataset = write(tmp_path, pages, splits)
-    assert dataset.split_names == ("test", "trainval")
+    assert dataset.split_names == ("test", "train_2", "trainval")
     assert dataset.class_names[11] == "dog"
     assert dataset.classes == 20
     split = dataset.split("trainval")

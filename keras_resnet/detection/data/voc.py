@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ _LAYOUT = "FOLDER/Annotations/NAME.xml with FOLDER/JPEGImages/NAME.jpg"
 _MAX_XML = 2**24  # bytes; VOC's largest file has some 20,000
 _DEEPEST = 32
 _ALL = "all"
+_OF_A_CLASS = re.compile("_(train|val|trainval|test)$")  # "aeroplane_train.txt" has images of one class
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -88,8 +90,7 @@ def _scan(root: str) -> _Folder:
         if path.lower().endswith(IMAGE_SUFFIXES)
     }
     lists = dict(_listing(os.path.join(root, "ImageSets", "Main")))
-    # "aeroplane_train.txt" has the images of one class.
-    whole = [stem for stem, path in lists.items() if path.endswith(".txt") and "_" not in stem]
+    whole = [stem for stem, path in lists.items() if path.endswith(".txt") and not _OF_A_CLASS.search(stem)]
     splits = {stem: _names_of_split(lists[stem]) for stem in whole}
     return _Folder(splits or {_ALL: tuple(annotations)}, annotations, images)
 
