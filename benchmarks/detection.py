@@ -45,8 +45,8 @@ def main(
             run.compare(f"{_NETWORKS}/{name}", "images/s", calls)
         if _POST_PROCESSING in subjects:
             rounds = [own.call("seconds", steps=steps) for _ in range(run.rounds)]
-            others = [max(whole - networks, 1e-9) for whole, networks in rounds]
-            limits = [_SHARE * whole for whole, _ in rounds]
+            others = [others for others, _ in rounds]
+            limits = [_SHARE * whole for _, whole in rounds]
             run.add(f"{_POST_PROCESSING}/{name}", "s", others, limits, _LIMIT)
     run.report("keras", "tensorflow", "numpy", **({"torch": torch.version} if torch else {}))
 
