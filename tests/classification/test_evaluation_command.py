@@ -83,6 +83,7 @@ def test_the_report(command, weights_of):
     assert names == {"confusion.png", "evaluation.json", "per_class.csv"}
 
 
+@pytest.mark.slow
 def test_an_ensemble_has_a_row_for_each_and_one_for_all(command, weights_of):
     files = [weights_of(name="first"), weights_of(seed=1, name="second")]
     status, output, _ = command(
@@ -175,6 +176,7 @@ def test_a_run_is_not_evaluated_on_images_that_an_older_version_trained_on(
     assert not (older.path / "evaluation").exists()
 
 
+@pytest.mark.slow
 def test_photos_resized_by_pillow_are_predicted_alike(photos, trained):
     """At most one of 100 predictions depends on whether TensorFlow or Pillow resizes."""
     run = load_evaluated_model(str(RunFolder(trained).weights))

@@ -51,7 +51,7 @@ def split(digits):
     ("protocol", "devices", "batch_size"),
     [
         ("single_crop", 1, 8),
-        ("single_crop", 2, 64),
+        pytest.param("single_crop", 2, 64, marks=pytest.mark.slow),
         ("ten_crop", 2, 4),
         pytest.param("multi_scale", 2, 4, marks=pytest.mark.slow),
     ],
@@ -110,7 +110,9 @@ def decoded(split):
     return images, split.classes
 
 
-@pytest.mark.parametrize(("protocol", "channels"), [("single_crop", 1), ("multi_scale", 3)])
+@pytest.mark.parametrize(
+    ("protocol", "channels"), [("single_crop", 1), pytest.param("multi_scale", 3, marks=pytest.mark.slow)]
+)
 def test_a_folder_of_images_of_any_size(folder, weights_of, one_device, protocol, channels):
     spec = tiny_spec(classes=2, channels=channels, labels=("a", "b"), resize=18)
     model = load_evaluated_model(weights_of(spec))
@@ -123,7 +125,7 @@ def test_a_folder_of_images_of_any_size(folder, weights_of, one_device, protocol
     assert found.metrics.figures()["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("resize", [18, None])
+@pytest.mark.parametrize("resize", [18, pytest.param(None, marks=pytest.mark.slow)])
 def test_single_crops_are_the_images_of_trainings_validation(folder, resize):
     preprocessing = Preprocessing(16, resize, "bilinear", Normalization.imagenet())
     split = folder.split("test")
@@ -152,6 +154,7 @@ def test_images_that_cannot_be_decoded_are_an_error_or_left_out(folder, weights_
     assert found.metrics.figures()["loss"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gray_and_coloured_networks_in_one_ensemble(folder, weights_of, one_device):
     specs = {f"of{channels}": tiny_spec(2, channels=channels) for channels in (1, 3)}
     models = [load_evaluated_model(weights_of(spec, name=name)) for name, spec in specs.items()]

@@ -217,7 +217,7 @@ def test_half_of_the_images_are_mirrored_once(images):
     [
         *((name, 3) for name in AUGMENTATIONS if name != "randaugment"),
         ("inception_jitter", 1),
-        ("randaugment_erasing", 1),
+        pytest.param("randaugment_erasing", 1, marks=pytest.mark.slow),
     ],
 )
 def test_draws_follow_from_the_seed_pair_alone(photos, name, channels):
@@ -237,7 +237,9 @@ def test_draws_follow_from_the_seed_pair_alone(photos, name, channels):
         assert len({tuple(box) for box in eager}) == len(photos)
 
 
-@pytest.mark.parametrize("name", ["inception_jitter", "randaugment_erasing"])
+@pytest.mark.parametrize(
+    "name", ["inception_jitter", pytest.param("randaugment_erasing", marks=pytest.mark.slow)]
+)
 def test_the_division_of_a_batch_does_not_change_a_bit_of_it(photos, name):
     split = IndexedSplit("train", photos.astype("uint8"), np.arange(8, dtype="int32"))
     transform = Transform.create(16, Normalization.imagenet(), name)

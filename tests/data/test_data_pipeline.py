@@ -24,7 +24,9 @@ def listed(batches):
     return list(batches.as_numpy_iterator())
 
 
-@pytest.fixture(params=["indexed", "folder", pytest.param("streamed", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=["indexed", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("folder", "streamed"))]
+)
 def source(request):
     """`(split, transform)` of each kind; labels tell the examples apart except in the folder."""
     if request.param == "indexed":
@@ -107,7 +109,7 @@ def test_draws_belong_to_the_example_not_to_its_place(pixels):
         ("indexed", 1, 3, 2, 6),  # two workers have no example
         ("indexed", 12, 2, 2, 4),
         ("indexed", 3, 1, 2, 20),
-        ("streamed", 7, 2, 1, 6),
+        pytest.param("streamed", 7, 2, 1, 6, marks=pytest.mark.slow),
         ("streamed", 1, 2, 2, 4),
     ],
 )

@@ -106,6 +106,7 @@ def test_draws_follow_from_seed_and_epoch(image_folder):
     assert (sheet.training[:, 0] != sheet.training[:, 1]).mean() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_a_sheet_is_drawn_whatever_the_files_are_called(tmp_path):
     for name in ("train/a", "train/b", "val/a", "val/b"):
@@ -143,6 +144,7 @@ def arguments(**changes):
     return ["preview", *(f"--{name}={value}" for name, value in given.items())]
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_same_sheet_again(digits, digits_dir, tmp_path, capsys):
     written = []
     for name in ("one.png", "two.png"):

@@ -235,7 +235,16 @@ def test_damaged_records_are_one_line(imagenet_dir, tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("damage", ["cut", "cut between records", "flipped", "missing"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut",
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("cut between records", "flipped", "missing")
+        ),
+    ],
+)
 def test_a_streamed_file_that_is_damaged_in_the_middle_is_named(imagenet_dir, tmp_path, monkeypatch, damage):
     shutil.copytree(imagenet_dir, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(sources, "INDEXED_BYTES", 0)

@@ -114,6 +114,7 @@ def test_normalization_takes_the_batchs_statistics():
     assert layer_norms(model, *batch()) == before
 
 
+@pytest.mark.slow
 def test_initial_network_is_that_of_the_training(tmp_path):
     recipe = DIGITS.replace(model_overrides={**SMALL, "batch_norm": False})
     train(recipe, tmp_path, RunOptions(strategy="one_device", seed=3))

@@ -354,7 +354,8 @@ def test_a_file_of_another_zoo(tiny_resnet18, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "interpolation"), [("torchvision_v1", 256, "bilinear"), ("timm_a3", 235, "bicubic")]
+    ("name", "side", "interpolation"),
+    [pytest.param("torchvision_v1", 256, "bilinear", marks=pytest.mark.slow), ("timm_a3", 235, "bicubic")],
 )
 def test_published_weights_by_their_name(tiny_resnet18, name, side, interpolation, tmp_path, monkeypatch):
     path, output, asked = tmp_path / "cached.safetensors", tmp_path / "out", []

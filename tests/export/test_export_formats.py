@@ -125,6 +125,7 @@ def test_grouped_convolutions_in_a_saved_model(tmp_path):
     check_every_variant(spec, tmp_path, serving(spec, scale=0.5), names)
 
 
+@pytest.mark.slow
 def test_a_dilated_network(tmp_path):
     """ResNet-D with an output stride: average pooling in the shortcut has stride 1 and needs padding."""
     spec = spec_of("resnet50d", NARROW, 49, classes=10)

@@ -157,7 +157,7 @@ def test_bytes_as_input(network, layout, tmp_path):
     check_equal(run(path, fed), reference(model, images.astype("float32")))
 
 
-@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("layout", ["nhwc", pytest.param("nchw", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["bottleneck v1.5", "D", "preactivation"])
 def test_images_of_any_size(network, name, layout, tmp_path):
     import onnx

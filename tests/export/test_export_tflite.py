@@ -145,9 +145,9 @@ def test_float32_is_equal_and_lean(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "precision"),
     [
-        ("D", "float32"),
+        pytest.param("D", "float32", marks=pytest.mark.slow),
         *((name, "int8") for name in LATER_ODD),
-        ("grouped", "dynamic"),
+        pytest.param("grouped", "dynamic", marks=pytest.mark.slow),
     ],
 )
 def test_later_families_at_odd_sizes(name, precision, tmp_path):

@@ -6,6 +6,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 
 from keras_resnet.models.config import ResNetConfig
 from keras_resnet.weights import load_weights, read_spec
@@ -40,6 +41,27 @@ FAMILIES = {
     "v2 plain": small_config("preactivation", None, "cifar", "3x3"),
 }
 ALL_SMALL |= FAMILIES
+# Among these each value of each option meets most of the others; the rest are for the slow tests.
+FAST = {
+    "basic 1x1 A cifar",
+    "basic 1x1 B imagenet",
+    "basic 1x1 None imagenet",
+    "bottleneck 1x1 A imagenet",
+    "bottleneck 1x1 B cifar",
+    "bottleneck 1x1 C imagenet",
+    "bottleneck 3x3 B imagenet",
+    "bottleneck 3x3 C cifar",
+    "bottleneck 3x3 None cifar",
+    "resnext",
+    "d basic",
+    "d bottleneck",
+    "v2",
+    "v2 1x1 A",
+    "v2 C",
+}
+EVERY_KIND = [
+    pytest.param(kind, marks=[] if kind in FAST else [pytest.mark.slow], id=kind) for kind in ALL_SMALL
+]
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from helpers.zoo_networks import (
     ALL_SMALL,
+    EVERY_KIND,
     images,
     randomize,
     relative_difference,
@@ -319,12 +320,12 @@ STAGES = {"stage_depths": (2, 2, 2, 2), "stage_filters": (64, 72, 80, 88)}
 @pytest.mark.parametrize(
     ("name", "overrides", "size"),
     [
-        ("resnet18", {}, (64, 96)),
+        pytest.param("resnet18", {}, (64, 96), marks=pytest.mark.slow),
         ("resnet18", {"shortcut": "A"}, (65, 79)),
-        ("resnet50", {}, (65, 79)),
+        pytest.param("resnet50", {}, (65, 79), marks=pytest.mark.slow),
         ("resnext50_32x4d", {"groups": 8, "width_per_group": 8}, (65, 79)),  # with the stride on the 3x3
-        ("resnet50_v2", {}, (64, 96)),
-        ("resnet50_v2", {}, (65, 79)),
+        pytest.param("resnet50_v2", {}, (64, 96), marks=pytest.mark.slow),
+        pytest.param("resnet50_v2", {}, (65, 79), marks=pytest.mark.slow),
         ("cifar_plain20", {"stage_filters": (8, 10, 12), "stage_depths": (2, 2, 2)}, (65, 79)),
     ],
 )
@@ -368,7 +369,7 @@ def test_feature_info(name, output_stride):
     assert next(reversed(maps.values())).stride == (output_stride or keras_resnet.MODELS[name].total_stride)
 
 
-@pytest.mark.parametrize("kind", ALL_SMALL)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_stages_on_any_tensor(kind):
     """The last stage can be built separately, for example on regions."""
     config = ALL_SMALL[kind]
@@ -495,7 +496,7 @@ def test_parameters_without_batch_norm(name):
     assert model.non_trainable_weights == []
 
 
-@pytest.mark.parametrize("kind", ALL_SMALL)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_layers_without_batch_norm(kind):
     """The other layers keep their names; every convolution has a bias, initially zero."""
     normalized = build_resnet(ALL_SMALL[kind])
@@ -513,7 +514,7 @@ def test_layers_without_batch_norm(kind):
             assert layer.kernel.numpy().std() == pytest.approx(np.sqrt(2 / fan_in), abs=5 * spread)
 
 
-@pytest.mark.parametrize("kind", ALL_SMALL)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_without_batch_norm_equals_shifts_as_biases(kind):
     """Batch normalization with variance 1 and scale 1 is a bias."""
     config = ALL_SMALL[kind]
@@ -565,7 +566,7 @@ def test_weights_with_and_without_batch_norm_are_of_different_networks(tmp_path)
             build_model("cifar_resnet20", batch_norm=not here, weights=path, **arguments)
 
 
-@pytest.mark.parametrize("kind", ALL_SMALL)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_every_trainable_variable_gets_a_gradient(kind):
     model = build_resnet(ALL_SMALL[kind], classifier_activation=None)
     batch = images(4, 32, 32, 3)
@@ -643,7 +644,7 @@ def channels_first():
     keras.config.set_image_data_format(before)
 
 
-@pytest.mark.parametrize("kind", ALL_SMALL)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_channels_first_shapes(kind, channels_first):
     """TensorFlow's CPU kernels lack channels first; test_models_backends.py compares the values on JAX."""
     model = build_resnet(ALL_SMALL[kind])

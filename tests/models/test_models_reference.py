@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers.zoo_networks import ALL_SMALL, images, randomize, relative_difference
+from helpers.zoo_networks import ALL_SMALL, EVERY_KIND, images, randomize, relative_difference
 from numpy.lib.stride_tricks import sliding_window_view
 
 from keras_resnet import build_model, build_resnet
@@ -127,7 +127,7 @@ def mean_of_two_by_two(x):
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 35)], ids=["even", "odd"])
-@pytest.mark.parametrize("kind", ALL_SMALL)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_numpy(kind, size):
     config = ALL_SMALL[kind]
     model = build_resnet(config, input_shape=(*size, 3), classifier_activation=None)

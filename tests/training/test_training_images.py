@@ -91,6 +91,7 @@ def test_too_many_bad_images_stop_the_run(tmp_path, recipe, run_options, spoilt)
     assert not (tmp_path / "run" / "model.weights.h5").exists()
 
 
+@pytest.mark.slow
 def test_an_epoch_is_kept_if_no_validation_image_can_be_decoded(
     tmp_path, recipe, run_options, photos, monkeypatch
 ):

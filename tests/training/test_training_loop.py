@@ -101,6 +101,7 @@ def test_the_weights_file_gives_the_last_rows_accuracy(finished, data_dir):
     assert right / count == pytest.approx(last["val_top1"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_bytes(tmp_path, tiny, run_options, finished):
     train(tiny, tmp_path, run_options(seed=1))
     assert (tmp_path / "model.weights.h5").read_bytes() != (finished[0] / "model.weights.h5").read_bytes()
@@ -111,6 +112,7 @@ def assert_same_result(workdir, other):
     assert history(workdir) == history(other)
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(
     tmp_path, run_options, break_off, uninterrupted, capsys
 ):
@@ -258,6 +260,7 @@ def test_a_divergence_names_step_rate_and_checkpoint(tmp_path, tiny, run_options
     assert all(np.isfinite(array).all() for array in newest.arrays.values())
 
 
+@pytest.mark.slow
 def test_reduced_precision_learns(tmp_path, tiny, run_options):
     """float16; bfloat16 has the same layers and no loss scale."""
     train(tiny, tmp_path, run_options(precision="float16"))

@@ -222,7 +222,11 @@ FROZEN = {"C1": ("conv1",), "C2": ("conv1", "conv2"), "C3": ("conv1", "conv2", "
     ("upto", "options"),
     [
         ("C1", {}),
-        ("C2", {"strategy": "mirrored", "policy": "mixed_bfloat16", "accumulate": 2}),
+        pytest.param(
+            "C2",
+            {"strategy": "mirrored", "policy": "mixed_bfloat16", "accumulate": 2},
+            marks=pytest.mark.slow,
+        ),
         ("C3", {"strategy": "mirrored"}),
     ],
     ids=str,

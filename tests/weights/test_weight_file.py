@@ -145,8 +145,8 @@ def test_torch_files_by_path(downloaded, tensors):
 @pytest.mark.parametrize(
     ("name", "theirs", "module", "ending"),
     [
-        ("resnet50", "ResNet50", "resnet", "m.h5"),
-        ("resnet50_v2", "ResNet50V2", "resnet_v2", "m.h5"),
+        pytest.param("resnet50", "ResNet50", "resnet", "m.h5", marks=pytest.mark.slow),
+        pytest.param("resnet50_v2", "ResNet50V2", "resnet_v2", "m.h5", marks=pytest.mark.slow),
         ("resnet50_v2", "ResNet50V2", "resnet_v2", "m.weights.h5"),
     ],
 )
