@@ -126,6 +126,7 @@ class Detector:
         The head of two-stage detectors counts for as many regions as the config has proposals. RoIAlign and
         the selection of boxes do not count.
         """
+        require(min(height, width) > 0, "the sides of an image must be positive", (height, width))
         size = resized_shape(height, width, self.config.shorter_side, self.config.longer_side)
         padded = padded_shape(size[0], size[1], self.config.size_multiple)
         cost = complexity(self._shared, (*padded, 3))

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_resnet.detection.boxes import iou
 from keras_resnet.detection.data.annotations import DetectionSplit, Objects
 from keras_resnet.detection.detections import Detections
-from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.errors import InputError, require, unknown_name
 
 COCO_STATISTICS = (
     *("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge"),
@@ -51,8 +51,9 @@ def coco_statistics(split: DetectionSplit, detections: Sequence[Detections | Non
         detections: of each image of `split`; None for an image that does not count.
 
     Raises:
-        InputError: pycocotools is not installed.
+        InputError: the detections do not fit the split, or pycocotools is not installed.
     """
+    _check(split, detections)
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -89,6 +90,21 @@ def coco_statistics(split: DetectionSplit, detections: Sequence[Detections | Non
     precision = evaluation.eval["precision"][..., -1]  # (overlaps, recalls, classes, sizes), 100 detections
     per_class = tuple(_class_figures(precision[:, :, label]) for label in range(len(split.class_names)))
     return CocoStatistics(figures, per_class, precision[..., 0])
+
+
+def _check(split: DetectionSplit, detections: Sequence[Detections | None]) -> None:
+    """Raises `InputError` unless there are detections of each image, finite and of the split's classes."""
+    fits = len(detections) == len(split)
+    require(fits, f"expected detections of each of the {len(split)} images", len(detections))
+    for name, own in zip(split.image_names, detections, strict=True):
+        if own is None or not len(own):
+            continue
+        if not (np.isfinite(own.boxes).all() and np.isfinite(own.scores).all()):
+            raise InputError(f"the detections of image {name} have boxes or scores that are not numbers")
+        if not 0 <= own.labels.min() <= own.labels.max() < len(split.class_names):
+            raise InputError(
+                f"the detections of image {name} have labels outside of 0 to {len(split.class_names) - 1}"
+            )
 
 
 def _annotations(
@@ -137,6 +153,7 @@ def voc_average_precision(
     """
     if metric not in VOC_METRICS:
         raise unknown_name("VOC metric", metric, VOC_METRICS)
+    _check(split, detections)
     average = _eleven_point if metric == "11-point" else _area_under_curve
     counts, ignored, labels, scores, matches = _voc_matches(split, detections)
     result = np.full(len(split.class_names), np.nan)

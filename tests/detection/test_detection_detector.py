@@ -335,6 +335,8 @@ def test_complexity_by_hand():
     assert cost.multiply_adds == shared + 20 * head
     trained = sum(np.prod(weight.shape) for weight in build(C4).model.trainable_weights)
     assert cost.parameters == trained
+    with pytest.raises(InputError, match="the sides of an image must be positive"):
+        build(C4).complexity(0, 30)
 
 
 @pytest.mark.slow

@@ -222,6 +222,22 @@ def test_voc_is_that_of_py_faster_rcnn(metric):
     assert voc_average_precision(split, found, metric).tolist() == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("metric", [coco_statistics, voc_average_precision])
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([], "expected detections of each of the 1 images; got 0"),
+        ([detected((0.5, 0, 0, 4, 4), label=1)], "image 0 have labels outside of 0 to 0"),
+        ([detected((0.5, 0, 0, 4, 4), label=-1)], "image 0 have labels outside of 0 to 0"),
+        ([detected((0.5, 0, np.nan, 4, 4))], "image 0 have boxes or scores that are not numbers"),
+        ([detected((np.nan, 0, 0, 4, 4))], "image 0 have boxes or scores that are not numbers"),
+    ],
+)
+def test_detections_that_do_not_fit_are_refused(metric, found, message):
+    with pytest.raises(InputError, match=message):
+        metric(made_split([objects((0, 0, 4, 4))]), found)
+
+
 def test_unknown_metrics_are_refused():
     with pytest.raises(InputError, match="unknown VOC metric '12-point'; did you mean 11-point"):
         voc_average_precision(*voc_case(), "12-point")
