@@ -1,8 +1,9 @@
 """Recipes for classification."""
 
 import dataclasses
+from typing import Literal
 
-from keras_resnet.errors import require, unknown_name
+from keras_resnet.errors import InputError, require, unknown_name
 from keras_resnet.training.recipe import Recipe, described
 
 
@@ -10,18 +11,38 @@ from keras_resnet.training.recipe import Recipe, described
 class ClassificationRecipe(Recipe):
     """A training recipe for classification."""
 
+    image_size: int = described("Height and width of the network's input in pixels.", 32)
+    channels: int = described("Channels of the network's input; gray images are repeated.", 3)
+    normalization: Literal["per_channel", "per_pixel", "imagenet", "weights"] = described(
+        "per_channel (mean and standard deviation of the training split), per_pixel (its mean image; section "
+        "4.2), imagenet (ImageNet's published statistics) or weights (that of the pretrained weights).",
+        "per_channel",
+    )
     augmentation: str = described("A name of keras_resnet.data.AUGMENTATIONS.", "none")
     label_smoothing: float = described("Share of the target spread over all classes.", 0)
     mixup: float = described("Alpha of mixup's Beta distribution; 0 disables it.", 0)
     cutmix: float = described(
         "Alpha of cutmix's Beta distribution; 0 disables it. With mixup, each batch uses one of the two.", 0
     )
+    progressive: tuple[float, ...] = described(
+        "Rising shares of image_size, the last 1, over equal parts of the run. Default: always image_size.",
+        (),
+    )
 
     def __post_init__(self):
         super().__post_init__()
+        for name in ("image_size", "channels"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
         require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)", self.label_smoothing)
         for name in ("mixup", "cutmix"):
             require(getattr(self, name) >= 0, f"{name} must not be negative", getattr(self, name))
+        shares = (0.0, *self.progressive)
+        rises = all(a < b for a, b in zip(shares, self.progressive, strict=False)) and shares[-1] in (0, 1)
+        require(rises, "progressive sizes must rise from above 0 to 1", self.progressive)
+        if self.progressive and self.normalization == "per_pixel":
+            raise InputError("a mean image has one size; progressive sizes need another normalization")
+        if self.normalization == "weights" and self.weights is None:
+            raise InputError("normalization 'weights' needs pretrained weights; set weights")
 
 
 RECIPES: dict[str, ClassificationRecipe] = {

@@ -1,10 +1,16 @@
 """`python -m keras_resnet recipes`: the recipes as a table. TRAIN is `python -m keras_resnet train`."""
 
 from keras_resnet import cli
-from keras_resnet.classification.recipe import RECIPES, ClassificationRecipe
+from keras_resnet.classification.recipe import RECIPES as CLASSIFICATION
+from keras_resnet.classification.recipe import ClassificationRecipe
+from keras_resnet.detection.recipe import RECIPES as DETECTION
+from keras_resnet.detection.recipe import DetectionRecipe
 from keras_resnet.tables import markdown_table
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.recipe import Recipe
+
+RECIPES: dict[str, ClassificationRecipe | DetectionRecipe] = {**CLASSIFICATION, **DETECTION}
+"""The recipes of all tasks, by name."""
 
 CHANGES = ("model", "dataset", "epochs", "batch_size", "learning_rate", "weights", "freeze")
 """Fields of the recipe that have a flag; `--set` changes the others."""
@@ -36,12 +42,20 @@ def print_recipes() -> None:
     print(markdown_table(header, [_row(name, recipe) for name, recipe in RECIPES.items()]))
 
 
-def _row(name: str, recipe: ClassificationRecipe) -> tuple[str, ...]:
+def _augmentation(recipe: ClassificationRecipe | DetectionRecipe) -> str:
+    if isinstance(recipe, ClassificationRecipe):
+        return recipe.augmentation
+    low, high = recipe.scale_jitter
+    parts = ["flip"] * recipe.flip + [f"scale {low:g} to {high:g}"] * (low < high)
+    return ", ".join(parts) or "none"
+
+
+def _row(name: str, recipe: ClassificationRecipe | DetectionRecipe) -> tuple[str, ...]:
     length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs:g} epochs"
     extras = {
-        "weights": recipe.weights or "",
+        "weights": recipe.weights or getattr(recipe, "backbone_weights", None) or "",
         "warm-up": f"{recipe.warmup_epochs:g} epochs" if recipe.warmup_epochs else "",
-        "label smoothing": recipe.label_smoothing or "",
+        "label smoothing": getattr(recipe, "label_smoothing", 0) or "",
         "EMA": recipe.ema_decay or "",
         "Nesterov": "yes" if recipe.nesterov else "",
     }
@@ -53,7 +67,7 @@ def _row(name: str, recipe: ClassificationRecipe) -> tuple[str, ...]:
         length,
         f"{recipe.learning_rate:g} {recipe.schedule}",
         f"{recipe.weight_decay:g}",
-        recipe.augmentation,
+        _augmentation(recipe),
         ", ".join(f"{key} {value}" for key, value in extras.items() if value),
     )
 

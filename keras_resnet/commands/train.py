@@ -5,16 +5,23 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from keras_resnet.classification import ClassificationRecipe, get_recipe, train
+from keras_resnet import classification, detection
+from keras_resnet.commands.recipes import RECIPES
+from keras_resnet.errors import InputError, unknown_name
 from keras_resnet.export import check_formats, export_workdir
 from keras_resnet.files import os_errors_as_input_errors
 from keras_resnet.training import RunOptions
 
 
-def changed_recipe(recipe: str, assignments: Sequence[str] = (), **changes: Any) -> ClassificationRecipe:
+def changed_recipe(
+    recipe: str, assignments: Sequence[str] = (), **changes: Any
+) -> classification.ClassificationRecipe | detection.DetectionRecipe:
     """The recipe of that name with the `assignments` of `--set` and the changed fields that are not None."""
+    if recipe not in RECIPES:
+        raise unknown_name("recipe", recipe, RECIPES)
     changes = {name: value for name, value in changes.items() if value is not None}
-    found = get_recipe(recipe, changes.pop("model", None))
+    task = detection if recipe in detection.RECIPES else classification
+    found = task.get_recipe(recipe, changes.pop("model", None))
     if "epochs" in changes:
         changes["steps"] = None
     return found.replace(**changes).set(assignments)
@@ -30,6 +37,12 @@ def main(recipe: str, set: Sequence[str], workdir: str | None, export: Sequence[
     workdir = workdir or os.path.join("runs", f"{recipe}-{changed.model}")
     if export:
         check_formats(export)
+    if isinstance(changed, detection.DetectionRecipe):
+        if export:
+            raise InputError("detectors cannot be exported yet; leave out --export")
+        with os_errors_as_input_errors(workdir):
+            detection.train(changed, workdir, options)
+        return 0
     with os_errors_as_input_errors(workdir):
-        train(changed, workdir, options)
+        classification.train(changed, workdir, options)
     return 0 if not export or export_workdir(workdir, export, data_dir=options.data_dir) else 1

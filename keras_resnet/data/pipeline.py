@@ -118,7 +118,7 @@ def training_batches(
     """
     steps = steps_per_epoch(split, global_batch)
     shard = Shard(global_batch, workers, worker, replicas)
-    order = np.random.Philox(_key(seed, epoch, _ORDER))
+    order = epoch_order(seed, epoch)
     if isinstance(split, IndexedSplit):
         examples = np.argsort(order.random_raw(len(split)), kind="stable")[: steps * global_batch]
     else:
@@ -220,6 +220,11 @@ def _key(seed: int, epoch: int, purpose: int) -> np.random.SeedSequence:
     if seed < 0 or epoch < 0:
         raise InputError(f"seed and epoch must not be negative: {seed}, {epoch}")
     return np.random.SeedSequence([seed, epoch, purpose])
+
+
+def epoch_order(seed: int, epoch: int) -> np.random.Philox:
+    """The random numbers that decide the order of an epoch's examples."""
+    return np.random.Philox(_key(seed, epoch, _ORDER))
 
 
 def augmentation_seed(seed: int, epoch: int) -> int:

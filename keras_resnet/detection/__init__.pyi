@@ -18,10 +18,15 @@ from .evaluation import evaluate as evaluate
 from .metrics import CocoStatistics as CocoStatistics
 from .metrics import coco_statistics as coco_statistics
 from .metrics import voc_average_precision as voc_average_precision
+from .recipe import RECIPES as RECIPES
+from .recipe import DetectionRecipe as DetectionRecipe
+from .recipe import get_recipe as get_recipe
 from .registry import PretrainedDetector as PretrainedDetector
 from .registry import coco_class_names as coco_class_names
 from .registry import list_detector_weights as list_detector_weights
 from .report import table as table
 from .report import write_report as write_report
+from .task import DetectionTask as DetectionTask
+from .task import train as train
 from .weight_files import load_detector_weights as load_detector_weights
 from .weight_files import read_detector_spec as read_detector_spec

@@ -60,6 +60,19 @@ class DetectorConfig:
         detections: the most detections per image.
         frozen_batch_norm: whether batch normalization of a pretrained backbone stays in inference mode in
             training.
+        anchors_inside: whether anchors that cross the image's border are ignored in training.
+        rpn_positive_overlap: anchors are positive from this overlap with an object on, and if none overlaps
+            the object more.
+        rpn_negative_overlap: anchors are negative below it, and ignored between both.
+        rpn_samples: anchors per image that count in the losses of the region proposal network.
+        rpn_positive_fraction: the largest share of positive ones.
+        training_candidates: `proposal_candidates` in training.
+        training_proposals: `proposals` in training.
+        roi_positive_overlap: regions are positive from this overlap with an object on, otherwise background.
+        roi_samples: regions per image that count in the losses of the RoI head.
+        roi_positive_fraction: the largest share of positive ones.
+        rpn_beta: from this error on, the box loss of the region proposal network is linear (smooth L1).
+        roi_beta: the same for the RoI head.
 
     Raises:
         InputError: a value is not valid.
@@ -96,6 +109,18 @@ class DetectorConfig:
     box_nms: float = 0.5
     detections: int = 100
     frozen_batch_norm: bool = True
+    anchors_inside: bool = False
+    rpn_positive_overlap: float = 0.7
+    rpn_negative_overlap: float = 0.3
+    rpn_samples: int = 256
+    rpn_positive_fraction: float = 0.5
+    training_candidates: int = 2000
+    training_proposals: int = 2000
+    roi_positive_overlap: float = 0.5
+    roi_samples: int = 512
+    roi_positive_fraction: float = 0.25
+    rpn_beta: float = 1 / 9
+    roi_beta: float = 1 / 9
 
     def __post_init__(self):
         for field, choices in _CHOICES.items():
@@ -105,7 +130,7 @@ class DetectorConfig:
             value = getattr(self, field)
             valid = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST
             require(valid, f"{field} must be an integer from 1 to {_LARGEST}", value)
-        for field in ("proposal_nms", "box_nms", "score_threshold"):
+        for field in _SHARES:
             value = getattr(self, field)
             valid = isinstance(value, int | float) and 0 <= value <= 1
             require(valid, f"{field} must be a number from 0 to 1", value)
@@ -121,6 +146,10 @@ class DetectorConfig:
         _check_network(self.network)
         if not isinstance(self.normalization, Normalization) or self.normalization.shape != (3,):
             raise InputError("a detector's normalization has one mean and one standard deviation per channel")
+        order = self.rpn_negative_overlap, self.rpn_positive_overlap
+        require(order[0] <= order[1], "rpn_negative_overlap must not be above rpn_positive_overlap", order)
+        betas = self.rpn_beta, self.roi_beta
+        require(_are_positive(betas), "rpn_beta and roi_beta must be positive numbers", betas)
         sizes = self.anchor_sizes
         valid = isinstance(sizes, tuple | list) and all(map(_are_positive, sizes))
         require(valid, "anchor_sizes must be a tuple of positive numbers for each level", sizes)
@@ -172,6 +201,11 @@ class DetectorConfig:
         """The number of anchors per cell."""
         return len(self.anchor_ratios) * len(self.anchor_sizes[0])
 
+    @property
+    def in_training(self) -> "DetectorConfig":
+        """The same detector with training's number of proposals."""
+        return self.replace(proposal_candidates=self.training_candidates, proposals=self.training_proposals)
+
     def replace(self, **overrides: Any) -> "DetectorConfig":
         """Returns a copy with other fields; raises `InputError` for a field that does not exist."""
         for name in overrides:
@@ -198,6 +232,11 @@ _COUNTS = (
         "rpn_channels",
     ),
     *("proposal_candidates", "proposals", "pooled_size", "head_convs", "level_candidates", "detections"),
+    *("rpn_samples", "training_candidates", "training_proposals", "roi_samples"),
+)
+_SHARES = (
+    *("proposal_nms", "box_nms", "score_threshold", "rpn_positive_overlap", "rpn_negative_overlap"),
+    *("rpn_positive_fraction", "roi_positive_overlap", "roi_positive_fraction"),
 )
 
 
@@ -260,6 +299,10 @@ def _c4(network: ResNetConfig) -> DetectorConfig:
         box_head="stage",
         box_side=0.0,
         box_nms=0.3,
+        anchors_inside=True,
+        training_candidates=12000,
+        roi_samples=128,
+        roi_beta=1.0,
     )
 
 

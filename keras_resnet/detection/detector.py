@@ -259,7 +259,7 @@ def build_detector(
             config = config.replace(normalization=_per_channel(file.preprocessing.normalization))
         detector = Detector(name, config, class_names)
         file.load(detector.model, transfer=True)
-    _freeze(detector, freeze)
+    freeze_detector(detector, freeze)
     return detector
 
 
@@ -295,7 +295,7 @@ def _build_with_weights(
         class_names = _class_names(file.count_classes() if classes is None else classes, config)
     detector = Detector(name, config.replace(classes=len(class_names)), class_names)
     detector.load_weights(file, transfer=classes is not None)
-    _freeze(detector, freeze)
+    freeze_detector(detector, freeze)
     return detector
 
 
@@ -347,7 +347,7 @@ def _per_channel(normalization: Normalization) -> Normalization:
     return Normalization(mean.tolist(), std.tolist()).for_channels(3)
 
 
-def _freeze(detector: Detector, upto: str | None) -> None:
+def freeze_detector(detector: Detector, upto: str | None) -> None:
     """Freezes the layers up to a feature map, and the backbone's batch normalization if the config does."""
     freeze_layers(detector.model, upto)
     if detector.config.frozen_batch_norm:

@@ -22,13 +22,27 @@ def resized_shape(height: int, width: int, shorter_side: int, longer_side: int) 
     return next(resized), next(resized)
 
 
+def resized_shape_within(
+    shape: tf.Tensor, shorter_side: int, longer_side: int, canvas: tf.Tensor
+) -> tf.Tensor:
+    """`resized_shape` of `shape`, integers (2,), on which `canvas` has room; int32 (2,)."""
+    sides, room = tf.cast(shape, tf.float64), tf.cast(canvas, tf.float64)
+    scale = tf.minimum(shorter_side / tf.reduce_min(sides), longer_side / tf.reduce_max(sides))
+    resized = tf.cast(tf.floor(sides * scale), tf.int32)
+    fits = tf.cast(tf.floor(sides * tf.reduce_min(room / sides)), tf.int32)
+    return tf.maximum(tf.where(tf.reduce_all(resized <= canvas), resized, tf.minimum(fits, canvas)), 1)
+
+
 def padded_shape(height: int, width: int, multiple: int) -> tuple[int, int]:
     """Returns the least multiples of `multiple` that are not below the sides."""
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
 def normalize_then_resize(
-    image: np.ndarray, normalization: Normalization, size: tuple[int, int], padded: tuple[int, int]
+    image: np.ndarray | tf.Tensor,
+    normalization: Normalization,
+    size: tuple[int, int] | tf.Tensor,
+    padded: tuple[int, int] | tf.Tensor,
 ) -> tf.Tensor:
     """Normalizes an image, resizes it to `size` and pads it with zeros at the right and at the bottom.
 

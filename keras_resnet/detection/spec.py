@@ -17,12 +17,16 @@ _TUNABLE = {
     *("shorter_side", "longer_side", "size_multiple", "frozen_batch_norm"),
     *("proposal_candidates", "proposals", "proposal_nms", "proposal_side"),
     *("score_threshold", "level_candidates", "box_side", "box_nms", "detections"),
+    *("anchors_inside", "rpn_positive_overlap", "rpn_negative_overlap", "rpn_samples"),
+    *("rpn_positive_fraction", "training_candidates", "training_proposals", "roi_positive_overlap"),
+    *("roi_samples", "roi_positive_fraction", "rpn_beta", "roi_beta"),
 }
 _NESTED = {"network": ResNetConfig, "normalization": Normalization}
 # What a file can request: of sides in pixels and cells, and of candidates.
 _LIMITS = {
     **dict.fromkeys(("shorter_side", "longer_side", "size_multiple"), 2**13),
     **dict.fromkeys(("proposal_candidates", "proposals", "level_candidates", "detections"), 2**16),
+    **dict.fromkeys(("training_candidates", "training_proposals", "rpn_samples", "roi_samples"), 2**16),
     "pooled_size": 2**7,
 }
 

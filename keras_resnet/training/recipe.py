@@ -21,8 +21,10 @@ def described(text: str, default: Any = dataclasses.MISSING) -> Any:
 class Recipe:
     """A training recipe without its task. Each field's `metadata["help"]` describes it."""
 
-    model: str = described("A name of list_models().")
-    dataset: str = described("digits, a TFDS name or folder:PATH.")
+    model: str = described("A name of list_models(), or of list_detectors() for detection.")
+    dataset: str = described(
+        "digits, a TFDS name or folder:PATH; for detection scenes, coco:PATH, voc:PATH or a TFDS name."
+    )
     model_overrides: dict = dataclasses.field(
         default_factory=dict,
         metadata={"help": "Fields of the network's config that differ from the zoo's row."},
@@ -31,19 +33,12 @@ class Recipe:
     val_split: str | None = described(
         "The split evaluated after each epoch. Default: the dataset's test split.", None
     )
-    image_size: int = described("Height and width of the network's input in pixels.", 32)
-    channels: int = described("Channels of the network's input; gray images are repeated.", 3)
     weights: str | None = described(
         "Pretrained weights to start from: a name such as imagenet, or a file. "
-        "The classifier is new if the classes differ.",
+        "The last layers are new if the classes differ.",
         None,
     )
     freeze: str | None = described("C1 ... C5: stages up to this feature map are not trained.", None)
-    normalization: Literal["per_channel", "per_pixel", "imagenet", "weights"] = described(
-        "per_channel (mean and standard deviation of the training split), per_pixel (its mean image; section "
-        "4.2), imagenet (ImageNet's published statistics) or weights (that of the pretrained weights).",
-        "per_channel",
-    )
     batch_size: int = described("Global batch size, over all replicas.", 128)
     epochs: float = described("Length of the run in epochs, unless steps is given.", 1)
     steps: int | None = described("Length of the run in optimizer steps.", None)
@@ -75,15 +70,11 @@ class Recipe:
         "(precise BN), as for the paper's released models; 0 keeps the moving averages.",
         0,
     )
-    progressive: tuple[float, ...] = described(
-        "Rising shares of image_size, the last 1, over equal parts of the run. Default: always image_size.",
-        (),
-    )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
-        for name in ("batch_size", "image_size", "channels", "patience"):
+        for name in ("batch_size", "patience"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
         require(self.epochs > 0, "epochs must be positive", self.epochs)
         require(self.steps is None or self.steps >= 1, "steps must be at least 1", self.steps)
@@ -93,13 +84,6 @@ class Recipe:
         require(0 < self.decay_factor <= 1, "decay_factor must be in (0, 1]", self.decay_factor)
         for name in ("weight_decay", "clip_norm", "warmup_epochs", "error_warmup_rate", "reestimate_batches"):
             require(getattr(self, name) >= 0, f"{name} must not be negative", getattr(self, name))
-        shares = (0.0, *self.progressive)
-        rises = all(a < b for a, b in zip(shares, self.progressive, strict=False)) and shares[-1] in (0, 1)
-        require(rises, "progressive sizes must rise from above 0 to 1", self.progressive)
-        if self.progressive and self.normalization == "per_pixel":
-            raise InputError("a mean image has one size; progressive sizes need another normalization")
-        if self.normalization == "weights" and self.weights is None:
-            raise InputError("normalization 'weights' needs pretrained weights; set weights")
         ordered = all(0 < a < 1 for a in self.boundaries) and list(self.boundaries) == sorted(self.boundaries)
         require(ordered, "boundaries must be rising fractions between 0 and 1", self.boundaries)
 

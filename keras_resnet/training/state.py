@@ -106,6 +106,7 @@ def set_up(
     if distribution.is_chief and not is_new:
         _lock(lock, folder, options, distribution)
     check_run_folder(folder, recipe, options.seed, options.precision)
+    task.check_options(options)
     task.open(options.data_dir)
     total_steps = recipe.steps or max(1, round(recipe.epochs * task.epoch_steps))
     _check_divisible(recipe, options, distribution)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_resnet.data import BadImages
 from keras_resnet.training.distribution import Distribution
+from keras_resnet.training.options import RunOptions
 from keras_resnet.training.recipe import Recipe
 
 Batch = dict[str, tf.Tensor]
@@ -41,6 +42,10 @@ class Task(abc.ABC):
     epoch_steps: int  # training steps per epoch; set by `open`
     evaluation_steps: int  # global batches of the evaluation; set by `open`
     data_identity: dict | None = None  # JSON values that must stay the same in a run; set by `open`
+
+    def check_options(self, options: RunOptions) -> None:
+        """Raises `InputError` for options of a run that the task does not support."""
+        del options
 
     @abc.abstractmethod
     def open(self, data_dir: str | None) -> None:

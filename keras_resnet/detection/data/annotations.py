@@ -123,6 +123,20 @@ class DetectionSplit:
         return dataclasses.replace(self, name=name, read=lambda index: self.read(start + index), **parts)
 
 
+def concatenate(name: str, splits: Sequence[DetectionSplit]) -> DetectionSplit:
+    """The images of several splits of the same classes as a split of another name."""
+    starts = np.cumsum([0, *map(len, splits)])
+
+    def read(index: int) -> np.ndarray:
+        place = int(np.searchsorted(starts, index, "right")) - 1
+        return splits[place].read_image(index - int(starts[place]))
+
+    names = ("image_ids", "objects", "image_names")
+    joined = {key: sum((getattr(split, key) for split in splits), ()) for key in names}
+    sizes = np.concatenate([split.sizes for split in splits])
+    return dataclasses.replace(splits[0], name=name, read=read, sizes=sizes, **joined)
+
+
 class Faults:
     """Faulty annotations: the first one is an error, or all are collected.
 
@@ -238,9 +252,13 @@ class DetectionDataset:
     def split(self, spec: str) -> DetectionSplit:
         """Opens a split or a slice of one: "train", "train[:600]", "train[:10%]", "train[-500:]".
 
+        "train+validation" has the images of both.
+
         Raises:
             InputError: the split is unknown, the slice is malformed or empty, or an annotation is faulty.
         """
+        if "+" in spec:
+            return concatenate(spec, [self.split(part) for part in spec.split("+")])
         name = spec.partition("[")[0]
         if name not in self.loaders:
             raise unknown_name(f"split of {self.name}", name, self.loaders)

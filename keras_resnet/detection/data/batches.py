@@ -1,0 +1,184 @@
+"""Reproducible batches of images with their objects, on canvases of one size."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data.examples import PADDING, BadImages, Shard, parallel_map, prefetched, shard_examples
+from keras_resnet.data.pipeline import augmentation_seed, epoch_order
+from keras_resnet.detection.config import DetectorConfig
+from keras_resnet.detection.data.annotations import DetectionSplit
+from keras_resnet.detection.data.augmentation import DetectionAugmentation, augment, kept
+from keras_resnet.detection.sizes import (
+    normalize_then_resize,
+    padded_shape,
+    resized_shape,
+    resized_shape_within,
+)
+from keras_resnet.errors import InputError
+
+ABSENT, OBJECT, CROWD = range(3)
+"""Kinds of the objects of a batch: padding, objects, and crowd regions, which are ignored in training."""
+
+_PORTRAIT_PADDING = PADDING - 1  # fills up a batch of portrait images
+_ATTEMPTS = 2  # an error of a file system may pass
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DetectionBatches:
+    """Batches of a split for a detector.
+
+    The images of a batch have the same orientation, and are padded to the canvas of the split: the least one
+    that has room for all images as the detector resizes them, or the same turned by 90 degrees.
+    """
+
+    split: DetectionSplit
+    config: DetectorConfig
+    global_batch: int
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of landscape images with padding, pixels; of portrait ones, width and height."""
+        config = self.config
+        sizes = {
+            resized_shape(int(height), int(width), config.shorter_side, config.longer_side)
+            for height, width in np.unique(self.split.sizes, axis=0)
+        }
+        shorter, longer = max(min(size) for size in sizes), max(max(size) for size in sizes)
+        return padded_shape(shorter, longer, config.size_multiple)
+
+    @property
+    def most_objects(self) -> int:
+        """The largest number of objects in an image, at least 1."""
+        return max(1, *(len(objects) for objects in self.split.objects))
+
+    @property
+    def epoch_steps(self) -> int:
+        """The number of training steps per epoch, without incomplete batches of either orientation.
+
+        Raises:
+            InputError: there is no complete batch.
+        """
+        steps = sum(len(group) // self.global_batch for group in self._orientations())
+        if not steps:
+            raise InputError(
+                f"the batch size {self.global_batch} is larger than the split {self.split.name!r},"
+                f" {len(self.split)} images"
+            )
+        return steps
+
+    @property
+    def evaluation_steps(self) -> int:
+        """The number of global batches that have every image, of either orientation."""
+        return sum(-(-len(group) // self.global_batch) for group in self._orientations())
+
+    def training(
+        self,
+        shard: Shard,
+        policy: DetectionAugmentation,
+        *,
+        seed: int,
+        epoch: int,
+        first_step: int = 0,
+        bad: BadImages | None = None,
+    ) -> tf.data.Dataset:
+        """One epoch of shuffled, augmented batches from step `first_step` on; see `training_batches`.
+
+        Images without objects are among them. Crowd regions are kept, difficult objects left out, as in
+        py-faster-rcnn.
+
+        Returns:
+            Elements, each for one replica: "images" float32 (batch, height, width, 3), normalized;
+            "sizes" int32 (batch, 2), height and width without padding; "boxes" float32 (batch, n, 4), pixels
+            of the canvas; "labels" and "kinds" int32 (batch, n), kinds `ABSENT`, `OBJECT` or `CROWD`;
+            "weights" float32 (batch,), 0 for images that cannot be decoded; "indices" int32 (batch,), of the
+            images in the split.
+        """
+        order = np.random.Generator(epoch_order(seed, epoch))
+        groups = []
+        for group in self._orientations():
+            count = len(group) // self.global_batch
+            groups.append(order.permutation(group)[: count * self.global_batch])
+        steps = order.permutation(np.concatenate(groups).reshape(-1, self.global_batch))
+        return self._batches(steps, shard, first_step, bad, policy, augmentation_seed(seed, epoch))
+
+    def evaluation(self, shard: Shard, bad: BadImages | None = None) -> tf.data.Dataset:
+        """Every image once, padded with images of weight 0 and index -1; elements as of `training`."""
+        groups = []
+        for group, padding in zip(self._orientations(), (PADDING, _PORTRAIT_PADDING), strict=True):
+            missing = -len(group) % self.global_batch
+            groups.append(np.append(group, np.full(missing, padding)))
+        return self._batches(np.concatenate(groups), shard, 0, bad)
+
+    def _orientations(self) -> Sequence[np.ndarray]:
+        """The indices of landscape and square images, and those of portrait images."""
+        is_portrait = self.split.sizes[:, 0] > self.split.sizes[:, 1]
+        return [np.flatnonzero(is_portrait == value) for value in (False, True)]
+
+    def _batches(self, steps, shard, first_step, bad, policy=None, seed=0) -> tf.data.Dataset:
+        split, config, most = self.split, self.config, self.most_objects
+        canvas = self.canvas
+        turned = any(len(group) for group in self._orientations()[1:])
+        static = (None, None) if turned and canvas[0] != canvas[1] else canvas
+
+        def read(index):
+            return _read(split, int(index), most, bad)
+
+        def load(index, _):
+            image, boxes, labels, kinds, ok = tf.numpy_function(
+                read, [index], [tf.uint8, tf.float32, tf.int32, tf.int32, tf.bool]
+            )
+            image, ok = tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(ok, ())
+            boxes = tf.ensure_shape(boxes, (most, 4))
+            labels, kinds = (tf.ensure_shape(values, (most,)) for values in (labels, kinds))
+            shape = tf.shape(image)[:2]
+            room = tf.where(shape[0] > shape[1], canvas[::-1], canvas)
+            if policy is not None:
+                pair = tf.stack([tf.constant(seed, tf.int64), tf.maximum(index, 0)])
+                image, boxes, visible = augment(image, boxes, pair, policy)
+                keep = kept(boxes, visible, kinds == CROWD, policy)
+                kinds, shape = tf.where(keep, kinds, ABSENT), tf.shape(image)[:2]
+            size = resized_shape_within(shape, config.shorter_side, config.longer_side, room)
+            pixels = normalize_then_resize(image, config.normalization, size, room)
+            weight = tf.cast(ok, tf.float32)
+            ratio = tf.cast(size, tf.float32) / tf.cast(shape, tf.float32)
+            return {
+                "images": tf.ensure_shape(pixels * weight, (*static, 3)),
+                "sizes": size,
+                "boxes": tf.where(kinds[:, None] == ABSENT, 0.0, boxes * tf.gather(ratio, [1, 0, 1, 0])),
+                "labels": tf.where(kinds == OBJECT, labels, 0),
+                "kinds": kinds,
+                "weights": weight,
+                "indices": tf.cast(tf.maximum(index, PADDING), tf.int32),
+            }
+
+        examples = parallel_map(shard_examples(steps.reshape(-1), shard, first_step), load)
+        return prefetched(examples.batch(shard.replica_batch, drop_remainder=True))
+
+
+def _read(split: DetectionSplit, index: int, most: int, bad: BadImages | None) -> tuple:
+    """The pixels and the padded objects of an image; black pixels for padding and undecodable images."""
+    boxes, labels = np.zeros((most, 4), "float32"), np.zeros(most, "int32")
+    kinds = np.full(most, ABSENT, "int32")
+    if index < 0:
+        shape = (2, 1, 3) if index == _PORTRAIT_PADDING else (1, 2, 3)
+        return np.zeros(shape, "uint8"), boxes, labels, kinds, np.bool_(False)
+    for attempt in range(_ATTEMPTS):
+        try:
+            pixels = split.read_image(index)
+        except InputError as error:
+            if attempt < _ATTEMPTS - 1:
+                continue
+            if bad is None:
+                raise
+            bad.add(str(split.image_ids[index]), split.name, str(error))
+            return np.zeros((*split.sizes[index], 3), "uint8"), boxes, labels, kinds, np.bool_(False)
+        break
+    objects = split.objects[index]
+    own = objects.select(~objects.difficult)
+    count = len(own)
+    boxes[:count], labels[:count] = own.boxes, own.labels
+    kinds[:count] = np.where(own.crowd, CROWD, OBJECT)
+    return np.ascontiguousarray(pixels), boxes, labels, kinds, np.bool_(True)

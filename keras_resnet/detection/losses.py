@@ -1,0 +1,155 @@
+"""Faster R-CNN's losses (approximate joint training): of the region proposal network and of the RoI head.
+
+All losses are float32 (batch,). The sums over an image's sample are divided by the constant size of a
+sample, even if the sample is smaller: an image's loss does not depend on the other images.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from keras_resnet.detection import boxes as box_ops
+from keras_resnet.detection.config import DetectorConfig
+from keras_resnet.detection.data.batches import CROWD, OBJECT
+from keras_resnet.detection.matching import IGNORED, POSITIVE, ignore_crowds, match, sample
+from keras_resnet.detection.proposals import Proposals
+
+
+class Targets(NamedTuple):
+    """What the objects of the images are, for a sample of anchors or regions of each image.
+
+    Attributes:
+        places: int32 (batch, n), indices of the sampled anchors or regions.
+        valid: bool (batch, n), False for the padding of a small sample.
+        positive: bool (batch, n).
+        labels: int32 (batch, n), those of the positives' objects.
+        boxes: float32 (batch, n, 4), the positives' objects relative to the anchors or regions.
+    """
+
+    places: tf.Tensor
+    valid: tf.Tensor
+    positive: tf.Tensor
+    labels: tf.Tensor
+    boxes: tf.Tensor
+
+
+def anchor_targets(
+    anchors: tf.Tensor, batch: dict[str, tf.Tensor], seeds: tf.Tensor, config: DetectorConfig
+) -> Targets:
+    """Samples the anchors that the region proposal network learns from (Faster R-CNN, section 3.1.2).
+
+    Args:
+        anchors: float32 (anchors, 4), of all levels.
+        batch: an element of `DetectionBatches`.
+        seeds: int64 (batch, 2).
+    """
+
+    def of_image(image):
+        boxes, labels, kinds, size, seed = image
+        overlaps = box_ops.iou(boxes, anchors)
+        if config.anchors_inside:
+            inside = tf.reduce_all(box_ops.clip(anchors, size) == anchors, -1)
+            overlaps = tf.where(inside, overlaps, 0.0)
+        matches, states = match(
+            overlaps, kinds == OBJECT, config.rpn_positive_overlap, config.rpn_negative_overlap, True
+        )
+        if config.anchors_inside:
+            states = tf.where(inside, states, IGNORED)
+        states = ignore_crowds(states, anchors, boxes, kinds == CROWD)
+        places, valid = sample(states, config.rpn_samples, config.rpn_positive_fraction, seed)
+        return _targets(boxes, labels, anchors, matches, states, places, valid)
+
+    images = [batch[name] for name in ("boxes", "labels", "kinds", "sizes")]
+    return _each(of_image, (*images, seeds), config.rpn_samples)
+
+
+def region_targets(
+    proposals: Proposals, batch: dict[str, tf.Tensor], seeds: tf.Tensor, config: DetectorConfig
+) -> tuple[tf.Tensor, Targets]:
+    """Samples the regions that the RoI head learns from, among proposals and objects (Fast R-CNN, 2.3).
+
+    Returns:
+        The regions, float32 (batch, roi_samples, 4), pixels; and their targets.
+    """
+    regions = tf.concat([batch["boxes"], proposals.boxes], 1)
+    usable = tf.concat([batch["kinds"] == OBJECT, proposals.valid], 1)
+
+    def of_image(image):
+        boxes, labels, kinds, regions, usable, seed = image
+        overlap = config.roi_positive_overlap
+        matches, states = match(box_ops.iou(boxes, regions), kinds == OBJECT, overlap, overlap)
+        states = ignore_crowds(tf.where(usable, states, IGNORED), regions, boxes, kinds == CROWD)
+        places, valid = sample(states, config.roi_samples, config.roi_positive_fraction, seed)
+        return _targets(boxes, labels, regions, matches, states, places, valid, config.box_weights)
+
+    images = [batch[name] for name in ("boxes", "labels", "kinds")]
+    targets = _each(of_image, (*images, regions, usable, seeds), config.roi_samples)
+    return tf.stop_gradient(tf.gather(regions, targets.places, batch_dims=1)), targets
+
+
+def rpn_losses(
+    logits: tf.Tensor, deltas: tf.Tensor, targets: Targets, config: DetectorConfig
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Computes the losses of objectness and boxes (Faster R-CNN, equation 1, as in py-faster-rcnn).
+
+    Args:
+        logits: (batch, anchors), of all levels.
+        deltas: (batch, anchors, 4).
+    """
+    chosen = tf.gather(logits, targets.places, batch_dims=1)
+    is_object = tf.cast(targets.positive, tf.float32)
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(is_object, chosen)
+    count = config.rpn_samples
+    boxes = tf.gather(deltas, targets.places, batch_dims=1)
+    return _masked_sum(losses, targets.valid) / count, _box_loss(boxes, targets, config.rpn_beta) / count
+
+
+def roi_losses(
+    logits: tf.Tensor, deltas: tf.Tensor, targets: Targets, config: DetectorConfig
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Computes the losses of classes and boxes of the sampled regions (Fast R-CNN, equation 1).
+
+    Args:
+        logits: (batch * n, 1 + classes).
+        deltas: (batch * n, (1 + classes) * 4).
+    """
+    shape = tf.shape(targets.labels)
+    outputs = config.classes + 1
+    logits = tf.reshape(logits, [*tf.unstack(shape), outputs])
+    deltas = tf.reshape(deltas, [*tf.unstack(shape), outputs, 4])
+    labels = tf.where(targets.positive, targets.labels + 1, 0)  # 0 is the background
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    count = config.roi_samples
+    boxes = tf.gather(deltas, labels, batch_dims=2)
+    return _masked_sum(losses, targets.valid) / count, _box_loss(boxes, targets, config.roi_beta) / count
+
+
+def _targets(boxes, labels, regions, matches, states, places, valid, weights=(1.0, 1.0, 1.0, 1.0)) -> Targets:
+    own = tf.gather(matches, places)
+    encoded = box_ops.encode(tf.gather(boxes, own), tf.gather(regions, places), weights)
+    positive = valid & (tf.gather(states, places) == POSITIVE)
+    return Targets(places, valid, positive, tf.gather(labels, own), encoded)
+
+
+def _each(function, images: tuple, count: int) -> Targets:
+    """The targets of each image, one after the other: overlaps of many anchors take much memory."""
+    signature = Targets(
+        tf.TensorSpec([count], tf.int32),
+        tf.TensorSpec([count], tf.bool),
+        tf.TensorSpec([count], tf.bool),
+        tf.TensorSpec([count], tf.int32),
+        tf.TensorSpec([count, 4], tf.float32),
+    )
+    found = tf.map_fn(function, images, fn_output_signature=signature)
+    return tf.nest.map_structure(tf.stop_gradient, found)
+
+
+def _masked_sum(losses: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.where(mask, losses, 0.0), -1)
+
+
+def _box_loss(deltas: tf.Tensor, targets: Targets, beta: float) -> tf.Tensor:
+    """The sum of smooth L1 losses over the positives: quadratic up to an error of `beta`."""
+    error = tf.abs(deltas - tf.where(targets.positive[..., None], targets.boxes, 0.0))
+    losses = tf.where(error < beta, 0.5 * error**2 / beta, error - 0.5 * beta)
+    return _masked_sum(tf.reduce_sum(losses, -1), targets.positive)

@@ -1,0 +1,262 @@
+"""The detection task of the training loop: Faster R-CNN by approximate joint training."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data import BadImages
+from keras_resnet.data.examples import Shard
+from keras_resnet.detection.config import DetectorConfig, get_detector_config
+from keras_resnet.detection.data.annotations import DetectionDataset, DetectionSplit, concatenate
+from keras_resnet.detection.data.augmentation import DetectionAugmentation
+from keras_resnet.detection.data.batches import DetectionBatches
+from keras_resnet.detection.data.sources import open_detection_dataset
+from keras_resnet.detection.detections import Detections
+from keras_resnet.detection.detector import Detector, Outputs, build_detector, freeze_detector
+from keras_resnet.detection.losses import anchor_targets, region_targets, roi_losses, rpn_losses
+from keras_resnet.detection.metrics import coco_statistics, voc_average_precision
+from keras_resnet.detection.proposals import propose
+from keras_resnet.detection.recipe import DetectionRecipe
+from keras_resnet.detection.statistics import reestimate_statistics
+from keras_resnet.detection.weight_files import open_detector_weights
+from keras_resnet.errors import InputError
+from keras_resnet.images.preprocessing import Normalization
+from keras_resnet.training import loop
+from keras_resnet.training.distribution import Distribution
+from keras_resnet.training.options import RunOptions
+from keras_resnet.training.task import Batch, Curve, Task
+
+_HELD = ("normalization/mean", "normalization/std")  # arrays in checkpoints
+_LOSSES = ("rpn_classification", "rpn_box", "roi_classification", "roi_box")
+
+
+def train(
+    recipe: DetectionRecipe,
+    folder: str | os.PathLike,
+    options: RunOptions | None = None,
+    observer: loop.Observer | None = None,
+) -> dict:
+    """Trains a detection recipe; see `keras_resnet.training.train`."""
+    return loop.train(DetectionTask(recipe), folder, options, observer)
+
+
+class DetectionTask(Task):
+    """Object detection with Faster R-CNN; its methods are described in `Task`.
+
+    Approximate joint training: all four losses are minimized at once, and no gradient passes through the
+    coordinates of the proposals.
+    """
+
+    train_metrics = ("loss", *_LOSSES)
+    val_metrics = ("map", "map50", "voc_map")
+    curves = (
+        Curve("map50", "mAP at IoU .5 (%)", lambda value: 100 * value),
+        Curve("loss", "loss", log=True),
+    )
+
+    def __init__(self, recipe: DetectionRecipe):
+        self.recipe: DetectionRecipe = recipe
+
+    def check_options(self, options: RunOptions) -> None:
+        for name in ("jit", "remat"):
+            if getattr(options, name):
+                raise InputError(f"detectors cannot be trained with --{name}")
+
+    def open(self, data_dir: str | None) -> None:
+        recipe = self.recipe
+        if importlib.util.find_spec("pycocotools") is None:
+            raise InputError("the mAP of detectors needs the package pycocotools: pip install pycocotools")
+        dataset = open_detection_dataset(recipe.dataset, data_dir)
+        self._config = _config(recipe, dataset)
+        self._class_names = dataset.class_names
+        validation = recipe.val_split or next(n for n in dataset.split_names if not n.startswith("train"))
+        train_split, self.data_identity = dataset.split(recipe.train_split), dataset.identity
+        if recipe.also_train is not None:
+            more = open_detection_dataset(recipe.also_train, data_dir)
+            train_split, self.data_identity = _with_more(train_split, dataset, more)
+        self._train = DetectionBatches(train_split, self._config, recipe.batch_size)
+        self._val = DetectionBatches(dataset.split(validation), self._config, recipe.batch_size)
+        self.epoch_steps, self.evaluation_steps = self._train.epoch_steps, self._val.evaluation_steps
+        self._policy = DetectionAugmentation(recipe.flip, (recipe.scale_jitter[0], recipe.scale_jitter[1]))
+
+    def build(self, pretrained: bool) -> keras.Model:
+        recipe, names = self.recipe, self._class_names
+        if pretrained and recipe.backbone_weights is not None:
+            options = {"backbone_weights": recipe.backbone_weights, "freeze": None, **_overrides(recipe)}
+            self._detector = build_detector(recipe.model, **options, classes=names)
+        elif pretrained and recipe.weights is not None:
+            file = open_detector_weights(recipe.weights, recipe.model)
+            config = self._config
+            if file.described is not None and "normalization" not in recipe.model_overrides:
+                config = config.replace(normalization=file.described.config.normalization)
+            self._detector = Detector(recipe.model, config, names)
+            self._detector.load_weights(file, transfer=True)
+        else:
+            self._detector = Detector(recipe.model, self._config, names)
+        if recipe.weights is not None or recipe.backbone_weights is not None:
+            freeze_detector(self._detector, recipe.freeze)
+        return self._detector.model
+
+    def prepare(self, held: dict[str, np.ndarray] | None, bad: BadImages) -> None:
+        if held is not None:
+            normalization = Normalization(*(held[key].tolist() for key in _HELD))
+            self._detector.config = self._detector.config.replace(normalization=normalization)
+        config = self._detector.config
+        self._train = DetectionBatches(self._train.split, config, self.recipe.batch_size)
+        self._val = DetectionBatches(self._val.split, config, self.recipe.batch_size)
+        if held is None and self.recipe.statistics_batches:
+            count = min(self.recipe.statistics_batches, self.epoch_steps)
+            shard = Shard(self.recipe.batch_size)
+            batches = self._train.training(shard, self._policy, seed=0, epoch=0, bad=bad).take(count)
+            reestimate_statistics(self._detector, (batch["images"] for batch in batches))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        normalization = self._detector.config.normalization
+        values = (np.asarray(a, "float64") for a in (normalization.mean, normalization.std))
+        return dict(zip(_HELD, values, strict=True))
+
+    def training_batches(
+        self,
+        distribution: Distribution,
+        *,
+        seed: int,
+        epoch: int,
+        epochs: float,
+        first_step: int,
+        bad: BadImages,
+    ) -> tf.data.Dataset:
+        del epochs
+        place = {"seed": seed, "epoch": epoch, "first_step": first_step}
+        return self._train.training(self._shard(distribution), self._policy, **place, bad=bad)
+
+    def evaluation_batches(self, distribution: Distribution, bad: BadImages) -> tf.data.Dataset:
+        return self._val.evaluation(self._shard(distribution), bad)
+
+    def training_sums(
+        self,
+        model: keras.Model,
+        call: Callable[[tf.Tensor], tf.Tensor],
+        batch: Batch,
+        key: tuple[int, tf.Tensor, tf.Tensor],
+    ) -> list[tf.Tensor]:
+        del model, call  # the detector has the model's two parts
+        detector, config = self._detector, self._detector.config
+        outputs = detector.features(batch["images"], training=True)
+        anchors = self._anchors(self._train.canvas, batch)
+        logits, deltas = _joined(outputs)
+        targets = anchor_targets(tf.concat(anchors, 0), batch, _seeds(key, batch, 0), config)
+        losses = [*rpn_losses(logits, deltas, targets, config)]
+        proposals = propose(outputs.logits, outputs.deltas, anchors, batch["sizes"], config.in_training)
+        regions, targets = region_targets(proposals, batch, _seeds(key, batch, 1), config)
+        head: Any = detector.head
+        losses += roi_losses(*head(detector.pool(outputs, regions), training=True), targets, config)
+        sums = [tf.reduce_sum(loss * batch["weights"]) for loss in losses]
+        return [tf.add_n(sums), *sums, tf.reduce_sum(batch["weights"])]
+
+    def evaluation_sums(self, model: keras.Model, batch: Batch) -> tuple[list[tf.Tensor], dict]:
+        del model
+        anchors = self._anchors(self._val.canvas, batch)
+        found = self._detector.raw_detections(batch["images"], anchors, batch["sizes"])
+        collected = {
+            "boxes": found.boxes,
+            "scores": tf.where(found.valid, found.scores, -1.0),
+            "labels": found.labels,
+            "sizes": batch["sizes"],
+            "indices": tf.where(batch["weights"] > 0, batch["indices"], -1),
+        }
+        return [tf.reduce_sum(batch["weights"])], collected
+
+    def evaluation_metrics(self, sums: np.ndarray, collected: dict[str, np.ndarray]) -> dict[str, float]:
+        split = self._val.split
+        if not sums[0]:
+            raise InputError(f"not one image of the split {split.name!r} can be decoded")
+        found: list[Detections | None] = [None] * len(split)
+        for row, index in enumerate(collected["indices"].tolist()):
+            if index >= 0:
+                kept = collected["scores"][row] >= 0
+                scale = split.sizes[index].astype("float32") / collected["sizes"][row].astype("float32")
+                columns = (collected[name][row][kept] for name in ("boxes", "scores", "labels"))
+                boxes, scores, labels = columns
+                found[index] = Detections(boxes * scale[[1, 0, 1, 0]], scores, labels)
+        figures = coco_statistics(split, found).figures
+        voc = float(np.nanmean(voc_average_precision(split, found)))
+        return {"map": figures["AP"], "map50": figures["AP50"], "voc_map": voc}
+
+    def error(self, metrics: dict[str, float]) -> float:
+        return 1 - metrics["map"]
+
+    def describe(self, metrics: dict[str, float]) -> str:
+        if "map" in metrics:
+            return f"mAP {metrics['map']:.3f}, at IoU .5 {metrics['map50']:.3f}"
+        parts = " + ".join(f"{metrics[name]:.3f}" for name in _LOSSES)
+        return f"loss {metrics['loss']:.3f} = {parts}"
+
+    def save(self, model: keras.Model, path: Path) -> None:
+        del model
+        self._detector.save_weights(path)
+
+    def _shard(self, distribution: Distribution) -> Shard:
+        names = ("workers", "worker", "replicas")
+        return Shard(self.recipe.batch_size, *(getattr(distribution, name) for name in names))
+
+    def _anchors(self, canvas: tuple[int, int], batch: Batch) -> list[tf.Tensor]:
+        """The anchors of each level for a batch on the canvas, or on the turned one."""
+        sides = [self._detector.anchors(*sides) for sides in (canvas, canvas[::-1])]
+        shape = tf.shape(batch["images"])
+        is_turned = shape[1] > shape[2]
+        return [tf.where(is_turned, turned, upright) for upright, turned in zip(*sides, strict=True)]
+
+
+def _overrides(recipe: DetectionRecipe) -> dict[str, Any]:
+    """The recipe's fields of `DetectorConfig`."""
+    overrides = {key: value for key, value in recipe.model_overrides.items() if key != "classes"}
+    if "network" in overrides:
+        overrides["network"] = get_detector_config(recipe.model).network.replace(**overrides["network"])
+    if "normalization" in overrides:
+        overrides["normalization"] = Normalization(**overrides["normalization"])
+    return overrides
+
+
+def _config(recipe: DetectionRecipe, dataset: DetectionDataset) -> DetectorConfig:
+    """The detector's config; `InputError` if it cannot be trained, or not on the dataset."""
+    config = get_detector_config(recipe.model, **_overrides(recipe), classes=dataset.classes)
+    classes = recipe.model_overrides.get("classes", dataset.classes)
+    if classes != dataset.classes:
+        raise InputError(f"classes is {classes}, but {dataset.name} has {dataset.classes}")
+    if config.style == "retinanet":
+        raise InputError("RetinaNet cannot be trained yet; set a faster_rcnn detector")
+    return config
+
+
+def _with_more(
+    split: DetectionSplit, dataset: DetectionDataset, more: DetectionDataset
+) -> tuple[DetectionSplit, dict]:
+    """The training images of two datasets, and the identity of both."""
+    if more.class_names != dataset.class_names:
+        raise InputError(f"{more.name} has other classes than {dataset.name}")
+    joined = concatenate(f"{split.name} of {dataset.name} and {more.name}", [split, more.split(split.name)])
+    ours, theirs = dataset.identity, more.identity
+    sizes = {f"{more.name} {name}": size for name, size in theirs["split_sizes"].items()}
+    files = f"{ours['files']}, {theirs['files']}"
+    return joined, {**ours, "split_sizes": {**ours["split_sizes"], **sizes}, "files": files}
+
+
+def _joined(outputs: Outputs) -> tuple[tf.Tensor, tf.Tensor]:
+    """The logits (batch, anchors) and deltas (batch, anchors, 4) of all levels."""
+    count = tf.shape(outputs.logits[0])[0]
+    logits = tf.concat([tf.reshape(each, [count, -1]) for each in outputs.logits], 1)
+    return logits, tf.concat([tf.reshape(each, [count, -1, 4]) for each in outputs.deltas], 1)
+
+
+def _seeds(key: tuple[int, tf.Tensor, tf.Tensor], batch: Batch, purpose: int) -> tf.Tensor:
+    """A seed pair for each image, of (seed, step) and (image, purpose), whatever the part of the batch."""
+    seed, step, _ = key
+    first = tf.constant(seed << 31, tf.int64) + tf.cast(step, tf.int64)
+    second = tf.cast(batch["indices"], tf.int64) * 2 + purpose
+    return tf.stack([tf.fill(tf.shape(second), first), second], 1)

@@ -1,0 +1,201 @@
+"""Faster R-CNN is trained by the same loop as classifiers: through the command, resumed, on two replicas."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from helpers.commands import run as run_command
+from helpers.runs import history
+
+from keras_resnet import InputError
+from keras_resnet.commands.recipes import TRAIN
+from keras_resnet.detection import (
+    RECIPES,
+    DetectionRecipe,
+    get_recipe,
+    load_detector,
+    open_detection_dataset,
+    train,
+)
+from keras_resnet.detection.config import get_detector_config
+from keras_resnet.run_folder import RunFolder
+from keras_resnet.training import checkpoints
+from keras_resnet.weights import ModelSpec, get_entry, save_weights
+
+NETWORK = {"stage_depths": (1, 1, 1), "stage_filters": (4, 8, 8)}
+SMALL = {
+    "network": NETWORK,
+    "shorter_side": 48,
+    "longer_side": 48,
+    "size_multiple": 16,
+    "anchor_sizes": ((8, 16, 24),),
+    "rpn_channels": 8,
+    "training_candidates": 60,
+    "training_proposals": 16,
+    "roi_samples": 8,
+    "proposal_candidates": 60,
+    "proposals": 8,
+    "pooled_size": 4,
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_frozen_and_survive_json(name):
+    recipe = RECIPES[name]
+    again = DetectionRecipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert again.to_dict() == recipe.to_dict()
+    config = get_detector_config(recipe.model, **again.model_overrides)
+    assert config == get_detector_config(recipe.model, **recipe.model_overrides)
+    assert config.style in ("c4", "fpn")
+    if recipe.backbone_weights:
+        network = recipe.model.split("_", 2)[2].rsplit("_", 1)[0]
+        assert get_entry(recipe.backbone_weights, network).model == network
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.batch_size = 1
+
+
+def test_paper_recipes_are_appendix_a():
+    voc, coco = get_recipe("detect_voc_paper"), get_recipe("detect_coco_paper")
+    for recipe in (voc, coco):
+        assert (recipe.momentum, recipe.weight_decay, recipe.learning_rate) == (0.9, 5e-4, 0.001)
+        config = get_detector_config(recipe.model)
+        assert (config.shorter_side, config.longer_side, config.anchors_inside) == (600, 1000, True)
+        assert (config.training_candidates, config.training_proposals) == (12_000, 2000)
+        assert (config.rpn_samples, config.roi_samples, config.roi_positive_fraction) == (256, 128, 0.25)
+        assert (config.rpn_beta, config.roi_beta, config.frozen_batch_norm) == (1 / 9, 1, True)
+    assert round(voc.boundaries[0] * voc.steps) == 50_000
+    assert [coco.boundaries[0] * coco.steps, coco.steps] == [240_000, 320_000]
+
+
+@pytest.fixture(autouse=True)
+def few_scenes(monkeypatch):
+    monkeypatch.setattr("keras_resnet.detection.data.scenes._SIZES", {"train": 12, "test": 5})
+
+
+def small_recipe(**changes):
+    values = {
+        "dataset": "scenes/digits/48",
+        "val_split": "test",
+        "model_overrides": SMALL,
+        "batch_size": 4,
+        "epochs": 3,
+        "warmup_epochs": 0,
+        "schedule": "constant",
+    }
+    return get_recipe("detect_scenes").replace(**{**values, **changes})
+
+
+def test_the_command_trains_a_detector(tmp_path, data_dir):
+    recipe = small_recipe()
+    given = [f"--set=model.{name}={value}" for name, value in SMALL.items()]
+    fields = ("dataset", "val_split", "batch_size", "warmup_epochs", "schedule")
+    given += [f"--set={name}={getattr(recipe, name)}" for name in fields]
+    options = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'run'}", "--strategy=one_device"]
+    assert run_command(TRAIN, "--recipe=detect_scenes", *options, *given, "--epochs=4") == 0
+    rows = history(tmp_path / "run")
+    losses = ("rpn_classification", "rpn_box", "roi_classification", "roi_box")
+    assert [float(row["step"]) for row in rows] == [3, 6, 9, 12]
+    for row in rows:
+        assert float(row["train_loss"]) == pytest.approx(sum(float(row[f"train_{x}"]) for x in losses))
+        assert all(0 <= float(row[f"val_{name}"]) <= 1 for name in ("map", "map50", "voc_map"))
+    assert float(rows[-1]["train_loss"]) < 0.9 * float(rows[0]["train_loss"])
+    detector = load_detector(RunFolder(tmp_path / "run").weights)
+    assert (detector.config.classes, detector.config.rpn_channels) == (10, 8)
+    found = detector.detect([open_detection_dataset("scenes/digits/48").split("test").read_image(0)])
+    assert len(found) == 1
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A file of the backbone's weights."""
+    keras.utils.set_random_seed(1)
+    spec = ModelSpec.default("cifar_resnet20", overrides=NETWORK)
+    return str(save_weights(spec.build(), tmp_path_factory.mktemp("classifier") / "a.weights.h5", spec))
+
+
+def result(path):
+    """The weights file, the arrays of the last checkpoint, and the history."""
+    folder = RunFolder(path)
+    arrays = checkpoints.load(checkpoints.list_checkpoints(folder.checkpoints)[-1]).arrays
+    return folder.weights.read_bytes(), {name: a.tobytes() for name, a in arrays.items()}, history(path)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, classifier, run_options, break_off):
+    recipe = small_recipe(
+        backbone_weights=classifier, statistics_batches=2, freeze="C2", flip=True, scale_jitter=(0.7, 1.5)
+    )
+    options = run_options(checkpoint_every=4, seed=2**32 - 1)
+    train(recipe, tmp_path / "whole", options)
+    with break_off(5):
+        train(recipe, tmp_path / "broken", options)
+    steps = []
+    train(recipe, tmp_path / "broken", options, lambda trainer, first, rows: steps.append(first))
+    assert steps == [4, 5, 6, 7, 8]
+    weights, arrays, rows = result(tmp_path / "whole")
+    assert result(tmp_path / "broken") == (weights, arrays, rows)
+    # Frozen statistics are not those of the file, and frozen layers have no velocity.
+    mean = np.frombuffer(arrays["weights/conv2_block1_1_bn/moving_mean"], "float32")
+    assert np.abs(mean).max() > 0
+    assert "velocity/conv3_block1_1_conv/kernel" in arrays
+    assert "velocity/conv2_block1_1_conv/kernel" not in arrays
+    assert "velocity/conv3_block1_1_bn/gamma" not in arrays
+
+
+@pytest.mark.slow
+def test_two_replicas_or_parts_do_what_one_does(tmp_path, classifier, run_options):
+    recipe = small_recipe(backbone_weights=classifier, learning_rate=0.001, steps=3)
+
+    def losses(name, **changes):
+        results = []
+        train(
+            recipe,
+            tmp_path / name,
+            run_options(**changes),
+            lambda trainer, first, rows: results.extend(np.array(rows)[:, :6].tolist()),
+        )
+        return results
+
+    one = losses("one")
+    assert len(one) == 3
+    np.testing.assert_allclose(losses("two", strategy="mirrored"), one, rtol=1e-5)
+    np.testing.assert_allclose(losses("parts", accumulate=2), one, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "faster_rcnn_resnet50_c5"}, "unknown detector"),
+        ({"model": "retinanet_resnet50_v1_5_fpn", "model_overrides": {}}, "RetinaNet cannot be trained yet"),
+        ({"model_overrides": {"classes": 3}}, "classes is 3, but scenes/digits/48 has 10"),
+        ({"model_overrides": {"rpn_sample": 3}}, "unknown detector option 'rpn_sample'"),
+        ({"batch_size": 64}, "the batch size 64 is larger than the split 'train', 12 images"),
+        ({"also_train": "scenes/fashion"}, "unknown scenes"),
+    ],
+)
+def test_what_cannot_be_trained(tmp_path, run_options, changes, message):
+    with pytest.raises(InputError, match=message):
+        train(small_recipe(**changes), tmp_path / "run", run_options())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["jit", "remat"])
+def test_options_that_detectors_do_not_have(tmp_path, run_options, option):
+    with pytest.raises(InputError, match=f"detectors cannot be trained with --{option}"):
+        train(small_recipe(), tmp_path / "run", run_options(**{option: True}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": "coco", "backbone_weights": "imagenet"}, "not both"),
+        ({"statistics_batches": 5}, "statistics_batches needs backbone_weights"),
+        ({"reestimate_batches": 5}, "detection has no reestimate_batches"),
+        ({"scale_jitter": (1.0,)}, "scale_jitter takes two numbers"),
+    ],
+)
+def test_recipes_that_contradict_themselves(changes, message):
+    with pytest.raises(InputError, match=message):
+        small_recipe(**changes)
