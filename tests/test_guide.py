@@ -224,13 +224,13 @@ def test_detection_page(tmp_path, monkeypatch):
     def parse(words):
         assert words[:3] == ["python", "-m", "keras_resnet"]
         group, *flags = words[3:]
-        command = DETECT if group == "detect" else DETECTION.commands[flags.pop(0)]
+        command = {"detect": DETECT, "train": TRAIN}.get(group) or DETECTION.commands[flags.pop(0)]
         ran.append(cli.parse(command, flags))
 
     notebook = Notebook(parse)
     notebook.run("detection.md")
-    assert notebook.checked == 12
-    assert len(ran) == 7
+    assert notebook.checked == 13
+    assert len(ran) == 9
 
 
 @pytest.mark.slow
