@@ -62,6 +62,19 @@ def test_a_folder(tmp_path):
     np.testing.assert_array_equal(split.read_image(1), np.full((40, 30, 3), 7))
 
 
+def test_what_other_programs_write(tmp_path):
+    """Null for what is missing, floats from pandas, and Roboflow's group of all classes."""
+    value = annotations()
+    value["annotations"][0].update(iscrowd=None, area=None, image_id=397133.0, category_id=18.0)
+    value["images"][0]["id"] = 397133.0
+    value["categories"] = [{**row, "supercategory": "dog"} for row in value["categories"]]
+    value["categories"].append({"id": 0, "name": "dog", "supercategory": "none"})
+    split = write(tmp_path, value).split("val2017")
+    assert split.class_names == ("person", "dog", "toothbrush")
+    objects = split.objects[0]
+    assert (objects.labels[0], objects.crowd[0], objects.areas[0]) == (1, False, 30.5 * 8)
+
+
 def test_clipped_boxes_are_counted(tmp_path):
     faults = Faults(collect=True)
     write(tmp_path, annotations()).loaders["val2017"](faults)
@@ -105,6 +118,7 @@ def image(**fields):
         (annotation(bbox=[60, 2, 6, 5]), "outside of its image of 64 x 48 pixels"),
         (annotation(category_id=3), "has the category_id 3; the categories have 1 to 90"),
         (annotation(image_id=6), "annotation 1 has the image_id 6, which no image has"),
+        (annotation(image_id="5"), "annotation 1 has the image_id '5', which no image has"),
         (annotation(iscrowd="no"), "iscrowd no; expected 0 or 1"),
         (annotation(area=-4), "has the area -4"),
         (image(width=-1), "image 397133 .a.jpg. has width -1 and height 48; they must be"),

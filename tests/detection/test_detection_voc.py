@@ -107,8 +107,18 @@ def test_faults_name_the_file_and_the_object(tmp_path, text, message):
 def test_entities_are_not_read(tmp_path):
     (tmp_path / "secret").write_text("<x/>")
     text = f'<!DOCTYPE a [<!ENTITY e SYSTEM "file://{tmp_path}/secret">]>' + page(xml_object(name="&e;"))
-    with pytest.raises(InputError, match="has no objects"):
+    with pytest.raises(InputError, match=r"Annotations/a.xml declares a document type"):
         write(tmp_path, {"a": text})
+
+
+def test_folders_without_objects(tmp_path):
+    with pytest.raises(InputError, match="has no objects; the layout is"):
+        write(tmp_path, {"a": page()})
+    (tmp_path / "Annotations" / "a.xml").write_bytes(
+        '<?xml version="1.0" encoding="gbk"?><a>狗</a>'.encode("gbk")
+    )
+    with pytest.raises(InputError, match=r"Annotations/a.xml is not a valid XML file"):
+        open_detection_dataset(f"voc:{tmp_path}")
 
 
 def test_a_folder_around_it(tmp_path):

@@ -2,7 +2,7 @@
 
 A box is [x, y, width, height] in continuous pixels from the image's corner, so x1 = x and x2 = x + width.
 Category ids may be sparse; labels are their positions in the order of the ids. `iscrowd` may be missing
-(0), and so may `area` (width * height).
+or null (0), and so may `area` (width * height).
 """
 
 import dataclasses
@@ -108,7 +108,11 @@ class _File:
 
 def _categories(path: str, rows: list) -> tuple[tuple[int, str], ...]:
     categories: dict[int, str] = {}
+    groups = [row.get("supercategory") for row in rows if isinstance(row, dict)]
     for row in rows:
+        # Roboflow lists the group of all classes, too, as a category without objects.
+        if isinstance(row, dict) and row.get("supercategory") == "none" and row.get("name") in groups:
+            continue
         number = as_integer(row.get("id")) if isinstance(row, dict) else None
         if number is None:
             raise InputError(f"{path}: the category {_shown(row)} has no integer id")
@@ -197,7 +201,8 @@ def _object(
     what = f"annotation {_shown(row['id'])}" if "id" in row else f"annotation number {position}"
     number, category = _id(row, "image_id"), row.get("category_id")
     if number not in images:
-        return faults.add(path, f"{what} has the image_id {_shown(row.get('image_id'))}, which no image has")
+        shown = one_line(repr(row.get("image_id")), 80)
+        return faults.add(path, f"{what} has the image_id {shown}, which no image has")
     name, size = images[number]
     what = f"{what} of image {_shown(number)} ({_shown(name)})"
     label = labels.get(as_integer(category))  # pyright: ignore[reportArgumentType]: None is no key
@@ -207,7 +212,7 @@ def _object(
     box = row.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         return faults.add(path, f"{what} has the bbox {_shown(box)}; expected [x, y, width, height]")
-    crowd = row.get("iscrowd", 0)
+    crowd = _value(row, "iscrowd", 0)
     if crowd not in (0, 1):
         return faults.add(path, f"{what} has iscrowd {_shown(crowd)}; expected 0 or 1")
     x, y, width, height = map(float, box)
@@ -216,7 +221,7 @@ def _object(
             path, f"{what} has the bbox {_shown(box)}; width and height must be above 0: correct or remove it"
         )
     corners = checked_box((x, y, x + width, y + height), size, faults, path, what)
-    area = row.get("area", width * height)
+    area = _value(row, "area", width * height)
     if not _is_number(area) or not 0 <= area < float("inf"):
         return faults.add(path, f"{what} has the area {_shown(area)}; expected square pixels")
     return corners and (corners, label, bool(crowd), False, area)
@@ -239,7 +244,15 @@ def _leave_out_missing(path: str, folder: str, images: dict, faults: Faults) -> 
 
 def _id(row: Any, key: str = "id") -> int | str | None:
     number = row.get(key) if isinstance(row, dict) else None
+    if isinstance(number, float):  # what pandas makes of a column of integers
+        number = as_integer(number)
     return None if isinstance(number, bool) or not isinstance(number, int | str) else number
+
+
+def _value(row: dict, key: str, default: float) -> Any:
+    """A value that may be missing, or null."""
+    value = row.get(key)
+    return default if value is None else value
 
 
 def _is_number(value: Any) -> bool:

@@ -62,6 +62,8 @@ def open_voc(path: str) -> DetectionDataset:
         names = list(pool.map(_class_names, folder.annotations.values()))
     class_names = _classes([name for some in names for name in some])
     if not class_names:
+        for file in folder.annotations.values():
+            _read_xml(file)  # an error names the file
         raise InputError(f"{path!r} has no objects; the layout is {_LAYOUT}")
     loaders = {split: functools.partial(_load, folder, split, class_names) for split in folder.splits}
     return DetectionDataset(f"voc:{path}", class_names, loaders)
@@ -113,7 +115,7 @@ def _listing(folder: str) -> list[tuple[str, str]]:
 
 def _names_of_split(path: str) -> tuple[str, ...]:
     try:
-        lines = read_file(path, 2**28).decode().split("\n")
+        lines = read_file(path, 2**28).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text; expected the name of an image in each line") from None
     names = [line.split()[0] for line in lines if line.strip()]
@@ -182,7 +184,9 @@ def _load(folder: _Folder, split: str, class_names: tuple[str, ...], faults: Fau
         if name not in folder.annotations:
             faults.add(f"split {split}", f"image {_shown(name)} has no file Annotations/{_shown(name)}.xml")
         elif name not in folder.images:
-            faults.add(folder.annotations[name], "its image is missing in JPEGImages")
+            faults.add(
+                folder.annotations[name], f"its image is missing in JPEGImages ({', '.join(IMAGE_SUFFIXES)})"
+            )
         elif found := _image(folder.annotations[name], labels, faults):
             names.append(name)
             sizes.append(found[0])
