@@ -307,7 +307,8 @@ def names_detection_dataset(name: str) -> bool:
 
 def _of_detection(name: str) -> InputError:
     return InputError(
-        f"dataset {name!r} is for object detection, not for image classification; use it with"
+        f"dataset {name!r} is for object detection, not for image classification; train on it with"
+        " --recipe=detect_scenes (or another recipe of a detector), and use"
         " `python -m keras_resnet detection evaluate`, `detection check` or `detection preview`"
     )
 

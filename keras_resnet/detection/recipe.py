@@ -26,6 +26,9 @@ class DetectionRecipe(Recipe):
     scale_jitter: tuple[float, ...] = described(
         "Range of the factor by which images are enlarged, cropped to their size, or shrunk.", (1.0, 1.0)
     )
+    skip_faulty: bool = described(
+        "Leave out faulty annotations, and images without a file, instead of stopping.", False
+    )
     also_train: str | None = described(
         "A dataset with the same classes whose train_split is trained on, too, such as voc/2012.", None
     )

@@ -72,13 +72,13 @@ class DetectionTask(Task):
         recipe = self.recipe
         if importlib.util.find_spec("pycocotools") is None:
             raise InputError("the mAP of detectors needs the package pycocotools: pip install pycocotools")
-        dataset = open_detection_dataset(recipe.dataset, data_dir)
+        dataset = open_detection_dataset(recipe.dataset, data_dir, recipe.skip_faulty)
         self._config = _config(recipe, dataset)
         self._class_names = dataset.class_names
         validation = recipe.val_split or next(n for n in dataset.split_names if not n.startswith("train"))
         train_split, self.data_identity = dataset.split(recipe.train_split), dataset.identity
         if recipe.also_train is not None:
-            more = open_detection_dataset(recipe.also_train, data_dir)
+            more = open_detection_dataset(recipe.also_train, data_dir, recipe.skip_faulty)
             train_split, self.data_identity = _with_more(train_split, dataset, more)
         self._train = DetectionBatches(train_split, self._config, recipe.batch_size)
         self._val = DetectionBatches(dataset.split(validation), self._config, recipe.batch_size)

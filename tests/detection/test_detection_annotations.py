@@ -102,7 +102,9 @@ def test_identity_tells_annotations_apart():
 
 
 def test_faults_raise_or_are_collected():
-    with pytest.raises(InputError, match=r"^a.json: wrong \(`detection check` lists all faults, --skip_"):
+    with pytest.raises(
+        InputError, match=r"^a.json: wrong \(`detection check` lists all faults; --skip_faulty"
+    ):
         Faults().add("a.json", "wrong")
     faults = Faults(collect=True)
     faults.add("a.json", "wrong")

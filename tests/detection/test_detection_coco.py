@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from helpers.data_helpers import write_image
 
-from keras_resnet.detection import open_detection_dataset
+from keras_resnet.detection import RECIPES, open_detection_dataset
 from keras_resnet.detection.data.annotations import Faults
 from keras_resnet.detection.data.files import read_file
+from keras_resnet.detection.task import DetectionTask
 from keras_resnet.errors import InputError
 
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
@@ -208,6 +209,14 @@ def test_faulty_objects_can_be_skipped(tmp_path):
     write(tmp_path, value)
     dataset = open_detection_dataset(f"coco:{tmp_path}", skip_faulty=True)
     assert [len(objects) for objects in dataset.split("val2017").objects] == [1, 0]
+    recipe = RECIPES["detect_scenes"].replace(
+        dataset=f"coco:{tmp_path}", train_split="val2017", val_split="val2017", batch_size=1
+    )
+    with pytest.raises(InputError, match="annotation 1 of image 397133 .*--set=skip_faulty=true"):
+        DetectionTask(recipe).open(None)
+    task = DetectionTask(recipe.set(["skip_faulty=true"]))
+    task.open(None)
+    assert task.epoch_steps == 2
 
 
 def test_images_that_are_not_as_annotated(tmp_path):

@@ -80,7 +80,7 @@ def test_faulty_annotations_can_be_left_out(tmp_path, capsys):
     write_image(tmp_path / "a.png", np.zeros((8, 16, 3), "uint8"))
     dataset, output = f"coco:{tmp_path}", tmp_path / "x.png"
     assert preview(output, dataset=dataset) == 2
-    assert "--skip_faulty leaves them out" in capsys.readouterr().err
+    assert "--skip_faulty, for a recipe --set=skip_faulty=true, leaves them out" in capsys.readouterr().err
     assert not output.exists()
     assert preview(output, "--skip_faulty", dataset=dataset) == 0
     error = capsys.readouterr().err

@@ -131,7 +131,7 @@ def concatenate(name: str, splits: Sequence[DetectionSplit]) -> DetectionSplit:
         place = int(np.searchsorted(starts, index, "right")) - 1
         return splits[place].read_image(index - int(starts[place]))
 
-    names = ("image_ids", "objects", "image_names")
+    names = ("image_ids", "objects", "image_names", "skipped")
     joined = {key: sum((getattr(split, key) for split in splits), ()) for key in names}
     sizes = np.concatenate([split.sizes for split in splits])
     return dataclasses.replace(splits[0], name=name, read=read, sizes=sizes, **joined)
@@ -154,7 +154,8 @@ class Faults:
         """Records that something is wrong in a file; raises `InputError` unless faults are collected."""
         if not self._collect:
             raise InputError(
-                f"{file}: {what} (`detection check` lists all faults, --skip_faulty leaves them out)"
+                f"{file}: {what} (`detection check` lists all faults; --skip_faulty, for a recipe"
+                " --set=skip_faulty=true, leaves them out)"
             )
         self.rows.append((file, what))
 
