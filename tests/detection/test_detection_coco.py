@@ -212,7 +212,7 @@ def test_faulty_objects_can_be_skipped(tmp_path):
     recipe = RECIPES["detect_scenes"].replace(
         dataset=f"coco:{tmp_path}", train_split="val2017", val_split="val2017", batch_size=1
     )
-    with pytest.raises(InputError, match="annotation 1 of image 397133 .*--set=skip_faulty=true"):
+    with pytest.raises(InputError, match=r"annotation 1 of image 397133 .*--set=skip_faulty=true"):
         DetectionTask(recipe).open(None)
     task = DetectionTask(recipe.set(["skip_faulty=true"]))
     task.open(None)
