@@ -170,14 +170,12 @@ def _remove(path: Path) -> None:
 @contextlib.contextmanager
 def _locked(path: Path, exclusive: bool) -> Iterator[bool]:
     """Locks a file or folder without waiting for another's lock if `exclusive`; yields whether it could."""
-    descriptor, is_held = None, False
+    descriptor, is_held = None, None
     try:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # e.g. a file system without locks
-                descriptor = _open(path)
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
-                is_held = True
-        yield is_held
+        with contextlib.suppress(OSError):  # e.g. removed by another process
+            descriptor = _open(path)
+            is_held = _lock(descriptor, exclusive)
+        yield is_held is True
     finally:
         if descriptor is not None:
             os.close(descriptor)
@@ -214,7 +212,7 @@ def locked(path: str | os.PathLike, seconds: float = 0) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     # The file is never deleted: otherwise two processes could lock different files of that name.
     with open_to_append(path) as file:
-        while not _try_to_lock(file):
+        while _lock(file) is False:
             if time.monotonic() >= deadline:
                 raise InputError(
                     f"another process is using {folder}; wait until it ends, or choose another folder"
@@ -232,15 +230,19 @@ def open_to_append(path: str | os.PathLike) -> BinaryIO:
     return open(path, "ab", opener=without_links)
 
 
-def _try_to_lock(file: IO) -> bool:
+def _lock(file: IO | int, exclusive: bool = True) -> bool | None:
+    """Locks a file; False if another process has locked it, None if the system has no locks.
+
+    Waits for another's lock unless `exclusive`.
+    """
     if fcntl is None:
-        return True
+        return None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks
-        pass
+    except OSError:
+        return None
     return True
 
 
