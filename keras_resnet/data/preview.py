@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_resnet.data.pipeline import Transform, raw_images, training_batches
-from keras_resnet.data.sources import IndexedSplit, Split
+from keras_resnet.data.sources import IndexedSplit, Split, pipeline_errors
 from keras_resnet.errors import InputError, printable
 from keras_resnet.images.preprocessing import Normalization
 
@@ -19,7 +19,8 @@ def sample_examples(
     """Selects up to `count` examples of a split, relabeled 0, 1, 2, ..., and titles them.
 
     They are spread evenly over an indexed split (folders are sorted by class), or the first of a streamed
-    one. Images that cannot be decoded are skipped; raises `InputError` if all of them are.
+    one. Images that cannot be decoded are skipped; raises `InputError` if all of them are, or if a file of
+    records is damaged.
     """
     count = min(count, len(split))
     if isinstance(split, IndexedSplit):
@@ -27,7 +28,8 @@ def sample_examples(
         images, labels, files = split.images[chosen], split.classes[chosen], split.files
         names = [_name(split, int(index)) for index in chosen]
     else:
-        fetched = [split.fetch(record) for _, record in split.records().take(count)]
+        with pipeline_errors():
+            fetched = [split.fetch(record) for _, record in split.records().take(count)]
         # An object array: NumPy would convert a list of bytes to strings of one length.
         images = np.array([image.numpy() for image, _ in fetched], dtype=object)
         labels, files = np.array([int(label) for _, label in fetched]), False

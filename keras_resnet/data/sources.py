@@ -387,8 +387,8 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= 240 else text[:237] + "..."
 
 
-def unreadable(name: str, error: tf.errors.OpError) -> InputError:
-    """The error for a TFDS dataset whose files TensorFlow cannot read."""
+def unreadable(name: str, error: OSError | tf.errors.OpError) -> InputError:
+    """The error for a TFDS dataset whose files cannot be read."""
     return InputError(f"the files of dataset {name!r} cannot be read: {_one_line(error)}")
 
 
@@ -455,19 +455,20 @@ class _Loader:
             opened = self._streamed(spec, split, start, stop)
             try:
                 first = next(tf.data.TFRecordDataset(opened.shards[0][0]).take(1).as_numpy_iterator())
+                low = high = int(self._example(tf.constant(first))[1])
             except tf.errors.OpError as error:
                 raise unreadable(self.name, error) from None
-            try:
-                opened.parse(tf.constant(first))
-                labeled = True
-            except tf.errors.InvalidArgumentError:
-                labeled = False
         else:
             images, classes = self._arrays(split)
             opened = IndexedSplit(spec, images[start:stop], classes[start:stop])
-            labeled = classes.min() >= 0 and classes.max() < self._classes
-        if not labeled:
+            low, high = classes.min(), classes.max()
+        if low < 0:
             raise InputError(f"the split {split!r} of {self.name} has no labels; use another split")
+        if high >= self._classes:
+            raise InputError(
+                f"the split {split!r} of {self.name} has the label {high}; it has {self._classes} classes,"
+                " numbered from 0"
+            )
         return opened
 
     @property
@@ -495,19 +496,21 @@ class _Loader:
         return images.numpy(), classes.numpy().astype("int32")
 
     def _streamed(self, spec: str, split: str, start: int, stop: int) -> StreamedSplit:
-        info = self.builder.info
-
         def parse(record):
-            example = info.features.deserialize_example(
-                record, decoders={self.image_key: tfds.decode.SkipDecoding()}
-            )
-            label = example[self.label_key]
+            image, label = self._example(record)
             # The first record is checked when the split is opened; later ones are listed as bad images.
             valid = tf.debugging.Assert((label >= 0) & (label < self._classes), [label])
             with tf.control_dependencies([valid]):
-                return example[self.image_key], tf.identity(label)
+                return image, tf.identity(label)
 
-        return StreamedSplit(spec, tfrecords(self.name, info, f"{split}[{start}:{stop}]"), parse)
+        shards = tfrecords(self.name, self.builder.info, f"{split}[{start}:{stop}]")
+        return StreamedSplit(spec, shards, parse)
+
+    def _example(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The encoded image and the label of a record."""
+        decoders = {self.image_key: tfds.decode.SkipDecoding()}
+        example = self.builder.info.features.deserialize_example(record, decoders=decoders)
+        return example[self.image_key], example[self.label_key]
 
 
 def tfrecords(name: str, info: Any, spec: str) -> tuple[tuple[str, int, int], ...]:

@@ -211,7 +211,7 @@ def test_records_without_a_valid_label(imagenet_dir, streamed, monkeypatch):
     assert [reason for _, _, reason in bad.rows()] == ["without a valid label"] * 3
     monkeypatch.undo()
     monkeypatch.setattr(sources._Loader, "_classes", 50)
-    with pytest.raises(InputError, match="'train' of imagenet2012 has no labels"):
+    with pytest.raises(InputError, match="'train' of imagenet2012 has the label 52; it has 50 classes"):
         open_dataset("imagenet2012", imagenet_dir).split("train")
 
 

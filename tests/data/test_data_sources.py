@@ -19,6 +19,7 @@ from keras_resnet.data import (
     training_batches,
 )
 from keras_resnet.data.pipeline import dataset_statistics
+from keras_resnet.data.preview import sample_examples
 from keras_resnet.data.sources import pipeline_errors
 from keras_resnet.errors import InputError
 from keras_resnet.images.decode import decode_image
@@ -271,6 +272,7 @@ def test_a_streamed_file_that_is_damaged_in_the_middle_is_named(imagenet_dir, tm
 
     fails(rf"{re.escape(str(file))} .*{message[damage]}", train)
     fails(message[damage], dataset_statistics, split, 8)
+    fails(message[damage], sample_examples, split, [str(label) for label in range(53)], 53, transform)
 
 
 def test_folder_with_splits(image_folder, tmp_path_factory):
