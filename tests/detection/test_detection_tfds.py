@@ -1,5 +1,8 @@
 """TFDS' voc and coco, on records written with their own features."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 from helpers.data_helpers import write_tfds
@@ -79,6 +82,22 @@ def test_coco(coco_dir):
     assert faults.repaired["boxes without area left out"] == 1
     with pytest.raises(InputError, match=r"coco/2017: object 1 of .* has the label -1; labels are 0 to 79"):
         dataset.split("validation")
+
+
+@pytest.mark.parametrize("cut", ["within a record", "between records"])
+def test_truncated_records(voc_dir, tmp_path, cut):
+    shutil.copytree(voc_dir, tmp_path, dirs_exist_ok=True)
+    split = open_detection_dataset("voc/2012", tmp_path).split("train")
+    *_, file = sorted(tmp_path.rglob("*-train.tfrecord-*"))
+    length = 16 + int.from_bytes(file.read_bytes()[:8], "little")  # of the first record, with its checksums
+    os.truncate(file, length if cut == "between records" else length - 7)
+    count = "has 1 records instead of" if cut == "between records" else "'voc/2012' cannot be read: "
+    with pytest.raises(InputError, match=count) as raised:
+        open_detection_dataset("voc/2012", tmp_path).split("train")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(InputError, match="'voc/2012' cannot be read: ") as raised:
+        split.read_image(6)
+    assert "\n" not in str(raised.value)
 
 
 def test_datasets_of_another_kind(tmp_path):

@@ -84,9 +84,12 @@ def _load(name: str, builder: Any, split: str, faults: Faults) -> DetectionSplit
 
     def read(index: int) -> np.ndarray:
         record = records[index]
-        with open(record.file, "rb") as file:
-            file.seek(record.start)
-            example = _parse(builder, file.read(record.length))
+        try:
+            with open(record.file, "rb") as file:
+                file.seek(record.start)
+                example = _parse(builder, file.read(record.length))
+        except (OSError, tf.errors.OpError) as error:  # e.g. replaced or cut since the split was opened
+            raise unreadable(name, error) from None
         return decode_pixels(example["image"], f"{name} {split}: {record.name}", record.size)
 
     return DetectionSplit(
@@ -117,16 +120,18 @@ def _read_records(name: str, builder: Any, split: str, faults: Faults) -> list[_
         return tf.strings.length(record), read_header(image), example
 
     for file, skip, take in tfrecords(name, builder.info, split):
-        start = 0
+        start = position = 0
         rows = tf.data.TFRecordDataset(file).take(skip + take).map(parse, tf.data.AUTOTUNE)
-        for position, row in enumerate(rows.as_numpy_iterator()):
+        for position, row in enumerate(rows.as_numpy_iterator(), 1):
             length, header, example = row
-            if position >= skip:
+            if position > skip:
                 size = header[1::-1] if header[3] >= 5 else header[:2]
                 place = (file, start + _HEADER, int(length))
                 shape = int(size[0]), int(size[1])
                 records.append(_record(name, builder, len(records), place, shape, example, faults))
             start += _HEADER + int(length) + _FOOTER
+        if position < skip + take:
+            raise InputError(f"{file} has {position} records instead of {skip + take}: it is truncated")
     return records
 
 
