@@ -49,12 +49,20 @@ def dataset_images(
 ) -> Images:
     """Returns the test split of a dataset, resized and cropped but not normalized.
 
-    `trained_on` is the dataset's identity at the training, empty if unknown; None for another dataset.
+    `trained_on` is the dataset's identity at the training, empty if unknown; None if it need not be the same.
+
+    Raises:
+        InputError: the classes are others than the network's, or the data have changed since the training.
     """
     height, width, channels = spec.input_shape
     if height != width:
         raise InputError(f"datasets give square images; the network takes {height}x{width}")
     opened = data.open_dataset(dataset, data_dir)
+    if trained_on is not None and (changes := data_changes(trained_on, opened.identity())):
+        raise InputError(
+            f"the data have changed since the training ({', '.join(changes[:4])}); restore them, or give"
+            f" --dataset={dataset} to compare on them as they are now"
+        )
     check_classes("the network", spec, opened)
     split = opened.test_split
     preprocessing = spec.preprocessing.for_channels(channels)
@@ -66,10 +74,7 @@ def dataset_images(
     def batches() -> Iterable[Batch]:
         return data.raw_images(opened.split(split), preprocessing)
 
-    source = f"the {split} split of {dataset}"
-    if changes := [] if trained_on is None else data_changes(trained_on, opened.identity()):
-        source += f", which has changed since the training ({changes[0]})"
-    return Images(batches, source, calibration)
+    return Images(batches, f"the {split} split of {dataset}", calibration)
 
 
 def sample_photos(height: int, width: int, channels: int = 3) -> np.ndarray:

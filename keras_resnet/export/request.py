@@ -124,8 +124,9 @@ class ExportRequest:
             raise InputError(
                 f"{folder.path}: the recipe is for {recipe['model']}, but the weights are for {spec.model}"
             )
-        dataset = self.dataset or recipe["dataset"]
-        images = self._images(spec, dataset, trained_on if dataset == recipe["dataset"] else None)
+        # Only a dataset that is not named must be the one of the training.
+        unchanged = trained_on if self.dataset is None else None
+        images = self._images(spec, self.dataset or recipe["dataset"], unchanged)
         output_dir = Path(self.output_dir or folder.path / "export")
         load = functools.partial(network_for_export, spec, file)
         return Source(spec, load, output_dir, images, recipe)
