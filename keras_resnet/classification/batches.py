@@ -16,7 +16,7 @@ from keras_resnet.data.examples import (
     record_skipped_files,
     shard_examples,
 )
-from keras_resnet.images.decode import decode_image
+from keras_resnet.images.decode import decode_mirrored
 from keras_resnet.images.preprocessing import Preprocessing
 
 
@@ -42,8 +42,8 @@ def view_batches(
     channels_first = keras.config.image_data_format() == "channels_first"
 
     def prepare(image, index):
-        pixels = decode_image(image) if image.dtype == tf.string else image
-        return [view for preprocessing in preprocessings for view in protocol.views(pixels, preprocessing)]
+        pixels, turn = decode_mirrored(image) if image.dtype == tf.string else (image, None)
+        return [view for how in preprocessings for view in protocol.views(pixels, how, turn)]
 
     def finish(*batch):
         *views, labels, weights, _ = batch

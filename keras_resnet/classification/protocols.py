@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.images.decode import transpose
 from keras_resnet.images.ops import evaluation_view, normalize, resize_shorter_side, with_channels
 from keras_resnet.images.preprocessing import REFERENCE_SIZE, Normalization, Preprocessing, usual_resize
 from keras_resnet.models.graph import recursion_limit
@@ -22,8 +23,9 @@ class Protocol:
     """A test protocol.
 
     Attributes:
-        views: converts an image, uint8 (height, width, channels), to the network's inputs: one tensor,
-            float32 (views, height, width, channels), for each size.
+        views: converts an image, uint8 (height, width, channels), and a `Preprocessing` to the network's
+            inputs: one tensor, float32 (views, height, width, channels), for each size. A third argument
+            is `transposed` as in `evaluation_view`.
         resizes: the shorter sides, in pixels, to which images are resized; None if whole images are
             resized to the input size.
         fully_convolutional: whether the network must accept inputs of any size.
@@ -32,26 +34,36 @@ class Protocol:
 
     name: str
     summary: str
-    views: Callable[[tf.Tensor, Preprocessing], tuple[tf.Tensor, ...]]
+    views: Callable[..., tuple[tf.Tensor, ...]]
     resizes: Callable[[Preprocessing], tuple[int | None, ...]]
     fully_convolutional: bool = False
     batch_size: int = 64
 
 
-def single_crop(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tensor, ...]:
+def single_crop(
+    image: tf.Tensor, preprocessing: Preprocessing, transposed: tf.Tensor | None = None
+) -> tuple[tf.Tensor, ...]:
     """The view used for the weights' published accuracy: a center crop or the whole image."""
     view = evaluation_view(
-        image, preprocessing.resize, preprocessing.size, preprocessing.channels, preprocessing.interpolation
+        image,
+        preprocessing.resize,
+        preprocessing.size,
+        preprocessing.channels,
+        preprocessing.interpolation,
+        transposed,
     )
     return (normalize(view, preprocessing.normalization)[None],)
 
 
-def ten_crop(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tensor, ...]:
+def ten_crop(
+    image: tf.Tensor, preprocessing: Preprocessing, transposed: tf.Tensor | None = None
+) -> tuple[tf.Tensor, ...]:
     """Crops the four corners and the center, also flipped (section 3.4, after AlexNet).
 
     The shorter side of the image is 256 for crops of 224, and scaled for others.
     """
     resized = resize_shorter_side(image, usual_resize(preprocessing.size), preprocessing.interpolation)
+    resized = transpose(resized, transposed)
     crops = with_channels(ten_crops(resized, preprocessing.size), preprocessing.channels)
     return (normalize(crops, preprocessing.normalization),)
 
@@ -73,12 +85,14 @@ def ten_crops(image: tf.Tensor, size: int) -> tf.Tensor:
     return tf.ensure_shape(tf.stack(crops), (10, size, size, image.shape[-1]))
 
 
-def multi_scale(image: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tensor, ...]:
+def multi_scale(
+    image: tf.Tensor, preprocessing: Preprocessing, transposed: tf.Tensor | None = None
+) -> tuple[tf.Tensor, ...]:
     """The whole image at five sizes (section 3.4); not flipped, which the paper does not mention."""
     normalization = _per_channel(preprocessing.normalization)
 
     def view(resize: int) -> tf.Tensor:
-        resized = resize_shorter_side(image, resize, preprocessing.interpolation)
+        resized = transpose(resize_shorter_side(image, resize, preprocessing.interpolation), transposed)
         return normalize(with_channels(resized, preprocessing.channels), normalization)[None]
 
     return tuple(map(view, scales(preprocessing)))

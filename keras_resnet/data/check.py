@@ -16,7 +16,7 @@ from keras_resnet.data.examples import (
 )
 from keras_resnet.data.sources import Dataset, open_dataset
 from keras_resnet.errors import printable
-from keras_resnet.images.decode import decode_image
+from keras_resnet.images.decode import decode_mirrored
 from keras_resnet.tables import markdown_table
 
 _BATCH = 16
@@ -51,7 +51,7 @@ def find_unusable(dataset: Dataset) -> tuple[list[tuple[str, str]], int]:
                 split,
                 shard_examples(in_order(split, _BATCH), Shard(_BATCH)),
                 _BATCH,
-                lambda image, index: (tf.cast(tf.shape(decode_image(image))[0], tf.float32),),
+                lambda image, index: (tf.cast(tf.shape(decode_mirrored(image)[0])[0], tf.float32),),
                 [()],
                 lambda heights, labels, weights, indices: tf.math.count_nonzero(indices != PADDING),
                 bad,

@@ -25,7 +25,7 @@ from keras_resnet.data.examples import (
 )
 from keras_resnet.data.sources import IndexedSplit, Split, pipeline_errors
 from keras_resnet.errors import InputError
-from keras_resnet.images.decode import decode_image
+from keras_resnet.images.decode import decode_mirrored
 from keras_resnet.images.ops import evaluation_view, normalize, with_channels
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 
@@ -283,7 +283,12 @@ def _seed_pairs(seed: int, indices: tf.Tensor) -> tf.Tensor:
 
 def _evaluation_view(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """The unnormalized input for a decoded or encoded image."""
-    pixels = decode_image(image) if image.dtype == tf.string else image
+    pixels, transposed = decode_mirrored(image) if image.dtype == tf.string else (image, None)
     return evaluation_view(
-        pixels, preprocessing.resize, preprocessing.size, preprocessing.channels, preprocessing.interpolation
+        pixels,
+        preprocessing.resize,
+        preprocessing.size,
+        preprocessing.channels,
+        preprocessing.interpolation,
+        transposed,
     )

@@ -3,7 +3,7 @@
 import io
 import struct
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +14,7 @@ MAX_PIXELS = 89_478_485
 
 # Unless a JPEG is decoded line by line, its coefficients are kept; every scan visits every block.
 _MAX_BYTES = 560 * 2**20  # of a JPEG's pixels and coefficients in memory
-_MAX_SCANNED = 2**31  # a JPEG's pixels times its scans
+_MAX_SCANNED = 2**30  # a JPEG's pixels times its scans
 _MAX_SCANS = 128
 _BYTES_PER_SCAN = 10  # at least: a marker, a length, and one component
 _MAX_TEXTS = 32  # compressed texts in a PNG: libpng inflates each to up to 8 MB, and keeps it
@@ -33,8 +33,9 @@ _KEPT_IN_MEMORY = (b"\xc2\x00\x11\x08", b"\xca\x00\x11\x08", b"\xda\x00\x08\x01"
 _ADOBE = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00d\x00\x00\x00\x00\x00"
 _ORIENTATION, _SHORT, _LONG = 0x0112, 3, 4  # Exif's tag and the types of its value
 _MAX_TAGS = 128
-# Whether rows and columns are reversed, for orientations 0, 1-4 and 5-8; the latter are transposed first.
-_REVERSED = [(False, False), *2 * [(False, False), (False, True), (True, True), (True, False)]]
+# Whether rows and columns are reversed, for orientations 0, 1-4 and 5-8; the latter are then transposed.
+_REVERSED = [(False, False), (False, False), (False, True), (True, True), (True, False)]
+_REVERSED += [(False, False), (True, False), (True, True), (False, True)]
 
 
 def decode_image(encoded: tf.Tensor, gif: bool = True) -> tf.Tensor:
@@ -53,9 +54,20 @@ def decode_image(encoded: tf.Tensor, gif: bool = True) -> tf.Tensor:
         InvalidArgumentError: at run time, if the format is another, the file is damaged, or `read_header`
             refuses it.
     """
+    return transpose(*decode_mirrored(encoded, gif))
+
+
+def decode_mirrored(encoded: tf.Tensor, gif: bool = True) -> tuple[tf.Tensor, tf.Tensor]:
+    """As `decode_image`, but leaves the transposition of 4 of Exif's 8 orientations to the caller.
+
+    Transposing takes longer than decoding: resized or cropped images are cheaper to transpose.
+
+    Returns:
+        uint8 (height, width, 3), and whether it must still be transposed: see `transpose`.
+    """
     encoded = tf.convert_to_tensor(encoded)
     header = read_header(encoded)
-    return apply_exif_orientation(decode_box(encoded, header, None, gif), header[3])
+    return mirror(decode_box(encoded, header, None, gif), header[3]), header[3] >= 5
 
 
 def read_header(encoded: tf.Tensor) -> tf.Tensor:
@@ -153,15 +165,22 @@ def _orientation_in(tiff: tf.Tensor) -> tf.Tensor:
     return tf.where((value >= 1) & (value <= 8), value, 0)
 
 
-def apply_exif_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Rotates and mirrors decoded pixels (height, width, channels) by the Exif orientation."""
+def mirror(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Mirrors stored pixels (height, width, channels) by the Exif orientation; 5-8 need `transpose`, too."""
 
-    def turned():
-        axes = tf.where(orientation >= 5, [1, 0, 2], [0, 1, 2])
-        lines = tf.transpose(image, cast(Any, axes))
-        return tf.reverse(lines, tf.boolean_mask([0, 1], tf.gather(_REVERSED, orientation)))
+    def mirrored():
+        return tf.reverse(image, tf.boolean_mask([0, 1], tf.gather(_REVERSED, orientation)))
 
-    return tf.ensure_shape(tf.cond(orientation > 1, turned, lambda: image), (None, None, image.shape[-1]))
+    return tf.ensure_shape(tf.cond(orientation > 1, mirrored, lambda: image), (None, None, image.shape[-1]))
+
+
+def transpose(image: tf.Tensor, transposed: tf.Tensor | None) -> tf.Tensor:
+    """Exchanges rows and columns of an image (height, width, channels) if `transposed`, bool ()."""
+    if transposed is None:
+        return image
+    height, width, channels = image.shape
+    turned = tf.cond(transposed, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    return tf.ensure_shape(turned, (height, width, channels) if height == width else (None, None, channels))
 
 
 def box_in_stored_pixels(box: tf.Tensor, shape: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -171,11 +190,17 @@ def box_in_stored_pixels(box: tf.Tensor, shape: tf.Tensor, orientation: tf.Tenso
     """
 
     def turned():
-        corner = tf.where(tf.gather(_REVERSED, orientation), shape - box[:2] - box[2:], box[:2])
-        boxed = tf.stack([corner, box[2:]])
-        return tf.reshape(tf.cond(orientation >= 5, lambda: boxed[:, ::-1], lambda: boxed), [4])
+        stored = tf.where(orientation >= 5, transposed_box(box), box)
+        sides = tf.where(orientation >= 5, shape[::-1], shape)
+        corner = tf.where(tf.gather(_REVERSED, orientation), sides - stored[:2] - stored[2:], stored[:2])
+        return tf.concat([corner, stored[2:]], 0)
 
     return tf.cond(orientation > 1, turned, lambda: box)
+
+
+def transposed_box(box: tf.Tensor) -> tf.Tensor:
+    """A box, (4,): top, left, height and width, in the transposed image."""
+    return tf.gather(box, [1, 0, 3, 2])
 
 
 def decode_box(encoded: tf.Tensor, header: tf.Tensor, box: tf.Tensor | None, gif: bool = True) -> tf.Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.errors import InputError
+from keras_resnet.images.decode import transpose
 from keras_resnet.images.preprocessing import Normalization
 
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
@@ -132,13 +133,19 @@ def _resized_shape(image: tf.Tensor, resize: int) -> list[int] | tf.Tensor:
 
 
 def evaluation_view(
-    images: tf.Tensor, resize: int | None, size: int, channels: int, interpolation: str = "bilinear"
+    images: tf.Tensor,
+    resize: int | None,
+    size: int,
+    channels: int,
+    interpolation: str = "bilinear",
+    transposed: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Resizes and crops decoded images as a `Preprocessing` of these values, without normalization.
 
     Args:
         images: uint8 (height, width, 3 or 1); also a batch if `resize` is None.
         channels: 3 or 1.
+        transposed: whether the image is one of `decode_mirrored` that must be transposed; None if not.
 
     Returns:
         float32 (..., size, size, channels), 0-255.
@@ -152,7 +159,7 @@ def evaluation_view(
         images = tf.cast(images, tf.float32)
     else:
         images = resize_and_crop(images, (size, size), (0, 0), size, interpolation)
-    return with_channels(images, channels)
+    return transpose(with_channels(images, channels), transposed)
 
 
 def normalize(images: tf.Tensor, normalization: Normalization) -> tf.Tensor:

@@ -10,6 +10,7 @@ from helpers.exif_data import directory, with_exif
 from helpers.image_bombs import frames_gif, scans_jpeg, texts_png
 from PIL import Image
 
+from keras_resnet.classification.protocols import PROTOCOLS
 from keras_resnet.data.augmentation.crop import resized_crop
 from keras_resnet.data.examples import BadImages
 from keras_resnet.data.sources import file_error
@@ -17,6 +18,7 @@ from keras_resnet.errors import InputError
 from keras_resnet.images import decode as decoding
 from keras_resnet.images import ops
 from keras_resnet.images.decode import decode_error, try_each
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
 
 KINDS = convertible()
 
@@ -210,6 +212,28 @@ def test_a_window_is_chosen_in_the_upright_image(orientation):
     part = resized_crop(tf.constant(file), choose, 24, True).numpy()
     np.testing.assert_array_equal(part, upright[3:27, 5:29])
     assert shapes == [list(upright.shape[:2])]
+
+
+@pytest.mark.parametrize("orientation", [2, 5, 6, 7, 8])
+def test_views_are_turned_instead_of_images(orientation, monkeypatch):
+    """Transposing a large image takes longer than decoding it."""
+    file = tf.constant(encoded("PNG", exif=exif(orientation)))
+    upright = tf.constant(by_pillow(file.numpy()).astype("uint8"))
+    turned, transpose = [], tf.transpose
+    monkeypatch.setattr(
+        tf, "transpose", lambda image, axes: turned.append(image.dtype) or transpose(image, axes)
+    )
+    box = tf.constant([4.5, 7.0, 31.0, 29.0])
+    views = [resized_crop(file, lambda shape: box, 20, whole) for whole in (False, True)]
+    expected = [resized_crop(upright, lambda shape: box, 20, whole) for whole in (False, True)]
+    prepared = Preprocessing(24, 29, "bilinear", Normalization.identity(3))
+    for protocol in PROTOCOLS.values():
+        pixels, transposed = decoding.decode_mirrored(file)
+        views += protocol.views(pixels, prepared, transposed)
+        expected += protocol.views(upright, prepared)
+    for view, other in zip(views, expected, strict=True):
+        np.testing.assert_allclose(view, other, atol=1e-3)
+    assert set(turned) == {tf.float32}
 
 
 def test_a_truncated_file_is_refused_wherever_its_window_lies():

@@ -131,17 +131,20 @@ def resized_crop(
         crop = choose(shape)
         box = _needed_pixels(crop, shape, size, whole_pixels)
         part = decode.decode_box(image, header, decode.box_in_stored_pixels(box, shape, orientation))
-        part = decode.apply_exif_orientation(part, orientation)
+        part, transposed = decode.mirror(part, orientation), orientation >= 5
     else:
+        transposed = None
         shape = tf.shape(image)[:2]
         crop = choose(shape)
         box = _needed_pixels(crop, shape, size, whole_pixels)
         part = tf.slice(image, tf.concat([box[:2], [0]], 0), tf.concat([box[2:], [-1]], 0))
         part = tf.ensure_shape(part, (None, None, image.shape[-1]))
     if whole_pixels:
-        return ops.resize_area(part, size)
-    corner = tf.cast(tf.concat([box[:2], [0, 0]], 0), tf.float32)
-    return ops.resize_box(part, crop - corner, size)
+        return decode.transpose(ops.resize_area(part, size), transposed)
+    crop -= tf.cast(tf.concat([box[:2], [0, 0]], 0), tf.float32)
+    if transposed is not None:
+        crop = tf.where(transposed, decode.transposed_box(crop), crop)
+    return decode.transpose(ops.resize_box(part, crop, size), transposed)
 
 
 def _needed_pixels(crop: tf.Tensor, shape: tf.Tensor, size: int, whole_pixels: bool) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_resnet.images.decode import MAX_PIXELS, decode_image, try_each
+from keras_resnet.images.decode import MAX_PIXELS, decode_mirrored, try_each
 from keras_resnet.images.ops import evaluation_view
 
 
@@ -22,8 +22,8 @@ def decode_batch(image_bytes: tf.Tensor, size: int, resize: int | None, channels
 
     def view(encoded, known):
         with tf.control_dependencies([tf.debugging.Assert(known, ["neither a JPEG nor a PNG"])]):
-            pixels = decode_image(tf.identity(encoded), gif=False)
-        return (evaluation_view(pixels, resize, size, channels, interpolation),)
+            pixels, transposed = decode_mirrored(tf.identity(encoded), gif=False)
+        return (evaluation_view(pixels, resize, size, channels, interpolation, transposed),)
 
     (images,), readable = try_each(view, (image_bytes, known), parallel=True)
     with tf.control_dependencies([_refuse_unreadable(known, readable)]):
