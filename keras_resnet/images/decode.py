@@ -17,6 +17,8 @@ _MAX_BYTES = 560 * 2**20  # of a JPEG's pixels and coefficients in memory
 _MAX_SCANNED = 2**30  # a JPEG's pixels times its scans
 _MAX_SCANS = 128
 _BYTES_PER_SCAN = 10  # at least: a marker, a length, and one component
+_MAX_BITS = 24 * MAX_PIXELS  # of a PNG's pixels, which cannot be decoded at a reduced scale
+_SAMPLES = [1, 1, 3, 1, 2, 1, 4, 1]  # of a pixel, by the type of a PNG's colors
 _MAX_TEXTS = 32  # compressed texts in a PNG: libpng inflates each to up to 8 MB, and keeps it
 _SMALL_PNG = 2**18  # bytes; smaller ones cannot hold that many texts
 _MAX_MARKERS = 2**20
@@ -74,7 +76,8 @@ def read_header(encoded: tf.Tensor) -> tf.Tensor:
     """Reads an image's size and orientation without decoding it.
 
     Fails for more than `MAX_PIXELS`, and for files that would take much more memory or time than their
-    pixels: JPEGs of very many scans, very large progressive ones, and PNGs of many compressed texts.
+    pixels: JPEGs of very many scans, very large progressive ones, and PNGs of many compressed texts or of
+    more bits than `MAX_PIXELS` have in 24-bit colors.
 
     Returns:
         int32 (4,): height and width of the stored pixels, number of components (3 except for JPEGs), and
@@ -118,6 +121,12 @@ def _is_affordable(encoded: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
     height, width, components = tf.unstack(tf.cast(shape, tf.int64))
     pixels, size = height * width, tf.cast(tf.strings.length(encoded), tf.int64)
     fits = (height > 0) & (width > 0) & (pixels <= MAX_PIXELS)
+
+    depth, colors = tf.unstack(
+        tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 24, 2), tf.uint8, fixed_length=2), tf.int64)
+    )
+    bits = pixels * depth * tf.gather(tf.constant(_SAMPLES, tf.int64), colors & 7)
+    fits &= ~_starts_with(encoded, _PNG) | (bits <= _MAX_BITS)
 
     # Only files that are large enough for that many scans or texts are searched.
     many = tf.where(jpeg, pixels * size > _MAX_SCANNED * _BYTES_PER_SCAN, size > _SMALL_PNG)
@@ -314,7 +323,9 @@ def decode_error(encoded: bytes) -> str | None:
         height, width, _ = shape.numpy().tolist()
         if min(height, width) > 0 and not _is_affordable(tensor, shape):
             excess = (
-                "too many scans or texts" if height * width <= MAX_PIXELS else f"the limit is {MAX_PIXELS}"
+                "too many scans, texts or bits"
+                if height * width <= MAX_PIXELS
+                else f"the limit is {MAX_PIXELS}"
             )
             return f"{width} x {height} pixels; {excess}"
         decode_box(tensor, read_header(tensor), None)  # not turned, which would take as much memory again

@@ -1,11 +1,23 @@
 import io
 import os
 import re
+import struct
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.dirty_images import by_pillow, chunk, convertible, encoded, exif, inks, photo, png16, unusable
+from helpers.dirty_images import (
+    by_pillow,
+    chunk,
+    convertible,
+    encoded,
+    exif,
+    flat_png,
+    inks,
+    photo,
+    png16,
+    unusable,
+)
 from helpers.exif_data import directory, with_exif
 from helpers.image_bombs import frames_gif, scans_jpeg, texts_png
 from PIL import Image
@@ -73,10 +85,16 @@ def test_files_cut_within_their_first_64_bytes_are_refused(kind):
         )
 
 
-def test_many_scans_and_texts_are_refused(decode):
+def test_many_scans_texts_and_bits_are_refused(decode):
+    deep = flat_png(8, 8, bits=16, color=6)
+    deep = deep[:16] + struct.pack(">II", 5_900, 5_900) + deep[24:]
     for file, sentence in (
-        (scans_jpeg(2_000, 600), "2000 x 2000 pixels; too many scans or texts"),
-        (texts_png(40), "8 x 8 pixels; too many scans or texts"),
+        (scans_jpeg(2_000, 600), "2000 x 2000 pixels; too many scans, texts or bits"),
+        (
+            deep[:16] + struct.pack(">II", 5_900, 5_900) + deep[24:],
+            "5900 x 5900 pixels; too many scans, texts or bits",
+        ),
+        (texts_png(40), "8 x 8 pixels; too many scans, texts or bits"),
     ):
         assert decode_error(file) == sentence
         with pytest.raises(tf.errors.InvalidArgumentError):

@@ -10,8 +10,10 @@ from helpers.processes import ROOT, finish, start
 SERVED = ("png", "jpeg")
 REFUSED = (
     "png of 90 megapixels",
+    "png with alpha, of 16 bits and 65 megapixels",
     "png with texts",
     "progressive jpeg of 81 megapixels",
+    "jpeg of 19 scans and 81 megapixels",
     "jpeg of 3000 scans",
     "gif with a frame beyond its screen",
 )
