@@ -12,6 +12,7 @@ from PIL import Image
 MAX_PIXELS = 89_478_485
 """Pillow's limit of the pixels of an image: a file of a few kilobytes can claim billions."""
 
+_MAX_GIF_PIXELS = 2**25  # Pillow takes 14 bytes for each
 # Unless a JPEG is decoded line by line, its coefficients are kept; every scan visits every block.
 _MAX_BYTES = 560 * 2**20  # of a JPEG's pixels and coefficients in memory
 _MAX_SCANNED = 2**30  # a JPEG's pixels times its scans
@@ -75,9 +76,9 @@ def decode_mirrored(encoded: tf.Tensor, gif: bool = True) -> tuple[tf.Tensor, tf
 def read_header(encoded: tf.Tensor) -> tf.Tensor:
     """Reads an image's size and orientation without decoding it.
 
-    Fails for more than `MAX_PIXELS`, and for files that would take much more memory or time than their
-    pixels: JPEGs of very many scans, very large progressive ones, and PNGs of many compressed texts or of
-    more bits than `MAX_PIXELS` have in 24-bit colors.
+    Fails for more than `MAX_PIXELS`, and for files that would take much more memory or time: JPEGs of very
+    many scans, very large progressive ones, PNGs of many compressed texts or of more bits than `MAX_PIXELS`
+    have in 24-bit colors, and GIFs of more than 2**25 pixels.
 
     Returns:
         int32 (4,): height and width of the stored pixels, number of components (3 except for JPEGs), and
@@ -120,7 +121,8 @@ def _is_affordable(encoded: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
     jpeg = _starts_with(encoded, _JPEG)
     height, width, components = tf.unstack(tf.cast(shape, tf.int64))
     pixels, size = height * width, tf.cast(tf.strings.length(encoded), tf.int64)
-    fits = (height > 0) & (width > 0) & (pixels <= MAX_PIXELS)
+    most = tf.where(_starts_with(encoded, *_GIF), _MAX_GIF_PIXELS, MAX_PIXELS)
+    fits = (height > 0) & (width > 0) & (pixels <= tf.cast(most, tf.int64))
 
     depth, colors = tf.unstack(
         tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 24, 2), tf.uint8, fixed_length=2), tf.int64)
@@ -322,11 +324,9 @@ def decode_error(encoded: bytes) -> str | None:
         shape = _read_shape(tensor)
         height, width, _ = shape.numpy().tolist()
         if min(height, width) > 0 and not _is_affordable(tensor, shape):
-            excess = (
-                "too many scans, texts or bits"
-                if height * width <= MAX_PIXELS
-                else f"the limit is {MAX_PIXELS}"
-            )
+            most = _MAX_GIF_PIXELS if encoded.startswith(_GIF) else MAX_PIXELS
+            fits = height * width <= most
+            excess = "too many scans, texts or bits" if fits else f"the limit is {most}"
             return f"{width} x {height} pixels; {excess}"
         decode_box(tensor, read_header(tensor), None)  # not turned, which would take as much memory again
     # A message that quotes the file's bytes may not be valid UTF-8.

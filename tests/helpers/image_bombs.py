@@ -64,6 +64,8 @@ def bombs():
         "jpeg of 3000 scans": scans_jpeg(8_000, 3_000),
         "gif of 1500 frames": frames_gif(1_500, 1_000, 1_000),
         "gif with a frame beyond its screen": frames_gif(1, 16_000, 16_000, (10, 10)),
+        "gif of 33 megapixels": frames_gif(1, 5_792, 5_792),
+        "gif of 89 megapixels": frames_gif(1, 9_459, 9_459),
         "gif of small blocks": frames_gif(1, 10, 10)[:-1] + b"!\xfe\x01a\x00" * 100_000 + b";",
         "gif that begins with small blocks": small_blocks_gif(),
     }

@@ -16,6 +16,7 @@ REFUSED = (
     "jpeg of 19 scans and 81 megapixels",
     "jpeg of 3000 scans",
     "gif with a frame beyond its screen",
+    "gif of 89 megapixels",
 )
 LIMIT = 600  # MiB
 
