@@ -128,7 +128,7 @@ def _is_affordable(encoded: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
         tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 24, 2), tf.uint8, fixed_length=2), tf.int64)
     )
     bits = pixels * depth * tf.gather(tf.constant(_SAMPLES, tf.int64), colors & 7)
-    fits &= ~_starts_with(encoded, _PNG) | (bits <= _MAX_BITS)
+    fits &= tf.where(_starts_with(encoded, _PNG), bits, 0) <= _MAX_BITS
 
     # Only files that are large enough for that many scans or texts are searched.
     many = tf.where(jpeg, pixels * size > _MAX_SCANNED * _BYTES_PER_SCAN, size > _SMALL_PNG)
