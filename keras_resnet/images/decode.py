@@ -124,9 +124,8 @@ def _is_affordable(encoded: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
     most = tf.where(_starts_with(encoded, *_GIF), _MAX_GIF_PIXELS, MAX_PIXELS)
     fits = (height > 0) & (width > 0) & (pixels <= tf.cast(most, tf.int64))
 
-    depth, colors = tf.unstack(
-        tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 24, 2), tf.uint8, fixed_length=2), tf.int64)
-    )
+    head = tf.cast(tf.io.decode_raw(encoded, tf.uint8, fixed_length=26), tf.int64)
+    depth, colors = tf.unstack(head[24:])
     bits = pixels * depth * tf.gather(tf.constant(_SAMPLES, tf.int64), colors & 7)
     fits &= tf.where(_starts_with(encoded, _PNG), bits, 0) <= _MAX_BITS
 
