@@ -4,7 +4,7 @@ All losses are float32 (batch,). The sums over an image's sample are divided by 
 sample, even if the sample is smaller: an image's loss does not depend on the other images.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -133,13 +133,9 @@ def _targets(boxes, labels, regions, matches, states, places, valid, weights=(1.
 
 def _each(function, images: tuple, count: int) -> Targets:
     """The targets of each image, one after the other: overlaps of many anchors take much memory."""
-    signature = Targets(
-        tf.TensorSpec([count], tf.int32),
-        tf.TensorSpec([count], tf.bool),
-        tf.TensorSpec([count], tf.bool),
-        tf.TensorSpec([count], tf.int32),
-        tf.TensorSpec([count, 4], tf.float32),
-    )
+    types = (tf.int32, tf.bool, tf.bool, tf.int32, tf.float32)
+    specs: Any = [tf.TensorSpec([count, 4] if dtype is tf.float32 else [count], dtype) for dtype in types]
+    signature = Targets(*specs)
     found = tf.map_fn(function, images, fn_output_signature=signature)
     return tf.nest.map_structure(tf.stop_gradient, found)
 
@@ -150,6 +146,6 @@ def _masked_sum(losses: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 def _box_loss(deltas: tf.Tensor, targets: Targets, beta: float) -> tf.Tensor:
     """The sum of smooth L1 losses over the positives: quadratic up to an error of `beta`."""
-    error = tf.abs(deltas - tf.where(targets.positive[..., None], targets.boxes, 0.0))
+    error = tf.abs(deltas - tf.where(tf.expand_dims(targets.positive, -1), targets.boxes, 0.0))
     losses = tf.where(error < beta, 0.5 * error**2 / beta, error - 0.5 * beta)
     return _masked_sum(tf.reduce_sum(losses, -1), targets.positive)

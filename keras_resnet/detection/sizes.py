@@ -1,6 +1,7 @@
 """Images of any size as the input of a detector, with torchvision's rule for the resized size."""
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -58,7 +59,8 @@ def normalize_then_resize(
     """
     pixels = ops.normalize(tf.cast(tf.convert_to_tensor(image), tf.float32), normalization)
     resized = tf.image.resize(pixels, size, "bilinear", antialias=False)
-    return tf.pad(resized, [[0, padded[0] - size[0]], [0, padded[1] - size[1]], [0, 0]])
+    missing: Any = [padded[0] - size[0], padded[1] - size[1]]
+    return tf.pad(resized, [[0, missing[0]], [0, missing[1]], [0, 0]])
 
 
 def check_image(image: np.ndarray) -> None:

@@ -155,7 +155,8 @@ class DetectionTask(Task):
         proposals = propose(outputs.logits, outputs.deltas, anchors, batch["sizes"], config.in_training)
         regions, targets = region_targets(proposals, batch, _seeds(key, batch, 1), config)
         head: Any = detector.head
-        losses += roi_losses(*head(detector.pool(outputs, regions), training=True), targets, config)
+        logits, deltas = head(detector.pool(outputs, regions), training=True)
+        losses += roi_losses(logits, deltas, targets, config)
         sums = [tf.reduce_sum(loss * batch["weights"]) for loss in losses]
         return [tf.add_n(sums), *sums, tf.reduce_sum(batch["weights"])]
 

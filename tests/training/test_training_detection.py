@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers.commands import run as run_command
 from helpers.runs import history
 
@@ -162,6 +163,56 @@ def test_two_replicas_or_parts_do_what_one_does(tmp_path, classifier, run_option
     assert len(one) == 3
     np.testing.assert_allclose(losses("two", strategy="mirrored"), one, rtol=1e-5)
     np.testing.assert_allclose(losses("parts", accumulate=2), one, rtol=1e-5)
+
+
+def write_coco(folder, seed):
+    """Seven images, two of them portrait; one has no object, and one cannot be decoded."""
+    numbers = np.random.default_rng(seed)
+    images, rows = [], []
+    (folder / "train").mkdir(parents=True)
+    for index in range(7):
+        height, width = (48, 32) if index % 3 == 2 else (32, 48)
+        pixels = numbers.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        name = f"{index}.png"
+        (folder / "train" / name).write_bytes(tf.io.encode_png(pixels).numpy())
+        images.append({"id": index, "file_name": name, "height": height, "width": width})
+        if index != 1:
+            row = {"bbox": [2 + index, 3, 20, 16], "area": 320, "iscrowd": 0, "category_id": index % 2}
+            rows.append({"id": index, "image_id": index, **row})
+    (folder / "train" / "3.png").write_bytes(b"no image")
+    categories = [{"id": number, "name": name} for number, name in enumerate("ab")]
+    values = {"images": images, "annotations": rows, "categories": categories}
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "instances_train.json").write_text(json.dumps(values))
+    return f"coco:{folder}"
+
+
+@pytest.mark.slow
+def test_a_pyramid_on_images_of_both_orientations(tmp_path, run_options):
+    """Of two datasets."""
+    changes = {
+        "network": {"stage_depths": (1, 1, 1, 1), "stage_filters": (4, 4, 4, 4)},
+        "anchor_sizes": ((8,), (12,), (16,), (24,), (32,)),
+        "pyramid_channels": 8,
+        **{name: SMALL[name] for name in SMALL if name not in ("network", "anchor_sizes", "size_multiple")},
+    }
+    recipe = small_recipe(
+        model="faster_rcnn_resnet50_v1_5_fpn",
+        model_overrides=changes,
+        dataset=write_coco(tmp_path / "a", 0),
+        also_train=write_coco(tmp_path / "b", 1),
+        val_split="train",
+        batch_size=2,
+        epochs=1,
+        flip=True,
+        scale_jitter=(0.8, 1.3),
+    )
+    last = train(recipe, tmp_path / "run", run_options(max_bad_images=3))
+    assert last["step"] == 7  # ten landscape images, and four portrait ones
+    assert np.isfinite(last["train_loss"])
+    listed = (tmp_path / "run" / "bad_images.csv").read_text()
+    assert listed.count("3.png") >= 2
+    assert load_detector(RunFolder(tmp_path / "run").weights).class_names == ("a", "b")
 
 
 @pytest.mark.parametrize(

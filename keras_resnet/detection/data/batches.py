@@ -173,7 +173,7 @@ def _read(split: DetectionSplit, index: int, most: int, bad: BadImages | None) -
                 continue
             if bad is None:
                 raise
-            bad.add(str(split.image_ids[index]), split.name, str(error))
+            bad.add(split.image_names[index], split.name, str(error))
             return np.zeros((*split.sizes[index], 3), "uint8"), boxes, labels, kinds, np.bool_(False)
         break
     objects = split.objects[index]
