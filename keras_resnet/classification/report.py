@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_resnet.classification.evaluation import Evaluation
 from keras_resnet.classification.metrics import Metrics
+from keras_resnet.data.preview import legible
 from keras_resnet.errors import InputError
 from keras_resnet.files import atomic_path, write_json
 from keras_resnet.tables import markdown_table
@@ -173,5 +174,5 @@ def _short(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Escapes text that matplotlib would parse as a formula."""
-    return text.replace("$", r"\$")
+    """Escapes text that matplotlib would parse as a formula, and spells what its font lacks."""
+    return legible(text).replace("$", r"\$")

@@ -19,7 +19,7 @@ from keras_resnet.detection.data.files import IMAGE_SUFFIXES, MAX_IMAGE, decode_
 from keras_resnet.detection.data.sources import open_detection_dataset
 from keras_resnet.detection.detections import Detections
 from keras_resnet.detection.detector import Detector, build_detector
-from keras_resnet.detection.drawing import CELL, draw_boxes, legible, save_contact_sheet, thumbnail
+from keras_resnet.detection.drawing import CELL, draw_boxes, save_contact_sheet, thumbnail
 from keras_resnet.detection.evaluation import evaluate as evaluate_detector
 from keras_resnet.detection.registry import list_detector_weights
 from keras_resnet.detection.report import table as evaluation_table
@@ -278,12 +278,12 @@ def preview(
     # Spread evenly: folders may be sorted.
     chosen = [int(index) for index in np.arange(min(images, len(part))) * len(part) // min(images, len(part))]
     cells = [_views(part, index, policy, seed, range(epoch, epoch + draws)) for index in chosen]
-    titles = [[legible(f"{part.image_ids[index]}: objects: {len(part.objects[index])}")] for index in chosen]
+    titles = [[f"{part.image_ids[index]}: objects: {len(part.objects[index])}"] for index in chosen]
     labels = ("annotated", *(f"epoch {epoch + draw}" for draw in range(draws)))
     low, high = policy.scale
     heading = f"{opened.title}, {split}: the annotated boxes; flip, scale {low:g} to {high:g}, seed {seed}"
     with os_errors_as_input_errors(output), atomic_path(output, suffix=".png") as temporary:
-        save_grid(cells, titles, labels, legible(heading), temporary, CELL)
+        save_grid(cells, titles, labels, heading, temporary, CELL)
     print(f"{Path(output)}: {len(chosen)} images, {draws} draws of each")
 
 

@@ -1,6 +1,7 @@
 """Draws a contact sheet of augmented images, as seen in training."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 
@@ -11,6 +12,9 @@ from keras_resnet.data.pipeline import Transform, raw_images, training_batches
 from keras_resnet.data.sources import IndexedSplit, Split, pipeline_errors
 from keras_resnet.errors import InputError, printable
 from keras_resnet.images.preprocessing import Normalization
+
+FONT = "DejaVu Sans"
+"""The font of matplotlib's package: Latin, Greek, Cyrillic, Arabic and more."""
 
 
 def sample_examples(
@@ -110,7 +114,7 @@ def save_grid(
     size = max(max(image.shape[:2]) for row in cells for image in row)
     cell = min(max(size, 110), largest) / 100
     figure = Figure(figsize=(columns * cell + 0.4, rows * (cell + 0.25) + 0.7), layout="constrained")
-    figure.suptitle(heading, parse_math=False, fontsize=10)
+    figure.suptitle(legible(heading), parse_math=False, fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False)
     for row, images in enumerate(cells):
         for axis, image in zip(axes[row], images, strict=False):
@@ -119,9 +123,31 @@ def save_grid(
         for axis in axes[row][len(images) :]:
             axis.set_axis_off()
         for axis, title in zip(axes[row], titles[row], strict=False):
+            title = legible(title)
             title = title if len(title) <= 60 else title[:57] + "..."
             axis.set_title(title, loc="left", fontsize=8, parse_math=False).set_in_layout(False)
     for axis, label in zip(axes[-1], labels, strict=False):
         axis.set_xlabel(label, fontsize=8)
     # The software's name and version would change the bytes of equal sheets.
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
+
+
+def legible(text: str) -> str:
+    """Returns a text for a figure, where characters that its font lacks are spelled, such as \\u732b."""
+    from matplotlib import font_manager
+
+    return spelled(printable(text), font_manager.findfont(FONT))
+
+
+def spelled(text: str, path: str) -> str:
+    """Spells the characters of a text that the font in a file lacks."""
+    known = characters(path)
+    return "".join(letter if ord(letter) in known else ascii(letter)[1:-1] for letter in text)
+
+
+@functools.cache
+def characters(path: str) -> frozenset[int]:
+    """The code points of the characters of a font."""
+    from matplotlib import font_manager
+
+    return frozenset(font_manager.get_font(path).get_charmap())

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from keras_resnet.data.preview import save_grid
+from keras_resnet.data.preview import FONT, characters, save_grid, spelled
 from keras_resnet.errors import InputError, printable, require
 
 CELL = 320
 """Pixels of the longer side of an image on a sheet."""
 
 _GOLDEN_RATIO = 0.618034  # hues of successive classes are far apart
-_FONT = "DejaVu Sans"  # in matplotlib's package: Latin, Greek, Cyrillic, Arabic and more
 _SMALLEST_TEXT = 12  # pixels
 _COLUMNS = 4  # of a contact sheet
 
@@ -82,8 +81,8 @@ def save_contact_sheet(
     """Draws pictures of any sizes, each with a caption, as a PNG file with four columns."""
     columns = min(_COLUMNS, len(pictures))
     rows = [slice(start, start + columns) for start in range(0, len(pictures), columns)]
-    cells, texts = [pictures[row] for row in rows], [*map(legible, captions)]
-    save_grid(cells, [texts[row] for row in rows], (), legible(heading), path, CELL)
+    cells, titles = [pictures[row] for row in rows], [captions[row] for row in rows]
+    save_grid(cells, titles, (), heading, path, CELL)
 
 
 def _check(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
@@ -154,7 +153,7 @@ def _fitting(text: str, size: int, width: int) -> tuple[str, ImageFont.FreeTypeF
     """The text, cut off with "..." if it is wider than the picture, and a font that has its characters."""
     text = printable(text)
     path = _font_with(text)
-    text = _spelled(text, path)
+    text = spelled(text, path)
     font = ImageFont.truetype(path, size)
     if font.getlength(text) + 6 <= width:
         return text, font
@@ -163,26 +162,14 @@ def _fitting(text: str, size: int, width: int) -> tuple[str, ImageFont.FreeTypeF
     return text + "...", font
 
 
-def legible(text: str) -> str:
-    """Returns a text for a sheet, where characters that its font lacks are spelled, such as \\u732b."""
-    from matplotlib import font_manager
-
-    return _spelled(printable(text), font_manager.findfont(_FONT))
-
-
-def _spelled(text: str, path: str) -> str:
-    known = _characters(path)
-    return "".join(letter if ord(letter) in known else ascii(letter)[1:-1] for letter in text)
-
-
 def _font_with(text: str) -> str:
     """The file of the first installed font with all characters of a text, or else of the usual font."""
     from matplotlib import font_manager
 
-    usual = font_manager.findfont(_FONT)
-    if {*map(ord, text)} <= _characters(usual):
+    usual = font_manager.findfont(FONT)
+    if {*map(ord, text)} <= characters(usual):
         return usual
-    return next((path for path in _installed() if {*map(ord, text)} <= _characters(path)), usual)
+    return next((path for path in _installed() if {*map(ord, text)} <= characters(path)), usual)
 
 
 @functools.cache
@@ -201,10 +188,3 @@ def _is_usable(path: str) -> bool:
         return False
     # It has a box with the script's name for every character.
     return "LastResort" not in path
-
-
-@functools.cache
-def _characters(path: str) -> frozenset[int]:
-    from matplotlib import font_manager
-
-    return frozenset(font_manager.get_font(path).get_charmap())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_resnet.data.preview import legible
 from keras_resnet.detection.evaluation import DetectionEvaluation
 from keras_resnet.detection.metrics import CocoStatistics
 from keras_resnet.files import atomic_path, sha256, write_json
@@ -165,4 +166,4 @@ def _draw_precision_recall(
 
 def _short(name: str) -> str:
     name = name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"
-    return name.replace("$", r"\$")
+    return legible(name).replace("$", r"\$")

@@ -7,6 +7,7 @@ import jinja2
 import keras
 import numpy as np
 
+from keras_resnet.data.preview import legible
 from keras_resnet.export.artifacts import ARTIFACTS
 from keras_resnet.export.report import ExportReport, percent
 from keras_resnet.export.serving import PROBABILITIES, serving_function
@@ -107,7 +108,7 @@ def draw_predictions(
     images, truth = batch[0][:_DRAWN_IMAGES], batch[1]
     # As a function: called eagerly, Keras keeps every layer's output until the end.
     probabilities = serving_function(model)(images)[PROBABILITIES].numpy()
-    names = labels or [f"class {index}" for index in range(probabilities.shape[-1])]
+    names = [*map(legible, labels)] or [f"class {index}" for index in range(probabilities.shape[-1])]
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = list(figure.subplots(2, 4).flat)
     for axis in axes:

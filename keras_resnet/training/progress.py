@@ -7,6 +7,7 @@ import time
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_resnet.data.preview import legible
 from keras_resnet.files import atomic_path
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training.task import Task
@@ -90,7 +91,7 @@ def draw_curves(folder: RunFolder, task: Task) -> None:
 
     epochs = [float(row["epoch"]) for row in rows]
     figure = Figure(figsize=(5 * len(curves), 4), layout="constrained")
-    figure.suptitle(f"{task.recipe.model} on {task.recipe.dataset}", parse_math=False)
+    figure.suptitle(legible(f"{task.recipe.model} on {task.recipe.dataset}"), parse_math=False)
     for curve, axes in zip(curves, figure.subplots(1, len(curves), squeeze=False)[0], strict=True):
         for split, style in (("train", "--"), ("val", "-")):
             if f"{split}_{curve.metric}" in rows[0]:

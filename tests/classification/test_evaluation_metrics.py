@@ -129,7 +129,7 @@ def test_the_picture_of_few_and_of_many_classes(tmp_path, classes):
     labels = np.arange(classes)
     metrics.confusion[labels, labels] = 40
     metrics.confusion[3, 7] = 10
-    names = [f"a $_$ class with a long name of its own, number {index}" for index in labels]
+    names = [f"a $_$ 猫 class with a long name of its own, number {index}" for index in labels]
     draw_confusion(metrics, names, "imagenet2012 validation, ten_crop", tmp_path / "a.png")
     draw_confusion(metrics, names, "imagenet2012 validation, ten_crop", tmp_path / "b.png")
     picture = tf.io.decode_png((tmp_path / "a.png").read_bytes()).numpy()

@@ -117,7 +117,8 @@ def test_a_sheet_is_drawn_whatever_the_files_are_called(tmp_path):
     assert "a, line\ufffdbreak.png" in titles
     assert all("\n" not in title for title in titles)
     sheet = draw_views(few, Transform.create(8, SOME), 0, range(1))
-    save_sheet(sheet, titles, "heading $", tmp_path / "sheet.png")
+    titles[0] += "猫"
+    save_sheet(sheet, titles, "heading $ 猫", tmp_path / "sheet.png")
     assert Image.open(tmp_path / "sheet.png").size[0] > 200
 
 
