@@ -107,7 +107,6 @@ def test_draws_follow_from_seed_and_epoch(image_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Glyph")
 def test_a_sheet_is_drawn_whatever_the_files_are_called(tmp_path):
     for name in ("train/a", "train/b", "val/a", "val/b"):
         for letter in ("$x^$", "\\frac{", "line\nbreak", "長い", "x" * 90):
@@ -117,15 +116,14 @@ def test_a_sheet_is_drawn_whatever_the_files_are_called(tmp_path):
     assert "a, line\ufffdbreak.png" in titles
     assert all("\n" not in title for title in titles)
     sheet = draw_views(few, Transform.create(8, SOME), 0, range(1))
-    titles[0] += "猫"
-    save_sheet(sheet, titles, "heading $ 猫", tmp_path / "sheet.png")
+    save_sheet(sheet, titles, "heading $", tmp_path / "sheet.png")
     assert Image.open(tmp_path / "sheet.png").size[0] > 200
 
 
 def test_gray_inputs_are_drawn(digits, tmp_path):
     few, titles = sample_examples(digits.split("train"), digits.class_names, 2, PLAIN)
     transform = Transform.create(8, SOME.for_channels(1), "pad_crop")
-    save_sheet(draw_views(few, transform, 0, range(2)), titles, "gray", tmp_path / "sheet.png")
+    save_sheet(draw_views(few, transform, 0, range(2)), titles, "gray 猫", tmp_path / "sheet.png")
     drawn = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
     assert (drawn.max(-1) == drawn.min(-1)).all()
 

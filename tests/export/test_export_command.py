@@ -462,7 +462,7 @@ def test_the_picture_shows_images_and_predictions(tmp_path):
     images = sample_photos(32, 32)
     best = model(images)["probabilities"].numpy().argmax(-1)
     draw_predictions(model, (images, best), SPEC.labels, tmp_path / "right.png")
-    # Labels are not formulas, and may be of scripts that the font lacks: what libraries warn about is an error.
+    # Labels are not formulas; a character that the font lacks would be a warning, which is an error here.
     labels = [f"$_$ 猫 {label}" for label in SPEC.labels]
     draw_predictions(model, (images, (best + 1) % 10), labels, tmp_path / "wrong.png")
     right, wrong = (
