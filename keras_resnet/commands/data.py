@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from keras_resnet import detection
 from keras_resnet.classification import get_recipe
 from keras_resnet.data.check import check as check_folder
 from keras_resnet.data.pipeline import Transform, dataset_statistics
@@ -36,6 +37,8 @@ def preview(
         raise InputError(f"--output must end with .png; got {output}")
     for name, value in (("images", images), ("draws", draws)):
         require(1 <= value <= _MOST, f"--{name} must be from 1 to {_MOST}", value)
+    if dataset is None and recipe in detection.RECIPES:
+        dataset = detection.RECIPES[recipe].dataset
     if dataset is not None and names_detection_dataset(dataset):
         raise InputError(
             f"{dataset} is an object detection dataset;"

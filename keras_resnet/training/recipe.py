@@ -145,6 +145,12 @@ def check_run_folder(folder: RunFolder, recipe: Recipe, seed: int, precision: st
     held = folder.read_recipe()
     held.pop("data", None)
     others = {key: held.pop(key) for key in ("seed", "precision") if key in held}
+    unknown = sorted(held.keys() - {field.name for field in dataclasses.fields(recipe)})
+    if unknown:
+        raise InputError(
+            f"{folder.path} holds a run of another kind of recipe, of the model {held.get('model')!r} "
+            f"(unknown recipe key {unknown[0]!r}); choose another --workdir"
+        )
     # Files of older versions lack newer keys, which had their default values.
     held = {**type(recipe).from_dict(held).to_dict(), **others}
     wanted = run_identity(recipe, seed, precision)

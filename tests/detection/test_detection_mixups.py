@@ -8,8 +8,11 @@ from safetensors.numpy import save_file
 
 from keras_resnet import InputError, ResNet50
 from keras_resnet.__main__ import COMMAND
+from keras_resnet.classification import get_recipe as get_classification_recipe
 from keras_resnet.data.sources import open_dataset
-from keras_resnet.detection import build_detector, open_detection_dataset
+from keras_resnet.detection import build_detector, get_recipe, open_detection_dataset
+from keras_resnet.run_folder import RunFolder
+from keras_resnet.training.recipe import check_run_folder
 from keras_resnet.weights import ModelSpec, save_weights
 
 C4 = "faster_rcnn_cifar_resnet20_c4"
@@ -65,6 +68,18 @@ def test_detection_datasets_in_classifications_commands(command, files, refused)
     weights = [] if command == "train" else [f"--weights={files}/classifier.weights.h5"]
     error = refused(command, *COMMANDS[command], *weights, "--dataset=scenes")
     assert "dataset 'scenes' is for object detection, not for image classification" in error
+
+
+def test_recipes_of_detectors_in_classifications_commands(refused):
+    error = refused("data", "preview", "--recipe=detect_scenes", "--output=x.png")
+    assert "scenes/64 is an object detection dataset; draw it with `python -m keras_resnet detection" in error
+
+
+def test_a_run_of_the_other_task_is_not_resumed(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_recipe(get_recipe("detect_scenes").to_dict())
+    with pytest.raises(InputError, match="holds a run of another kind of recipe, of the model 'faster_rcnn_"):
+        check_run_folder(folder, get_classification_recipe("digits"), 0, "float32")
 
 
 @pytest.mark.parametrize("dataset", ["folder:data", "digits", "cifar10"])
