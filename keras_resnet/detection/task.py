@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,17 +146,8 @@ class DetectionTask(Task):
         key: tuple[int, tf.Tensor, tf.Tensor],
     ) -> list[tf.Tensor]:
         del model, call  # the detector has the model's two parts
-        detector, config = self._detector, self._detector.config
-        outputs = detector.features(batch["images"], training=True)
         anchors = self._anchors(self._train.canvas, batch)
-        logits, deltas = _joined(outputs)
-        targets = anchor_targets(tf.concat(anchors, 0), batch, _seeds(key, batch, 0), config)
-        losses = [*rpn_losses(logits, deltas, targets, config)]
-        proposals = propose(outputs.logits, outputs.deltas, anchors, batch["sizes"], config.in_training)
-        regions, targets = region_targets(proposals, batch, _seeds(key, batch, 1), config)
-        head: Any = detector.head
-        logits, deltas = head(detector.pool(outputs, regions), training=True)
-        losses += roi_losses(logits, deltas, targets, config)
+        losses = joint_losses(self._detector, batch, anchors, [_seeds(key, batch, part) for part in (0, 1)])
         sums = [tf.reduce_sum(loss * batch["weights"]) for loss in losses]
         return [tf.add_n(sums), *sums, tf.reduce_sum(batch["weights"])]
 
@@ -212,6 +203,28 @@ class DetectionTask(Task):
         shape = tf.shape(batch["images"])
         is_turned = shape[1] > shape[2]
         return [tf.where(is_turned, turned, upright) for upright, turned in zip(*sides, strict=True)]
+
+
+def joint_losses(
+    detector: Detector, batch: Batch, anchors: Sequence[tf.Tensor], seeds: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """Computes the four losses of images in training mode: float32 (batch,), in the order of the metrics.
+
+    Args:
+        batch: an element of `DetectionBatches`.
+        anchors: of `Detector.anchors`.
+        seeds: of the samples of anchors and of regions, both int64 (batch, 2).
+    """
+    config, head = detector.config, detector.head
+    assert head is not None  # not RetinaNet
+    outputs = detector.features(batch["images"], training=True)
+    logits, deltas = _joined(outputs)
+    targets = anchor_targets(tf.concat(anchors, 0), batch, seeds[0], config)
+    of_anchors = rpn_losses(logits, deltas, targets, config)
+    proposals = propose(outputs.logits, outputs.deltas, anchors, batch["sizes"], config.in_training)
+    regions, targets = region_targets(proposals, batch, seeds[1], config)
+    logits, deltas = head(detector.pool(outputs, regions), training=True)
+    return [*of_anchors, *roi_losses(logits, deltas, targets, config)]
 
 
 def _overrides(recipe: DetectionRecipe) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers.torch_detectors import C4, OPTIONS, as_torch, torch_detector, with_old_names
 from helpers.torch_zoo import detection
 from helpers.zoo_networks import relative_difference, zeros_for_weights
 
 from keras_resnet.detection.config import get_detector_config
+from keras_resnet.detection.data.batches import OBJECT
 from keras_resnet.detection.detector import build_detector
 from keras_resnet.detection.registry import DETECTORS, coco_class_names
+from keras_resnet.detection.task import joint_losses
 from keras_resnet.detection.torch_files import torch_detector_names
 from keras_resnet.export.images import sample_photos
 
@@ -163,3 +166,67 @@ def test_detections(pair):
         np.testing.assert_array_equal(found.labels, expected["labels"] - 1)
         np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-4)
         np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.05)
+
+
+class AllOfThem:
+    """A sampler of torchvision's that takes every anchor or region that is not ignored."""
+
+    def __call__(self, matched):
+        self.count = sum(int((labels >= 0).sum()) for labels in matched)
+        return [labels >= 1 for labels in matched], [labels == 0 for labels in matched]
+
+
+@pytest.mark.parametrize(
+    "pair", ["faster_rcnn_resnet50_v1_5_fpn", "faster_rcnn_resnet50_v1_5_c4"], indirect=True
+)
+def test_losses_of_a_training_step(pair):
+    """On all anchors and regions; torchvision divides by their number, we by that of a full sample."""
+    import torch
+
+    theirs, ours, photo = pair.theirs, pair.ours, photos()[0]
+    boxes = np.array([[20, 30, 90, 120], [60, 10, 150, 100], [5, 5, 40, 30]], "float32")
+    labels = np.array([3, 0, 17])
+    heads = theirs.rpn, theirs.roi_heads
+    kept = [head.fg_bg_sampler for head in heads]
+    counts = theirs.rpn._pre_nms_top_n, theirs.rpn._post_nms_top_n
+    samplers = AllOfThem(), AllOfThem()
+    for head, sampler in zip(heads, samplers, strict=True):
+        head.fg_bg_sampler = sampler
+    theirs.rpn._pre_nms_top_n = {"training": 300, "testing": 300}
+    theirs.rpn._post_nms_top_n = {"training": 40, "testing": 40}
+    theirs.train()
+    try:
+        target = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels + 1)}
+        with torch.no_grad():
+            expected = {key: float(loss) for key, loss in theirs([as_torch(photo)], [target]).items()}
+    finally:
+        theirs.eval()
+        for head, sampler in zip(heads, kept, strict=True):
+            head.fg_bg_sampler = sampler
+        theirs.rpn._pre_nms_top_n, theirs.rpn._post_nms_top_n = counts
+    config = ours.config
+    ours.config = config.replace(
+        training_candidates=300,
+        training_proposals=40,
+        rpn_samples=2**14,
+        roi_samples=256,
+        roi_beta=1 / 9,
+        anchors_inside=False,
+    )
+    image, size = ours.prepare(photo)
+    ratio = (np.array(size) / photo.shape[:2]).astype("float32")
+    batch = {
+        "images": image[None],
+        "sizes": tf.constant([size]),
+        "boxes": tf.constant(boxes * ratio[[1, 0, 1, 0]])[None],
+        "labels": tf.constant(labels[None], tf.int32),
+        "kinds": tf.fill([1, 3], OBJECT),
+    }
+    seeds = [tf.zeros([1, 2], tf.int64)] * 2
+    found = joint_losses(ours, batch, ours.anchors(*image.shape[:2]), seeds)
+    names = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
+    fills = [ours.config.rpn_samples / samplers[0].count] * 2 + [256 / samplers[1].count] * 2
+    ours.config = config
+    for name, loss, fill in zip(names, found, fills, strict=True):
+        assert expected[name] > 1e-4
+        assert float(loss[0]) * fill == pytest.approx(expected[name], rel=1e-4), name
