@@ -1,16 +1,19 @@
-"""Faster R-CNN (ResNet-50, FPN) on one image: its layers against torchvision's, and the time of all else.
+"""Faster R-CNN (ResNet-50, FPN) on one image: its layers, the operations between them, and its ONNX file.
 
 python -m benchmarks.detection --output=detection.json
 """
 
 import contextlib
+import tempfile
 from functools import partial
+from pathlib import Path
 
-from benchmarks import harness, torch_peer
+from benchmarks import harness, matrix_product, torch_peer
 from keras_resnet import cli
+from keras_resnet.export.isolated import start_runtime
 from keras_resnet.processes import Worker
 
-_NETWORKS, _POST_PROCESSING = SUBJECTS = ("networks", "post_processing")
+_NETWORKS, _POST_PROCESSING, _ONNX = SUBJECTS = ("networks", "post_processing", "onnx")
 _SHARE = 0.1  # of the whole detector, at most for what is not a layer
 _WARM_UP = 2
 _TORCHVISION = "torchvision eager, channels_last"
@@ -21,6 +24,26 @@ _FLAGS = (
     cli.Flag("steps", "Images per round.", int, 3),
     torch_peer.FLAG,
 )
+
+
+def _measure_onnx(run: harness.Benchmark, subject: str, own: Worker, shape: tuple, steps: int) -> None:
+    """Compares the file of the whole detector with the machine's limit."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        harness.say("exporting")
+        path = str(Path(folder, "detector.onnx"))
+        own.call("export", path=path)
+        file = stack.enter_context(start_runtime("onnx", path))
+        limit = stack.enter_context(matrix_product.start(own.ready["multiply_adds"]))
+        products = max(1, round(steps / matrix_product.images_per_product(own.ready["multiply_adds"])))
+
+        def images_per_second() -> float:
+            return steps / sum(file.call("time", shape=shape, calls=steps))
+
+        calls = {
+            "ours": images_per_second,
+            matrix_product.NAME: partial(limit.call, "measure", steps=products),
+        }
+        run.compare(subject, "images/s", calls)
 
 
 def main(
@@ -48,7 +71,9 @@ def main(
             others = [others for others, _ in rounds]
             limits = [_SHARE * whole for _, whole in rounds]
             run.add(f"{_POST_PROCESSING}/{name}", "s", others, limits, _LIMIT)
-    run.report("keras", "tensorflow", "numpy", **({"torch": torch.version} if torch else {}))
+        if _ONNX in subjects:
+            _measure_onnx(run, f"{_ONNX}/{name}", own, (1, height, width, 3), steps)
+    run.report("keras", "tensorflow", "onnxruntime", "numpy", **({"torch": torch.version} if torch else {}))
 
 
 if __name__ == "__main__":

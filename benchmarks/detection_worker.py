@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from benchmarks.workers import speed_of
 from keras_resnet.detection.detector import Detector, Outputs, build_detector
+from keras_resnet.detection.onnx_file import detector_to_onnx
 from keras_resnet.detection.proposals import detections_of_regions
 from keras_resnet.processes import serve
 
@@ -64,8 +65,10 @@ class _Stages:
 
 def _prepare(spec: dict[str, Any]):
     keras.utils.set_random_seed(0)
-    detector = build_detector(_DETECTOR, **spec.get("overrides", {}))
     height, width = spec["height"], spec["width"]
+    # Images of this size are not resized.
+    sides = {"shorter_side": min(height, width), "longer_side": max(height, width)}
+    detector = build_detector(_DETECTOR, **sides)
     random = np.random.default_rng(0)
     images = tf.constant(random.standard_normal((1, height, width, 3), dtype="float32"))
     _with_statistics(detector, images)
@@ -85,11 +88,15 @@ def _prepare(spec: dict[str, Any]):
         parts = np.mean([stages.run(images) for _ in range(steps)], 0)
         return float(parts[1::2].sum()), float(parts.sum())
 
+    def export(path: str) -> None:
+        detector_to_onnx(detector, path)
+
     run_networks(spec["warm_up"])
     seconds(1)
     parameters = sum(math.prod(weight.shape) for weight in detector.model.trainable_weights)
     measure = speed_of(run_networks, 1)
-    return {"parameters": parameters}, {"measure": measure, "seconds": seconds}
+    ready = {"parameters": parameters, "multiply_adds": detector.complexity(height, width).multiply_adds}
+    return ready, {"measure": measure, "seconds": seconds, "export": export}
 
 
 if __name__ == "__main__":

@@ -8,26 +8,21 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from benchmarks import harness, torch_peer
+from benchmarks import harness, matrix_product, torch_peer
 from keras_resnet.export.isolated import start_runtime
 from keras_resnet.models.config import get_config
 from keras_resnet.processes import Worker
 
 _MODEL = "resnet50"
-# Table 1 of the paper counts multiply-adds.
-_FLOPS = 2 * 3.8e9
+_MULTIPLY_ADDS = 3.8e9  # Table 1 of the paper
 _SECONDS = 3.0  # of a round
 _WARM_UP = 3
 _TORCH = {"task": "inference", "precision": "bfloat16", "warm_up": _WARM_UP}
-# A product of two square matrices counts as so many images.
-_SIDE = 4096
-_IMAGES_PER_PRODUCT = 2 * _SIDE**3 / _FLOPS
 
 _KERAS = "keras.applications ResNet50, its float32 export"
 _COMPILED = "PyTorch compiled, channels_last, autocast bfloat16"
 _TORCH_ONNX = "PyTorch's ONNX export, ONNX Runtime"
 _TFLITE = "our float32 TFLite file"
-_PRODUCT = f"a {_SIDE} x {_SIDE} float32 matrix product, oneDNN"
 
 # RUNTIME/PRECISION/BATCH: our file, and the peers.
 SUBJECTS = {
@@ -37,7 +32,7 @@ SUBJECTS = {
     "saved_model/bfloat16/32": ("saved_model_bfloat16", _KERAS, _COMPILED),
     "onnx/float32/1": ("onnx", _TORCH_ONNX),
     "onnx/float32/32": ("onnx", _TORCH_ONNX),
-    "openvino/float32/32": ("onnx", _PRODUCT),
+    "openvino/float32/32": ("onnx", matrix_product.NAME),
     "tflite/int8/1": ("tflite_int8", _TFLITE),
 }
 # The peers that are files: their runtime and their file.
@@ -68,10 +63,10 @@ def _measure(
     measures: dict[str, harness.Measure] = {}
     with contextlib.ExitStack() as stack:
         for name in ("ours", *peers):
-            images = _IMAGES_PER_PRODUCT if name == _PRODUCT else batch_size  # per step
-            if name == _PRODUCT:
-                spec = {"contender": "matrix_product", "size": _SIDE, "precision": "float32", "warm_up": 1}
-                worker = Worker("benchmarks.keras_worker", {**spec, "batch_size": images})
+            images = batch_size  # per step
+            if name == matrix_product.NAME:
+                images = matrix_product.images_per_product(_MULTIPLY_ADDS)
+                worker = matrix_product.start(_MULTIPLY_ADDS)
                 measure = partial(stack.enter_context(worker).call, "measure")
             elif name == _COMPILED and torch is not None:
                 worker = torch.start(_MODEL, **_TORCH, batch_size=batch_size, compile=True)

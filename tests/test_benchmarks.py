@@ -180,11 +180,14 @@ def test_jax_trains_where_tensorflow_cannot_be_found():
 
 @pytest.mark.slow
 def test_a_detector_from_end_to_end(tmp_path):
-    flags = ["--subjects=post_processing", "--height=64", "--width=96", "--steps=1"]
-    (row,) = measured("detection", tmp_path, *flags)[0]["rows"]
-    assert (row["subject"], row["unit"]) == ("post_processing/64x96", "s")
-    assert row["peer_name"] == "10 % of the whole detector"
-    assert row["peer"] > 0
+    flags = ["--subjects=post_processing,onnx", "--height=64", "--width=96", "--steps=1"]
+    others, onnx = measured("detection", tmp_path, *flags)[0]["rows"]
+    assert (others["subject"], others["unit"]) == ("post_processing/64x96", "s")
+    assert others["peer_name"] == "10 % of the whole detector"
+    assert 0 < others["ours"] < 10 * others["peer"]
+    assert (onnx["subject"], onnx["unit"]) == ("onnx/64x96", "images/s")
+    assert onnx["peer_name"] == "a 4096 x 4096 float32 matrix product, oneDNN"
+    assert onnx["ratio"] > 0
 
 
 @pytest.mark.slow

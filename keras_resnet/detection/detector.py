@@ -68,6 +68,7 @@ class Detector:
         model: the network with all weights: a functional model whose inputs are `images`, (batch, height,
             width, 3), normalized, and, except in RetinaNet, `rois`, (regions, side, side, channels). The
             backbone's layers have the zoo's names.
+        shared: the part of `model` from `images` to the fields of `Outputs`.
         head: the part of `model` after RoIAlign, from `rois` to logits and deltas; None in RetinaNet.
     """
 
@@ -86,7 +87,7 @@ class Detector:
                 self.head = keras.Model(rois, outputs, name="roi_head")
                 inputs.append(rois)
                 results += outputs
-            self._shared = keras.Model(images, vars(symbolic), name="shared")
+            self.shared = keras.Model(images, vars(symbolic), name="shared")
             self.model = keras.Model(inputs, results, name=name)
         signature = [
             tf.TensorSpec([None, None, None, 3]),
@@ -129,7 +130,7 @@ class Detector:
         require(min(height, width) > 0, "the sides of an image must be positive", (height, width))
         size = resized_shape(height, width, self.config.shorter_side, self.config.longer_side)
         padded = padded_shape(size[0], size[1], self.config.size_multiple)
-        cost = complexity(self._shared, (*padded, 3))
+        cost = complexity(self.shared, (*padded, 3))
         if self.head is None:
             return cost
         head, regions = complexity(self.head), self.config.proposals
@@ -153,7 +154,7 @@ class Detector:
 
     def features(self, images: tf.Tensor, training: bool = False) -> Outputs:
         """Computes the shared layers of normalized, padded images (batch, height, width, 3)."""
-        return Outputs(**self._shared(images, training=training))
+        return Outputs(**self.shared(images, training=training))
 
     def propose(self, outputs: Outputs, anchors: Sequence[tf.Tensor], sizes: tf.Tensor) -> Proposals:
         """Selects the proposals of two-stage detectors; see `proposals.propose`."""
@@ -299,15 +300,22 @@ def _build_with_weights(
     return detector
 
 
+def level_anchors(config: DetectorConfig) -> list[np.ndarray]:
+    """Returns the anchors of one cell of each level: float32 (anchors, 4), pixels."""
+    if config.anchor_rule == "torchvision":
+        return [cell_anchors(sizes, config.anchor_ratios) for sizes in config.anchor_sizes]
+    levels = zip(config.strides, config.anchor_sizes, strict=True)
+    return [
+        paper_cell_anchors(stride, [size / stride for size in sizes], config.anchor_ratios)
+        for stride, sizes in levels
+    ]
+
+
 @functools.lru_cache(maxsize=64)
 def _anchors(config: DetectorConfig, height: int, width: int) -> list[np.ndarray]:
     result = []
-    for stride, sizes in zip(config.strides, config.anchor_sizes, strict=True):
+    for stride, cells in zip(config.strides, level_anchors(config), strict=True):
         grid = -(-height // stride), -(-width // stride)
-        if config.anchor_rule == "paper":
-            cells = paper_cell_anchors(stride, [size / stride for size in sizes], config.anchor_ratios)
-        else:
-            cells = cell_anchors(sizes, config.anchor_ratios)
         result.append(grid_anchors(cells, grid, grid_strides((height, width), grid)))
     return result
 

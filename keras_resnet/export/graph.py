@@ -6,7 +6,7 @@ own graph.
 
 import collections
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import keras
@@ -21,7 +21,7 @@ NO_PADDING: Padding = ((0, 0), (0, 0))
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """One operation on tensors (batch, height, width, channels), or (batch, channels) after `Mean`.
+    """One operation on tensors (batch, height, width, channels); (batch, n) after `Mean` or `Flatten`.
 
     `name` is unique in the graph; `inputs` names the nodes whose tensors it takes.
     """
@@ -77,6 +77,17 @@ class Add(Node):
 
 class Mean(Node):
     """The mean over height and width."""
+
+
+class Flatten(Node):
+    """Height, width and channels in one axis, in this order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Upsample(Node):
+    """Each pixel several times; `size` are the repetitions of rows and columns."""
+
+    size: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,17 +152,31 @@ def fold(model: keras.Model | Graph) -> Graph:
     """
     if isinstance(model, Graph):
         return model
-    reader = _Reader()
-    (images,) = model.inputs
-    reader.names[tensor_key(images)] = reader.add(Input, images.name, (), shape=tuple(model.input_shape[1:]))
     tensors = cast(dict[str, keras.KerasTensor], model.output)
-    reader.read(tensors.values())
-    outputs = {name: reader.names[tensor_key(tensor)] for name, tensor in tensors.items()}
-    nodes = _without_unused(reader.nodes, outputs.values())
+    nodes, outputs = fold_layers(model.inputs[0], tensors)
     means = [node.name for node in nodes if isinstance(node, Mean)]
     if len(means) != 1:
         raise InputError(f"export needs one global average pooling; {model.name!r} has {len(means)}")
     return Graph(model.name, nodes, outputs, means[0])
+
+
+def fold_layers(
+    images: keras.KerasTensor, tensors: Mapping[str, keras.KerasTensor]
+) -> tuple[tuple[Node, ...], dict[str, str]]:
+    """Reads the layers between an input and named tensors.
+
+    Returns:
+        The nodes, each after its inputs, and for each name the node that computes its tensor.
+
+    Raises:
+        InputError: a layer that the exporters do not support.
+    """
+    reader = _Reader()
+    shape = tuple(images.shape[1:])
+    reader.names[tensor_key(images)] = reader.add(Input, images.name, (), shape=shape)
+    reader.read(tensors.values())
+    outputs = {name: reader.names[tensor_key(tensor)] for name, tensor in tensors.items()}
+    return _without_unused(reader.nodes, outputs.values()), outputs
 
 
 class _Reader:
@@ -167,6 +192,7 @@ class _Reader:
         self.nodes: dict[str, Node] = {}
         self.names: dict[tuple, str] = {}
         self.uses: collections.Counter[tuple] = collections.Counter()
+        self._weights: dict[int, dict[str, np.ndarray]] = {}
 
     def add(self, kind: type[Node], name: str, inputs: tuple[str, ...], **fields) -> str:
         while name in self.nodes:
@@ -205,7 +231,7 @@ class _Reader:
             case layers.Conv2D():
                 return self._activation(layer, self._convolution(layer, x))
             case layers.Dense():
-                return self._activation(layer, self.add(Dense, name, inputs, **_weights(layer)))
+                return self._activation(layer, self.add(Dense, name, inputs, **self._weights_of(layer)))
             case layers.Activation():
                 return self._activation(layer, x)
             case layers.ZeroPadding2D():
@@ -223,9 +249,19 @@ class _Reader:
                 return self.add(Mean, name, inputs)
             case layers.Softmax():
                 return self.add(Softmax, name, inputs)
+            case layers.Flatten():
+                return self.add(Flatten, name, inputs)
+            case layers.UpSampling2D() if layer.interpolation == "nearest":
+                return self.add(Upsample, name, inputs, size=tuple(layer.size))
             case layers.Dropout():
                 return x
         raise InputError(f"export does not know layers like {name!r}, a {type(layer).__name__}")
+
+    def _weights_of(self, layer) -> dict[str, np.ndarray]:
+        """The same arrays at each call of a layer."""
+        if id(layer) not in self._weights:
+            self._weights[id(layer)] = _weights(layer)
+        return self._weights[id(layer)]
 
     def _affine(self, name: str, x: str, scale, offset) -> str:
         scale, offset = (np.asarray(value, "float32") for value in (scale, offset))
@@ -263,7 +299,7 @@ class _Reader:
             Conv,
             layer.name,
             (x,),
-            **_weights(layer),
+            **self._weights_of(layer),
             strides=tuple(layer.strides),
             dilations=tuple(layer.dilation_rate),
             padding=padding,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -21,6 +22,9 @@ from keras_resnet.export.writers.onnx_ops import write_graph
 from keras_resnet.export.writers.onnx_quantization import quantize
 from keras_resnet.files import replacing, starts_with
 from keras_resnet.version import __version__
+
+if TYPE_CHECKING:
+    import onnx
 
 _PRODUCER = "keras_resnet"
 is_our_onnx_file = starts_with(_PRODUCER.encode())
@@ -77,12 +81,19 @@ def to_onnx(
             folder = temporary.with_name(f"{temporary.name}.quantization")
             folder.mkdir()
             proto = quantize(proto, graph, batches, options, folder)
-        proto.producer_name, proto.producer_version = _PRODUCER, __version__
-        onnx.helper.set_model_props(proto, {"license": "Apache-2.0", **(metadata or {})})
-        temporary.write_bytes(proto.SerializeToString())
-        del proto  # the checker reads the file: one copy of the weights at a time
-        onnx.checker.check_model(str(temporary), full_check=True)
+        write_onnx_file(proto, temporary, metadata or {})
     return Path(path)
+
+
+def write_onnx_file(proto: "onnx.ModelProto", path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes a model with metadata, as a file of ours, and checks it; the model is emptied."""
+    import onnx
+
+    proto.producer_name, proto.producer_version = _PRODUCER, __version__
+    onnx.helper.set_model_props(proto, {"license": "Apache-2.0", **metadata})
+    path.write_bytes(proto.SerializeToString())
+    proto.Clear()  # the checker reads the file: one copy of the weights at a time
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 def _check_any_size(graph: Graph) -> None:

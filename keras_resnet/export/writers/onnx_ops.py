@@ -5,6 +5,7 @@ weights of ResNet-152 are 240 MB.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,15 +43,11 @@ def write_graph(graph: Graph, options: Options, precision: str = "float32") -> "
     """
     import onnx
 
-    writer = _Writer(onnx, graph, options, precision)
+    writer = OnnxWriter(onnx, options, precision, _tensor_names(graph))
     for node in graph.nodes:
         writer.write(node)
 
-    opsets = [onnx.helper.make_opsetid("", options.opset)]
     model = writer.model
-    # The oldest that knows the operators, so that older runtimes read the file.
-    model.ir_version = onnx.helper.find_min_ir_version_for(opsets)
-    model.opset_import.extend(opsets)
     model.graph.name = graph.name
     height, width, channels = graph.input_shape
     if options.dynamic_size:
@@ -64,33 +61,59 @@ def write_graph(graph: Graph, options: Options, precision: str = "float32") -> "
     return model
 
 
-class _Writer:
+class OnnxWriter:
     """Writes each type of `Node`.
 
     An ONNX node and its output have the name of the graph's node; weights and auxiliary nodes have that
     name with a slash, which Keras allows in no layer's name, and a suffix.
+
+    Args:
+        names: of the tensors whose names are not those of their nodes, by node.
+
+    Attributes:
+        model: the ONNX model so far.
+        tensors: by node.
     """
 
-    def __init__(self, onnx, graph: Graph, options: Options, precision: str):
+    def __init__(
+        self, onnx, options: Options, precision: str = "float32", names: Mapping[str, str] | None = None
+    ):
         self._helper, self._options, self._precision = onnx.helper, options, precision
-        self._names = _tensor_names(graph)
+        self._names = names or {}
+        # With the arrays, whose ids are the keys: Python reuses the id of what is freed.
+        self._constants: dict[tuple[int, str], tuple[str, np.ndarray]] = {}
         self.model = onnx.ModelProto()
         self.tensors: dict[str, _Tensor] = {}
+        opsets = [onnx.helper.make_opsetid("", options.opset)]
+        # The oldest that knows the operators, so that older runtimes read the file.
+        self.model.ir_version = onnx.helper.find_min_ir_version_for(opsets)
+        self.model.opset_import.extend(opsets)
+
+    def feed(self, node: str, tensor: str) -> None:
+        """Makes a float32 tensor (batch, channels, height, width) the value of an input node."""
+        self.tensors[node] = _Tensor(tensor)
+
+    def operator(self, kind: str, name: str, inputs: list[str], outputs: list[str], **attributes) -> None:
+        """Adds an ONNX node."""
+        self.model.graph.node.append(self._helper.make_node(kind, inputs, outputs, name, **attributes))
 
     def value_info(self, name: str, dtype: str, shape: tuple):
-        return self._helper.make_tensor_value_info(name, self._type(dtype), shape)
+        """Describes an input or output of the model."""
+        return self._helper.make_tensor_value_info(name, self.type_of(dtype), shape)
 
-    def _type(self, dtype) -> int:
+    def type_of(self, dtype) -> int:
+        """ONNX' number of a dtype."""
         return self._helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
     def _node(self, kind: str, name: str, inputs: list[str], output: str | None = None, **attributes) -> str:
         output = output or self._names.get(name, name)
-        self.model.graph.node.append(self._helper.make_node(kind, inputs, [output], name, **attributes))
+        self.operator(kind, name, inputs, [output], **attributes)
         return output
 
-    def _constant(self, name: str, array: np.ndarray) -> str:
+    def constant(self, name: str, array: np.ndarray) -> str:
+        """Adds a constant and returns its name."""
         tensor = self.model.graph.initializer.add(name=name, dims=array.shape)
-        tensor.data_type = self._type(array.dtype)
+        tensor.data_type = self.type_of(array.dtype)
         # In row-major order also where `array` is a transposed view, and little-endian, as ONNX requires.
         tensor.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
         return name
@@ -99,24 +122,31 @@ class _Writer:
         names = []
         for suffix, array in arrays.items():
             name = f"{node.name}/{suffix}"
+            # Nodes of the same layer share its arrays.
+            original = getattr(node, suffix)
+            key = id(original), dtype
+            if key in self._constants:
+                names.append(self._constants[key][0])
+                continue
+            self._constants[key] = name, original
             with np.errstate(over="ignore"):
                 converted = array.astype(dtype, copy=False)
             if dtype == "float16" and not np.isfinite(converted).all():
                 largest = np.abs(array).max()
                 raise InputError(f"{name} holds numbers up to {largest:.3g}, too large for float16")
-            names.append(self._constant(name, converted))
+            names.append(self.constant(name, converted))
         return names
 
     def _cast(self, node: Node, x: _Tensor, dtype: str, suffix: str = "cast") -> _Tensor:
         if x.dtype == dtype:
             return x
-        name = self._node("Cast", f"{node.name}/{suffix}", [x.name], to=self._type(dtype))
+        name = self._node("Cast", f"{node.name}/{suffix}", [x.name], to=self.type_of(dtype))
         return dataclasses.replace(x, name=name, dtype=dtype)
 
     def give_output(self, output: str, x: _Tensor) -> None:
         """Makes `x` the graph's output of this name, which it already is unless something shares it."""
         if x.dtype != "float32":
-            self._node("Cast", f"{output}/output", [x.name], output, to=self._type("float32"))
+            self._node("Cast", f"{output}/output", [x.name], output, to=self.type_of("float32"))
         elif x.name != output:
             self._node("Identity", f"{output}/output", [x.name], output)
 
@@ -140,7 +170,7 @@ class _Writer:
         self.tensors[node.name] = dataclasses.replace(
             inputs[0],
             name=self._operation(node, inputs[0], [x.name for x in inputs]),
-            spatial=inputs[0].spatial and not isinstance(node, nodes.Mean),
+            spatial=inputs[0].spatial and not isinstance(node, nodes.Mean | nodes.Flatten),
         )
 
     def _operation(self, node: Node, x: _Tensor, inputs: list[str]) -> str:
@@ -173,6 +203,13 @@ class _Writer:
             case nodes.Mean():
                 pooled = self._node("GlobalAveragePool", f"{node.name}/pool", inputs)
                 return self._node("Flatten", node.name, [pooled], axis=1)
+            case nodes.Flatten():
+                last = self._node("Transpose", f"{node.name}/nhwc", inputs, perm=[0, 2, 3, 1])
+                return self._node("Flatten", node.name, [last], axis=1)
+            case nodes.Upsample():
+                factors = self.constant(f"{node.name}/factors", np.array((1, 1, *node.size), "float32"))
+                nearest = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+                return self._node("Resize", node.name, [*inputs, "", factors], mode="nearest", **nearest)
             case nodes.Pad():
                 return self._pad(node.name, inputs, node.padding, node.channels)
             case nodes.AveragePool():
@@ -193,7 +230,7 @@ class _Writer:
 
     def _pad(self, name: str, inputs: list[str], padding: Padding, channels: tuple[int, int] = (0, 0)) -> str:
         begins, ends = zip((0, 0), channels, *padding, strict=True)
-        pads = self._constant(f"{name}/pads", np.array((*begins, *ends), "int64"))
+        pads = self.constant(f"{name}/pads", np.array((*begins, *ends), "int64"))
         return self._node("Pad", name, [*inputs, pads])
 
 

@@ -1,0 +1,92 @@
+"""Compares the ONNX file of a detector with the detector, on images."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.detection import boxes as box_ops
+from keras_resnet.detection.detections import Detections
+from keras_resnet.detection.detector import Detector
+from keras_resnet.export.runtimes import RunError, open_artifact
+
+_LEAST_IOU = 0.99
+_SCORE_TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorParity:
+    """How far a file's detections are from the detector's.
+
+    Attributes:
+        detections: of the detector in all images.
+        least_iou: of a detection and its counterpart with the same label; 0 if one has none, 1 without
+            detections.
+        score_difference: the largest of a detection and its counterpart.
+        problems: the checks that failed, as sentences.
+    """
+
+    images: int
+    detections: int
+    least_iou: float
+    score_difference: float
+    problems: tuple[str, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether all images have the same number of detections, with the same boxes and scores."""
+        return not self.problems
+
+
+def compare_onnx_file(detector: Detector, path: str | Path, images: Sequence[np.ndarray]) -> DetectorParity:
+    """Runs a file of `detector_to_onnx` in ONNX Runtime and compares its detections with the detector's.
+
+    Args:
+        images: uint8 (height, width, 3), RGB, of any sizes.
+
+    Raises:
+        InputError: the file does not exist, or ONNX Runtime cannot load it or is not installed.
+    """
+    ious, differences, problems = [1.0], [0.0], []
+    expected = detector.detect(images)
+    with open_artifact("onnx", path) as file:
+        if file.labels != detector.class_names:
+            problems.append("its labels are not the detector's class names")
+        for index, (image, reference) in enumerate(zip(images, expected, strict=True)):
+            try:
+                found = _detections(file.run(image[None].astype("float32")))
+            except RunError as error:
+                problems.append(f"does not run on image {index}: {str(error).splitlines()[0]}")
+                break
+            if len(found) != len(reference):
+                problems.append(f"finds {len(found)} objects in image {index}, not {len(reference)}")
+            iou, difference = _compare(found, reference)
+            ious.append(iou)
+            differences.append(difference)
+    if min(ious) < _LEAST_IOU:
+        problems.append(f"a box has an IoU of {min(ious):.3f} with the detector's")
+    if not max(differences) <= _SCORE_TOLERANCE:
+        problems.append(f"a score differs by {max(differences):.1e}")
+    total = sum(map(len, expected))
+    return DetectorParity(len(expected), total, min(ious), max(differences), tuple(problems))
+
+
+def _detections(outputs: dict[str, np.ndarray]) -> Detections:
+    """The valid detections of the first image."""
+    (count,) = outputs["count"]
+    return Detections(*(outputs[name][0, :count] for name in ("boxes", "scores", "labels")))
+
+
+def _compare(found: Detections, expected: Detections) -> tuple[float, float]:
+    """The least IoU of a detection and its counterpart, and their largest difference of scores.
+
+    The counterpart is the best box of the label: equal scores may be in another order.
+    """
+    if not len(expected) or not len(found):
+        return float(len(found) == len(expected)), 0.0
+    overlaps = box_ops.iou(tf.constant(expected.boxes), tf.constant(found.boxes)).numpy()
+    overlaps[expected.labels[:, None] != found.labels] = 0.0
+    best = overlaps.argmax(1)
+    return float(overlaps.max(1).min()), float(np.abs(found.scores[best] - expected.scores).max())
