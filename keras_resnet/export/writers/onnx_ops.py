@@ -6,7 +6,7 @@ weights of ResNet-152 are 240 MB.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -76,7 +76,7 @@ class OnnxWriter:
     """
 
     def __init__(
-        self, onnx, options: Options, precision: str = "float32", names: Mapping[str, str] | None = None
+        self, onnx: Any, options: Options, precision: str = "float32", names: Mapping[str, str] | None = None
     ):
         self._helper, self._options, self._precision = onnx.helper, options, precision
         self._names = names or {}
@@ -93,7 +93,9 @@ class OnnxWriter:
         """Makes a float32 tensor (batch, channels, height, width) the value of an input node."""
         self.tensors[node] = _Tensor(tensor)
 
-    def operator(self, kind: str, name: str, inputs: list[str], outputs: list[str], **attributes) -> None:
+    def operator(
+        self, kind: str, name: str, inputs: list[str], outputs: list[str], **attributes: Any
+    ) -> None:
         """Adds an ONNX node."""
         self.model.graph.node.append(self._helper.make_node(kind, inputs, outputs, name, **attributes))
 
@@ -101,7 +103,7 @@ class OnnxWriter:
         """Describes an input or output of the model."""
         return self._helper.make_tensor_value_info(name, self.type_of(dtype), shape)
 
-    def type_of(self, dtype) -> int:
+    def type_of(self, dtype: Any) -> int:
         """ONNX' number of a dtype."""
         return self._helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
