@@ -80,12 +80,12 @@ class Mean(Node):
 
 
 class Flatten(Node):
-    """Height, width and channels in one axis, in this order."""
+    """Height, width and channels in one axis, in this order; only detectors have it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Upsample(Node):
-    """Each pixel several times; `size` are the repetitions of rows and columns."""
+    """Each pixel several times; `size` are the repetitions of rows and columns. Only detectors have it."""
 
     size: tuple[int, int]
 
@@ -154,6 +154,9 @@ def fold(model: keras.Model | Graph) -> Graph:
         return model
     tensors = cast(dict[str, keras.KerasTensor], model.output)
     nodes, outputs = fold_layers(model.inputs[0], tensors)
+    for node in nodes:
+        if isinstance(node, Flatten | Upsample):
+            raise _unknown(node.name, "Flatten" if isinstance(node, Flatten) else "UpSampling2D")
     means = [node.name for node in nodes if isinstance(node, Mean)]
     if len(means) != 1:
         raise InputError(f"export needs one global average pooling; {model.name!r} has {len(means)}")
@@ -177,6 +180,10 @@ def fold_layers(
     reader.read(tensors.values())
     outputs = {name: reader.names[tensor_key(tensor)] for name, tensor in tensors.items()}
     return _without_unused(reader.nodes, outputs.values()), outputs
+
+
+def _unknown(name: str, kind: str) -> InputError:
+    return InputError(f"export does not know layers like {name!r}, a {kind}")
 
 
 class _Reader:
@@ -255,7 +262,7 @@ class _Reader:
                 return self.add(Upsample, name, inputs, size=tuple(layer.size))
             case layers.Dropout():
                 return x
-        raise InputError(f"export does not know layers like {name!r}, a {type(layer).__name__}")
+        raise _unknown(name, type(layer).__name__)
 
     def _weights_of(self, layer) -> dict[str, np.ndarray]:
         """The same arrays at each call of a layer."""
