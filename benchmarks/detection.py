@@ -1,4 +1,4 @@
-"""Faster R-CNN (ResNet-50, FPN) on one image: its layers, the operations between them, and its ONNX file.
+"""Measures Faster R-CNN (ResNet-50, FPN) on one image: its layers, its post-processing, and its ONNX file.
 
 python -m benchmarks.detection --output=detection.json
 """
@@ -14,20 +14,20 @@ from keras_resnet.export.isolated import start_runtime
 from keras_resnet.processes import Worker
 
 _NETWORKS, _POST_PROCESSING, _ONNX = SUBJECTS = ("networks", "post_processing", "onnx")
-_SHARE = 0.1  # of the whole detector, at most for what is not a layer
+_SHARE = 0.1  # limit for the time of post-processing, as a fraction of the whole detector's
 _WARM_UP = 2
 _TORCHVISION = "torchvision eager, channels_last"
 _LIMIT = "10 % of the whole detector"
 _FLAGS = (
-    cli.Flag("height", "Pixels of the padded image, a multiple of 32.", int, 800),
-    cli.Flag("width", "Pixels of the padded image, a multiple of 32.", int, 1344),
+    cli.Flag("height", "Height of the padded image in pixels, a multiple of 32.", int, 800),
+    cli.Flag("width", "Width of the padded image in pixels, a multiple of 32.", int, 1344),
     cli.Flag("steps", "Images per round.", int, 3),
     torch_peer.FLAG,
 )
 
 
 def _measure_onnx(run: harness.Benchmark, subject: str, own: Worker, shape: tuple, steps: int) -> None:
-    """Compares the file of the whole detector with the machine's limit."""
+    """Compares the ONNX file of the whole detector with the machine's limit, a matrix product."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         harness.say("exporting")
         path = str(Path(folder, "detector.onnx"))
@@ -49,7 +49,7 @@ def _measure_onnx(run: harness.Benchmark, subject: str, own: Worker, shape: tupl
 def main(
     run: harness.Benchmark, subjects: list[str], height: int, width: int, steps: int, torch_python: str
 ) -> None:
-    """Compares the chosen parts of the detector."""
+    """Measures the chosen subjects."""
     torch = torch_peer.Torch(torch_python) if _NETWORKS in subjects else None
     spec = {"height": height, "width": width, "batch_size": 1, "warm_up": _WARM_UP}
     name = f"{height}x{width}"

@@ -1,6 +1,6 @@
-"""Measures the layers of torchvision's Faster R-CNN, eager; needs PyTorch, torchvision and nothing else.
+"""Measures the layers of torchvision's Faster R-CNN in eager mode; needs only PyTorch and torchvision.
 
-torchvision's compiled operators are not loaded: RoIAlign and non-maximum suppression are not measured.
+RoIAlign and non-maximum suppression are not measured, so torchvision's compiled operators are not loaded.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from benchmarks.workers import TakeSteps, serve_steps
 
 
 def _detection():
-    """torchvision.models.detection; without its operators, its import needs to find two of them declared."""
+    """Imports torchvision.models.detection without the compiled operators, two of which must be declared."""
     for operator in ("nms", "qnms"):
         schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         torch.library.define(f"torchvision::{operator}", schema)

@@ -1,4 +1,4 @@
-"""Measures our Faster R-CNN: its layers, the operations between them, and the ONNX file of all of it."""
+"""Measures our Faster R-CNN: its layers, its post-processing, and exports its ONNX file."""
 
 import math
 import time
@@ -15,11 +15,11 @@ from keras_resnet.detection.proposals import detections_of_regions
 from keras_resnet.processes import serve
 
 _DETECTOR = "faster_rcnn_resnet50_v1_5_fpn"
-_SPREAD = 20.0  # of the scores: so that a few classes of each region exceed the score threshold
+_SPREAD = 20.0  # scales the class logits, so that a few classes of each region exceed the score threshold
 
 
 def _with_statistics(detector: Detector, images: tf.Tensor) -> None:
-    """Gives a new detector activations and scores of the size that trained ones have."""
+    """Gives an untrained detector activations and scores of the same scale as a trained one."""
     layers: Any = detector.model.layers
     normalizations = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in normalizations:
@@ -30,7 +30,7 @@ def _with_statistics(detector: Detector, images: tf.Tensor) -> None:
 
 
 class _Stages:
-    """The parts of a detector that take turns: layers, and operations between them."""
+    """The stages of a detector, each as a function: layers, and the post-processing after them."""
 
     def __init__(self, detector: Detector, height: int, width: int):
         anchors = [tf.constant(level) for level in detector.anchors(height, width)]
@@ -42,7 +42,7 @@ class _Stages:
             return proposals, detector.pool(Outputs(**outputs), proposals.boxes)
 
         def select(proposals, logits, deltas):
-            logits, deltas = logits[None], deltas[None]  # of one image
+            logits, deltas = logits[None], deltas[None]  # adds the batch axis
             return detections_of_regions(logits, deltas, proposals, sizes, detector.config)
 
         self._shared = tf.function(lambda images: vars(detector.features(images)))
@@ -50,7 +50,7 @@ class _Stages:
         self._pool, self._select = tf.function(pool), tf.function(select)
 
     def run(self, images: tf.Tensor) -> list[float]:
-        """Detects in one image; returns the seconds of each part: layers and operations in turn."""
+        """Detects objects in one image; returns the seconds of each stage, in this order."""
         times = [time.perf_counter()]
         outputs = self._shared(images)
         times.append(time.perf_counter())
@@ -75,7 +75,7 @@ def _prepare(spec: dict[str, Any]):
     head: Any = detector.head
     regions = (detector.config.proposals, *head.inputs[0].shape[1:])
     rois = tf.constant(random.random(regions, dtype="float32"))
-    # One result of each layer's kind, so that nothing is left out.
+    # All outputs are returned, so that TensorFlow prunes no layer.
     networks = tf.function(lambda images: (vars(detector.features(images)), head(rois, training=False)))
     stages = _Stages(detector, height, width)
 
@@ -84,7 +84,7 @@ def _prepare(spec: dict[str, Any]):
             networks(images)
 
     def seconds(steps: int) -> tuple[float, float]:
-        """Seconds per image of the operations between layers, and of the whole detector."""
+        """The seconds per image of the post-processing and of the whole detector."""
         parts = np.mean([stages.run(images) for _ in range(steps)], 0)
         return float(parts[1::2].sum()), float(parts.sum())
 

@@ -1,4 +1,4 @@
-"""Object detection. The operations on boxes know no network, no data and no training."""
+"""Object detection: detectors, their training and evaluation, datasets, and export to ONNX."""
 
 import lazy_loader
 

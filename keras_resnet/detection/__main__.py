@@ -1,4 +1,4 @@
-"""`python -m keras_resnet detect` and `detection`: their flags, and the table of detectors."""
+"""The flags of `python -m keras_resnet detect` and `detection`, and the table of detectors."""
 
 from collections.abc import Sequence
 
@@ -16,22 +16,22 @@ _DATASET = cli.Flag(
 )
 _SKIP_FAULTY = cli.Flag(
     "skip_faulty",
-    "Leave out faulty annotations, and images without a file, instead of stopping.",
+    "Leave out faulty annotations and images without a file instead of stopping.",
     bool,
     False,
 )
-_DATA_DIR = cli.Flag("data_dir", "Where TFDS keeps its datasets.")
+_DATA_DIR = cli.Flag("data_dir", "Folder of prepared TFDS datasets.")
 _WEIGHTS = cli.Flag(
     "weights",
     "A weight file of this package or of torchvision, or a name of published weights, such as "
     "faster_rcnn_resnet50_v1_5_fpn/coco.",
     required=True,
 )
-_DETECTOR = cli.Flag("detector", "A detector; not needed for weights that name theirs.")
+_DETECTOR = cli.Flag("detector", "The detector; not needed for weights that contain its name.")
 
 
 def _print_list(detectors: Sequence[str] = ()) -> None:
-    """Prints the detectors with their published weights; of those that are named, their costs, too."""
+    """Prints the detectors with their published weights; if `detectors` are given, also their costs."""
     names = list(detectors) or list_detectors()
     configs = [get_detector_config(name) for name in names]
     header = ["detector", "style", "sides", "classes", "published weights", "box AP", "license"]
@@ -56,18 +56,18 @@ def _published(entry) -> tuple[str, float, str]:
 
 DETECT = cli.Command(
     "keras_resnet.commands.detection:detect",
-    "Detects objects in photos: prints a table, and writes pictures with boxes.",
+    "Detects objects in photos: prints a table and draws the boxes.",
     (
         _WEIGHTS,
         cli.Flag(
             "output",
-            "A file that ends with .png, for one photo or a contact sheet of several, or a folder for a "
-            "picture of each photo. Photos of less than 320 pixels are enlarged.",
+            "A .png file, for one photo or for a contact sheet of several, or a folder for one picture per "
+            "photo. Photos of less than 320 pixels are enlarged.",
             required=True,
         ),
         _DETECTOR,
-        cli.Flag("json", "Also write the boxes to this file, which ends with .json."),
-        cli.Flag("score", "Show detections with scores above this.", float, 0.5),
+        cli.Flag("json", "Also write the detections to this .json file."),
+        cli.Flag("score", "Score threshold: only detections with higher scores are shown.", float, 0.5),
     ),
     (cli.Flag("photos", "Photos, or folders of photos.", tuple),),
 )
@@ -79,22 +79,24 @@ EVALUATE = cli.Command(
         _DATASET,
         _WEIGHTS,
         cli.Flag(
-            "output", "Folder of evaluation.json, per_class.csv and precision_recall.png.", required=True
+            "output", "Folder for evaluation.json, per_class.csv and precision_recall.png.", required=True
         ),
         _DETECTOR,
         cli.Flag(
             "split",
-            "Split of the dataset, such as test[:100]. Default: the first that is not for training.",
+            "Split of the dataset, such as test[:100]. Default: the first split that is not for training.",
         ),
         cli.Flag("batch_size", "Images per device and step.", int, 1),
         _SKIP_FAULTY,
-        cli.Flag("max_bad_images", "Undecodable images that are skipped before it is an error.", int, 0),
+        cli.Flag(
+            "max_bad_images", "Number of undecodable images that are skipped before it is an error.", int, 0
+        ),
         *cli.flags_of(RunOptions, ("strategy", "data_dir", "worker_timeout")),
     ),
 )
 
 COMMAND = cli.Group(
-    "Lists and evaluates detectors, and previews and checks their data.",
+    "Lists and evaluates detectors, and previews and checks datasets.",
     {
         "list": cli.Command(
             _print_list,
@@ -102,7 +104,7 @@ COMMAND = cli.Group(
             arguments=(
                 cli.Flag(
                     "detectors",
-                    "Only these, with their parameters, and multiply-adds for a photo of 640 x 480 pixels.",
+                    "Only these, with parameters and multiply-adds for a photo of 640 x 480 pixels.",
                     tuple,
                 ),
             ),
@@ -112,12 +114,14 @@ COMMAND = cli.Group(
             "Draws a contact sheet of images with boxes, as annotated and as augmented.",
             (
                 _DATASET,
-                cli.Flag("output", "The file to write; ends with .png.", required=True),
+                cli.Flag("output", "The .png file to write.", required=True),
                 _DATA_DIR,
                 cli.Flag("split", "Split of the dataset, such as train or train[:100].", default="train"),
-                cli.Flag("scale", "Range of the scale jitter, two numbers.", tuple, ["1", "1"]),
+                cli.Flag(
+                    "scale", "Range of the scale jitter, two numbers, such as 0.5,2.", tuple, ["1", "1"]
+                ),
                 cli.Flag("seed", "Seed of the augmentation.", int, 0),
-                cli.Flag("epoch", "The first epoch that is drawn.", int, 0),
+                cli.Flag("epoch", "The first epoch whose augmentation is drawn.", int, 0),
                 cli.Flag("images", "Number of rows.", int, 4),
                 cli.Flag("draws", "Number of columns in addition to the annotated image.", int, 3),
                 _SKIP_FAULTY,
@@ -125,7 +129,7 @@ COMMAND = cli.Group(
         ),
         "check": cli.Command(
             "keras_resnet.detection.data.check:check",
-            "Finds faulty annotations and images of a dataset; the exit status is 1 if there are any.",
+            "Finds faulty annotations and images in a dataset; the exit status is 1 if there are any.",
             (_DATASET, _DATA_DIR),
         ),
         "evaluate": EVALUATE,

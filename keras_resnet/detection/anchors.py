@@ -1,7 +1,7 @@
-"""Anchors (Faster R-CNN, section 3.1.1): constants of the sizes of an image and its feature maps.
+"""Anchors (Faster R-CNN, section 3.1.1), which depend only on the sizes of the image and its feature maps.
 
-Boxes are (x1, y1, x2, y2), pixels. Aspect ratios are height / width; in all results they vary more slowly
-than the sizes.
+Boxes are (x1, y1, x2, y2), pixels. Aspect ratios are height / width. All results are ordered by aspect ratio
+first, then by size.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,17 @@ _ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
 
 def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float] = _ASPECT_RATIOS) -> np.ndarray:
-    """Returns torchvision's anchors of one cell, with corners rounded to whole pixels (half to even).
+    """Returns torchvision's anchors of one cell, with coordinates rounded to whole pixels (half to even).
 
-    `sizes` are the square roots of the areas in pixels. The result is float32 (ratios * sizes, 4), centered
-    at (0, 0).
+    Args:
+        sizes: square roots of the anchors' areas, pixels.
+
+    Returns:
+        float32 (ratios * sizes, 4), centered at (0, 0).
     """
     heights = np.sqrt(np.asarray(aspect_ratios, np.float32))[:, None]
     sides = np.asarray(sizes, np.float32)
-    # In float32 and in this order: float64 rounds some corners the other way.
+    # In float32 and in this order, as in torchvision; float64 would round some coordinates differently.
     width, height = (1 / heights * sides).ravel(), (heights * sides).ravel()
     return np.round(np.stack([-width, -height, width, height], 1) / 2)
 
@@ -29,8 +32,12 @@ def paper_cell_anchors(
 ) -> np.ndarray:
     """Returns the anchors of one cell in py-faster-rcnn, the code of the paper's experiments.
 
-    It rounds the sides of a cell of each ratio before it scales them. There, a box includes its last
-    pixel, so that (x1, y1, x2, y2) here is (x1, y1, x2 - 1, y2 - 1) there.
+    For each ratio, the sides of a box of one cell are rounded before they are scaled. In py-faster-rcnn, a
+    box includes its last pixel: (x1, y1, x2, y2) here is (x1, y1, x2 - 1, y2 - 1) there.
+
+    Args:
+        stride: pixels per cell of the feature map.
+        scales: square roots of the anchors' areas, cells.
 
     Returns:
         float32 (ratios * scales, 4), centered at (stride / 2, stride / 2).
@@ -43,9 +50,9 @@ def paper_cell_anchors(
 
 
 def grid_strides(image: Sequence[int], grid: Sequence[int]) -> tuple[int, int]:
-    """Returns torchvision's distances between cells in pixels, vertical and horizontal.
+    """Returns the vertical and horizontal distance between cells, pixels, as torchvision computes them.
 
-    They are not powers of two where the padded image is not a multiple of the level's nominal stride.
+    They differ from the level's nominal stride if the sides of the padded image are not multiples of it.
 
     Args:
         image: height and width of the padded image, pixels.
@@ -55,7 +62,7 @@ def grid_strides(image: Sequence[int], grid: Sequence[int]) -> tuple[int, int]:
 
 
 def grid_anchors(cells: np.ndarray, grid: Sequence[int], strides: Sequence[int]) -> np.ndarray:
-    """Repeats the anchors of one cell at all cells of a feature map.
+    """Returns the anchors of all cells of a feature map.
 
     Args:
         cells: float32 (k, 4), from `cell_anchors` or `paper_cell_anchors`.
@@ -63,7 +70,7 @@ def grid_anchors(cells: np.ndarray, grid: Sequence[int], strides: Sequence[int])
         strides: vertical and horizontal distance between cells, pixels.
 
     Returns:
-        float32 (height * width * k, 4): row by row, as in the outputs (height, width, k * 4) of a network.
+        float32 (height * width * k, 4), in row-major order, like the network's output (height, width, k * 4).
     """
     rows, columns = (np.arange(count) * stride for count, stride in zip(grid, strides, strict=True))
     y, x = np.meshgrid(rows, columns, indexing="ij")

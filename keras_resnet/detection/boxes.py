@@ -1,7 +1,7 @@
-"""Boxes: their coordinates relative to anchors, overlaps and areas; clipping and mirroring.
+"""Operations on boxes: encoding relative to anchors, intersection over union, areas, clipping, mirroring.
 
 A box is (x1, y1, x2, y2) in pixels, and its sides are x2 - x1 and y2 - y1, without the "+ 1" of older code.
-All functions compute in float32, whatever the dtypes of their arguments; the leading axes are broadcast.
+All functions compute in float32 regardless of the dtypes of their arguments, and broadcast leading axes.
 """
 
 import math
@@ -15,7 +15,7 @@ _ONES = (1.0, 1.0, 1.0, 1.0)
 
 
 def encode(boxes: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float] = _ONES) -> tf.Tensor:
-    """Expresses boxes relative to anchors (Faster R-CNN, equation 2).
+    """Encodes boxes relative to anchors (Faster R-CNN, equation 2).
 
     Sides below 0.001 pixels count as 0.001 pixels, so that the result is finite for empty boxes.
 
@@ -25,8 +25,8 @@ def encode(boxes: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float] = _ONE
         weights: factors of the result; (10, 10, 5, 5) for the box head of Fast R-CNN.
 
     Returns:
-        float32 (..., 4): the shift of the center in units of the anchor's sides, x and y, and the logarithm
-        of the ratio of the sides, width and height.
+        float32 (..., 4): the shift of the center in x and y in units of the anchor's sides, and the
+        logarithms of the ratios of the widths and of the heights.
     """
     center, sides = _center_and_sides(boxes)
     anchor_center, anchor_sides = _center_and_sides(anchors)
@@ -37,10 +37,10 @@ def encode(boxes: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float] = _ONE
 
 
 def decode(deltas: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float] = _ONES) -> tf.Tensor:
-    """Returns the boxes of which `deltas` is the encoding: float32 (..., 4), pixels.
+    """Decodes boxes, the inverse of `encode`: float32 (..., 4), pixels.
 
-    A side grows at most by 1000 / 16, as in torchvision. The arguments are those of `encode`; with
-    `deltas` (..., n, classes, 4), `anchors` are (..., n, 1, 4).
+    A side grows at most by the factor 1000 / 16, as in torchvision. With `deltas` (..., n, classes, 4),
+    `anchors` are (..., n, 1, 4).
     """
     shift, scale = tf.split(tf.cast(deltas, tf.float32) / tf.constant(weights, tf.float32), 2, axis=-1)
     center, sides = _center_and_sides(anchors)
@@ -50,13 +50,13 @@ def decode(deltas: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float] = _ON
 
 
 def clip(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """Clips boxes (..., n, 4) to images of `sizes` (..., 2), height and width in pixels."""
+    """Clips boxes, (..., n, 4), to images of `sizes`, (..., 2), height and width in pixels."""
     limits = tf.gather(tf.cast(sizes, tf.float32), [1, 0, 1, 0], axis=-1)[..., None, :]
     return tf.minimum(tf.maximum(tf.cast(boxes, tf.float32), 0.0), limits)
 
 
 def iou(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """Returns the intersections over unions of boxes (..., n, 4) and (..., m, 4): (..., n, m).
+    """Returns the intersection over union of each pair of boxes, (..., n, 4) and (..., m, 4): (..., n, m).
 
     It is 0 for two boxes without area.
     """
@@ -66,22 +66,22 @@ def iou(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 
 
 def areas(boxes: tf.Tensor) -> tf.Tensor:
-    """Returns the areas of boxes (..., 4) in square pixels; 0 for swapped corners."""
+    """Returns the areas of boxes, (..., 4), in square pixels; 0 for boxes with swapped corners."""
     x1, y1, x2, y2 = tf.unstack(tf.cast(boxes, tf.float32), axis=-1)
     return tf.maximum(x2 - x1, 0.0) * tf.maximum(y2 - y1, 0.0)
 
 
 def mirror(boxes: tf.Tensor, width: tf.Tensor | int) -> tf.Tensor:
-    """Mirrors boxes (..., 4) left and right in an image of this width in pixels."""
+    """Mirrors boxes, (..., 4), left and right in an image of `width` pixels."""
     x1, y1, x2, y2 = tf.unstack(tf.cast(boxes, tf.float32), axis=-1)
     width = tf.cast(width, tf.float32)
     return tf.stack([width - x2, y1, width - x1, y2], -1)
 
 
 def intersection_over_area(regions: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-    """Returns the share of the area of boxes (..., n, 4) inside regions (..., m, 4): (..., m, n).
+    """Returns the fraction of the area of boxes, (..., n, 4), inside regions, (..., m, 4): (..., m, n).
 
-    This is the overlap that COCO defines for crowd regions; it is 0 for a box without area.
+    This is COCO's definition of overlap for crowd regions. It is 0 for a box without area.
     """
     return tf.math.divide_no_nan(_intersections(regions, boxes), tf.expand_dims(areas(boxes), -2))
 
@@ -93,7 +93,7 @@ def _center_and_sides(boxes):
 
 
 def _intersections(first, second):
-    # Coordinate by coordinate: several times as fast as pairs in the last axis.
+    # Separate coordinates are several times faster than a last axis of size 2.
     x1, y1, x2, y2 = tf.unstack(tf.cast(first, tf.float32)[..., :, None, :], axis=-1)
     left, top, right, bottom = tf.unstack(tf.cast(second, tf.float32)[..., None, :, :], axis=-1)
     width = tf.maximum(tf.minimum(x2, right) - tf.maximum(x1, left), 0.0)

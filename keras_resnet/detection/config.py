@@ -1,4 +1,4 @@
-"""The detectors as one table, with the constants of torchvision's detectors and of the paper's."""
+"""The detectors as one table, with the hyperparameters of torchvision's detectors and of the paper's."""
 
 import dataclasses
 import math
@@ -18,61 +18,67 @@ _RATIOS = (0.5, 1.0, 2.0)
 
 @dataclasses.dataclass(frozen=True)
 class DetectorConfig:
-    """A detector: its architecture, and how images become its input and its outputs become detections.
+    """The configuration of a detector: architecture, preprocessing, postprocessing and training targets.
 
-    The defaults are those of torchvision's Faster R-CNN with a feature pyramid. Proposals and boxes are in
-    pixels of the resized image.
+    The defaults are those of torchvision's Faster R-CNN with a feature pyramid. Sizes of anchors, proposals
+    and boxes are in pixels of the resized image.
 
     Attributes:
         network: the backbone.
-        style: "c4": all stages but the last are shared, the last stage is the RoI head (the paper,
-            appendix A). "fpn": Faster R-CNN on a feature pyramid. "retinanet": the one-stage detector.
-        classes: number of classes without background. Classifiers have one output more: the first is the
-            background, which RetinaNet does not use.
-        normalization: of the pixels, before they are resized.
-        shorter_side: of the resized image, unless the longer side would exceed `longer_side`.
+        style: "c4": all stages but the last are shared, and the last stage is the box head (the paper,
+            appendix A). "fpn": Faster R-CNN with a feature pyramid. "retinanet": the one-stage detector.
+        classes: number of classes, without the background. The classification layers have one more output:
+            the first is the background, which RetinaNet does not use.
+        normalization: of the pixels, before the image is resized.
+        shorter_side: of the resized image, pixels, unless the longer side would exceed `longer_side`.
+        longer_side: the largest longer side of the resized image, pixels.
         size_multiple: images are padded with zeros to multiples of this at the right and at the bottom.
-        anchor_sizes: for each level, square roots of areas, pixels.
-        anchor_ratios: height / width.
+        anchor_sizes: for each level, the square roots of the anchors' areas, pixels.
+        anchor_ratios: aspect ratios, height / width.
         anchor_rule: "torchvision": `cell_anchors`; "paper": `paper_cell_anchors`.
-        pyramid_channels: of each level.
-        pyramid_stages: the stages, counted from 0, whose maps the pyramid takes; the last ones.
+        pyramid_channels: channels of each level of the feature pyramid.
+        pyramid_stages: number of stages, counted from the last, whose feature maps the pyramid uses.
         pyramid_norm: whether the pyramid's convolutions have batch normalization instead of biases.
-        extra_levels: coarser levels. "pool": P6, subsampled from P5; "P5" or "C5": P6 and P7, convolutions
-            with stride 2, the first one of P5 or of the last stage.
-        rpn_convs: 3x3 convolutions of the region proposal network.
-        rpn_channels: of these convolutions.
-        proposal_candidates: proposals with the highest scores per level, before non-maximum suppression.
-        proposals: proposals per image after it.
-        proposal_nms: proposals that overlap a better one more than this are removed.
-        proposal_side: least side of a proposal.
-        pooled_size: side of RoIAlign's output, cells.
-        box_head: "fc": two fully connected layers; "conv": four convolutions with batch normalization and one
-            fully connected layer; "stage": the last stage of the network, averaged.
-        box_weights: factors of the encoded boxes of the RoI head.
-        head_convs: convolutions of each of RetinaNet's two heads, or of the box head "conv".
+        extra_levels: additional coarser levels. "pool": P6, subsampled from P5; "P5" or "C5": P6 and P7,
+            convolutions with stride 2, the first of which takes P5 or the last stage's output.
+        rpn_convs: number of 3x3 convolutions of the region proposal network.
+        rpn_channels: channels of these convolutions.
+        proposal_candidates: number of proposals per level, those with the highest scores, before non-maximum
+            suppression.
+        proposals: number of proposals per image after non-maximum suppression.
+        proposal_nms: IoU threshold of this non-maximum suppression.
+        proposal_side: smallest side of a proposal, pixels.
+        pooled_size: height and width of RoIAlign's output, cells.
+        box_head: "fc": two fully connected layers; "conv": `head_convs` convolutions with batch normalization
+            and one fully connected layer; "stage": the last stage of the network and average pooling.
+        box_weights: factors of the encoded boxes of the box head, as in `boxes.encode`.
+        head_convs: number of convolutions of each of RetinaNet's two heads, or of the box head "conv".
         head_norm: whether RetinaNet's heads have group normalization.
-        score_threshold: detections have higher scores.
-        level_candidates: RetinaNet's pairs of box and class with the highest scores per level, before
-            non-maximum suppression.
-        box_side: least side of a detection.
-        box_nms: detections that overlap a better one of their class more than this are removed.
-        detections: the most detections per image.
+        score_threshold: only detections with higher scores are returned.
+        level_candidates: RetinaNet's number of pairs of box and class per level, those with the highest
+            scores, before non-maximum suppression.
+        box_side: smallest side of a detection, pixels.
+        box_nms: IoU threshold of the non-maximum suppression of detections, class by class.
+        detections: maximum number of detections per image.
         frozen_batch_norm: whether batch normalization of a pretrained backbone stays in inference mode in
             training.
         anchors_inside: whether anchors that cross the image's border are ignored in training.
-        rpn_positive_overlap: anchors are positive from this overlap with an object on, and if none overlaps
-            the object more.
-        rpn_negative_overlap: anchors are negative below it, and ignored between both.
-        rpn_samples: anchors per image that count in the losses of the region proposal network.
-        rpn_positive_fraction: the largest share of positive ones.
+        rpn_positive_overlap: anchors are positive if their IoU with an object is at least this, or if no
+            other anchor has a higher IoU with the object.
+        rpn_negative_overlap: anchors are negative if their IoU with each object is below this; anchors
+            between the two thresholds are ignored.
+        rpn_samples: number of anchors per image that are sampled for the losses of the region proposal
+            network.
+        rpn_positive_fraction: maximum fraction of positives among them.
         training_candidates: `proposal_candidates` in training.
         training_proposals: `proposals` in training.
-        roi_positive_overlap: regions are positive from this overlap with an object on, otherwise background.
-        roi_samples: regions per image that count in the losses of the RoI head.
-        roi_positive_fraction: the largest share of positive ones.
-        rpn_beta: from this error on, the box loss of the region proposal network is linear (smooth L1).
-        roi_beta: the same for the RoI head.
+        roi_positive_overlap: regions are positive if their IoU with an object is at least this, otherwise
+            background.
+        roi_samples: number of regions per image that are sampled for the losses of the box head.
+        roi_positive_fraction: maximum fraction of positives among them.
+        rpn_beta: the smooth L1 loss of the region proposal network's boxes is linear for errors from this
+            value on.
+        roi_beta: the same for the box head.
 
     Raises:
         InputError: a value is not valid.
@@ -173,23 +179,23 @@ class DetectorConfig:
 
     @property
     def stage_strides(self) -> tuple[int, ...]:
-        """The size of the image over that of each stage's output."""
+        """The stride of each stage's output: pixels per cell."""
         network = self.network
-        # A stage begins with its stride; in a pre-activation network, it ends with the next stage's.
+        # A stage begins with its stride; in a pre-activation network, it ends with that of the next stage.
         later = network.block == "preactivation"
         last = len(network.stage_depths) - 1
         return tuple(network.stem_stride * 2 ** min(stage + later, last) for stage in range(last + 1))
 
     @property
     def roi_strides(self) -> tuple[int, ...]:
-        """The size of the image over that of each map from which features of regions are pooled."""
+        """The stride of each feature map from which RoIAlign pools: pixels per cell."""
         if self.style == "c4":
             return self.stage_strides[-2:-1]
         return self.stage_strides[-self.pyramid_stages :]
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """The size of the image over that of each map that has anchors, from the finest level on."""
+        """The stride of each feature map that has anchors, from the finest level on: pixels per cell."""
         strides = self.roi_strides
         if self.style == "c4":
             return strides
@@ -203,7 +209,7 @@ class DetectorConfig:
 
     @property
     def in_training(self) -> "DetectorConfig":
-        """The same detector with training's number of proposals."""
+        """The same config with the number of proposals of training."""
         return self.replace(proposal_candidates=self.training_candidates, proposals=self.training_proposals)
 
     def replace(self, **overrides: Any) -> "DetectorConfig":
@@ -241,7 +247,7 @@ _SHARES = (
 
 
 def _are_positive(values: Any) -> bool:
-    """Whether these are finite numbers above 0, at least one."""
+    """Whether `values` is a nonempty tuple or list of positive finite numbers."""
     return (
         isinstance(values, tuple | list)
         and len(values) > 0
@@ -255,7 +261,7 @@ def _check_network(network: Any) -> None:
 
 
 def _retinanet(**options: Any) -> DetectorConfig:
-    # Sizes of each level in steps of a third of an octave, truncated as in torchvision.
+    # Three sizes per octave, truncated to integers as in torchvision.
     sizes = tuple(tuple(int(2 ** (5 + level + third / 3)) for third in range(3)) for level in range(5))
     defaults = {"pyramid_stages": 3, "anchor_sizes": sizes, "box_side": 0.0, "detections": 300}
     return DetectorConfig(MODELS["resnet50_v1_5"], "retinanet", **defaults, **options)
@@ -272,14 +278,15 @@ _PYRAMID_DETECTORS = {
 
 
 def _c4(network: ResNetConfig) -> DetectorConfig:
-    """The paper's detector (appendix A), with the values of py-faster-rcnn.
+    """The paper's detector (appendix A), with the hyperparameters of py-faster-rcnn.
 
-    Anchors are 8, 16 and 32 times the shared map's stride, for ImageNet's networks 128, 256 and 512 pixels.
+    Anchor sizes are 8, 16 and 32 times the stride of the shared feature map: 128, 256 and 512 pixels for
+    ImageNet's networks.
     """
     _check_network(network)
     is_cifar = network.stem == "cifar"
     stride = network.stem_stride * 2 ** (len(network.stage_depths) - 2)
-    # The last stage halves the pooled maps, except in pre-activation networks, whose stride comes before.
+    # The last stage has stride 2, except in pre-activation networks, where the previous stage has it.
     pooled = 7 if network.block == "preactivation" else 14
     channels = network.stage_filters[-2] * network.expansion
     return DetectorConfig(
@@ -289,7 +296,7 @@ def _c4(network: ResNetConfig) -> DetectorConfig:
         shorter_side=128 if is_cifar else 600,
         longer_side=213 if is_cifar else 1000,
         anchor_sizes=((8 * stride, 16 * stride, 32 * stride),),
-        # The paper's rule rounds the sides of a cell: too coarse for a stride of 2.
+        # The paper's rule rounds the sides of a cell, which is too coarse for small strides.
         anchor_rule="torchvision" if is_cifar else "paper",
         rpn_channels=min(512, max(128, channels)),
         proposal_candidates=6000,
@@ -307,15 +314,17 @@ def _c4(network: ResNetConfig) -> DetectorConfig:
 
 
 def list_detectors() -> list[str]:
-    """Returns the names that `build_detector` takes."""
+    """Returns the names of all detectors."""
     return [*_PYRAMID_DETECTORS, *(_PATTERN.format(network) for network in MODELS)]
 
 
 def get_detector_config(name: str, **overrides: Any) -> DetectorConfig:
     """Returns the config of a detector; `overrides` are fields of `DetectorConfig`.
 
-    A C4 detector with another `network` gets the constants that follow from it. Raises `InputError` for a
-    name or a field that does not exist.
+    For a C4 detector with another `network`, the values that depend on the network are derived from it.
+
+    Raises:
+        InputError: the name or a field does not exist, or a value is invalid.
     """
     if name in _PYRAMID_DETECTORS:
         return _PYRAMID_DETECTORS[name].replace(**overrides)

@@ -1,4 +1,4 @@
-"""`Detections`, what a detector finds in an image."""
+"""`Detections`, the objects that a detector finds in one image."""
 
 import dataclasses
 
@@ -9,11 +9,11 @@ from keras_resnet.errors import InputError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Detections:
-    """The objects that a detector found in one image, by descending score.
+    """The objects that a detector found in one image, sorted by descending score.
 
     Attributes:
-        boxes: float32 (n, 4), x1, y1, x2, y2 in pixels of the original image.
-        scores: float32 (n,), descending.
+        boxes: float32 (n, 4): x1, y1, x2, y2 in pixels of the original image.
+        scores: float32 (n,), in [0, 1], descending.
         labels: int32 (n,), indices into the detector's `class_names`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`Detector`: one flat functional model, and the operations between its stages."""
+"""`Detector`: the model of a detector, its preprocessing and its postprocessing."""
 
 import dataclasses
 import functools
@@ -41,16 +41,17 @@ from keras_resnet.models.graph import recursion_limit
 from keras_resnet.models.resnet import build_stages, build_stem
 from keras_resnet.weights.weight_file import Weights, open_weights
 
-_CHUNK = 2**26  # elements of RoIAlign's samples that are computed at a time: 256 MiB
+_CHUNK = 2**26  # elements of RoIAlign's samples per chunk of regions: 256 MiB
 
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What a detector computes of images before proposals are selected.
+    """The outputs of a detector's shared layers.
 
     Attributes:
-        maps: from which features of regions are pooled, from the finest on; none in RetinaNet.
-        logits: float32 (batch, height, width, anchors * k) of each level; k is 1, in RetinaNet 1 + classes.
+        maps: the feature maps from which RoIAlign pools, from the finest on; empty in RetinaNet.
+        logits: float32 (batch, height, width, anchors * k) of each level; k is 1, or 1 + classes in
+            RetinaNet.
         deltas: float32 (batch, height, width, anchors * 4) of each level.
     """
 
@@ -60,16 +61,17 @@ class Outputs:
 
 
 class Detector:
-    """A detector, made by `build_detector`.
+    """A detector with its weights, built by `build_detector`.
 
     Attributes:
-        name: of `list_detectors()`.
+        name: a name of `list_detectors()`.
         class_names: in the order of the detections' labels.
-        model: the network with all weights: a functional model whose inputs are `images`, (batch, height,
-            width, 3), normalized, and, except in RetinaNet, `rois`, (regions, side, side, channels). The
-            backbone's layers have the zoo's names.
+        model: the functional model with all weights. Its inputs are `images`, (batch, height, width, 3),
+            normalized, and, except in RetinaNet, `rois`, (regions, side, side, channels), the features that
+            RoIAlign has pooled. The backbone's layers have the zoo's names.
         shared: the part of `model` from `images` to the fields of `Outputs`.
-        head: the part of `model` after RoIAlign, from `rois` to logits and deltas; None in RetinaNet.
+        head: the part of `model` after RoIAlign, from `rois` to class logits and box deltas; None in
+            RetinaNet.
     """
 
     def __init__(self, name: str, config: DetectorConfig, class_names: Sequence[str]):
@@ -99,7 +101,7 @@ class Detector:
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Detects objects in images of any sizes.
 
-        An image's detections do not depend on the others.
+        Each image is processed individually, so its detections do not depend on the other images.
 
         Args:
             images: uint8 (height, width, 3), RGB.
@@ -114,7 +116,7 @@ class Detector:
         return [self._detect_in(image) for image in images]
 
     def save_weights(self, path: str | os.PathLike) -> Path:
-        """Saves the weights with a description of the detector, for `load_detector`; see `save_weights`."""
+        """Saves the weights with a description of the detector; see `save_detector_weights`."""
         return save_detector_weights(self, path)
 
     def load_weights(self, weights: str | os.PathLike | DetectorWeights, *, transfer: bool = False) -> None:
@@ -122,10 +124,10 @@ class Detector:
         load_detector_weights(self, weights, transfer=transfer)
 
     def complexity(self, height: int, width: int) -> Complexity:
-        """Counts the cost of detection in an image of this size, which is resized and padded first.
+        """Counts the cost of detection in an image of this size in pixels, which is resized and padded first.
 
-        The head of two-stage detectors counts for as many regions as the config has proposals. RoIAlign and
-        the selection of boxes do not count.
+        The box head is counted for the config's number of proposals. RoIAlign and non-maximum suppression
+        are not counted.
         """
         require(min(height, width) > 0, "the sides of an image must be positive", (height, width))
         size = resized_shape(height, width, self.config.shorter_side, self.config.longer_side)
@@ -142,18 +144,23 @@ class Detector:
         )
 
     def prepare(self, image: np.ndarray) -> tuple[tf.Tensor, tuple[int, int]]:
-        """Returns an image as the network's input, float32 (height, width, 3), and its unpadded size."""
+        """Preprocesses an image, uint8 (height, width, 3): normalizes, resizes and pads it.
+
+        Returns:
+            The network's input, float32 (padded height, padded width, 3), and the height and width of the
+            resized image without padding.
+        """
         height, width = image.shape[:2]
         size = resized_shape(height, width, self.config.shorter_side, self.config.longer_side)
         padded = padded_shape(size[0], size[1], self.config.size_multiple)
         return normalize_then_resize(image, self.config.normalization, size, padded), size
 
     def anchors(self, height: int, width: int) -> list[np.ndarray]:
-        """Returns the anchors of each level for padded images: float32 (cells * anchors, 4), pixels."""
+        """Returns each level's anchors for padded images of this size: float32 (cells * k, 4), pixels."""
         return _anchors(self.config, height, width)
 
     def features(self, images: tf.Tensor, training: bool = False) -> Outputs:
-        """Computes the shared layers of normalized, padded images (batch, height, width, 3)."""
+        """Computes the shared layers on normalized, padded images, (batch, height, width, 3)."""
         return Outputs(**self.shared(images, training=training))
 
     def propose(self, outputs: Outputs, anchors: Sequence[tf.Tensor], sizes: tf.Tensor) -> Proposals:
@@ -161,7 +168,7 @@ class Detector:
         return propose(outputs.logits, outputs.deltas, anchors, sizes, self.config)
 
     def pool(self, outputs: Outputs, boxes: tf.Tensor) -> tf.Tensor:
-        """Pools the features of boxes (batch, n, 4) to the input of `head`."""
+        """Pools the features of boxes, (batch, n, 4), with RoIAlign: (batch * n, side, side, channels)."""
         side, strides = self.config.pooled_size, self.config.roi_strides
         if len(strides) == 1:
             pooled = roi_align(outputs.maps[0], boxes, side, strides[0])
@@ -170,9 +177,12 @@ class Detector:
         return tf.reshape(pooled, [-1, *pooled.shape[2:]])
 
     def regions(self, outputs: Outputs, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Computes logits, (batch, n, 1 + classes), and deltas, (batch, n, (1 + classes) * 4), of boxes.
+        """Computes the box head for boxes, (batch, n, 4), in inference mode.
 
-        Boxes (batch, n, 4) are computed in parts, which bounds the memory; this is for inference only.
+        The boxes are processed in chunks, which bounds the memory.
+
+        Returns:
+            Class logits, (batch, n, 1 + classes), and box deltas, (batch, n, (1 + classes) * 4).
         """
         head: Any = self.head
         channels = outputs.maps[0].shape[-1]
@@ -198,11 +208,11 @@ class Detector:
     def raw_detections(
         self, images: tf.Tensor, anchors: Sequence[tf.Tensor], sizes: tf.Tensor
     ) -> RawDetections:
-        """Detects objects in normalized, padded images; boxes are in pixels of these.
+        """Detects objects in normalized, padded images; boxes are in pixels of the padded images.
 
         Args:
-            images: (batch, height, width, 3).
-            anchors: of `anchors(height, width)`.
+            images: float32 (batch, height, width, 3).
+            anchors: the result of `anchors(height, width)`.
             sizes: int32 (batch, 2), height and width without padding.
         """
         outputs = self.features(images)
@@ -230,21 +240,24 @@ def build_detector(
     freeze: str | None = "C2",
     **overrides: Any,
 ) -> Detector:
-    """Builds a detector of `list_detectors()`.
+    """Builds a detector.
 
     Args:
-        classes: their number or their names, without background (torchvision's `num_classes` minus 1).
-            Default: of the weights, else of the config. A number that is that of the weights keeps their
-            names. For another number, the last layers are new, and all others get the weights.
-        weights: of the whole detector: the name of published ones, or the path of a file.
-        backbone_weights: of a classifier, as `weights` of `build_model`; the classifier's last layer is not
-            used. The detector normalizes pixels as they did; a mean image is averaged.
-        freeze: with weights of either kind, the layers up to this feature map are not trained, "C1", "C2",
-            ...; None trains all.
+        name: a name of `list_detectors()`.
+        classes: the number of classes or their names, without the background (torchvision's `num_classes`
+            minus 1). Default: the classes of the weights, otherwise those of the config. A number equal to
+            that of the weights keeps their class names. If it differs from that of the weights, the last
+            layers are initialized randomly, and all other layers get the weights.
+        weights: weights of the whole detector: a name of `list_detector_weights(name)` or the path of a file.
+        backbone_weights: weights of a classifier, like `weights` of `build_model`; the classifier's last
+            layer is not used. The detector uses the normalization of these weights; a mean image is averaged
+            to one mean per channel.
+        freeze: with weights of either kind, the layers up to this feature map, "C1", "C2", ..., are not
+            trained; None trains all layers.
         overrides: fields of `DetectorConfig`.
 
     Raises:
-        InputError: an argument is out of its range, or the weights do not fit the detector.
+        InputError: an argument is invalid, or the weights do not fit the detector.
     """
     if weights is not None and backbone_weights is not None:
         raise InputError("weights are those of the whole detector: pass them or backbone_weights, not both")
@@ -265,7 +278,7 @@ def build_detector(
 
 
 def load_detector(path: str | os.PathLike) -> Detector:
-    """Builds the detector that `Detector.save_weights` saved in a file, with its weights.
+    """Builds the detector that is saved in a file of `Detector.save_weights`, with its weights.
 
     Raises:
         InputError: the file is damaged, or does not describe a detector.
@@ -321,7 +334,7 @@ def _anchors(config: DetectorConfig, height: int, width: int) -> list[np.ndarray
 
 
 def _shared(config: DetectorConfig) -> tuple[Any, Outputs]:
-    """Builds the layers before RoIAlign, or all of RetinaNet."""
+    """Builds the layers before RoIAlign, or all layers of RetinaNet; returns the input and the outputs."""
     images: Any = keras.Input((None, None, 3), name="images")
     x, maps = build_stem(images, config.network), []
     for stage in range(len(config.network.stage_depths) - (config.style == "c4")):
@@ -349,14 +362,18 @@ def _class_names(classes: int | Sequence[str] | None, config: DetectorConfig) ->
 
 
 def _per_channel(normalization: Normalization) -> Normalization:
-    """Returns statistics of three channels; those per pixel are averaged."""
+    """Returns a mean and a standard deviation per channel; statistics per pixel are averaged."""
     mean, std = (np.asarray(values, "float64") for values in (normalization.mean, normalization.std))
     mean, std = (values.reshape(-1, values.shape[-1]).mean(0) for values in (mean, std))
     return Normalization(mean.tolist(), std.tolist()).for_channels(3)
 
 
 def freeze_detector(detector: Detector, upto: str | None) -> None:
-    """Freezes the layers up to a feature map, and the backbone's batch normalization if the config does."""
+    """Freezes layers up to a feature map and, with `frozen_batch_norm`, the backbone's batch normalization.
+
+    Args:
+        upto: "C1", "C2", ...; None freezes no layers.
+    """
     freeze_layers(detector.model, upto)
     if detector.config.frozen_batch_norm:
         for layer in detector.model.layers:

@@ -13,15 +13,15 @@ from keras_resnet.data.preview import FONT, characters, save_grid, spelled
 from keras_resnet.errors import InputError, printable, require
 
 CELL = 320
-"""Pixels of the longer side of an image on a sheet."""
+"""Longer side of an image on a contact sheet, pixels."""
 
-_GOLDEN_RATIO = 0.618034  # hues of successive classes are far apart
-_SMALLEST_TEXT = 12  # pixels
+_GOLDEN_RATIO = 0.618034  # makes the hues of successive classes differ
+_SMALLEST_TEXT = 12  # font size, pixels
 _COLUMNS = 4  # of a contact sheet
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """Returns the RGB color of a class, which depends on nothing but its index."""
+    """Returns the RGB color of a class, which depends only on its label."""
     red, green, blue = colorsys.hsv_to_rgb((0.02 + label * _GOLDEN_RATIO) % 1, (0.9, 0.6)[label % 2], 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -33,22 +33,23 @@ def draw_boxes(
     class_names: Sequence[str],
     scores: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draws boxes in the colors of their classes, and the class names and scores inside the image.
+    """Draws boxes with class names and scores in the colors of the classes.
 
-    Images of less than 320 pixels are enlarged by a whole factor, so that the text can be read. Boxes with
-    higher scores are drawn over others; parts outside the image are cut off.
+    Images whose longer side is less than 320 pixels are enlarged by an integer factor, so that the text is
+    legible. Boxes with higher scores are drawn on top; boxes are clipped to the image.
 
     Args:
         image: uint8 (height, width, 3).
         boxes: (n, 4), pixels of the image.
         labels: integers (n,), indices of `class_names`.
-        scores: (n,); None for annotations, which have none.
+        scores: (n,); None for annotations.
 
     Returns:
-        uint8 (factor * height, factor * width, 3), a copy.
+        uint8 (factor * height, factor * width, 3), a new array.
 
     Raises:
-        InputError: a box is not finite, has swapped corners or is outside the image, or a label is no class.
+        InputError: a box is not finite, has swapped corners or lies outside the image, a label is out of
+            range, or a shape or the image's dtype is wrong.
     """
     _check(image, boxes, labels, class_names)
     height, width = image.shape[:2]
@@ -61,7 +62,7 @@ def draw_boxes(
     for index, outline in zip(order, corners, strict=True):
         draw.rectangle(outline, outline=class_color(int(labels[index])), width=line)
     taken: list[tuple[int, int, int, int]] = []
-    # The best detection is the first to choose the place of its text.
+    # Labels are placed in descending order of scores, so that the best detection gets the best place.
     for index, outline in reversed([*zip(order, corners, strict=True)]):
         text = class_names[int(labels[index])] + ("" if scores is None else f" {scores[index]:.2f}")
         taken.append(_draw_label(draw, text, outline, class_color(int(labels[index])), taken))
@@ -69,7 +70,7 @@ def draw_boxes(
 
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:
-    """Reduces a drawing to the size of an image on a sheet."""
+    """Reduces a drawing to the size of an image on a contact sheet."""
     image = Image.fromarray(picture)
     image.thumbnail((CELL, CELL))
     return np.asarray(image)
@@ -78,7 +79,7 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
 def save_contact_sheet(
     pictures: Sequence[np.ndarray], captions: Sequence[str], heading: str, path: str | os.PathLike
 ) -> None:
-    """Draws pictures of any sizes, each with a caption, as a PNG file with four columns."""
+    """Writes a PNG file with pictures of any sizes, each with a caption, in up to four columns."""
     columns = min(_COLUMNS, len(pictures))
     rows = [slice(start, start + columns) for start in range(0, len(pictures), columns)]
     cells, titles = [pictures[row] for row in rows], [captions[row] for row in rows]
@@ -103,7 +104,7 @@ def _check(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, class_names
 
 
 def _outline(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The first and last column and row of a box inside a picture of this width and height."""
+    """The first and last column and row of a box, clipped to a picture of `size`, width and height."""
     limits = np.array([*size, *size])
     x1, y1, x2, y2 = (min(max(round(float(x)), 0), int(most)) for x, most in zip(box, limits, strict=True))
     x1, y1 = min(x1, size[0] - 1), min(y1, size[1] - 1)
@@ -117,13 +118,13 @@ def _draw_label(
     color: tuple[int, int, int],
     taken: list[tuple[int, int, int, int]],
 ) -> tuple[int, int, int, int]:
-    """Draws a text on its color near a box, inside the picture; returns the area that it covers."""
+    """Draws a text on a background of the given color next to a box; returns the area that it covers."""
     width, height = draw.im.size
     text, font = _fitting(text, max(_SMALLEST_TEXT, round(min(width, height) / 40)), width)
     ascent, descent = font.getmetrics()
     wide, high = min(math.ceil(font.getlength(text)) + 6, width), min(ascent + descent + 2, height)
     x1, y1, x2, y2 = outline
-    # Above the box, inside its upper edge, below the box, inside its lower edge; left, then right.
+    # Candidates: above the box, inside at the top, below, inside at the bottom; left, then right.
     rows = (y1 - high + 1, y1, y2, y2 - high + 1)
     places = [(x, y) for y in rows for x in (x1, x2 - wide + 1)]
     areas = [_inside(x, y, wide, high, (width, height)) for x, y in places]
@@ -150,7 +151,7 @@ def _overlap(first: tuple[int, int, int, int], second: tuple[int, int, int, int]
 
 
 def _fitting(text: str, size: int, width: int) -> tuple[str, ImageFont.FreeTypeFont]:
-    """The text, cut off with "..." if it is wider than the picture, and a font that has its characters."""
+    """The text, truncated with "..." if it is wider than the picture, and a font with its characters."""
     text = printable(text)
     path = _font_with(text)
     text = spelled(text, path)
@@ -163,7 +164,7 @@ def _fitting(text: str, size: int, width: int) -> tuple[str, ImageFont.FreeTypeF
 
 
 def _font_with(text: str) -> str:
-    """The file of the first installed font with all characters of a text, or else of the usual font."""
+    """The file of the first installed font with all characters of a text, otherwise the default font's."""
     from matplotlib import font_manager
 
     usual = font_manager.findfont(FONT)
@@ -174,7 +175,7 @@ def _font_with(text: str) -> str:
 
 @functools.cache
 def _installed() -> list[str]:
-    """The files of all installed fonts that Pillow can draw in any size."""
+    """The files of all installed scalable fonts that Pillow can read."""
     from matplotlib import font_manager
 
     fonts = sorted(font_manager.fontManager.ttflist, key=lambda font: (font.name, font.weight != 400))
@@ -184,7 +185,7 @@ def _installed() -> list[str]:
 def _is_usable(path: str) -> bool:
     try:
         ImageFont.truetype(path, _SMALLEST_TEXT)
-    except OSError:  # e.g. a font of bitmaps in one size
+    except OSError:  # e.g. a bitmap font with one size
         return False
-    # It has a box with the script's name for every character.
+    # The LastResort font has only placeholder glyphs.
     return "LastResort" not in path

@@ -1,4 +1,4 @@
-"""Evaluates detectors on a split, every image once, on any number of devices and workers."""
+"""Evaluates a detector on a split, each image once, on any number of devices and workers."""
 
 import dataclasses
 import queue
@@ -25,13 +25,13 @@ from keras_resnet.training.distribution import Distribution
 
 
 class DetectsObjects(Protocol):
-    """What `evaluate` needs of a detector."""
+    """The interface of a detector that `evaluate` needs."""
 
     name: str
     class_names: tuple[str, ...]
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """Returns the objects of images uint8 (height, width, 3), RGB; called by a thread per device."""
+        """Detects objects in images, uint8 (height, width, 3), RGB; called by one thread per device."""
         ...
 
 
@@ -41,14 +41,15 @@ class DetectionEvaluation:
 
     Attributes:
         detector: the detector's name.
-        detections: of each image of `split`, with its labels; None for images that cannot be decoded.
+        detections: of each image of `split`, with the labels of `split`; None for images that could not be
+            decoded.
         voc: for each metric in `VOC_METRICS` the average precision of each class, float64 (classes,); NaN
             for classes without objects.
         batch_size: images per call of `detect`.
         replicas: number of devices of all workers.
-        seconds: time for detection, with compilation; without the statistics.
-        bad_images: `(image, split, reason)` of images that this worker could not decode; they do not count
-            in the statistics.
+        seconds: duration of detection, including compilation, but not the statistics.
+        bad_images: `(image, split, reason)` of each image that this worker could not decode; such images are
+            left out of the statistics.
     """
 
     detector: str
@@ -63,7 +64,7 @@ class DetectionEvaluation:
 
     @property
     def images(self) -> int:
-        """The number of images that count."""
+        """The number of evaluated images, without those that could not be decoded."""
         return sum(own is not None for own in self.detections)
 
 
@@ -75,18 +76,18 @@ def evaluate(
     batch_size: int = 1,
     max_bad_images: int = 0,
 ) -> DetectionEvaluation:
-    """Detects objects in every image of a split once, and computes COCO's and VOC's statistics.
+    """Detects objects in each image of a split once, and computes COCO's and VOC's statistics.
 
     Classes are matched by name; detections of classes that the split does not have are dropped.
 
     Args:
         detector: built in `distribution.scope()` if it runs on several devices.
         batch_size: images per call of `detect`.
-        max_bad_images: how many images that cannot be decoded may be skipped.
+        max_bad_images: number of images that cannot be decoded and are skipped before it is an error.
 
     Raises:
-        InputError: the arguments are wrong, the detector lacks a class, boxes are not numbers, or
-            too many images cannot be decoded.
+        InputError: an argument is invalid, the detector lacks a class of the split, boxes or scores are not
+            finite, or too many images cannot be decoded.
         LostWorker: another worker was lost.
     """
     require(batch_size >= 1, "the batch size must be at least 1", batch_size)
@@ -95,7 +96,9 @@ def evaluate(
     bad = BadImages()
     found: dict[int, Detections] = {}
     own = range(distribution.worker, len(split), distribution.workers)
-    silent = None if distribution.is_chief else True  # None: no bar unless standard error is a terminal
+    silent = (
+        None if distribution.is_chief else True
+    )  # None: no progress bar unless standard error is a terminal
     begun = time.perf_counter()
     with (
         distribution.name_lost_workers(),
@@ -108,7 +111,7 @@ def evaluate(
                 bad.check(max_bad_images)
         found = _from_all_workers(found, distribution)
     seconds = time.perf_counter() - begun
-    # Each worker knows only its own bad images, and none may stop before the others.
+    # Each worker knows only its own bad images, and if one stopped earlier, the others would wait for it.
     bad.check(max_bad_images)
     missing = len(split) - len(found)
     if missing > max_bad_images or not found:
@@ -128,7 +131,7 @@ def evaluate(
 
 
 def _labels_of_split(detector: DetectsObjects, split: DetectionSplit) -> np.ndarray:
-    """The split's label of each class of the detector, int32 (classes,); -1 if it has none."""
+    """The split's label of each class of the detector, int32 (classes,); -1 for classes it does not have."""
     missing = [name for name in split.class_names if name not in detector.class_names]
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
@@ -141,7 +144,7 @@ def _labels_of_split(detector: DetectsObjects, split: DetectionSplit) -> np.ndar
 
 
 def _relabeled(detections: Detections, labels: np.ndarray, name: str) -> Detections:
-    """The detections of classes with a label, with that label."""
+    """The detections with the split's labels, without those of classes that the split does not have."""
     if not (np.isfinite(detections.boxes).all() and np.isfinite(detections.scores).all()):
         raise InputError(f"{name} gives boxes or scores that are not numbers")
     if len(detections) and not 0 <= detections.labels.min() <= detections.labels.max() < len(labels):
@@ -159,7 +162,7 @@ def _detect_all(
     devices: Sequence[str],
     bad: BadImages,
 ) -> Iterator[tuple[int, Detections]]:
-    """Yields the detections of images, in any order, without those that cannot be decoded."""
+    """Yields the index and the detections of each image that can be decoded, in any order."""
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
     for device in devices:
         free.put(device)
@@ -176,7 +179,7 @@ def _detect_all(
             free.put(device)
         return list(zip(images, found, strict=True))
 
-    # While a thread per device detects, as many read the next images.
+    # While one thread per device detects objects, as many threads read the next images.
     pool = ThreadPoolExecutor(2 * len(devices))
     try:
         starts = range(0, len(indices), batch_size)
@@ -197,10 +200,10 @@ def _read(split: DetectionSplit, index: int, bad: BadImages) -> np.ndarray | Non
 
 
 def _from_all_workers(found: dict[int, Detections], distribution: Distribution) -> dict[int, Detections]:
-    """Collects the detections of all workers on each of them."""
+    """Returns the detections of all workers, on each worker."""
     if distribution.workers == 1:
         return found
-    # A row (index, label, score, corners) per detection, and one with the label -1 per image.
+    # One row (index, label, score, box) per detection, after a row with the label -1 per image.
     rows = [np.zeros((0, 7))]
     for index, own in found.items():
         rows.append(np.array([[index, -1, 0, 0, 0, 0, 0]], "float64"))

@@ -1,4 +1,4 @@
-"""The heads of detectors on Keras tensors. Their outputs are float32 under any dtype policy."""
+"""The heads of detectors, built from Keras tensors. Their outputs are float32 under any dtype policy."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,16 +12,16 @@ from keras_resnet.models.layers import BatchNormalization
 from keras_resnet.models.resnet import build_stages
 
 _GROUPS = 32
-_PRIOR = 0.01  # of an object at each anchor, before training (RetinaNet, section 3.3)
+_PRIOR = 0.01  # probability of an object at each anchor before training (RetinaNet, section 3.3)
 _Maps = Sequence[keras.KerasTensor]
 _Tensors = list[keras.KerasTensor]
 
 
 def rpn_head(maps: _Maps, config: DetectorConfig) -> tuple[_Tensors, _Tensors]:
-    """Builds the region proposal network on each map, with the same layers (Faster R-CNN, section 3.1).
+    """Builds the region proposal network, whose layers all maps share (Faster R-CNN, section 3.1).
 
     Returns:
-        Logits of objectness, (batch, height, width, anchors), and deltas, (batch, height, width,
+        Objectness logits, (batch, height, width, anchors), and box deltas, (batch, height, width,
         anchors * 4), of each map.
     """
     stem = []
@@ -35,14 +35,14 @@ def rpn_head(maps: _Maps, config: DetectorConfig) -> tuple[_Tensors, _Tensors]:
 
 
 def box_head(rois: keras.KerasTensor, config: DetectorConfig) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Builds the layers after RoIAlign (Fast R-CNN).
+    """Builds the box head, the layers after RoIAlign (Fast R-CNN, section 2).
 
     Args:
         rois: (regions, pooled_size, pooled_size, channels).
 
     Returns:
-        Logits, (regions, 1 + classes), and deltas, (regions, (1 + classes) * 4), class by class; the first
-        class is the background.
+        Class logits, (regions, 1 + classes), and box deltas, (regions, (1 + classes) * 4), class by class;
+        the first class is the background.
     """
     x = _BOX_HEADS[config.box_head](rois, config)
     outputs = config.classes + 1
@@ -52,11 +52,11 @@ def box_head(rois: keras.KerasTensor, config: DetectorConfig) -> tuple[keras.Ker
 
 
 def retinanet_heads(maps: _Maps, config: DetectorConfig) -> tuple[_Tensors, _Tensors]:
-    """Builds RetinaNet's two heads on each map, with the same layers (RetinaNet, section 4).
+    """Builds RetinaNet's two heads, whose layers all maps share (RetinaNet, section 4).
 
     Returns:
-        Logits, (batch, height, width, anchors * (1 + classes)), and deltas, (batch, height, width,
-        anchors * 4), of each map. The first class is not used.
+        Class logits, (batch, height, width, anchors * (1 + classes)), and box deltas, (batch, height,
+        width, anchors * 4), of each map. The first class is not used.
     """
     bias = keras.initializers.Constant(-math.log((1 - _PRIOR) / _PRIOR))
     ends = {
@@ -123,7 +123,7 @@ def _conv3x3(filters, name, initializer, **options):
 
 
 def _output(layer, outputs, name, deviation=0.01, **options):
-    """A layer whose outputs are logits or deltas: they lose too much in 16 bits."""
+    """A layer whose outputs are logits or deltas, in float32 because 16 bits are not precise enough."""
     return layer(outputs, kernel_initializer=_normal(deviation), dtype="float32", name=name, **options)
 
 

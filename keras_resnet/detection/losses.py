@@ -1,7 +1,8 @@
-"""Faster R-CNN's losses (approximate joint training): of the region proposal network and of the RoI head.
+"""The losses of Faster R-CNN's region proposal network and box head, and the targets they need.
 
-All losses are float32 (batch,). The sums over an image's sample are divided by the constant size of a
-sample, even if the sample is smaller: an image's loss does not depend on the other images.
+All losses are float32 (batch,). The sum over the sampled anchors or regions of an image is divided by the
+configured sample size, even if the sample is smaller, so that an image's loss does not depend on the other
+images.
 """
 
 from typing import Any, NamedTuple
@@ -16,14 +17,15 @@ from keras_resnet.detection.proposals import Proposals
 
 
 class Targets(NamedTuple):
-    """What the objects of the images are, for a sample of anchors or regions of each image.
+    """The targets of a sample of the anchors or regions of each image.
 
     Attributes:
         places: int32 (batch, n), indices of the sampled anchors or regions.
-        valid: bool (batch, n), False for the padding of a small sample.
-        positive: bool (batch, n).
-        labels: int32 (batch, n), those of the positives' objects.
-        boxes: float32 (batch, n, 4), the positives' objects relative to the anchors or regions.
+        valid: bool (batch, n), False for the padding of a sample with fewer than n elements.
+        positive: bool (batch, n), whether the anchor or region is matched to an object.
+        labels: int32 (batch, n), labels of the matched objects; meaningful for positives only.
+        boxes: float32 (batch, n, 4), boxes of the matched objects, encoded relative to the anchors or
+            regions; meaningful for positives only.
     """
 
     places: tf.Tensor
@@ -36,12 +38,12 @@ class Targets(NamedTuple):
 def anchor_targets(
     anchors: tf.Tensor, batch: dict[str, tf.Tensor], seeds: tf.Tensor, config: DetectorConfig
 ) -> Targets:
-    """Samples the anchors that the region proposal network learns from (Faster R-CNN, section 3.1.2).
+    """Samples anchors and computes the region proposal network's targets (Faster R-CNN, section 3.1.2).
 
     Args:
-        anchors: float32 (anchors, 4), of all levels.
-        batch: an element of `DetectionBatches`.
-        seeds: int64 (batch, 2).
+        anchors: float32 (anchors, 4), pixels, of all levels.
+        batch: an element of `DetectionBatches.training`.
+        seeds: int64 (batch, 2), the seed of each image's sample.
     """
 
     def of_image(image):
@@ -66,10 +68,16 @@ def anchor_targets(
 def region_targets(
     proposals: Proposals, batch: dict[str, tf.Tensor], seeds: tf.Tensor, config: DetectorConfig
 ) -> tuple[tf.Tensor, Targets]:
-    """Samples the regions that the RoI head learns from, among proposals and objects (Fast R-CNN, 2.3).
+    """Samples regions and computes the box head's targets (Fast R-CNN, section 2.3).
+
+    The ground truth boxes are added to the proposals, as in py-faster-rcnn.
+
+    Args:
+        batch: an element of `DetectionBatches.training`.
+        seeds: int64 (batch, 2), the seed of each image's sample.
 
     Returns:
-        The regions, float32 (batch, roi_samples, 4), pixels; and their targets.
+        The sampled regions, float32 (batch, roi_samples, 4), pixels, and their targets.
     """
     regions = tf.concat([batch["boxes"], proposals.boxes], 1)
     usable = tf.concat([batch["kinds"] == OBJECT, proposals.valid], 1)
@@ -90,11 +98,11 @@ def region_targets(
 def rpn_losses(
     logits: tf.Tensor, deltas: tf.Tensor, targets: Targets, config: DetectorConfig
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Computes the losses of objectness and boxes (Faster R-CNN, equation 1, as in py-faster-rcnn).
+    """Computes the objectness loss and the box loss (Faster R-CNN, equation 1, as in py-faster-rcnn).
 
     Args:
         logits: (batch, anchors), of all levels.
-        deltas: (batch, anchors, 4).
+        deltas: (batch, anchors, 4), of all levels.
     """
     chosen = tf.gather(logits, targets.places, batch_dims=1)
     is_object = tf.cast(targets.positive, tf.float32)
@@ -107,7 +115,7 @@ def rpn_losses(
 def roi_losses(
     logits: tf.Tensor, deltas: tf.Tensor, targets: Targets, config: DetectorConfig
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Computes the losses of classes and boxes of the sampled regions (Fast R-CNN, equation 1).
+    """Computes the classification loss and the box loss of the sampled regions (Fast R-CNN, equation 1).
 
     Args:
         logits: (batch * n, 1 + classes).
@@ -132,7 +140,7 @@ def _targets(boxes, labels, regions, matches, states, places, valid, weights=(1.
 
 
 def _each(function, images: tuple, count: int) -> Targets:
-    """The targets of each image, one after the other: overlaps of many anchors take much memory."""
+    """Computes the targets image by image, because the IoU matrices of many anchors take much memory."""
     types = (tf.int32, tf.bool, tf.bool, tf.int32, tf.float32)
     specs: Any = [tf.TensorSpec([count, 4] if dtype is tf.float32 else [count], dtype) for dtype in types]
     signature = Targets(*specs)
@@ -145,7 +153,7 @@ def _masked_sum(losses: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 
 def _box_loss(deltas: tf.Tensor, targets: Targets, beta: float) -> tf.Tensor:
-    """The sum of smooth L1 losses over the positives: quadratic up to an error of `beta`."""
+    """The sum of the positives' smooth L1 losses, which are quadratic for errors below `beta`."""
     error = tf.abs(deltas - tf.where(tf.expand_dims(targets.positive, -1), targets.boxes, 0.0))
     losses = tf.where(error < beta, 0.5 * error**2 / beta, error - 0.5 * beta)
     return _masked_sum(tf.reduce_sum(losses, -1), targets.positive)

@@ -1,4 +1,4 @@
-"""Which anchors or proposals learn which boxes, and the random sample of them that counts in the loss.
+"""Matches anchors or proposals with ground truth boxes, and samples those that count in the loss.
 
 Labels are POSITIVE, NEGATIVE or IGNORED. Shapes are static: boxes and proposals are padded, and the padding
 is marked as invalid.
@@ -17,20 +17,22 @@ _MOST_IN_CROWD = 0.7
 def match(
     overlaps: tf.Tensor, valid: tf.Tensor, high: float, low: float, low_quality: bool = False
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Assigns each anchor or proposal to the box that it overlaps most (Faster R-CNN, section 3.1.2).
+    """Matches each anchor or proposal with the box that it overlaps most (Faster R-CNN, section 3.1.2).
 
     Args:
-        overlaps: float32 (..., boxes, anchors), intersections over unions; at least one box, if only padding.
+        overlaps: float32 (..., boxes, anchors), intersections over unions, for at least one box, which may be
+            padding.
         valid: bool (..., boxes), False for padding and for crowd regions.
-        high: positive from this overlap on.
-        low: negative below it; ignored between both.
-        low_quality: also makes those anchors positive that overlap a box most of all anchors, ties included.
-            As in torchvision, they learn the box that they overlap most themselves; unlike there, a box that
-            no anchor overlaps makes no anchor positive.
+        high: anchors are positive if their highest overlap is at least this.
+        low: anchors are negative if their highest overlap is below this; anchors between the two thresholds
+            are ignored.
+        low_quality: whether the anchors with the highest overlap of all anchors with a box, including ties,
+            are positive, too. As in torchvision, such an anchor is matched with the box that it overlaps most
+            itself; unlike in torchvision, a box that no anchor overlaps makes no anchor positive.
 
     Returns:
         Indices of the boxes, and labels, both int32 (..., anchors). Of several boxes with the same overlap,
-        the first is taken. Without valid boxes, all labels are NEGATIVE.
+        the first is matched. Without valid boxes, all labels are NEGATIVE.
 
     Raises:
         InputError: `low` is above `high`.
@@ -47,13 +49,16 @@ def match(
 
 
 def ignore_crowds(labels: tf.Tensor, anchors: tf.Tensor, regions: tf.Tensor, crowd: tf.Tensor) -> tf.Tensor:
-    """Ignores negatives that lie in crowd regions with more than 0.7 of their area, as in py-faster-rcnn.
+    """Ignores negatives if more than 0.7 of their area lies in a crowd region, as in py-faster-rcnn.
 
     Args:
         labels: int32 (..., anchors), from `match`.
         anchors: (..., anchors, 4), pixels.
         regions: (..., boxes, 4), pixels.
         crowd: bool (..., boxes), which of `regions` are crowd regions.
+
+    Returns:
+        Labels, int32 (..., anchors).
     """
     inside = tf.reduce_any(
         (intersection_over_area(regions, anchors) > _MOST_IN_CROWD) & tf.expand_dims(crowd, -1), -2
@@ -64,18 +69,20 @@ def ignore_crowds(labels: tf.Tensor, anchors: tf.Tensor, regions: tf.Tensor, cro
 def sample(
     labels: tf.Tensor, count: int, positive_fraction: float, seeds: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draws anchors or proposals of each image, positives first.
+    """Samples anchors or proposals of each image, positives first.
 
-    At most `positive_fraction` of them are positives; negatives take the places that positives leave. An
-    image's sample is a function of its labels and its seed.
+    At most `positive_fraction` of them are positives; the rest of the sample is filled with negatives. An
+    image's sample depends only on its labels and its seed.
 
     Args:
-        labels: int32 (n,) or (batch, n), n known.
+        labels: int32 (n,) or (batch, n), with static n.
+        count: number of samples per image.
+        positive_fraction: maximum fraction of positives, from 0 to 1.
         seeds: integers (2,) or (batch, 2).
 
     Returns:
-        Indices, int32 (..., count), and which of them are valid, bool (..., count). The others are 0: there
-        were not enough positives and negatives.
+        Indices, int32 (..., count), and which of them are valid, bool (..., count). If an image has too few
+        positives and negatives, the remaining indices are 0 and invalid.
     """
 
     def draw(labels, seed):
@@ -89,7 +96,7 @@ def sample(
 
 
 def _sample(labels, numbers, count, most_positives):
-    """`sample` of one image, which takes the largest of `numbers`, nonnegative int32 (n,)."""
+    """`sample` for one image; takes the elements with the largest `numbers`, nonnegative int32 (n,)."""
 
     def largest(label, most):
         masked = tf.where(labels == label, numbers, -1)
@@ -98,7 +105,7 @@ def _sample(labels, numbers, count, most_positives):
 
     parts = largest(POSITIVE, most_positives), largest(NEGATIVE, count)
     indices, valid = (tf.concat(part, 0) for part in zip(*parts, strict=True))
-    # `top_k` takes equal elements in their order: the valid ones move to the front.
+    # `top_k` keeps the order of equal elements, so this moves the valid ones to the front.
     most = min(count, indices.shape[0])  # pyright: ignore[reportArgumentType]: known
     order = tf.math.top_k(tf.cast(valid, tf.int32), most).indices
     padding = [[0, count - most]]

@@ -1,4 +1,4 @@
-"""Average precision of detections: COCO's statistics, computed by pycocotools, and PASCAL VOC's metrics."""
+"""Average precision of detections: COCO's statistics, computed with pycocotools, and PASCAL VOC's metrics."""
 
 import contextlib
 import dataclasses
@@ -26,14 +26,14 @@ _VOC_OVERLAP = 0.5
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CocoStatistics:
-    """COCO's twelve statistics, and those of each class.
+    """COCO's twelve statistics, and the average precisions of each class.
 
-    A figure is -1 if there are no objects to find, such as small ones of a class, as in pycocotools.
+    As in pycocotools, a statistic is -1 if there is no ground truth for it, e.g. no small object of a class.
 
     Attributes:
-        figures: by the names in `COCO_STATISTICS`, in [0, 1].
+        figures: the statistics by their names in `COCO_STATISTICS`, in [0, 1].
         per_class: for each class its AP, AP50, AP75, APsmall, APmedium and APlarge, by these names.
-        precision: float64 (10, 101, classes): at overlaps .5, .55, ..., .95, and recalls 0, .01, ..., 1.
+        precision: float64 (10, 101, classes): at IoU thresholds .5, .55, ..., .95 and recalls 0, .01, ..., 1.
     """
 
     figures: dict[str, float]
@@ -44,11 +44,11 @@ class CocoStatistics:
 def coco_statistics(split: DetectionSplit, detections: Sequence[Detections | None]) -> CocoStatistics:
     """Computes COCO's statistics with pycocotools.
 
-    Crowd regions are ignored as pycocotools does it; COCO has no difficult objects, so that VOC's count as
-    any others. Of each image and class, the 100 detections with the highest scores count.
+    Crowd regions are ignored as in pycocotools. COCO has no difficult objects, so VOC's difficult objects
+    are treated like all others. For each image and class, the 100 detections with the highest scores count.
 
     Args:
-        detections: of each image of `split`; None for an image that does not count.
+        detections: of each image of `split`; None leaves an image out.
 
     Raises:
         InputError: the detections do not fit the split, or pycocotools is not installed.
@@ -71,7 +71,7 @@ def coco_statistics(split: DetectionSplit, detections: Sequence[Detections | Non
         scores = [{"score": float(value)} for value in own.scores]
         found += _annotations(image_id, own, scores)
     for rows in (objects, found):
-        for number, row in enumerate(rows, 1):  # 0 would mean "no match" in pycocotools
+        for number, row in enumerate(rows, 1):  # pycocotools takes an id of 0 for "no match"
             row["id"] = number
 
     def index(rows: list[dict[str, Any]]) -> Any:
@@ -93,7 +93,7 @@ def coco_statistics(split: DetectionSplit, detections: Sequence[Detections | Non
 
 
 def _check(split: DetectionSplit, detections: Sequence[Detections | None]) -> None:
-    """Raises `InputError` unless there are detections of each image, finite and of the split's classes."""
+    """Raises `InputError` unless each image has detections, which are finite and of the split's classes."""
     fits = len(detections) == len(split)
     require(fits, f"expected detections of each of the {len(split)} images", len(detections))
     for name, own in zip(split.image_names, detections, strict=True):
@@ -113,7 +113,7 @@ def _annotations(
     more: Sequence[dict[str, Any]],
     areas: np.ndarray | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The objects or detections of one image in the form of COCO's files; the areas default to the boxes'."""
+    """Yields the objects or detections of one image in COCO's JSON format; `areas` default to the boxes'."""
     corners = items.boxes.astype("float64")
     sides = corners[:, 2:] - corners[:, :2]
     boxes = np.concatenate([corners[:, :2], sides], 1).tolist()
@@ -123,7 +123,7 @@ def _annotations(
 
 
 def _class_figures(precision: np.ndarray) -> dict[str, float]:
-    """Averages the precision of a class, (overlaps, recalls, sizes), as pycocotools does that of all."""
+    """Averages the precision of a class, (overlaps, recalls, sizes), as pycocotools does for all classes."""
     parts = {"AP": precision[..., 0], "AP50": precision[0, :, 0], "AP75": precision[5, :, 0]}
     parts |= {f"AP{size}": precision[..., place] for place, size in enumerate(_SIZES, 1)}
     return {
@@ -136,20 +136,25 @@ def voc_average_precision(
 ) -> np.ndarray:
     """Computes PASCAL VOC's average precision of each class, as py-faster-rcnn does.
 
-    A detection belongs to the object of its class that it overlaps most, if the intersection over union is
-    greater than 0.5. It is right if it is the first of this object, by descending score. Difficult objects
-    (and crowd regions) need not be found, and their detections do not count.
+    A detection is matched with the object of its class that it overlaps most, if their intersection over
+    union is greater than 0.5. The match with the highest score is a true positive; all other detections are
+    false positives. Difficult objects and crowd regions are ignored: they need not be found, and detections
+    matched with them do not count.
 
     Boxes in py-faster-rcnn include their last pixel: (x1, y1, x2, y2) here is (x1, y1, x2 - 1, y2 - 1) there,
-    so that its sides with "+ 1" are x2 - x1 and y2 - y1.
+    whose sides, with "+ 1", are x2 - x1 and y2 - y1, too.
 
     Args:
-        detections: of each image of `split`; None for an image that does not count.
-        metric: "11-point" as for VOC 2007: the mean of the precision at recalls 0, .1, ..., 1; or "area" as
-            for later years: the area under the curve. Both with precision made monotonic.
+        detections: of each image of `split`; None leaves an image out.
+        metric: "11-point", the metric of VOC 2007: the mean precision at recalls 0, .1, ..., 1; or "area",
+            the metric of later years: the area under the precision-recall curve. Both use the interpolated,
+            monotonically decreasing precision.
 
     Returns:
         float64 (classes,), in [0, 1]; NaN for classes without objects.
+
+    Raises:
+        InputError: the metric is unknown, or the detections do not fit the split.
     """
     if metric not in VOC_METRICS:
         raise unknown_name("VOC metric", metric, VOC_METRICS)
@@ -174,11 +179,12 @@ def voc_average_precision(
 def _voc_matches(
     split: DetectionSplit, detections: Sequence[Detections | None]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Assigns detections to objects.
+    """Matches detections with objects.
 
     Returns:
-        The number of objects to find of each class; which of all objects are ignored, with one more at the
-        end; and of all detections the labels, scores and indices of objects, -1 for none.
+        The number of objects of each class that are not ignored; for each object of the split whether it is
+        ignored, with an additional False at the end; and the labels, the scores and the matched objects'
+        indices (-1 for no match) of all detections.
     """
     counts = np.zeros(len(split.class_names), int)
     ignored, labels, scores, matches = [], [np.zeros(0, int)], [np.zeros(0)], [np.zeros(0, int)]
@@ -202,7 +208,7 @@ def _voc_matches(
 
 
 def _eleven_point(recall: np.ndarray, precision: np.ndarray) -> float:
-    # As there, with NumPy's rounding: the fourth recall is 0.30000000000000004.
+    # As in py-faster-rcnn, with NumPy's rounding: the fourth recall is 0.30000000000000004.
     levels = np.arange(0.0, 1.1, 0.1)
     return float(np.mean([max(precision[recall >= level], default=0.0) for level in levels]))
 

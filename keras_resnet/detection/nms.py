@@ -11,23 +11,24 @@ def non_max_suppression(
     groups: tf.Tensor | None = None,
     score_threshold: float = float("-inf"),
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Selects the boxes with the highest scores that do not overlap a selected box.
+    """Greedily selects the boxes with the highest scores that do not overlap a box selected before.
 
-    Overlap is an intersection over union above `iou_threshold`; a box without area overlaps none. Of several
-    boxes with the same score, the first is selected first, as in ONNX Runtime.
+    Boxes overlap if their intersection over union is above `iou_threshold`; a box without area overlaps no
+    other. Among boxes with the same score, the one with the lowest index is selected first, as in ONNX
+    Runtime.
 
     Args:
         boxes: (n, 4) or (batch, n, 4), pixels; computed in float32.
         scores: (n,) or (batch, n); negative infinity for padding.
-        count: the number of results for each image.
-        groups: integers (n,) or (batch, n), such as classes or pyramid levels: boxes suppress only boxes of
-            their group. As in torchvision, groups are moved apart by the extent of all boxes, which
-            rounds the coordinates: for 90 groups of 1,333 pixels to 0.008 pixels.
-        score_threshold: only scores above it are selected.
+        count: number of results per image.
+        groups: integers (n,) or (batch, n), such as classes or pyramid levels; a box suppresses only boxes of
+            its own group. As in torchvision, the boxes of each group are shifted by a multiple of the extent
+            of all boxes, which rounds the coordinates: to 0.008 pixels for 90 groups and 1,333 pixels.
+        score_threshold: only boxes with scores above it are selected.
 
     Returns:
-        Indices, int32 (..., count), by descending score, and which of them are valid, bool (..., count). The
-        others are 0.
+        Indices, int32 (..., count), by descending score, and which of them are valid, bool (..., count).
+        Invalid indices are 0.
 
     Raises:
         tf.errors.InvalidArgumentError: `iou_threshold` is not between 0 and 1.
@@ -56,7 +57,7 @@ def non_max_suppression(
 
 
 def _offsets(boxes, valid, groups):
-    """Moves each group by more than the extent of the valid boxes of its image: float32 (..., n, 1)."""
+    """The shift of each box, a multiple of more than the extent of its image's valid boxes: (..., n, 1)."""
     known = tf.where(tf.expand_dims(valid, -1), boxes, 0.0)
     extent = tf.reduce_max(known, [-2, -1]) - tf.reduce_min(known, [-2, -1]) + 1.0
     return (groups * tf.expand_dims(extent, -1))[..., None]

@@ -1,8 +1,8 @@
-"""Writes a two-stage detector to one ONNX file: raw pixels of any size in, objects out.
+"""Exports a two-stage detector to one ONNX file that takes raw pixels and returns detections.
 
-The file does what `Detector.detect` does: it normalizes, resizes and pads the images, computes the network,
-and selects with ONNX' own operators. Boxes inside are (x1, y1, x2, y2); tensors of the network are
-(batch, channels, height, width).
+The file computes what `Detector.detect` computes: it normalizes, resizes and pads the images, runs the
+network, and selects detections, all with standard ONNX operators. Boxes are (x1, y1, x2, y2); feature maps
+are (batch, channels, height, width).
 """
 
 import itertools
@@ -24,18 +24,18 @@ from keras_resnet.export.writers.onnx_ops import OnnxWriter
 from keras_resnet.files import replacing
 from keras_resnet.models.graph import recursion_limit
 
-OLDEST_OPSET = 16  # the first whose RoiAlign can do without a shift by half a cell
-COUNT = "detections"  # name of the axis of results
+OLDEST_OPSET = 16  # the first whose RoiAlign has a mode without a shift by half a cell
+COUNT = "detections"  # name of the outputs' second axis
 OUTPUTS = {
     "boxes": ("float32", (BATCH, COUNT, 4)),
     "scores": ("float32", (BATCH, COUNT)),
     "labels": ("int32", (BATCH, COUNT)),
     "count": ("int32", (BATCH,)),
 }
-_INVALID = -1.0  # the score of what is not selected; scores are probabilities
+_INVALID = -1.0  # score of boxes that are not selected; valid scores are probabilities
 _LOWEST = -0.5
 _LARGEST_LOG_SCALE = math.log(1000 / 16)
-_FINEST = 2  # level of the first map of a pyramid
+_FINEST = 2  # level of the pyramid's first feature map, P2
 
 
 def detector_to_onnx(
@@ -43,20 +43,20 @@ def detector_to_onnx(
 ) -> Path:
     """Writes an ONNX file and checks it with `onnx.checker`.
 
-    Input `images`, (batch, height, width, 3), RGB, raw pixels 0-255, of any batch size and image size.
-    Outputs, by descending score: `boxes`, float32 (batch, detections, 4), x1, y1, x2, y2 in pixels of the
-    images; `scores`, float32 (batch, detections); `labels`, int32 (batch, detections), indices into the class
-    names, which are the metadata "labels"; and `count`, int32 (batch,), how many of an image's detections
-    are valid. The others, at the end, are 0.
+    The input is `images`, (batch, height, width, 3), RGB, raw pixels 0-255, of any batch size and image size.
+    The outputs are sorted by descending score: `boxes`, float32 (batch, detections, 4), x1, y1, x2, y2 in
+    pixels of the input images; `scores`, float32 (batch, detections); `labels`, int32 (batch, detections),
+    indices into the class names, which are stored as the metadata entry "labels"; and `count`, int32
+    (batch,), the number of valid detections of each image. The remaining rows are 0.
 
     Args:
-        path: the file; an ONNX file that this exporter wrote there is replaced.
+        path: the file to write; an existing file is replaced if this package exported it.
         opset: version of the operator set, 16 to 23.
-        io_dtype: of the images, "float32" or "uint8".
+        io_dtype: dtype of the images, "float32" or "uint8".
 
     Raises:
-        InputError: another file exists at `path`, or it cannot be written; an unknown dtype or opset; a
-            detector of one stage.
+        InputError: `path` is a file that this package did not export or cannot be written, the dtype or the
+            opset is not supported, or the detector is a RetinaNet.
     """
     import onnx
 
@@ -74,9 +74,9 @@ def detector_to_onnx(
 
 
 class _Operators:
-    """Adds ONNX operators by calls: `ops("Add", "a", 1.0)` returns the name of the sum.
+    """Adds ONNX operators to the graph: `ops("Add", "a", 1.0)` returns the name of the result.
 
-    Numbers and lists are constants: floats are float32, integers int64.
+    Numbers and lists become constants: floats are float32, integers int64.
     """
 
     def __init__(self, writer: OnnxWriter, opset: int):
@@ -86,7 +86,7 @@ class _Operators:
         return self.several(kind, *inputs, outputs=[output or self._name(kind)], **attributes)[0]
 
     def several(self, kind: str, *inputs: Any, outputs: list[str] | int, **attributes: Any) -> list[str]:
-        """Adds an operator with several outputs: their names, or how many."""
+        """Adds an operator with several outputs; `outputs` are their names or their number."""
         names = [each if isinstance(each, str) else self.constant(each) for each in inputs]
         if isinstance(outputs, int):
             outputs = [self._name(kind) for _ in range(outputs)]
@@ -103,7 +103,7 @@ class _Operators:
         return self("Cast", x, to=self._writer.type_of(dtype))
 
     def shape(self, x: str, first: int, last: int) -> str:
-        """The sizes of axes, int64 (last - first,)."""
+        """The sizes of the axes from `first` to before `last`, int64 (last - first,)."""
         return self("Slice", self("Shape", x), [first], [last])
 
     def slice_last(self, x: str, first: int, last: int) -> str:
@@ -118,7 +118,7 @@ class _Operators:
         return self("Min", *values)
 
     def batch_gather(self, x: str, places: str) -> str:
-        """The rows of `x`, (batch, n, ...), at `places`, (batch, k)."""
+        """The elements of `x`, (batch, n, ...), at the indices `places`, (batch, k): (batch, k, ...)."""
         return self("GatherND", x, self("Unsqueeze", places, [-1]), batch_dims=1)
 
     def _name(self, kind: str) -> str:
@@ -126,7 +126,7 @@ class _Operators:
 
 
 class _Detection:
-    """Writes one detector."""
+    """Writes the ONNX model of one detector."""
 
     def __init__(self, onnx, detector: Detector, options: Options):
         self._detector, self._config, self._options = detector, detector.config, options
@@ -134,7 +134,7 @@ class _Detection:
         self._ops = _Operators(self._writer, options.opset)
 
     def write(self):
-        """Returns the model, without metadata."""
+        """Returns the ONNX model, without metadata."""
         ops, writer = self._ops, self._writer
         writer.model.graph.name = self._detector.name
         writer.model.graph.input.append(
@@ -153,7 +153,7 @@ class _Detection:
         return writer.model
 
     def _preprocess(self) -> tuple[str, str, str, str]:
-        """Returns the network's input, and sizes, int64 (2,): of the images, resized, and padded."""
+        """Returns the network's input, and the original, resized and padded sizes, each int64 (2,)."""
         ops, config = self._ops, self._config
         images = ops("Transpose", INPUT, perm=[0, 3, 1, 2])
         scale, offset = (np.reshape(each, (3, 1, 1)) for each in config.normalization.as_scale_and_offset())
@@ -178,7 +178,7 @@ class _Detection:
         return ops("Pad", resized, pads), original, size, padded
 
     def _network(self, images: Any, tensors: Any, given: str) -> Any:
-        """Writes the layers between an input and tensors; returns their names in the same structure."""
+        """Writes the layers from an input to `tensors`; returns the tensors' names in the same structure."""
         import keras
 
         flat = {str(index): tensor for index, tensor in enumerate(keras.tree.flatten(tensors))}
@@ -193,7 +193,7 @@ class _Detection:
         return keras.tree.pack_sequence_as(tensors, names)
 
     def _anchors(self, grid: str, padded: str, cells: np.ndarray) -> str:
-        """The anchors of a level whose map has the sizes `grid`, int64 (2,)."""
+        """The anchors of a level whose feature map has the height and width `grid`, int64 (2,)."""
         ops = self._ops
         strides = ops("Div", padded, grid)
         sides = ops("Concat", grid, [1, 1], axis=0)
@@ -209,7 +209,7 @@ class _Detection:
         return ops("Reshape", ops("Add", ops("Concat", x, y, x, y, axis=-1), cells), [-1, 4])
 
     def _candidates(self, outputs: Any, padded: str, most: int):
-        """Yields each level's best boxes (batch, k, 4) and their logits (batch, k)."""
+        """Yields each level's boxes with the highest scores, (batch, k, 4), and their logits, (batch, k)."""
         ops = self._ops
         levels = zip(outputs["logits"], outputs["deltas"], level_anchors(self._config), strict=True)
         for logits, deltas, cells in levels:
@@ -222,7 +222,7 @@ class _Detection:
             yield self._decode(ops.batch_gather(deltas, best), anchors), values
 
     def _propose(self, outputs: Any, padded: str, limits: str) -> tuple[str, str]:
-        """Returns proposals (batch, n, 4), and which are valid, (batch, n)."""
+        """Returns proposals, (batch, n, 4), and which of them are valid, (batch, n)."""
         ops, config = self._ops, self._config
         boxes, scores, levels = [], [], []
         candidates = self._candidates(outputs, padded, config.proposal_candidates)
@@ -237,7 +237,7 @@ class _Detection:
         return ops("Where", kept, ops.batch_gather(boxes, best), 0.0), valid
 
     def _pool(self, maps: Sequence[str], proposals: str) -> str:
-        """RoIAlign: (batch * n, channels, side, side)."""
+        """Pools the features of the proposals with RoIAlign: (batch * n, channels, side, side)."""
         ops, strides = self._ops, self._config.roi_strides
         regions = ops("Reshape", proposals, [-1, 4])
         batch, count = (ops("Gather", ops("Shape", proposals), np.int64(axis)) for axis in range(2))
@@ -275,7 +275,7 @@ class _Detection:
         )
 
     def _of_regions(self, pooled: str, proposals: str, valid: str) -> tuple[str, str, str]:
-        """Returns boxes (batch, n * classes, 4), scores and labels, (batch, n * classes)."""
+        """Computes the box head: boxes, (batch, n * classes, 4), scores and labels, (batch, n * classes)."""
         ops, config, head = self._ops, self._config, self._detector.head
         assert head is not None
         classes = config.classes
@@ -294,7 +294,7 @@ class _Detection:
         return ops("Reshape", boxes, [0, -1, 4]), scores, labels
 
     def _select(self, boxes: str, scores: str, labels: str, limits: str, original: str) -> None:
-        """Writes the outputs."""
+        """Selects detections and writes them to the model's outputs."""
         ops, config = self._ops, self._config
         boxes, scores = self._without_small(boxes, scores, limits, config.box_side)
         values, best, valid = self._suppress(
@@ -311,7 +311,7 @@ class _Detection:
         ops("Cast", found, output="count", to=integer)
 
     def _decode(self, deltas: str, anchors: str, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> str:
-        """`boxes.decode` in ONNX."""
+        """`boxes.decode` in ONNX operators."""
         ops = self._ops
         deltas = ops("Div", deltas, np.asarray(weights))
         corner, end = (ops.slice_last(anchors, first, first + 2) for first in (0, 2))
@@ -323,7 +323,7 @@ class _Detection:
         return ops("Concat", ops("Sub", center, half), ops("Add", center, half), axis=-1)
 
     def _without_small(self, boxes: str, scores: str, limits: str, side: float) -> tuple[str, str]:
-        """Clips boxes to the images, and makes the scores of boxes with smaller sides invalid."""
+        """Clips boxes to the images, and makes the scores of boxes with a side below `side` invalid."""
         ops = self._ops
         boxes = ops.least(ops("Max", boxes, 0.0), limits)
         sides = ops("Sub", ops.slice_last(boxes, 2, 4), ops.slice_last(boxes, 0, 2))
@@ -333,7 +333,7 @@ class _Detection:
     def _suppress(
         self, boxes: str, scores: str, groups: str, iou: float, count: int, threshold: float
     ) -> tuple[str, str, str]:
-        """`non_max_suppression` of each image in ONNX: scores, indices and validity, all (batch, k)."""
+        """`non_max_suppression` in ONNX operators: scores, indices and validity, all (batch, k)."""
         ops = self._ops
         known = ops("Where", ops("Unsqueeze", ops("Greater", scores, threshold), [-1]), boxes, 0.0)
         extent = ops("Sub", *(ops.reduce(kind, known, [1, 2]) for kind in ("ReduceMax", "ReduceMin")))

@@ -1,4 +1,4 @@
-"""Compares the ONNX file of a detector with the detector, on images."""
+"""Compares the detections of a detector's ONNX file with the detector's own, on given images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,14 +18,15 @@ _SCORE_TOLERANCE = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class DetectorParity:
-    """How far a file's detections are from the detector's.
+    """The differences between the detections of an ONNX file and those of the detector.
 
     Attributes:
-        detections: of the detector in all images.
-        least_iou: of a detection and its counterpart with the same label; 0 if one has none, 1 without
-            detections.
-        score_difference: the largest of a detection and its counterpart.
-        problems: the checks that failed, as sentences.
+        images: number of compared images.
+        detections: number of the detector's detections in all images.
+        least_iou: lowest IoU of a detection and its counterpart with the same label; 0 if a detection has no
+            counterpart, 1 if there are no detections.
+        score_difference: largest absolute difference between the scores of a detection and its counterpart.
+        problems: a message for each failed check.
     """
 
     images: int
@@ -36,12 +37,14 @@ class DetectorParity:
 
     @property
     def equal(self) -> bool:
-        """Whether all images have the same number of detections, with the same boxes and scores."""
+        """Whether class names, numbers of detections, boxes and scores agree within the tolerances."""
         return not self.problems
 
 
 def compare_onnx_file(detector: Detector, path: str | Path, images: Sequence[np.ndarray]) -> DetectorParity:
     """Runs a file of `detector_to_onnx` in ONNX Runtime and compares its detections with the detector's.
+
+    Boxes agree if the IoU of each detection and its counterpart is at least 0.99, scores within 1e-4.
 
     Args:
         images: uint8 (height, width, 3), RGB, of any sizes.
@@ -80,9 +83,10 @@ def _detections(outputs: dict[str, np.ndarray]) -> Detections:
 
 
 def _compare(found: Detections, expected: Detections) -> tuple[float, float]:
-    """The least IoU of a detection and its counterpart, and their largest difference of scores.
+    """The lowest IoU of a detection and its counterpart, and the largest difference of their scores.
 
-    The counterpart is the best box of the label: equal scores may be in another order.
+    The counterpart is the box with the highest IoU of the same label, because equal scores may be in another
+    order.
     """
     if not len(expected) or not len(found):
         return float(len(found) == len(expected)), 0.0

@@ -1,7 +1,8 @@
-"""From the outputs of networks to proposals and detections, in TensorFlow with static numbers of results.
+"""Selects proposals and detections from the outputs of a detector's network, with static shapes.
 
-Boxes are float32 (x1, y1, x2, y2) in pixels of the resized images. Their `sizes`, int32 (batch, 2), are those
-without padding. Results are padded: the valid ones come first, by descending score.
+Boxes are float32 (x1, y1, x2, y2) in pixels of the resized images. `sizes`, int32 (batch, 2), are the heights
+and widths of the resized images without padding. Results are padded to a fixed number; the valid ones come
+first, by descending score.
 """
 
 from collections.abc import Sequence
@@ -15,14 +16,18 @@ from keras_resnet.detection.nms import non_max_suppression
 
 
 class Proposals(NamedTuple):
-    """`boxes` are (batch, n, 4), 0 where not `valid`, bool (batch, n)."""
+    """Proposals: `boxes`, float32 (batch, n, 4), and `valid`, bool (batch, n). Invalid boxes are 0."""
 
     boxes: tf.Tensor
     valid: tf.Tensor
 
 
 class RawDetections(NamedTuple):
-    """`boxes` (batch, n, 4), float32 `scores`, int32 `labels` and bool `valid`, all (batch, n)."""
+    """Detections before they are scaled to the original images.
+
+    `boxes` are float32 (batch, n, 4); `scores`, float32, `labels`, int32, and `valid`, bool, are (batch, n).
+    Invalid elements are 0.
+    """
 
     boxes: tf.Tensor
     scores: tf.Tensor
@@ -55,7 +60,7 @@ def propose(
     selected, valid = non_max_suppression(
         boxes, scores, config.proposal_nms, config.proposals, tf.concat(levels, 1)
     )
-    # Proposals are data for what follows: no gradient passes through their coordinates.
+    # Approximate joint training: no gradient is propagated through the coordinates of proposals.
     boxes = tf.stop_gradient(tf.gather(boxes, selected, batch_dims=1))
     return Proposals(tf.where(tf.expand_dims(valid, -1), boxes, 0.0), valid)
 
@@ -91,7 +96,13 @@ def detections_of_anchors(
     sizes: tf.Tensor,
     config: DetectorConfig,
 ) -> RawDetections:
-    """Selects RetinaNet's detections; the arguments are those of `propose`, with logits of 1 + classes."""
+    """Selects detections from the outputs of RetinaNet's heads.
+
+    Args:
+        logits: (batch, height, width, anchors * (1 + classes)) of each level.
+        deltas: (batch, height, width, anchors * 4) of each level.
+        anchors: (height * width * anchors, 4) of each level.
+    """
     parts = []
     for score, delta, anchor in zip(logits, deltas, anchors, strict=True):
         batch = tf.shape(score)[0]
@@ -104,7 +115,7 @@ def detections_of_anchors(
 
 
 def _top(scores, count):
-    """The largest of `scores`, (batch, n), and their indices: all if there are fewer than `count`."""
+    """The `count` largest of `scores`, (batch, n), or all if there are fewer, and their indices."""
     number = scores.shape[1]
     return tf.math.top_k(
         scores, tf.minimum(count, tf.shape(scores)[1]) if number is None else min(count, number)
@@ -112,13 +123,13 @@ def _top(scores, count):
 
 
 def _decode_at(places, deltas, anchors):
-    """The boxes (batch, n, 4) of a level at `places`, integers (batch, n), among its anchors."""
+    """The boxes of a level, (batch, n, 4), decoded at the anchors with the indices `places`, (batch, n)."""
     deltas = tf.reshape(deltas, [tf.shape(deltas)[0], -1, 4])
     return box_ops.decode(tf.gather(deltas, places, batch_dims=1), tf.gather(anchors, places))
 
 
 def _without_small(boxes, scores, side):
-    """Makes the scores of boxes with smaller sides negative infinity."""
+    """Sets the scores of boxes with a side below `side` to negative infinity."""
     sides = boxes[..., 2:] - boxes[..., :2]
     return tf.where(tf.reduce_all(sides >= side, -1), scores, float("-inf"))
 

@@ -1,4 +1,4 @@
-"""The feature pyramid (FPN, section 3) on Keras tensors, with the layers that torchvision gives it."""
+"""The feature pyramid network (FPN, section 3), built from Keras tensors with torchvision's layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +11,9 @@ from keras_resnet.models.layers import BatchNormalization
 
 
 def feature_pyramid(maps: Sequence[keras.KerasTensor], config: DetectorConfig) -> list[keras.KerasTensor]:
-    """Builds the pyramid's levels on the outputs of the last stages, both from the finest on.
+    """Builds the levels of the pyramid from the outputs of the last stages, both from the finest on.
 
-    The sides of the images are multiples of the coarsest map's stride, so that each map is exactly twice as
+    The sides of the images must be multiples of the coarsest map's stride: each map must be exactly twice as
     large as the next.
     """
     inner = [_conv(x, 1, f"fpn_inner_{index}", config) for index, x in enumerate(maps)]
@@ -23,14 +23,14 @@ def feature_pyramid(maps: Sequence[keras.KerasTensor], config: DetectorConfig) -
         sums.insert(0, layers.Add(name=f"fpn_add_{index}")([inner[index], larger]))
     levels = [_conv(x, 3, f"fpn_layer_{index}", config) for index, x in enumerate(sums)]
     if config.extra_levels == "pool":
-        # A window of one pixel: subsampling.
+        # Max pooling with a window of one pixel is subsampling.
         return [*levels, layers.MaxPooling2D(1, 2, name="fpn_pool")(levels[-1])]
     p6 = _downsample(levels[-1] if config.extra_levels == "P5" else maps[-1], "fpn_p6", config)
     return [*levels, p6, _downsample(layers.Activation("relu", name="fpn_p6_relu")(p6), "fpn_p7", config)]
 
 
 def _conv(x, kernel_size, name, config):
-    """A convolution, with batch normalization if the pyramid has any; no activation follows."""
+    """A convolution without activation, followed by batch normalization if `pyramid_norm` is set."""
     x = layers.Conv2D(
         config.pyramid_channels,
         kernel_size,
@@ -43,11 +43,11 @@ def _conv(x, kernel_size, name, config):
 
 
 def _downsample(x, name, config):
-    # "same" would pad an even input on one side only.
+    # "same" would pad inputs of even size on one side only.
     x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
     return layers.Conv2D(config.pyramid_channels, 3, 2, kernel_initializer=_fan_in(), name=name)(x)
 
 
 def _fan_in() -> Any:
-    """The initializer of convolutions without an activation: variance 1 / fan_in, as in torchvision."""
+    """The initializer of convolutions without activation: variance 1 / fan_in, as in torchvision."""
     return keras.initializers.VarianceScaling(1.0, "fan_in", "uniform")

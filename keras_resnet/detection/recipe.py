@@ -10,27 +10,28 @@ from keras_resnet.training.recipe import Recipe, described
 class DetectionRecipe(Recipe):
     """A training recipe for a two-stage detector.
 
-    `model_overrides` are fields of `DetectorConfig`; "network" has those of the backbone's config. `weights`
-    are those of a whole detector; they and `backbone_weights` exclude each other.
+    `model_overrides` are fields of `DetectorConfig`; its key "network" holds fields of the backbone's config.
+    `weights` are weights of a whole detector; `weights` and `backbone_weights` are mutually exclusive.
     """
 
     backbone_weights: str | None = described(
         "Weights of a classifier for the backbone: a name such as imagenet, or a file.", None
     )
     statistics_batches: int = described(
-        "With backbone_weights: training batches over which the statistics of the backbone's batch "
-        "normalization are computed anew before they are frozen (appendix A); 0 keeps those of the weights.",
+        "With backbone_weights: number of training batches on which the statistics of the backbone's batch "
+        "normalization are recomputed before they are frozen (appendix A); 0 keeps those of the weights.",
         0,
     )
     flip: bool = described("Mirror images left and right with probability 1/2.", True)
     scale_jitter: tuple[float, ...] = described(
-        "Range of the factor by which images are enlarged, cropped to their size, or shrunk.", (1.0, 1.0)
+        "Range of the random factor by which images are enlarged and cropped, or shrunk and padded.",
+        (1.0, 1.0),
     )
     skip_faulty: bool = described(
-        "Leave out faulty annotations, and images without a file, instead of stopping.", False
+        "Leave out faulty annotations and images without a file instead of stopping.", False
     )
     also_train: str | None = described(
-        "A dataset with the same classes whose train_split is trained on, too, such as voc/2012.", None
+        "A second dataset with the same classes, whose train_split is added, such as voc/2012.", None
     )
 
     def __post_init__(self):
@@ -50,7 +51,7 @@ class DetectionRecipe(Recipe):
 
 
 RECIPES: dict[str, DetectionRecipe] = {
-    # Two CPU cores, a few minutes. Not mirrored: scenes may be of digits.
+    # Takes minutes on two CPU cores. No flipping, because scenes may show digits.
     "detect_scenes": DetectionRecipe(
         model="faster_rcnn_cifar_resnet20_c4",
         dataset="scenes/64",
@@ -75,7 +76,7 @@ RECIPES: dict[str, DetectionRecipe] = {
         warmup_epochs=0.2,
         clip_norm=10,
     ),
-    # Appendix A, with the values of py-faster-rcnn; trained on VOC "07+12".
+    # Appendix A, with the hyperparameters of py-faster-rcnn; trained on VOC "07+12".
     "detect_voc_paper": DetectionRecipe(
         model="faster_rcnn_resnet101_c4",
         dataset="voc/2007",
@@ -92,7 +93,7 @@ RECIPES: dict[str, DetectionRecipe] = {
         boundaries=(5 / 7,),
         weight_decay=5e-4,
     ),
-    # Appendix A: 8 GPUs with 2 images each in the step that trains the box head; a fourth scale, 64 pixels.
+    # Appendix A: 8 GPUs with 2 images each, as in the step that trains the box head; also anchors of size 64.
     "detect_coco_paper": DetectionRecipe(
         model="faster_rcnn_resnet101_c4",
         dataset="coco/2014",
@@ -108,7 +109,7 @@ RECIPES: dict[str, DetectionRecipe] = {
         boundaries=(0.75,),
         weight_decay=5e-4,
     ),
-    # torchvision's recipe: 26 epochs of 8 GPUs with 2 images each, 1,000 steps of warm-up.
+    # torchvision's recipe: 26 epochs on 8 GPUs with 2 images each, 1,000 steps of warm-up.
     "detect_coco_fpn": DetectionRecipe(
         model="faster_rcnn_resnet50_v1_5_fpn",
         dataset="coco/2017",
@@ -126,10 +127,10 @@ RECIPES: dict[str, DetectionRecipe] = {
 
 
 def get_recipe(name: str, model: str | None = None) -> DetectionRecipe:
-    """Returns the recipe `name`, for another detector if `model` is given.
+    """Returns the recipe `name`, with the detector `model` if it is given.
 
     Raises:
-        InputError: the recipe is unknown.
+        InputError: the recipe does not exist.
     """
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)

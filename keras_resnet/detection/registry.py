@@ -1,4 +1,4 @@
-"""Table of published detectors, and the names of their classes.
+"""The table of published detector weights, and the names of their classes.
 
 URLs, digests and average precisions are those of torchvision 0.29.2
 (`torchvision/models/detection/faster_rcnn.py` and `retinanet.py`).
@@ -19,13 +19,13 @@ class PretrainedDetector:
     """One set of published weights of a detector, for COCO's classes.
 
     Attributes:
-        name: unique for each detector.
+        name: unique among the weights of a detector.
         model: a name of `list_detectors()`.
-        digest: "sha256:" and as many of the first hexadecimal digits as are published.
-        box_ap: average precision at IoU .50:.05:.95 on COCO val2017, in percent.
+        digest: "sha256:" and the first hexadecimal digits, as many as are published.
+        box_ap: COCO's mean average precision, IoU .50:.05:.95, on val2017, in percent.
         metrics_source: where the average precision is published.
         license: SPDX identifier of the weights' license.
-        epsilon: of the backbone's batch normalization, which the weights were trained and measured with.
+        epsilon: of the backbone's batch normalization with which the weights were trained and evaluated.
     """
 
     name: str
@@ -40,7 +40,7 @@ class PretrainedDetector:
 
 def _torchvision(model: str, file: str, box_ap: float, epsilon: float) -> PretrainedDetector:
     url = f"https://download.pytorch.org/models/{file}.pth"
-    digest = "sha256:" + file.rsplit("-", 1)[1]  # names in PyTorch Hub end with it
+    digest = "sha256:" + file.rsplit("-", 1)[1]  # file names in PyTorch Hub end with it
     return PretrainedDetector("coco", model, url, digest, box_ap, _METRICS_SOURCE, "BSD-3-Clause", epsilon)
 
 
@@ -53,9 +53,9 @@ DETECTORS: tuple[PretrainedDetector, ...] = (
 
 
 def list_detector_weights(detector: str | None = None) -> list[str]:
-    """Lists the names of published weights of a detector.
+    """Lists the names of the published weights of a detector.
 
-    Without `detector`, full names of all detectors are returned, such as "retinanet_resnet50_v1_5_fpn/coco".
+    Without `detector`, returns the full names for all detectors, such as "retinanet_resnet50_v1_5_fpn/coco".
     """
     if detector is None:
         return [f"{entry.model}/{entry.name}" for entry in DETECTORS]
@@ -63,16 +63,16 @@ def list_detector_weights(detector: str | None = None) -> list[str]:
 
 
 def detector_entries(detector: str) -> list[PretrainedDetector]:
-    """Returns the published weights of a detector; raises `InputError` for an unknown one."""
+    """Returns the published weights of a detector; raises `InputError` for an unknown detector."""
     get_detector_config(detector)
     return [entry for entry in DETECTORS if entry.model == detector]
 
 
 def get_detector_entry(name: str, detector: str) -> PretrainedDetector:
-    """Returns the weights with a name of `list_detector_weights(detector)`, or a full name.
+    """Returns the published weights `name`, a name of `list_detector_weights(detector)` or a full name.
 
     Raises:
-        InputError: there are none; the message names those that exist.
+        InputError: there are no such weights; the message names those that exist.
     """
     entries = detector_entries(detector)
     for entry in entries:
@@ -93,6 +93,6 @@ def get_detector_entry(name: str, detector: str) -> PretrainedDetector:
 
 @functools.cache
 def coco_class_names() -> tuple[str, ...]:
-    """Returns the names of COCO's ids 1 to 90, as in torchvision; "N/A" for ids without a class."""
+    """Returns the class names of COCO's category ids 1 to 90, as in torchvision; "N/A" for unused ids."""
     text = Path(__file__).with_name("coco_labels.tsv").read_text(encoding="utf-8")
     return tuple(line.split("\t")[1] for line in text.splitlines()[1:])  # without 0, the background

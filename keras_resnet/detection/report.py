@@ -1,4 +1,4 @@
-"""Writes evaluation.json, per_class.csv and precision_recall.png of a detector, and formats a table."""
+"""Writes the results of an evaluation to evaluation.json, per_class.csv and precision_recall.png."""
 
 import csv
 import math
@@ -14,15 +14,15 @@ from keras_resnet.files import atomic_path, sha256, write_json
 from keras_resnet.tables import markdown_table
 from keras_resnet.version import versions
 
-_NAMED_CLASSES = 20  # more names are not legible beside the curves
+_NAMED_CLASSES = 20  # more names would not be legible in the legend
 _LETTERS = 28  # maximum length of class names in the plot
 _RECALLS = np.linspace(0, 1, 101)
-# Rows of `CocoStatistics.precision`.
+# Rows of `CocoStatistics.precision` by label.
 _OVERLAPS = {"IoU 0.5": slice(0, 1), "IoU 0.75": slice(5, 6), "mean of IoU 0.5 to 0.95": slice(None)}
 
 
 def table(evaluation: DetectionEvaluation) -> str:
-    """A Markdown table of COCO's statistics and VOC's means over classes, in percent."""
+    """Returns a Markdown table of COCO's statistics and VOC's mean average precisions, in percent."""
     figures = {**evaluation.coco.figures, **_voc_means(evaluation)}
     cells = [
         (name, "-" if (value := _or_none(figure)) is None else f"{100 * value:.1f}")
@@ -32,7 +32,7 @@ def table(evaluation: DetectionEvaluation) -> str:
 
 
 def content(evaluation: DetectionEvaluation, command: str, dataset: str, weights: str) -> dict:
-    """The content of evaluation.json; statistics are in [0, 1], or null without objects to find."""
+    """Returns the content of evaluation.json; statistics are in [0, 1], or None if there are no objects."""
     counts = _counts(evaluation)
     return {
         "command": command,
@@ -65,9 +65,9 @@ def write_report(
     The folder is created if necessary, and existing files are replaced.
 
     Args:
-        command: the command that repeats the evaluation.
+        command: the command line that repeats the evaluation.
         dataset: the dataset's title.
-        weights: the file or the published name, as the user gave it.
+        weights: the path or the published name of the weights, as the user gave it.
 
     Raises:
         OSError: the folder cannot be written.
@@ -88,7 +88,7 @@ def write_report(
 
 
 def _or_none(value: float) -> float | None:
-    """None for a statistic without objects: -1 of COCO's, NaN of VOC's."""
+    """Returns None for a statistic without objects, which is -1 in COCO's statistics and NaN in VOC's."""
     return None if math.isnan(value) or value < 0 else float(value)
 
 
@@ -100,7 +100,7 @@ def _voc_means(evaluation: DetectionEvaluation) -> dict[str, float]:
 
 
 def _counts(evaluation: DetectionEvaluation) -> list[tuple[int, int]]:
-    """The number of objects without crowd regions, and of detections, of each class."""
+    """The number of objects, without crowd regions, and the number of detections of each class."""
     classes = len(evaluation.split.class_names)
     counts = np.zeros((2, classes), int)
     for objects, own in zip(evaluation.split.objects, evaluation.detections, strict=True):
@@ -111,7 +111,7 @@ def _counts(evaluation: DetectionEvaluation) -> list[tuple[int, int]]:
 
 
 def _classes(evaluation: DetectionEvaluation) -> list[dict]:
-    """The statistics of each class; None without objects to find."""
+    """The statistics of each class; None for statistics without objects."""
     rows = []
     for label, (objects, detections) in enumerate(_counts(evaluation)):
         name = evaluation.split.class_names[label]
@@ -129,9 +129,9 @@ def _classes(evaluation: DetectionEvaluation) -> list[dict]:
 def _draw_precision_recall(
     statistics: CocoStatistics, names: tuple[str, ...], title: str, path: str | os.PathLike
 ) -> None:
-    """Draws COCO's precision-recall curves to a PNG file: means over classes, and each class at IoU 0.5.
+    """Plots COCO's precision-recall curves to a PNG file: means over classes, and each class at IoU 0.5.
 
-    With many classes, only those with the highest and the lowest AP50 are named.
+    With more than 20 classes, only those with the highest and the lowest AP50 are in the legend.
     """
     from matplotlib.figure import Figure
 
@@ -147,7 +147,9 @@ def _draw_precision_recall(
     ordered = sorted(present, key=lambda label: -statistics.per_class[label]["AP50"])
     half = _NAMED_CLASSES // 2
     named = ordered if len(ordered) <= _NAMED_CLASSES else [*ordered[:half], *ordered[-half:]]
-    for label in sorted(ordered, key=lambda label: label in named):  # the named ones above the others
+    for label in sorted(
+        ordered, key=lambda label: label in named
+    ):  # draws the named classes last, above the others
         style = {"label": f"{_short(names[label])}: {statistics.per_class[label]['AP50']:.1%}"}
         if label not in named:
             style = {"color": "lightgray", "linewidth": 0.8}
@@ -160,7 +162,7 @@ def _draw_precision_recall(
     if present:
         together.legend(title="average precision")
         apart.legend(title="AP50", loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
-    # The software's name and version would change the bytes of equal plots.
+    # Without the software's name and version, equal plots are byte-identical.
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
 
 

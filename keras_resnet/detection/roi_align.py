@@ -1,12 +1,12 @@
-"""RoIAlign (Mask R-CNN, section 3) of one feature map, or of the levels of a feature pyramid.
+"""RoIAlign (Mask R-CNN, section 3) on one feature map or on the levels of a feature pyramid.
 
-Regions are those of torchvision's detectors (`aligned=False`): scaled by 1 / stride without a shift by half a
-cell, with sides of at least one cell. A bin is the mean of 2 x 2 bilinear samples; a sample
-outside of [-1, height] x [-1, width] cells is 0.
+Regions are treated as in torchvision's detectors (`aligned=False`): they are scaled by 1 / stride without a
+shift by half a cell, and their sides are at least one cell. A bin is the mean of 2 x 2 bilinear samples;
+samples outside of [-1, height] x [-1, width] cells are 0.
 
-The forward pass is `tf.image.crop_and_resize`, the fastest way on a CPU. Its own gradient adds the regions in
-an order that depends on the threads, so the gradient here is two matrix products per image and has the same
-bytes each time. No gradient passes through the coordinates of the regions.
+The forward pass uses `tf.image.crop_and_resize`, the fastest implementation on a CPU. Its gradient sums the
+regions in an order that depends on the threads, so the gradient here is computed with two matrix products per
+image instead, which is deterministic. No gradient is propagated through the coordinates of the regions.
 """
 
 import math
@@ -20,7 +20,7 @@ _CHUNK = 2**22  # elements of the gradient's largest intermediate tensor: 16 MiB
 
 
 def roi_align(features: tf.Tensor, rois: tf.Tensor, output_size: int, stride: int) -> tf.Tensor:
-    """Pools the features of each region to a square of `output_size` bins.
+    """Pools the features of each region to `output_size` x `output_size` bins.
 
     Args:
         features: (batch, height, width, channels), of any floating-point dtype.
@@ -38,11 +38,17 @@ def roi_align(features: tf.Tensor, rois: tf.Tensor, output_size: int, stride: in
 def roi_levels(rois: tf.Tensor, finest: int = 2, coarsest: int = 5) -> tf.Tensor:
     """Returns the pyramid level of each region, P2 to P5 by default (FPN, equation 1).
 
-    `rois` are (..., 4), pixels; the result is int32 (...). Regions without area belong to the finest level.
+    Args:
+        rois: (..., 4), pixels of the image.
+        finest: the lowest level, to which regions without area belong.
+        coarsest: the highest level.
+
+    Returns:
+        int32 (...).
     """
     corner, end = tf.split(tf.cast(rois, tf.float32), 2, axis=-1)
     side = tf.sqrt(tf.reduce_prod(tf.maximum(end - corner, 0.0), -1))
-    # torchvision's tolerance for the rounding of the logarithm.
+    # The tolerance for rounding errors of the logarithm is torchvision's.
     level = tf.floor(4.0 + tf.math.log(side / 224.0) / math.log(2.0) + 1e-6)
     return tf.cast(tf.clip_by_value(level, finest, coarsest), tf.int32)
 
@@ -50,19 +56,19 @@ def roi_levels(rois: tf.Tensor, finest: int = 2, coarsest: int = 5) -> tf.Tensor
 def multilevel_roi_align(
     pyramid: Sequence[tf.Tensor], rois: tf.Tensor, output_size: int, strides: Sequence[int], finest: int = 2
 ) -> tf.Tensor:
-    """`roi_align` of each region on its level (FPN, section 4.2).
+    """Applies `roi_align` to each region on its pyramid level (FPN, section 4.2).
 
     Args:
-        pyramid: a feature map per level, from the finest on; their channels and dtypes are the same.
+        pyramid: a feature map per level, from the finest on, with equal channels and dtypes.
         rois: (batch, n, 4), pixels of the image.
-        strides: of the maps.
-        finest: the level of the first map, 2 for P2.
+        strides: pixels per cell of each feature map.
+        finest: the level of the first feature map, 2 for P2.
 
     Returns:
         (batch, n, output_size, output_size, channels), of the features' dtype.
 
     Raises:
-        ValueError: there are not as many strides as maps.
+        ValueError: the numbers of strides and feature maps differ.
     """
     rois = tf.stop_gradient(tf.cast(rois, tf.float32))
     flat, images = tf.reshape(rois, [-1, 4]), _images(rois)
@@ -78,22 +84,22 @@ def multilevel_roi_align(
 
 
 def _images(rois):
-    """The image of each region after those of all images are put in one axis: int32 (batch * n,)."""
+    """The image index of each region, for the regions of all images in one axis: int32 (batch * n,)."""
     batch, count = tf.unstack(tf.shape(rois)[:2])
     return tf.repeat(tf.range(batch), count)
 
 
 def _with_images(pooled, rois):
-    """Splits the first axis of `pooled`, (batch * n, ...), as in `rois`."""
+    """Splits the first axis of `pooled`, (batch * n, ...), into (batch, n), the shape of `rois`."""
     shape = tf.concat([tf.shape(rois)[:2], tf.shape(pooled)[1:]], 0)
     return tf.ensure_shape(tf.reshape(pooled, shape), [*rois.shape[:2], *pooled.shape[1:]])
 
 
 def _align(features, rois, images, output_size, stride):
-    """RoIAlign of regions (n, 4) of the images with these indices, (n,)."""
+    """RoIAlign of regions, (n, 4), of the images with the indices `images`, (n,)."""
     corner, end = tf.split(rois / stride, 2, axis=-1)
     sides = tf.maximum(end - corner, 1.0)
-    # In the order in which the kernels of torchvision and ONNX Runtime round.
+    # The operations are in the order of torchvision's and ONNX Runtime's kernels, to round in the same way.
     bins = tf.range(output_size, dtype=tf.float32)[:, None]
     inside = (tf.range(_SAMPLES, dtype=tf.float32) + 0.5) / _SAMPLES
     side = tf.reshape(sides / output_size, [-1, 2, 1, 1])
@@ -112,8 +118,8 @@ def _align(features, rois, images, output_size, stride):
 
 
 def _crop(features, rows, columns, images):
-    """The means of samples at `rows` and `columns`, both (n, bins * _SAMPLES), of the cells of the maps."""
-    # With its edges repeated, a map is interpolated, and is 0 elsewhere, exactly as RoIAlign wants it.
+    """The mean of each bin's samples at `rows` and `columns`, both (n, bins * _SAMPLES), cells."""
+    # Padded with its edges, a map is interpolated, and 0 outside, exactly as RoIAlign requires.
     padded = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
     last = tf.cast(tf.shape(features)[1:3] + 1, tf.float32)
     ends = tf.stack([rows[:, 0], columns[:, 0], rows[:, -1], columns[:, -1]], 1)
@@ -123,7 +129,7 @@ def _crop(features, rows, columns, images):
 
 
 def _weights(samples, size):
-    """The share of each of `size` cells in each bin, along one axis: (n, bins, size)."""
+    """The weight of each of `size` cells in each bin along one axis: (n, bins, size)."""
     last = tf.cast(size, tf.float32) - 1.0
     inside = (samples >= -1.0) & (samples <= last + 1.0)
     clamped = tf.expand_dims(tf.clip_by_value(samples, 0.0, last), -1)
@@ -133,7 +139,7 @@ def _weights(samples, size):
 
 
 def _gradient(pooled, shape, rows, columns, images):
-    """The gradient of `_crop` for `features` of `shape`, from that of its result, image by image."""
+    """The gradient of `_crop` for `features` of `shape`, computed image by image from that of its result."""
     batch, height, width, channels = tf.unstack(shape)
     bins = pooled.shape[1]
     chunk = tf.maximum(_CHUNK // (bins * width * channels), 1)

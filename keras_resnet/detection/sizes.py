@@ -1,4 +1,4 @@
-"""Images of any size as the input of a detector, with torchvision's rule for the resized size."""
+"""Resizes and pads images of any size for a detector, by torchvision's rule."""
 
 import math
 from typing import Any
@@ -12,10 +12,11 @@ from keras_resnet.images.preprocessing import Normalization
 
 
 def resized_shape(height: int, width: int, shorter_side: int, longer_side: int) -> tuple[int, int]:
-    """Returns the height and width of a resized image.
+    """Returns the height and width of a resized image, pixels.
 
-    The shorter side becomes `shorter_side`, unless the longer one would exceed `longer_side`. As in
-    torchvision, both are rounded down after a product in float64: a side of 289 pixels becomes 799, not 800.
+    The shorter side becomes `shorter_side`, unless the longer side would exceed `longer_side`. As in
+    torchvision, both are computed in float64 and rounded down, so a shorter side of 289 pixels becomes 799,
+    not 800.
     """
     sides = height, width
     scale = min(shorter_side / min(sides), longer_side / max(sides))
@@ -26,7 +27,15 @@ def resized_shape(height: int, width: int, shorter_side: int, longer_side: int) 
 def resized_shape_within(
     shape: tf.Tensor, shorter_side: int, longer_side: int, canvas: tf.Tensor
 ) -> tf.Tensor:
-    """`resized_shape` of `shape`, integers (2,), on which `canvas` has room; int32 (2,)."""
+    """`resized_shape` in TensorFlow, for an image that must also fit in `canvas`.
+
+    Args:
+        shape: integers (2,), height and width of the image, pixels.
+        canvas: int32 (2,), the largest height and width of the result, pixels.
+
+    Returns:
+        int32 (2,), height and width.
+    """
     sides, room = tf.cast(shape, tf.float64), tf.cast(canvas, tf.float64)
     scale = tf.minimum(shorter_side / tf.reduce_min(sides), longer_side / tf.reduce_max(sides))
     resized = tf.cast(tf.floor(sides * scale), tf.int32)
@@ -35,7 +44,7 @@ def resized_shape_within(
 
 
 def padded_shape(height: int, width: int, multiple: int) -> tuple[int, int]:
-    """Returns the least multiples of `multiple` that are not below the sides."""
+    """Returns the height and width rounded up to multiples of `multiple`."""
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
@@ -47,11 +56,12 @@ def normalize_then_resize(
 ) -> tf.Tensor:
     """Normalizes an image, resizes it to `size` and pads it with zeros at the right and at the bottom.
 
-    As in torchvision, resizing is bilinear without antialiasing, also when shrinking. Zero is the mean color.
+    As in torchvision, resizing is bilinear, without antialiasing even if the image is reduced. After
+    normalization, zero is the mean color.
 
     Args:
         image: uint8 (height, width, 3), RGB.
-        size: height and width, pixels.
+        size: height and width of the resized image, pixels.
         padded: height and width of the result, pixels.
 
     Returns:
@@ -64,7 +74,7 @@ def normalize_then_resize(
 
 
 def check_image(image: np.ndarray) -> None:
-    """Raises `InputError` unless an image is uint8 (height, width, 3) and has pixels."""
+    """Raises `InputError` unless an image is a nonempty uint8 array (height, width, 3)."""
     is_array = isinstance(image, np.ndarray)
     found = f"{image.dtype} of shape {image.shape}" if is_array else type(image).__name__
     if not (is_array and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size):

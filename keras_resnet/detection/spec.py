@@ -12,7 +12,7 @@ from keras_resnet.models.config import ResNetConfig
 from keras_resnet.weights.conversion import MAX_ELEMENTS
 from keras_resnet.weights.spec import check_architecture, main_weights
 
-# Fields that are no part of what weights were trained for.
+# Fields that may differ between a weight file and the detector that loads it.
 _TUNABLE = {
     *("shorter_side", "longer_side", "size_multiple", "frozen_batch_norm"),
     *("proposal_candidates", "proposals", "proposal_nms", "proposal_side"),
@@ -22,7 +22,7 @@ _TUNABLE = {
     *("roi_samples", "roi_positive_fraction", "rpn_beta", "roi_beta"),
 }
 _NESTED = {"network": ResNetConfig, "normalization": Normalization}
-# What a file can request: of sides in pixels and cells, and of candidates.
+# The largest sides, in pixels or cells, and numbers of candidates that a file can request.
 _LIMITS = {
     **dict.fromkeys(("shorter_side", "longer_side", "size_multiple"), 2**13),
     **dict.fromkeys(("proposal_candidates", "proposals", "level_candidates", "detections"), 2**16),
@@ -33,14 +33,14 @@ _LIMITS = {
 
 @dataclasses.dataclass(frozen=True)
 class DetectorSpec:
-    """A detector with its options and its classes.
+    """The name, the config and the class names of a detector.
 
     Attributes:
         name: a name of `list_detectors()`.
         class_names: in the order of the detections' labels, without background.
 
     Raises:
-        InputError: there are not as many names as classes.
+        InputError: the number of names is not the number of classes.
     """
 
     name: str
@@ -63,7 +63,7 @@ class DetectorSpec:
     def from_json(cls, text: str, file_size: float = math.inf) -> "DetectorSpec":
         """Parses the output of `to_json`; raises `InputError` for anything else.
 
-        A detector whose weights would take more than the `file_size` bytes of its file is refused, too.
+        Also raises it for a detector whose weights would take more than `file_size` bytes.
         """
         try:
             fields = json.loads(text)
@@ -77,9 +77,11 @@ class DetectorSpec:
     def check_loadable(
         self, source: object, detector: str, config: DetectorConfig, transfer: bool = False
     ) -> None:
-        """Refuses a detector for which weights of this one, from `source`, were not trained.
+        """Raises `InputError` if weights of this detector do not fit the detector `detector` with `config`.
 
-        `transfer` allows another number of classes.
+        Args:
+            source: the weight file, for the message.
+            transfer: allows another number of classes.
         """
         check_architecture(source, self.name, self.config.network, config.network)
         ignored = {"network", *_TUNABLE, *(("classes",) if transfer else ())}
@@ -107,7 +109,7 @@ def _check_proportions(config: DetectorConfig, file_size: float) -> None:
     for field, limit in _LIMITS.items():
         if getattr(config, field) > limit:
             raise ValueError(f"{field} is unreasonably large")
-    # A weight takes at least 2 bytes in a file, and the groups and tables of a layer more than 1,000.
+    # A weight takes at least 2 bytes in a file; the HDF5 groups of a layer take more than 1,000 bytes.
     layers = config.network.weighted_layers
     if config.style == "retinanet":
         layers += 2 * config.head_convs
@@ -119,7 +121,7 @@ def _check_proportions(config: DetectorConfig, file_size: float) -> None:
 
 
 def _head_weights(config: DetectorConfig) -> int:
-    """Returns the number of weights in the kernels after the backbone."""
+    """Returns the number of weights in the kernels of all layers after the backbone."""
     width, outputs = config.pyramid_channels, config.classes + 1
     square, anchors = 9 * width * width, config.cell_anchors
     if config.style == "retinanet":

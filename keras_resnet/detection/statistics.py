@@ -1,4 +1,4 @@
-"""Computes the statistics of a backbone's batch normalization anew, before they are frozen (appendix A)."""
+"""Recomputes the statistics of a backbone's batch normalization before they are frozen (appendix A)."""
 
 from collections.abc import Iterable
 
@@ -12,12 +12,12 @@ from keras_resnet.models.resnet import build_network
 
 
 def reestimate_statistics(detector: Detector, batches: Iterable[tf.Tensor]) -> None:
-    """Sets the backbone's moving statistics to their means over batches of whole images.
+    """Sets the backbone's moving statistics to the means of the batch statistics over `batches`.
 
-    All stages see whole images, the last one, too, as in a classifier.
+    All stages, including the last one, are applied to whole images, as in a classifier.
 
     Args:
-        batches: normalized images, float32 (batch, height, width, 3).
+        batches: at least one batch of normalized images, float32 (batch, height, width, 3).
     """
     network = build_network(detector.config.network, include_top=False, input_shape=(None, None, 3))
     pairs = []
@@ -26,7 +26,7 @@ def reestimate_statistics(detector: Detector, batches: Iterable[tf.Tensor]) -> N
             own = detector.model.get_layer(layer.name)
             layer.set_weights(own.get_weights())
             if isinstance(layer, BatchNormalization):
-                layer.momentum = 0.0  # the statistics are those of the last batch
+                layer.momentum = 0.0  # the moving statistics are those of the last batch
                 pairs.append((layer, own))
 
     @tf.function(reduce_retracing=True)

@@ -32,7 +32,7 @@ from keras_resnet.training.distribution import Distribution
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.task import Batch, Curve, Task
 
-_HELD = ("normalization/mean", "normalization/std")  # arrays in checkpoints
+_HELD = ("normalization/mean", "normalization/std")  # names of arrays in checkpoints
 _LOSSES = ("rpn_classification", "rpn_box", "roi_classification", "roi_box")
 
 
@@ -47,10 +47,10 @@ def train(
 
 
 class DetectionTask(Task):
-    """Object detection with Faster R-CNN; its methods are described in `Task`.
+    """Object detection with Faster R-CNN; the methods are documented in `Task`.
 
-    Approximate joint training: all four losses are minimized at once, and no gradient passes through the
-    coordinates of the proposals.
+    Approximate joint training: every step minimizes the sum of all four losses, and no gradient is propagated
+    through the coordinates of the proposals.
     """
 
     train_metrics = ("loss", *_LOSSES)
@@ -145,7 +145,7 @@ class DetectionTask(Task):
         batch: Batch,
         key: tuple[int, tf.Tensor, tf.Tensor],
     ) -> list[tf.Tensor]:
-        del model, call  # the detector has the model's two parts
+        del model, call  # the detector's `shared` and `head` are used instead
         anchors = self._anchors(self._train.canvas, batch)
         losses = joint_losses(self._detector, batch, anchors, [_seeds(key, batch, part) for part in (0, 1)])
         sums = [tf.reduce_sum(loss * batch["weights"]) for loss in losses]
@@ -198,7 +198,7 @@ class DetectionTask(Task):
         return Shard(self.recipe.batch_size, *(getattr(distribution, name) for name in names))
 
     def _anchors(self, canvas: tuple[int, int], batch: Batch) -> list[tf.Tensor]:
-        """The anchors of each level for a batch on the canvas, or on the turned one."""
+        """The anchors of each level for a batch on the canvas or, if portrait, on the rotated canvas."""
         sides = [self._detector.anchors(*sides) for sides in (canvas, canvas[::-1])]
         shape = tf.shape(batch["images"])
         is_turned = shape[1] > shape[2]
@@ -208,12 +208,16 @@ class DetectionTask(Task):
 def joint_losses(
     detector: Detector, batch: Batch, anchors: Sequence[tf.Tensor], seeds: Sequence[tf.Tensor]
 ) -> list[tf.Tensor]:
-    """Computes the four losses of images in training mode: float32 (batch,), in the order of the metrics.
+    """Computes the four losses of each image in training mode.
 
     Args:
-        batch: an element of `DetectionBatches`.
-        anchors: of `Detector.anchors`.
-        seeds: of the samples of anchors and of regions, both int64 (batch, 2).
+        batch: an element of `DetectionBatches.training`.
+        anchors: the result of `Detector.anchors`.
+        seeds: the seeds for sampling anchors and for sampling regions, both int64 (batch, 2).
+
+    Returns:
+        The classification and box losses of the region proposal network and of the box head, each float32
+        (batch,).
     """
     config, head = detector.config, detector.head
     assert head is not None  # not RetinaNet
@@ -228,7 +232,7 @@ def joint_losses(
 
 
 def _overrides(recipe: DetectionRecipe) -> dict[str, Any]:
-    """The recipe's fields of `DetectorConfig`."""
+    """The fields of `DetectorConfig` that the recipe overrides."""
     overrides = {key: value for key, value in recipe.model_overrides.items() if key != "classes"}
     if "network" in overrides:
         overrides["network"] = get_detector_config(recipe.model).network.replace(**overrides["network"])
@@ -238,7 +242,7 @@ def _overrides(recipe: DetectionRecipe) -> dict[str, Any]:
 
 
 def _config(recipe: DetectionRecipe, dataset: DetectionDataset) -> DetectorConfig:
-    """The detector's config; `InputError` if it cannot be trained, or not on the dataset."""
+    """The detector's config; raises `InputError` if it cannot be trained on the dataset."""
     config = get_detector_config(recipe.model, **_overrides(recipe), classes=dataset.classes)
     classes = recipe.model_overrides.get("classes", dataset.classes)
     if classes != dataset.classes:
@@ -251,7 +255,7 @@ def _config(recipe: DetectionRecipe, dataset: DetectionDataset) -> DetectorConfi
 def _with_more(
     split: DetectionSplit, dataset: DetectionDataset, more: DetectionDataset
 ) -> tuple[DetectionSplit, dict]:
-    """The training images of two datasets, and the identity of both."""
+    """The training images of two datasets, and the identity of both datasets."""
     if more.class_names != dataset.class_names:
         raise InputError(f"{more.name} has other classes than {dataset.name}")
     joined = concatenate(f"{split.name} of {dataset.name} and {more.name}", [split, more.split(split.name)])
@@ -262,14 +266,14 @@ def _with_more(
 
 
 def _joined(outputs: Outputs) -> tuple[tf.Tensor, tf.Tensor]:
-    """The logits (batch, anchors) and deltas (batch, anchors, 4) of all levels."""
+    """The logits, (batch, anchors), and deltas, (batch, anchors, 4), of all levels."""
     count = tf.shape(outputs.logits[0])[0]
     logits = tf.concat([tf.reshape(each, [count, -1]) for each in outputs.logits], 1)
     return logits, tf.concat([tf.reshape(each, [count, -1, 4]) for each in outputs.deltas], 1)
 
 
 def _seeds(key: tuple[int, tf.Tensor, tf.Tensor], batch: Batch, purpose: int) -> tf.Tensor:
-    """A seed pair for each image, of (seed, step) and (image, purpose), whatever the part of the batch."""
+    """The seeds of each image, int64 (batch, 2), which depend only on seed, step, image and purpose."""
     seed, step, _ = key
     first = tf.constant(seed << 31, tf.int64) + tf.cast(step, tf.int64)
     second = tf.cast(batch["indices"], tf.int64) * 2 + purpose

@@ -1,4 +1,4 @@
-"""Loads torchvision's detectors (.safetensors, .pth, .pt) into ours, whichever names their tensors have."""
+"""Loads weight files of torchvision's detectors (.safetensors, .pth, .pt), with old or new tensor names."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -23,11 +23,11 @@ from keras_resnet.weights.conversion import (
 from keras_resnet.weights.torch_files import torch_names
 
 EPSILON = 1e-5
-"""Of torch's batch normalization."""
+"""The epsilon of PyTorch's batch normalization."""
 
 LOAD_CLASSIFIER = "pass it to build_detector as backbone_weights, or load it with build_model"
 
-_KERNEL, _DENSE = (2, 3, 1, 0), (1, 0)  # from OIHW, and from (outputs, inputs)
+_KERNEL, _DENSE = (2, 3, 1, 0), (1, 0)  # transpositions of OIHW and of (outputs, inputs)
 _BN_NAMES = ("weight", "bias", "running_mean", "running_var")
 
 _KINDS = {
@@ -38,7 +38,7 @@ _KINDS = {
     ("retinanet", True): "a RetinaNet with normalized heads, such as retinanet_resnet50_v1_5_fpn_v2",
 }
 
-# From torchvision's names before version 0.13 to those since.
+# Patterns of torchvision's tensor names before version 0.13, and the names since.
 _OLD_NAMES = (
     (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)", lambda m: f"{m[1]}.0.{m[2]}"),
     (r"(rpn\.head\.conv)\.(weight|bias)", lambda m: f"{m[1]}.0.0.{m[2]}"),
@@ -50,13 +50,13 @@ _OLD_NAMES = (
 
 
 def torch_detector_names(config: DetectorConfig) -> Table:
-    """Maps a detector's variables to the tensors of a torchvision state dict, by their new names.
+    """Maps a detector's variables to the tensors of a torchvision state dict with new names.
 
-    torchvision publishes no C4 detector: of one that is put together from its `FasterRCNN`, the stages up to
-    `layer3` are in `backbone.body`, and `layer4` is in `roi_heads.box_head`.
+    torchvision publishes no C4 detector. The names are those of a `FasterRCNN` whose `backbone.body` has the
+    stages up to `layer3`, and whose `roi_heads.box_head` has `layer4`.
 
     Raises:
-        InputError: torchvision has no such backbone.
+        InputError: torchvision does not have the backbone.
     """
     return {**_backbone(config), **dict(_pyramid(config)), **dict(_heads(config))}
 
@@ -132,7 +132,7 @@ def _dense(
 
 
 def with_new_names(tensors: Tensors, path: Path) -> Tensors:
-    """Returns the tensors under the names that torchvision gives them since version 0.13."""
+    """Returns the tensors with torchvision's names since version 0.13."""
     renamed = {_new_name(name): tensor for name, tensor in tensors.items()}
     if len(renamed) < len(tensors):
         raise InputError(f"{path} has tensors twice, under torchvision's old and new names")
@@ -146,7 +146,7 @@ def _new_name(name: str) -> str:
 
 
 def check_kind(tensors: Tensors, config: DetectorConfig, path: Path, detector: str) -> None:
-    """Raises `InputError` if a state dict with new names is not that of a detector of the config's kind."""
+    """Raises `InputError` unless a state dict with new names is that of a detector of the config's style."""
     if any(name.startswith(("roi_heads.mask_", "roi_heads.keypoint_")) for name in tensors):
         raise InputError(f"{path} holds a detector with masks or keypoints; {detector} has boxes only")
     kind = _kind(tensors)
@@ -171,7 +171,7 @@ def _kind(tensors: Tensors) -> tuple[str, bool] | None:
 
 
 def count_classes(tensors: Tensors) -> int | None:
-    """Returns the number of classes, without background, of a state dict with new names, if it has any."""
+    """Returns a state dict's number of classes, without the background; None if it is not known."""
     logits = tensors.get("roi_heads.box_predictor.cls_score.bias")
     anchors = 1
     if logits is None:
@@ -193,13 +193,15 @@ def assign_torch_tensors(
     epsilon: float,
     kept: Collection[str] = (),
 ) -> None:
-    """Assigns a state dict with new names, each tensor once, and removes its tensors.
-
-    If they do not match one to one, `InputError` lists which ones, and the model is unchanged.
+    """Assigns the tensors of a state dict with new names to the model's variables, and removes them from it.
 
     Args:
-        epsilon: with which the backbone's statistics were used, if they are frozen.
-        kept: names of layers that keep their weights; their tensors are dropped.
+        epsilon: the epsilon with which the backbone was trained, if its batch normalization is frozen.
+        kept: names of layers that keep their weights; their tensors in the state dict are ignored.
+
+    Raises:
+        InputError: tensors and variables do not match one to one; the message lists which ones, and the model
+            is unchanged.
     """
     is_frozen = not any(name.endswith(".num_batches_tracked") for name in tensors)
     drop_step_counters(tensors)
@@ -218,12 +220,12 @@ def assign_torch_tensors(
 
 
 def _fold_epsilon(layers: list[keras.layers.Layer], table: Table, tensors: Tensors, epsilon: float) -> None:
-    """Scales gammas, so that layers with another epsilon compute the same from the same statistics."""
+    """Scales gammas so that layers with another epsilon compute the same outputs from the same statistics."""
     for layer in layers:
         if isinstance(layer, keras.layers.BatchNormalization) and layer.epsilon != epsilon:
             (gamma,), (variance,) = (table[layer.name, n].names for n in ("gamma", "moving_variance"))
             variances = tensors[variance].astype("float64")
-            # A variance of 0 has no finite equivalent, and no effect where gamma is 0.
+            # A variance of 0 has no finite equivalent gamma; where gamma is 0, it needs none.
             ratio = (variances + layer.epsilon) / np.maximum(variances + epsilon, np.finfo("float64").tiny)
             scaled = tensors[gamma].astype("float64") * np.sqrt(ratio)
             tensors[gamma] = np.where(variances + epsilon > 0, scaled, tensors[gamma]).astype("float32")

@@ -1,4 +1,4 @@
-"""Opens weights of detectors: published ones by name, files of torchvision and of this package by path."""
+"""Opens and saves weights of detectors: published weights by name, weight files by path."""
 
 import os
 from collections.abc import Collection
@@ -37,7 +37,7 @@ _PREDICTORS = ("roi_logits", "roi_deltas", "classification_logits")
 
 
 class Loadable(Protocol):
-    """What loading and saving need of a `Detector`."""
+    """The attributes of a `Detector` that loading and saving need."""
 
     @property
     def name(self) -> str:
@@ -46,17 +46,17 @@ class Loadable(Protocol):
 
     @property
     def config(self) -> DetectorConfig:
-        """Of the detector."""
+        """The detector's config."""
         ...
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """In the order of the detections' labels."""
+        """The class names, in the order of the labels."""
         ...
 
     @property
     def model(self) -> keras.Model:
-        """The network, with all weights."""
+        """The functional model with all weights."""
         ...
 
 
@@ -64,8 +64,9 @@ class DetectorWeights:
     """Weights of a detector, made by `open_detector_weights`.
 
     Attributes:
-        entry: of the table of published weights, if they are published.
-        described: the description in a native file, if it has one.
+        path: the weight file.
+        entry: the row of the table of published weights; None for other files.
+        described: the description in a file of this package; None for other files.
     """
 
     def __init__(self, path: Path, entry: PretrainedDetector | None = None):
@@ -80,7 +81,7 @@ class DetectorWeights:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """As described, or COCO's for a converted file with as many classes; otherwise None."""
+        """The described names, or COCO's for a torchvision file with 90 classes; otherwise None."""
         if self.described is not None:
             return self.described.class_names
         names = coco_class_names()
@@ -89,7 +90,7 @@ class DetectorWeights:
         return names
 
     def count_classes(self) -> int | None:
-        """Returns the number of classes, without background; None if it is not known."""
+        """Returns the number of classes, without the background; None if it is not known."""
         if self.described is not None:
             return self.described.config.classes
         return None if self._is_native else count_classes(self._read())
@@ -117,7 +118,7 @@ class DetectorWeights:
 
 
 def open_detector_weights(weights: str | os.PathLike, detector: str) -> DetectorWeights:
-    """Opens weights of a detector, downloading published ones.
+    """Opens weights of a detector; published weights are downloaded unless they are in the cache.
 
     Args:
         weights: a name of `list_detector_weights(detector)`, such as "coco", or the path of a file.
@@ -139,18 +140,19 @@ def open_detector_weights(weights: str | os.PathLike, detector: str) -> Detector
 def load_detector_weights(
     detector: Loadable, weights: str | os.PathLike | DetectorWeights, *, transfer: bool = False
 ) -> None:
-    """Loads weights into a detector, each tensor once; without a match the detector is unchanged.
+    """Loads weights into a detector; if they do not fit, the detector is unchanged.
 
-    torchvision's frozen statistics are used with the epsilon of the detector's published weights, 0 for the
-    first ones: the gammas are scaled accordingly.
+    If batch normalization is frozen in a torchvision file, its gammas are scaled to compensate for the
+    different epsilon with which the detector's published weights were trained (0 for the older ones).
 
     Args:
         weights: opened weights, a name of `list_detector_weights(detector.name)`, or the path of a file of
-            this package (.weights.h5) or of torchvision (.pth, .pt, .safetensors; old and new names).
-        transfer: allows another number of classes; the detector keeps its own predictor then.
+            this package (.weights.h5) or of torchvision (.pth, .pt, .safetensors; tensor names from before
+            and since version 0.13).
+        transfer: allows another number of classes; the detector's last layers keep their weights then.
 
     Raises:
-        InputError: there are no such weights, or they are damaged or of another network.
+        InputError: there are no such weights, the file is damaged, or they do not fit the detector.
     """
     if not isinstance(weights, DetectorWeights):
         weights = open_detector_weights(weights, detector.name)
@@ -158,7 +160,7 @@ def load_detector_weights(
 
 
 def save_detector_weights(detector: Loadable, path: str | os.PathLike) -> Path:
-    """Saves the weights atomically with a description of the detector; see `save_weights`.
+    """Saves the weights and a `DetectorSpec` atomically as .weights.h5; see `save_weights`.
 
     Raises:
         OSError: the file cannot be written.
@@ -168,10 +170,10 @@ def save_detector_weights(detector: Loadable, path: str | os.PathLike) -> Path:
 
 
 def read_detector_spec(path: str | os.PathLike) -> DetectorSpec | None:
-    """Returns the description in a detector's weight file; None if it has none.
+    """Returns the description in a detector's weight file; None if the file has none.
 
     Raises:
-        InputError: the file is damaged, or it is a classifier's.
+        InputError: the file is damaged, or is the weight file of a classifier.
     """
     with refuse_damage(path), open_hdf5(path) as file:
         text = read_text(file, DETECTOR)

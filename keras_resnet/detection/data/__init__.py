@@ -1,1 +1,1 @@
-"""Object detection data: boxes and labels of images, read from folders and TFDS, or composited."""
+"""Object detection datasets: read from folders and TFDS, or composited; augmentation and batches."""

@@ -1,8 +1,8 @@
-"""Annotated images: the objects of each image, and datasets of them by name.
+"""Annotated images: the objects of an image, splits and datasets.
 
-Boxes are float32 (n, 4): x1, y1, x2, y2 in continuous pixels. (0, 0) is the corner of the image, so that its
-last column ends at its width, and a box's sides are x2 - x1 and y2 - y1. Labels are indices into the class
-names, without a background class.
+Boxes are float32 (n, 4): x1, y1, x2, y2 in continuous pixel coordinates. (0, 0) is the upper left corner of
+the image, its last column ends at its width, and the sides of a box are x2 - x1 and y2 - y1. Labels are
+indices into the class names, which have no background class.
 """
 
 import collections
@@ -26,10 +26,10 @@ class Objects:
     """The annotated objects of one image.
 
     Attributes:
-        boxes: float32 (n, 4), see above.
+        boxes: float32 (n, 4): x1, y1, x2, y2 in pixels.
         labels: int32 (n,).
-        crowd: bool (n,), COCO's `iscrowd`: a region with several objects, which is ignored.
-        difficult: bool (n,), VOC's `difficult`: ignored by its metric.
+        crowd: bool (n,), COCO's `iscrowd`: regions with several objects, which are ignored.
+        difficult: bool (n,), VOC's `difficult`: objects that VOC's metric ignores.
         areas: float32 (n,), square pixels: of COCO's segmentation if there is one, otherwise of the box.
     """
 
@@ -43,12 +43,12 @@ class Objects:
         return len(self.labels)
 
     def select(self, indices: np.ndarray) -> "Objects":
-        """The objects at `indices`, integers or bool (n,), in that order."""
+        """Returns the objects at `indices`, integers (k,) in any order, or a mask, bool (n,)."""
         return Objects(*(getattr(self, name)[indices] for name in _COLUMNS))
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple]) -> "Objects":
-        """Makes objects from `(box, label, crowd, difficult, area)` of each."""
+        """Makes objects from one row `(box, label, crowd, difficult, area)` per object."""
         columns = zip(*rows, strict=True) if rows else ((),) * len(_COLUMNS)
         pairs = zip(columns, _COLUMNS.values(), strict=True)
         boxes, *others = (np.array(column, dtype) for column, dtype in pairs)
@@ -57,21 +57,21 @@ class Objects:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DetectionSplit:
-    """Images with their objects, which can be read in any order.
+    """Images with their annotated objects, which can be read in any order.
 
     Attributes:
-        name: the split's spec, e.g. "train[:600]".
+        name: the split with its slice, e.g. "train[:600]".
         class_ids: the dataset's own number of each class, e.g. COCO's `category_id`.
         image_ids: the dataset's own number or name of each image.
         sizes: int32 (n, 2), height and width in pixels.
         read: returns the pixels of the image at an index; use `read_image` instead.
-        image_names: for messages and pictures: the relative path of each image, or a name of its record. By
-            default the ids.
-        skipped: `(file, what is wrong)` of what `skip_faulty` left out of the whole split.
+        image_names: the relative path of each image, or the name of its record, for messages and pictures.
+            The default is the ids.
+        skipped: `(file, reason)` of each fault that `skip_faulty` left out of the whole split.
 
     Raises:
-        InputError: there are not as many sizes and objects as images, a label is no index of `class_names`,
-            or a box is not finite.
+        InputError: the numbers of images, sizes and objects differ, a label is out of range, or a box is not
+            finite.
     """
 
     name: str
@@ -111,20 +111,20 @@ class DetectionSplit:
         """Returns the pixels of an image: uint8 (height, width, 3), RGB, upright according to the Exif tag.
 
         Raises:
-            InputError: the image cannot be decoded or has another size than annotated; the message names
-                its file.
+            InputError: the image cannot be decoded, or its size is not the annotated one; the message names
+                the file.
         """
         return self.read(range(len(self))[index])
 
     def part(self, name: str, start: int, stop: int) -> "DetectionSplit":
-        """The images from `start` to `stop`, as a split of another name."""
+        """Returns the images from `start` to before `stop` as a split with another name."""
         rows = slice(start, stop)
         parts = {key: getattr(self, key)[rows] for key in ("image_ids", "sizes", "objects", "image_names")}
         return dataclasses.replace(self, name=name, read=lambda index: self.read(start + index), **parts)
 
 
 def concatenate(name: str, splits: Sequence[DetectionSplit]) -> DetectionSplit:
-    """The images of several splits of the same classes as a split of another name."""
+    """Returns the images of several splits with the same classes as one split with another name."""
     starts = np.cumsum([0, *map(len, splits)])
 
     def read(index: int) -> np.ndarray:
@@ -138,11 +138,11 @@ def concatenate(name: str, splits: Sequence[DetectionSplit]) -> DetectionSplit:
 
 
 class Faults:
-    """Faulty annotations: the first one is an error, or all are collected.
+    """Handles faulty annotations: raises an error for the first one, or collects all.
 
     Attributes:
-        rows: `(file, what is wrong)` of the collected faults.
-        repaired: number of repairs by what was repaired; no faults.
+        rows: `(file, reason)` of each collected fault.
+        repaired: number of repaired annotations by the kind of repair; these are not faults.
     """
 
     def __init__(self, collect: bool = False):
@@ -151,7 +151,7 @@ class Faults:
         self._collect = collect
 
     def add(self, file: str, what: str) -> None:
-        """Records that something is wrong in a file; raises `InputError` unless faults are collected."""
+        """Records a fault of a file, or raises `InputError` if faults are not collected."""
         if not self._collect:
             raise InputError(
                 f"{file}: {what} (`detection check` lists all faults; --skip_faulty, for a recipe"
@@ -163,15 +163,15 @@ class Faults:
 def checked_box(
     box: Sequence[float], size: Sequence[int], faults: Faults, file: str, what: str
 ) -> tuple[float, float, float, float] | None:
-    """Returns a box that lies in its image and has an area; passes anything else to `faults`, returning None.
+    """Returns a valid box, clipped to its image; reports any other box to `faults` and returns None.
 
-    A box that reaches beyond the image by at most one pixel is clipped, which counts as a repair: rounded
-    coordinates and coordinates that begin with 1 instead of 0 are frequent.
+    A box that extends beyond the image by at most one pixel is clipped, which counts as a repair, because
+    rounded coordinates and coordinates that start at 1 instead of 0 are common.
 
     Args:
         box: x1, y1, x2, y2 in pixels.
         size: height and width of the image in pixels.
-        file: that has the box, for the message.
+        file: the annotation file, for the message.
         what: the object, for the message, e.g. "object 3 (dog)".
     """
     x1, y1, x2, y2 = box
@@ -201,15 +201,17 @@ def checked_box(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DetectionDataset:
-    """An object detection dataset, by the name passed to `open_detection_dataset`.
+    """An object detection dataset.
 
     Attributes:
+        name: the name that `open_detection_dataset` takes.
         class_names: in the order of the labels.
-        loaders: reads each split by its name, passing what is wrong to `Faults`; use `split` instead.
-        sizes: number of images of each split, if known without reading it; otherwise None.
-        files: TFDS' full name with its version, or None for a digest of all annotations.
-        skip_faulty: leaves out faulty objects and images instead of refusing the split.
-        composited: whether the images were put together by a program, see `scenes`.
+        loaders: for each split, a function that reads it and reports faults to `Faults`; use `split` instead.
+        sizes: number of images of each split; None if unknown until the splits are read.
+        files: what identifies the data, e.g. the full name of a TFDS dataset with its version; None to use a
+            digest of all annotations.
+        composited: whether the images are composited by a program, see `scenes`.
+        skip_faulty: whether faulty objects and images are left out instead of being an error.
     """
 
     name: str
@@ -237,9 +239,9 @@ class DetectionDataset:
 
     @functools.cached_property
     def identity(self) -> dict:
-        """What a run is bound to, as JSON values; `data_changes` compares two of them.
+        """The identity of the data, as JSON values, to which a run is bound; see `data_changes`.
 
-        For folders, all splits are read.
+        If the sizes or the files are unknown, all splits are read.
         """
         sizes, files = self.sizes, self.files
         if sizes is None or files is None:
@@ -251,12 +253,12 @@ class DetectionDataset:
         return {"class_names": list(self.class_names), "split_sizes": dict(sizes), "files": files}
 
     def split(self, spec: str) -> DetectionSplit:
-        """Opens a split or a slice of one: "train", "train[:600]", "train[:10%]", "train[-500:]".
+        """Opens a split or a slice of a split: "train", "train[:600]", "train[:10%]", "train[-500:]".
 
-        "train+validation" has the images of both.
+        "train+validation" concatenates two splits.
 
         Raises:
-            InputError: the split is unknown, the slice is malformed or empty, or an annotation is faulty.
+            InputError: the split does not exist, the slice is malformed or empty, or an annotation is faulty.
         """
         if "+" in spec:
             return concatenate(spec, [self.split(part) for part in spec.split("+")])

@@ -1,6 +1,6 @@
 """Augmentation of images with their boxes: horizontal flip, and scale jitter by cropping or shrinking.
 
-As in classification, it is a function of (seed, epoch, example), whatever the worker, and is written in
+As in classification, it depends only on (seed, epoch, example), not on the worker, and is implemented with
 TensorFlow operations for use in `tf.data`.
 """
 
@@ -16,23 +16,27 @@ from keras_resnet.detection.data.annotations import Objects
 from keras_resnet.errors import require
 from keras_resnet.images.ops import resize_and_crop
 
-_MEAN_COLOR = (124, 116, 104)  # ImageNet's mean: zero after normalization
+_MEAN_COLOR = (124, 116, 104)  # ImageNet's mean, about zero after normalization
 _SMALLEST_SIDE = 1.0  # pixels of a box after cropping
 
 
 @dataclasses.dataclass(frozen=True)
 class DetectionAugmentation:
-    """How training images and their boxes are changed.
+    """The augmentation of training images and their boxes.
 
     Attributes:
-        flip: mirrors left and right with probability 1/2.
-        scale: range of the factor by which objects become larger, drawn uniformly; (1, 1) for none. Above 1 a
-            random part of the image is kept, each of its sides 1 / factor of the image's; the detector
-            resizes it to its usual input. Below 1 the image is shrunk at the upper left of a canvas of its
-            size in ImageNet's mean color. This is torchvision's ScaleJitter and FixedSizeCrop, for a canvas
-            of the image's aspect; (0.1, 2) is large-scale jitter.
-        least_visible: an object is dropped if less than this share of its area is in the crop, or if a side
-            of what is left is below one pixel. Crowd regions stay if any part is left.
+        flip: whether images are mirrored left and right with probability 1/2.
+        scale: range from which the factor that enlarges objects is drawn uniformly; (1, 1) for no scaling.
+            Above 1, a random crop, whose sides are 1 / factor of the image's, replaces the image; the
+            detector resizes it to its usual input size. Below 1, the image is reduced and placed in the upper
+            left of a canvas of the original size in ImageNet's mean color. This corresponds to torchvision's
+            ScaleJitter and FixedSizeCrop with a canvas of the image's aspect ratio; (0.1, 2) is large-scale
+            jitter.
+        least_visible: an object is dropped if less than this fraction of its area is in the crop, or if a
+            side of its clipped box is below one pixel. Crowd regions are kept if any part is in the crop.
+
+    Raises:
+        InputError: the range of the scale or `least_visible` is invalid.
     """
 
     flip: bool = True
@@ -53,11 +57,11 @@ def augment(
     Args:
         image: uint8 (height, width, 3).
         boxes: float32 (n, 4), x1, y1, x2, y2 in pixels.
-        seed: int64 (2,), `augmentation_seed` of the epoch and the example's index.
+        seed: int64 (2,): the `augmentation_seed` of the epoch, and the index of the example.
 
     Returns:
-        The image, uint8 (height, width, 3) of perhaps another size; the boxes, float32 (n, 4), clipped to
-        it; and the share of each box's area that is left, float32 (n,).
+        The image, uint8 (height, width, 3), whose size may differ; the boxes, float32 (n, 4), clipped to it;
+        and the fraction of each box's area that is still visible, float32 (n,).
     """
     flip, scale, top, left = tf.unstack(draws.uniforms(seed, draws.OBJECTS))
     if policy.flip:
@@ -79,7 +83,7 @@ def augment(
 
 
 def kept(boxes: tf.Tensor, visible: tf.Tensor, crowd: tf.Tensor, policy: DetectionAugmentation) -> tf.Tensor:
-    """Which objects stay: bool (n,). `boxes` and `visible` are those that `augment` returns."""
+    """Returns which objects are kept, bool (n,), given `boxes` and `visible` from `augment`."""
     sides = tf.reduce_min(boxes[:, 2:] - boxes[:, :2], -1)
     enough = (visible >= policy.least_visible) & (sides >= _SMALLEST_SIDE)
     return tf.where(crowd, sides > 0.0, enough)
@@ -88,12 +92,12 @@ def kept(boxes: tf.Tensor, visible: tf.Tensor, crowd: tf.Tensor, policy: Detecti
 def augment_example(
     image: np.ndarray, objects: Objects, policy: DetectionAugmentation, seed: int, epoch: int, example: int
 ) -> tuple[np.ndarray, Objects]:
-    """Augments an image, uint8 (height, width, 3), with its objects, as training does in this epoch."""
+    """Augments an image, uint8 (height, width, 3), and its objects as training does in the given epoch."""
     pair = tf.constant([augmentation_seed(seed, epoch), example], tf.int64)
     pixels, boxes, visible = augment(tf.constant(image), tf.constant(objects.boxes), pair, policy)
     keep = kept(boxes, visible, tf.constant(objects.crowd), policy).numpy()
     after, before = boxes.numpy(), objects.boxes
-    # An area of a segmentation changes as that of its box.
+    # The area of a segmentation is scaled like that of its box.
     areas = (
         objects.areas * np.prod(after[:, 2:] - after[:, :2], 1) / np.prod(before[:, 2:] - before[:, :2], 1)
     )
@@ -102,7 +106,7 @@ def augment_example(
 
 
 def _shrink(image, boxes, factor):
-    """Shrinks the image into the upper left of a canvas of its size."""
+    """Reduces the image and places it in the upper left of a canvas of the original size."""
     shape = tf.shape(image)[:2]
     small = tf.maximum(tf.cast(tf.cast(shape, tf.float32) * factor, tf.int32), 1)
     resized = resize_and_crop(image, tf.unstack(small), (0, 0), tf.unstack(small))
@@ -116,7 +120,7 @@ def _shrink(image, boxes, factor):
 
 
 def _crop(image, boxes, factor, corner):
-    """Cuts out a random part, whose sides are 1 / factor of the image's."""
+    """Crops a random part of the image, whose sides are 1 / factor of the image's."""
     shape = tf.shape(image)[:2]
     sides = tf.maximum(tf.cast(tf.round(tf.cast(shape, tf.float32) / factor), tf.int32), 1)
     corner = draws.choose(corner, shape - sides + 1)

@@ -1,4 +1,4 @@
-"""Reproducible batches of images with their objects, on canvases of one size."""
+"""Reproducible batches of images with their objects, padded to the same size."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ from keras_resnet.detection.sizes import (
 from keras_resnet.errors import InputError
 
 ABSENT, OBJECT, CROWD = range(3)
-"""Kinds of the objects of a batch: padding, objects, and crowd regions, which are ignored in training."""
+"""Kinds of a batch's objects: padding, objects, and crowd regions, which are ignored in training."""
 
-_PORTRAIT_PADDING = PADDING - 1  # fills up a batch of portrait images
-_ATTEMPTS = 2  # an error of a file system may pass
+_PORTRAIT_PADDING = PADDING - 1  # index of padding in batches of portrait images
+_ATTEMPTS = 2  # file system errors may be temporary
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DetectionBatches:
     """Batches of a split for a detector.
 
-    The images of a batch have the same orientation, and are padded to the canvas of the split: the least one
-    that has room for all images as the detector resizes them, or the same turned by 90 degrees.
+    The images of a batch have the same orientation. They are padded to the canvas of the split, the smallest
+    one that fits all images as the detector resizes them; for portrait images it is rotated by 90 degrees.
     """
 
     split: DetectionSplit
@@ -40,7 +40,7 @@ class DetectionBatches:
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """Height and width of landscape images with padding, pixels; of portrait ones, width and height."""
+        """Height and width of padded landscape images, pixels; width and height of padded portrait images."""
         config = self.config
         sizes = {
             resized_shape(int(height), int(width), config.shorter_side, config.longer_side)
@@ -59,7 +59,7 @@ class DetectionBatches:
         """The number of training steps per epoch, without incomplete batches of either orientation.
 
         Raises:
-            InputError: there is no complete batch.
+            InputError: the split has no complete batch.
         """
         steps = sum(len(group) // self.global_batch for group in self._orientations())
         if not steps:
@@ -71,7 +71,7 @@ class DetectionBatches:
 
     @property
     def evaluation_steps(self) -> int:
-        """The number of global batches that have every image, of either orientation."""
+        """The number of evaluation steps, with incomplete batches of either orientation."""
         return sum(-(-len(group) // self.global_batch) for group in self._orientations())
 
     def training(
@@ -84,17 +84,17 @@ class DetectionBatches:
         first_step: int = 0,
         bad: BadImages | None = None,
     ) -> tf.data.Dataset:
-        """One epoch of shuffled, augmented batches from step `first_step` on; see `training_batches`.
+        """Returns one epoch of shuffled, augmented batches from step `first_step` on; see `training_batches`.
 
-        Images without objects are among them. Crowd regions are kept, difficult objects left out, as in
+        Images without objects are included. Crowd regions are kept, and difficult objects are left out, as in
         py-faster-rcnn.
 
         Returns:
-            Elements, each for one replica: "images" float32 (batch, height, width, 3), normalized;
-            "sizes" int32 (batch, 2), height and width without padding; "boxes" float32 (batch, n, 4), pixels
-            of the canvas; "labels" and "kinds" int32 (batch, n), kinds `ABSENT`, `OBJECT` or `CROWD`;
-            "weights" float32 (batch,), 0 for images that cannot be decoded; "indices" int32 (batch,), of the
-            images in the split.
+            A dataset whose elements are batches of one replica: "images", float32 (batch, height, width, 3),
+            normalized; "sizes", int32 (batch, 2), height and width without padding; "boxes", float32
+            (batch, n, 4), pixels of the padded images; "labels", int32 (batch, n); "kinds", int32 (batch, n),
+            `ABSENT`, `OBJECT` or `CROWD`; "weights", float32 (batch,), 0 for images that cannot be decoded;
+            and "indices", int32 (batch,), of the images in the split.
         """
         order = np.random.Generator(epoch_order(seed, epoch))
         groups = []
@@ -105,7 +105,7 @@ class DetectionBatches:
         return self._batches(steps, shard, first_step, bad, policy, augmentation_seed(seed, epoch))
 
     def evaluation(self, shard: Shard, bad: BadImages | None = None) -> tf.data.Dataset:
-        """Every image once, padded with images of weight 0 and index -1; elements as of `training`."""
+        """Returns each image once, padded with images of weight 0 and index -1; elements as in `training`."""
         groups = []
         for group, padding in zip(self._orientations(), (PADDING, _PORTRAIT_PADDING), strict=True):
             missing = -len(group) % self.global_batch
@@ -159,7 +159,7 @@ class DetectionBatches:
 
 
 def _read(split: DetectionSplit, index: int, most: int, bad: BadImages | None) -> tuple:
-    """The pixels and the padded objects of an image; black pixels for padding and undecodable images."""
+    """The pixels and the padded objects of an image; padding and undecodable images are black."""
     boxes, labels = np.zeros((most, 4), "float32"), np.zeros(most, "int32")
     kinds = np.full(most, ABSENT, "int32")
     if index < 0:

@@ -1,4 +1,4 @@
-"""Finds everything in a detection dataset that training would refuse, and boxes that no anchor reaches."""
+"""Finds all faults of a detection dataset, and the fraction of boxes that no anchor can match."""
 
 import os
 from collections import Counter
@@ -15,16 +15,18 @@ from keras_resnet.errors import InputError, printable
 from keras_resnet.tables import markdown_table
 
 _ANCHOR_SIZES = (32, 64, 128, 256, 512)  # of torchvision's Faster R-CNN
-_SIDES = (800, 1333)  # shorter and longer side to which it resizes images
+_SIDES = (800, 1333)  # its shorter and longer side of resized images
 _REACHED = 0.5
 _THREADS = 4
 
 
 def check(dataset: str, data_dir: str | os.PathLike | None = None) -> int:
-    """Prints a table of all faults of a dataset, undecodable images included, and a summary per split.
+    """Prints a table of all faults of a dataset, including undecodable images, and a summary per split.
 
-    The arguments are those of `open_detection_dataset`. Returns the exit status: 1 if there are faults,
-    else 0.
+    The arguments are those of `open_detection_dataset`.
+
+    Returns:
+        The exit status: 1 if there are faults, otherwise 0.
     """
     opened = open_detection_dataset(dataset, data_dir)
     rows, summaries = find_faults(opened)
@@ -41,14 +43,14 @@ def find_faults(dataset: DetectionDataset) -> tuple[list[tuple[str, str, str]], 
     """Reads all annotations and decodes all images, with a progress bar on standard error.
 
     Returns:
-        `(split, file, what is wrong)` of each fault, and a line about each split.
+        `(split, file, reason)` of each fault, and one line per split that summarizes it.
     """
     rows, summaries = [], []
     for name in dataset.split_names:
         faults = Faults(collect=True)
         try:
             split = dataset.loaders[name](faults)
-        except InputError as error:  # not a fault of one object: the split cannot be read at all
+        except InputError as error:  # the split cannot be read at all
             rows.append((name, "", str(error)))
             continue
         rows += [(name, *row) for row in faults.rows]
@@ -65,7 +67,7 @@ def _undecodable(split: DetectionSplit) -> list[tuple[str, str]]:
             return split.image_names[index], str(error)
         return None
 
-    # No bar where standard error is no terminal.
+    # disable=None: no progress bar unless standard error is a terminal.
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(fault, range(len(split)))
         bar = tqdm(found, split.name, len(split), unit=" images", dynamic_ncols=True, disable=None)
@@ -88,11 +90,11 @@ def _summary(split: DetectionSplit, repaired: Counter[str]) -> str:
 def unreached_share(
     split: DetectionSplit, anchor_sizes: Sequence[float] = _ANCHOR_SIZES, sides: tuple[int, int] = _SIDES
 ) -> float:
-    """The share of the boxes whose IoU with each anchor's shape is below 0.5, even at the same center.
+    """Returns the fraction of boxes whose IoU with every anchor is below 0.5, even with the same center.
 
     Args:
-        anchor_sizes: in pixels of the resized image.
-        sides: to which the detector resizes the shorter side of an image, and at most the longer.
+        anchor_sizes: square roots of the anchors' areas, pixels of the resized image.
+        sides: shorter side of resized images, and the maximum of the longer side, pixels.
     """
     anchors = cell_anchors(anchor_sizes)
     anchors = anchors[:, 2:] - anchors[:, :2]

@@ -1,8 +1,8 @@
-"""COCO's JSON files: `instances_*.json` with their images in folders.
+"""Reads COCO's JSON files, `instances_*.json`, with their images in folders.
 
-A box is [x, y, width, height] in continuous pixels from the image's corner, so x1 = x and x2 = x + width.
-Category ids may be sparse; labels are their positions in the order of the ids. `iscrowd` may be missing
-or null (0), and so may `area` (width * height).
+A box is [x, y, width, height] in continuous pixel coordinates, so x1 = x and x2 = x + width. Category ids
+need not be consecutive; labels follow the order of the ids. `iscrowd` may be missing or null (the default is
+0), and so may `area` (the default is width * height).
 """
 
 import dataclasses
@@ -31,14 +31,17 @@ _LAYOUT = "FOLDER/annotations/instances_NAME.json with images in FOLDER/NAME/"
 def open_coco(path: str) -> DetectionDataset:
     """Opens a folder with COCO's layout, or a single JSON file.
 
-    Splits are named after the files: `annotations/instances_train2017.json` is "train2017". The images are
-    beside the JSON file, or in `train2017/`, `images/train2017/`, `images/` or the folder itself.
-    Roboflow's layout is read, too: `train/_annotations.coco.json`.
+    Splits are named after the files: `annotations/instances_train2017.json` is "train2017". Its images are in
+    `train2017/`, `images/train2017/`, `images/`, the folder itself, or next to the JSON file. Roboflow's
+    layout, `train/_annotations.coco.json`, is supported, too.
+
+    Raises:
+        InputError: there is no such folder or file, it has no JSON file, or the categories are invalid.
     """
     root = os.path.expanduser(path)
     found = _find(root)
     files = {name: _File(name, file, os.path.dirname(file) if root == file else root) for name, file in found}
-    # Categories are the same in all files: reading the smallest is enough.
+    # All files must have the same categories, so the smallest file is enough to find them.
     smallest = min(files.values(), key=lambda file: os.path.getsize(file.path))
     categories = smallest.categories
     return DetectionDataset(
@@ -51,7 +54,7 @@ def open_coco(path: str) -> DetectionDataset:
 
 
 def _find(root: str) -> list[tuple[str, str]]:
-    """The names of the splits and their files."""
+    """The name and the JSON file of each split."""
     if os.path.isfile(root):
         return [(_split_name(root), root)]
     if not os.path.isdir(root):
@@ -75,7 +78,7 @@ def _split_name(path: str) -> str:
 class _File:
     split: str
     path: str
-    root: str  # in which the images are searched
+    root: str  # the folder in which images are searched
 
     def read(self) -> dict[str, list]:
         value = read_json(self.path)
@@ -88,11 +91,11 @@ class _File:
 
     @functools.cached_property
     def categories(self) -> tuple[tuple[int, str], ...]:
-        """Sorted id and name of each category."""
+        """The id and the name of each category, sorted by id."""
         return _categories(self.path, self.read()["categories"])
 
     def folder(self, names: Sequence[str]) -> str:
-        """The first folder that has one of the first images."""
+        """The first of the possible folders that contains one of the first ten images `names`."""
         folders = [
             os.path.join(self.root, self.split),
             os.path.join(self.root, "images", self.split),
@@ -110,7 +113,7 @@ def _categories(path: str, rows: list) -> tuple[tuple[int, str], ...]:
     categories: dict[int, str] = {}
     groups = [row.get("supercategory") for row in rows if isinstance(row, dict)]
     for row in rows:
-        # Roboflow lists the group of all classes, too, as a category without objects.
+        # Roboflow also lists the supercategory of all classes as a category, which has no objects.
         if isinstance(row, dict) and row.get("supercategory") == "none" and row.get("name") in groups:
             continue
         number = as_integer(row.get("id")) if isinstance(row, dict) else None
@@ -160,7 +163,7 @@ def _load(file: _File, categories: tuple, categories_path: str, faults: Faults) 
 
 
 def _images(file: _File, rows: list, faults: Faults) -> dict[int | str, tuple[str, tuple[int, int]]]:
-    """Name and size of each usable image by its id."""
+    """The file name and the size of each valid image by its id."""
     images, names = {}, set()
     for position, row in enumerate(rows):
         number = _id(row)
@@ -195,7 +198,7 @@ def _name_error(name: Any) -> str | None:
 def _object(
     path: str, position: int, row: Any, images: dict, labels: dict[int, int], faults: Faults
 ) -> tuple | None:
-    """What `Objects.from_rows` takes of an annotation, or None for a faulty one."""
+    """Returns the row of an annotation for `Objects.from_rows`, or None if it is faulty."""
     if not isinstance(row, dict):
         return faults.add(path, f"annotation number {position} is {_shown(row)}; expected an object")
     what = f"annotation {_shown(row['id'])}" if "id" in row else f"annotation number {position}"
@@ -228,7 +231,7 @@ def _object(
 
 
 def _leave_out_missing(path: str, folder: str, images: dict, faults: Faults) -> None:
-    """Removes images without a file; lists folders, which is far faster than asking for each file."""
+    """Removes images without a file; listing folders is much faster than checking each file."""
     listings: dict[str, set[str]] = {}
     for number, (name, _) in list(images.items()):
         inner, base = os.path.split(name)
@@ -244,13 +247,13 @@ def _leave_out_missing(path: str, folder: str, images: dict, faults: Faults) -> 
 
 def _id(row: Any, key: str = "id") -> int | str | None:
     number = row.get(key) if isinstance(row, dict) else None
-    if isinstance(number, float):  # what pandas makes of a column of integers
+    if isinstance(number, float):  # pandas may write integer columns as floats
         number = as_integer(number)
     return None if isinstance(number, bool) or not isinstance(number, int | str) else number
 
 
 def _value(row: dict, key: str, default: float) -> Any:
-    """A value that may be missing, or null."""
+    """Returns a value, or the default if it is missing or null."""
     value = row.get(key)
     return default if value is None else value
 
@@ -262,5 +265,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value of an untrusted file, for a message."""
+    """Formats a value of an untrusted file for a message."""
     return one_line(value if isinstance(value, str) else repr(value), 80)

@@ -1,4 +1,4 @@
-"""Reads images and annotations of folders, which are untrusted input."""
+"""Reads image and annotation files, which are untrusted input."""
 
 import json
 import os
@@ -20,7 +20,7 @@ _decode = tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string
 
 
 def read_file(path: str, limit: int) -> bytes:
-    """Returns the contents of a regular file of at most `limit` bytes, or raises `InputError`."""
+    """Returns the contents of a file; raises `InputError` if it is not regular or exceeds `limit` bytes."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -34,7 +34,7 @@ def read_file(path: str, limit: int) -> bytes:
 
 
 def read_json(path: str) -> Any:
-    """Returns the value of a JSON file, or raises `InputError`."""
+    """Returns the value of a JSON file; raises `InputError` if it cannot be read or is not valid."""
     try:
         return json.loads(read_file(path, _MAX_JSON))
     except (ValueError, RecursionError) as error:
@@ -44,7 +44,11 @@ def read_json(path: str) -> Any:
 
 
 def decode_file(encoded: bytes, name: str) -> np.ndarray:
-    """Decodes an image, upright: uint8 (height, width, 3); `InputError` begins with `name`."""
+    """Decodes an image, upright according to its Exif tag: uint8 (height, width, 3), RGB.
+
+    Raises:
+        InputError: the image cannot be decoded; the message begins with `name`.
+    """
     try:
         return _decode(tf.constant(encoded)).numpy()
     except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
@@ -52,10 +56,10 @@ def decode_file(encoded: bytes, name: str) -> np.ndarray:
 
 
 def decode_pixels(encoded: bytes, name: str, size: Sequence[int]) -> np.ndarray:
-    """Decodes an image, upright, and compares its size with the annotated one, height and width.
+    """Decodes an image like `decode_file`, and checks that it has the annotated `size`, height and width.
 
     Raises:
-        InputError: the message begins with `name`.
+        InputError: the image cannot be decoded or has another size; the message begins with `name`.
     """
     image = decode_file(encoded, name)
     height, width = image.shape[:2]
@@ -80,7 +84,7 @@ def image_reader(paths: Sequence[str], sizes: np.ndarray) -> Callable[[int], np.
 
 
 def checked_size(height: Any, width: Any, faults: Faults, file: str, what: str) -> tuple[int, int] | None:
-    """Returns the annotated height and width of an image as integers; passes invalid ones to `faults`."""
+    """Returns the annotated height and width; reports invalid ones to `faults` and returns None."""
     rows, columns = as_integer(height) or 0, as_integer(width) or 0
     if rows <= 0 or columns <= 0 or rows * columns > MAX_PIXELS:
         return faults.add(
@@ -92,7 +96,7 @@ def checked_size(height: Any, width: Any, faults: Faults, file: str, what: str) 
 
 
 def as_integer(value: Any) -> int | None:
-    """Returns an integer for an integer or a float or text that has the value of one, otherwise None."""
+    """Returns an integer, or a float or text with an integer value, as an integer; otherwise None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -1,17 +1,17 @@
 """Composited scenes: small images of a classification dataset, scaled, tinted and pasted on photos.
 
-They need no file of their own. A scene is a function of (seed, split, index), so that any number of them
-has the same bytes in any order and on any worker. They are composited, not natural images: a figure measured
-on them compares detectors with each other, and says nothing about photographs.
+They need no downloaded files. A scene depends only on (seed, split, index), so its bytes do not depend on
+the order of reading or the worker. Scenes are composited, not natural images: a metric measured on them
+is suitable for comparing detectors, but does not predict the accuracy on photographs.
 
-- The photo is a random crop of one of scikit-learn's two: china.jpg for training, flower.jpg for testing. The
-  pasted examples, too, are of the training or the test split of their dataset.
-- A scene has no object with probability 1/10, otherwise 1 to 6, whose longer side is 1/8 to 1/2 of the
-  image's (16 to 64 of 128 pixels), log-uniformly. Boxes are tight.
-- Of two objects, the smaller shares less than 0.3 of its area with the larger; so their IoU is below 0.3,
-  too. An object for which no place is found in ten draws is left out.
-- Below the objects lie up to three pieces of clutter, which have no class: other parts of the photo in
-  rectangles or ellipses, and examples cut into tiles that are shuffled.
+- The background is a random crop of one of scikit-learn's two photos: china.jpg for training, flower.jpg for
+  testing. The pasted examples are from the training or the test split of their dataset, too.
+- A scene has no object with probability 1/10, otherwise 1 to 6 objects, whose longer side is distributed
+  log-uniformly between 1/8 and 1/2 of the image's (16 to 64 of 128 pixels). Boxes are tight.
+- Of two objects, the smaller has less than 0.3 of its area in common with the larger, so their IoU is below
+  0.3, too. An object that cannot be placed in ten attempts is left out.
+- Below the objects are up to three pieces of clutter, which belong to no class: other parts of the photo in
+  rectangles or ellipses, or examples that are cut into tiles and shuffled.
 """
 
 import dataclasses
@@ -35,21 +35,21 @@ _SIDE = 128
 _SIZES = {"train": 5000, "test": 500}
 """Default number of scenes of each split."""
 
-_VERSION = 1  # part of the identity: increase it when the same arguments give other scenes
+_VERSION = 1  # part of the identity; increase it if the same arguments give other scenes
 _PHOTOS = {"train": "china.jpg", "test": "flower.jpg"}
 _NAME = re.compile(r"scenes(?:/(fashion_mnist|digits))?(?:/([0-9]{2,4}))?")
 _SMALLEST, _LARGEST = 1 / 8, 1 / 2  # of the image's side
 _MOST_OBJECTS, _MOST_CLUTTER, _EMPTY = 6, 3, 0.1
 _MOST_COVERED = 0.3  # of the smaller object's area
 _TRIES = 10
-_VISIBLE = 32  # pixels from this value on belong to an example's box
+_VISIBLE = 32  # pixels with at least this value belong to an example's box
 _DARKEST_TINT = 80
 _TILES = 4  # on each axis of a shuffled example
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Source:
-    """The examples to paste: uint8 (n, height, width), labels, and whether mirrored ones have their class."""
+    """The examples to paste: uint8 (n, height, width), their labels, and whether they may be mirrored."""
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -66,7 +66,7 @@ class _Source:
 
 @dataclasses.dataclass(frozen=True)
 class _Piece:
-    """A part of a scene: its box, x1, y1, x2, y2, and the numbers in [0, 1) that decide what is in it."""
+    """A part of a scene: its box, x1, y1, x2, y2, and random numbers in [0, 1) that determine its content."""
 
     box: tuple[int, int, int, int]
     example: int
@@ -84,10 +84,14 @@ def open_scenes(
 
     Args:
         name: "scenes", "scenes/SOURCE", "scenes/SIDE" or "scenes/SOURCE/SIDE". The source is
-            "fashion_mnist" or "digits"; by default garments where TFDS has them prepared, otherwise digits.
-            The side is that of the square images in pixels.
+            "fashion_mnist" or "digits"; the default is "fashion_mnist" if TFDS has it prepared, otherwise
+            "digits". The side is the height and width of the images in pixels, 32 to 2048.
         data_dir: folder of prepared TFDS datasets; None for the default of TFDS.
-        sizes: number of scenes of "train" and "test".
+        seed: seed of the scenes.
+        sizes: number of scenes of "train" and "test"; the default is 5,000 and 500.
+
+    Raises:
+        InputError: the name is invalid, or scikit-learn is not installed.
     """
     match = _NAME.fullmatch(name)
     if not match:
@@ -124,7 +128,7 @@ def open_scenes(
 
 
 def _garments(split: Split) -> _Source:
-    assert isinstance(split, IndexedSplit)  # it fits into memory
+    assert isinstance(split, IndexedSplit)  # Fashion-MNIST fits into memory
     return _Source(split.images[..., 0], split.classes, mirrors=True)
 
 
@@ -138,7 +142,7 @@ class _Split:
     size: int
 
     def load(self, faults: Faults) -> DetectionSplit:
-        """The scenes as a split; `faults` gets none."""
+        """Returns the scenes as a split; there are no faults."""
         del faults
         return DetectionSplit(
             name=self.name,
@@ -157,9 +161,9 @@ class _Split:
         return Image.fromarray(load_sample_image(_PHOTOS[self.name]))
 
     def _compose(self, index: int) -> tuple[list[float], list[_Piece], list[_Piece]]:
-        """The numbers that decide the background, the clutter, and the objects of a scene."""
+        """The random numbers of the background, the clutter, and the objects of a scene."""
         key = np.random.SeedSequence([self.seed, list(_PHOTOS).index(self.name), index])
-        # One table of numbers: what a part gets does not depend on the number of other parts.
+        # All numbers are drawn at once, so that those of a part do not depend on the number of other parts.
         shape = (1 + _MOST_CLUTTER + _MOST_OBJECTS, 8 + 2 * _TRIES)
         numbers = np.random.Generator(np.random.PCG64(key)).random(shape).tolist()
         scene = numbers[0]
@@ -172,7 +176,7 @@ class _Split:
         return scene, [piece for piece in clutter if piece], objects
 
     def _piece(self, numbers: list[float], others: list[_Piece]) -> _Piece | None:
-        """Places an example where it does not cover `others` too much; None if no place is found."""
+        """Places an example without covering `others` too much; None if all attempts fail."""
         example = int(numbers[0] * len(self.source.labels))
         x1, y1, x2, y2 = self.source.boxes[example].tolist()
         longer = self.side * _SMALLEST * (_LARGEST / _SMALLEST) ** numbers[1]
@@ -205,7 +209,7 @@ class _Split:
         return np.asarray(image)
 
     def _crop(self, numbers: list[float], width: int, height: int) -> Image.Image:
-        """A random part of the photo, reduced by up to 2, or enlarged where the photo is too small."""
+        """A random crop of the photo, reduced by up to 2, or enlarged if the photo is too small."""
         most = min(self._photo.width / width, self._photo.height / height)
         least = min(1.0, most)
         scale = least + numbers[0] * (min(2.0, most) - least)
@@ -219,7 +223,7 @@ class _Split:
         return self.source.pixels[piece.example, y1:y2, x1:x2]
 
     def _clutter(self, piece: _Piece) -> tuple[Image.Image, tuple[int, int, int, int], Image.Image]:
-        """What `Image.paste` needs: another part of the photo, or an example cut into shuffled tiles."""
+        """The arguments of `Image.paste` for another part of the photo, or an example in shuffled tiles."""
         width, height = piece.box[2] - piece.box[0], piece.box[3] - piece.box[1]
         kind = int(piece.numbers[0] * 3)
         if kind == 2:
@@ -237,19 +241,19 @@ def _area(box: tuple[int, int, int, int]) -> int:
 
 
 def _covered(first: tuple[int, int, int, int], second: tuple[int, int, int, int]) -> float:
-    """The share of the smaller box that lies in the other."""
+    """The fraction of the smaller box's area that is inside the other box."""
     corner = max(first[0], second[0]), max(first[1], second[1])
     inner = (*corner, min(first[2], second[2]), min(first[3], second[3]))
     return _area(inner) / min(_area(first), _area(second))
 
 
 def _tint(piece: _Piece) -> np.ndarray:
-    """A color, float (3,)."""
+    """The color of a piece, float (3,), from 80 to 255."""
     return _DARKEST_TINT + np.array(piece.numbers[1:4]) * (255 - _DARKEST_TINT)
 
 
 def _tinted(pixels: np.ndarray, piece: _Piece) -> tuple[Image.Image, tuple[int, int, int, int], Image.Image]:
-    """What `Image.paste` needs: a gray image scaled to a piece's box and tinted, and its opacity."""
+    """The arguments of `Image.paste` for a gray image, scaled to a piece's box and tinted."""
     size = piece.box[2] - piece.box[0], piece.box[3] - piece.box[1]
     values = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
     opacity = Image.fromarray(np.minimum(values.astype("uint16") * 4, 255).astype("uint8"))
@@ -257,7 +261,7 @@ def _tinted(pixels: np.ndarray, piece: _Piece) -> tuple[Image.Image, tuple[int, 
 
 
 def _shuffled(pixels: np.ndarray, number: float) -> np.ndarray:
-    """An example cut into 4 x 4 tiles in another order; `number` in [0, 1) decides which."""
+    """Cuts an example into 4 x 4 tiles and shuffles them; `number` in [0, 1) determines the order."""
     padded = np.pad(pixels, [(0, -side % _TILES) for side in pixels.shape], "edge")
     height, width = padded.shape
     tiles = padded.reshape(_TILES, height // _TILES, _TILES, width // _TILES).swapaxes(1, 2)

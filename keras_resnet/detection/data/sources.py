@@ -1,4 +1,4 @@
-"""Detection datasets by name: scenes, TFDS, and folders with COCO's or VOC's annotations."""
+"""Opens detection datasets by name: scenes, TFDS, and folders with COCO's or VOC's annotations."""
 
 import dataclasses
 import os
@@ -18,15 +18,15 @@ def open_detection_dataset(
 ) -> DetectionDataset:
     """Opens a detection dataset.
 
-    A split is read at its first use, and refused at its first faulty annotation.
+    A split is read when it is first used; the first faulty annotation is an error.
 
     Args:
-        name: "scenes", "coco:PATH", "voc:PATH", or a name of TFDS: "voc/2007", "coco/2017".
+        name: "scenes", "coco:PATH", "voc:PATH", or a TFDS name such as "voc/2007" or "coco/2017".
         data_dir: folder of prepared TFDS datasets; None for the default of TFDS.
-        skip_faulty: leaves out faulty objects and images instead.
+        skip_faulty: leave out faulty objects and images instead of raising an error.
 
     Raises:
-        InputError: the dataset does not exist, is not for detection, or cannot be prepared.
+        InputError: the dataset does not exist, is not a detection dataset, or cannot be read.
     """
     kind, colon, path = name.partition(":")
     if kind == "folder":

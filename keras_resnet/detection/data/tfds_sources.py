@@ -1,10 +1,10 @@
-"""Detection datasets of TFDS, such as voc/2007 and coco/2017.
+"""Reads TFDS detection datasets, such as voc/2007 and coco/2017.
 
-Their boxes are relative: (ymin, xmin, ymax, xmax) over height and width. Here they are pixels, rounded to
-1/1000 so that they equal those of the original files. Those of `voc` were divided without subtracting the 1
-from which VOC counts pixels; `voc.py` has the convention, which is applied here.
+TFDS stores relative boxes: (ymin, xmin, ymax, xmax) divided by the height and width. They are converted to
+pixels and rounded to 1/1000, so that they equal those of the original files. In `voc`, TFDS does not account
+for pixel coordinates that start at 1, so 1 is subtracted from x1 and y1 here, as in `voc.py`.
 
-The records of a split are read once to find the objects; images are read from the files on demand.
+The records of a split are read once to collect the objects; images are read from the files on demand.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ from keras_resnet.detection.data.files import checked_size, decode_pixels
 from keras_resnet.errors import InputError
 from keras_resnet.images.decode import read_header
 
-_HEADER, _FOOTER = 12, 4  # bytes around a TFRecord's data: its length and checksums
+_HEADER, _FOOTER = 12, 4  # bytes before and after a TFRecord's data: length and checksums
 _COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 _COCO_IDS = tuple(number for number in range(1, 91) if number not in _COCO_UNUSED)
 
 
 def open_tfds(name: str, data_dir: str | os.PathLike | None = None) -> DetectionDataset:
-    """Opens a TFDS dataset that has `objects` with `bbox` and `label`; arguments as in `open_dataset`."""
+    """Opens a TFDS dataset with the features `image` and `objects` (`bbox`, `label`); see `open_dataset`."""
     builder, _ = open_builder(name, data_dir, _check_features)
     class_names = tuple(builder.info.features["objects"].feature["label"].names)
     loaders = {split: functools.partial(_load, name, builder, split) for split in builder.info.splits}
@@ -60,7 +60,7 @@ def _check_features(name: str, info: Any) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Record:
-    """Where the record of an image is, and what it holds besides the image."""
+    """The position of an image's record in its file, and its content except the image."""
 
     file: str
     start: int
@@ -88,7 +88,7 @@ def _load(name: str, builder: Any, split: str, faults: Faults) -> DetectionSplit
             with open(record.file, "rb") as file:
                 file.seek(record.start)
                 example = _parse(builder, file.read(record.length))
-        except (OSError, tf.errors.OpError) as error:  # e.g. replaced or cut since the split was opened
+        except (OSError, tf.errors.OpError) as error:  # e.g. the file was replaced or truncated since
             raise unreadable(name, error) from None
         return decode_pixels(example["image"], f"{name} {split}: {record.name}", record.size)
 
@@ -105,7 +105,7 @@ def _load(name: str, builder: Any, split: str, faults: Faults) -> DetectionSplit
 
 
 def _parse(builder: Any, serialized: bytes) -> dict[str, Any]:
-    """The features of a record as NumPy values; the image stays encoded."""
+    """The features of a record as NumPy values; the image is not decoded."""
     decoders = {"image": tfds.decode.SkipDecoding()}
     example = builder.info.features.deserialize_example(serialized, decoders=decoders)
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), example)

@@ -1,8 +1,8 @@
-"""VOC's XML files: `Annotations/NAME.xml`, `JPEGImages/NAME.jpg` and `ImageSets/Main/SPLIT.txt`.
+"""Reads VOC's layout: `Annotations/NAME.xml`, `JPEGImages/NAME.jpg` and `ImageSets/Main/SPLIT.txt`.
 
-Coordinates in the files count pixels from 1, and (xmin, ymin) to (xmax, ymax) includes both: a box that
-covers an image has xmin 1 and xmax its width. Here it is x1 = xmin - 1, x2 = xmax, as in detectron2. Files
-whose coordinates count from 0 are off by one pixel, and clipped where that is outside of the image.
+Pixel coordinates in the files start at 1, and a box includes both (xmin, ymin) and (xmax, ymax): for a box
+that covers the image, xmin is 1 and xmax is the width. Here x1 = xmin - 1 and x2 = xmax, as in detectron2.
+Boxes of files whose coordinates start at 0 are off by one pixel, and clipped to the image.
 """
 
 import dataclasses
@@ -34,16 +34,18 @@ _VOC_CLASSES = (
 )
 
 _LAYOUT = "FOLDER/Annotations/NAME.xml with FOLDER/JPEGImages/NAME.jpg"
-_MAX_XML = 2**24  # bytes; VOC's largest file has some 20,000
+_MAX_XML = 2**24  # bytes; VOC's largest file has about 20,000
 _DEEPEST = 32
 _ALL = "all"
-_OF_A_CLASS = re.compile("_(train|val|trainval|test)$")  # "aeroplane_train.txt" has images of one class
+_OF_A_CLASS = re.compile(
+    "_(train|val|trainval|test)$"
+)  # such as "aeroplane_train.txt", with the images of one class
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Folder:
-    """The files of a folder: names of images in each split, and paths by name."""
+    """The files of a folder: the image names of each split, and the paths by image name."""
 
     splits: dict[str, tuple[str, ...]]
     annotations: dict[str, str]
@@ -51,19 +53,22 @@ class _Folder:
 
 
 def open_voc(path: str) -> DetectionDataset:
-    """Opens a folder with VOC's layout, or one with a single such folder, also in `VOCdevkit/`.
+    """Opens a folder with VOC's layout, or a folder that contains exactly one, also in `VOCdevkit/`.
 
-    The splits are the files in `ImageSets/Main` (those of single classes are left out); without this folder
-    there is one, "all". The classes are VOC's 20 if there are no others, otherwise those that occur, sorted.
-    Names that differ only in upper and lower case are the same class.
+    The splits are the files in `ImageSets/Main`, except those for single classes; if there are none, there is
+    one split, "all". The classes are VOC's 20 if no other names occur, otherwise the names that occur,
+    sorted. Names that differ only in upper and lower case are the same class.
+
+    Raises:
+        InputError: the folder does not exist, does not have VOC's layout, or has no objects.
     """
     folder = _scan(os.path.expanduser(path))
-    with ThreadPoolExecutor(8) as pool:  # on a network file system each file is a round trip
+    with ThreadPoolExecutor(8) as pool:  # hides the latency of network file systems
         names = list(pool.map(_class_names, folder.annotations.values()))
     class_names = _classes([name for some in names for name in some])
     if not class_names:
         for file in folder.annotations.values():
-            _read_xml(file)  # an error names the file
+            _read_xml(file)  # if a file is faulty, the error names it
         raise InputError(f"{path!r} has no objects; the layout is {_LAYOUT}")
     loaders = {split: functools.partial(_load, folder, split, class_names) for split in folder.splits}
     return DetectionDataset(f"voc:{path}", class_names, loaders)
@@ -103,7 +108,7 @@ def _inner_folders(root: str, depth: str) -> list[str]:
 
 
 def _listing(folder: str) -> list[tuple[str, str]]:
-    """Sorted `(name without its ending, path)` of a folder's files; none if there is no such folder."""
+    """The sorted `(name without suffix, path)` of a folder's files; empty if there is no such folder."""
     try:
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
@@ -127,7 +132,9 @@ def _names_of_split(path: str) -> tuple[str, ...]:
 
 
 def _read_xml(path: str) -> Element:
-    """Returns the root of an XML file, with lower-case tags; refuses document types, and so all entities.
+    """Returns the root of an XML file, with tags in lower case.
+
+    Document types, which may define entities, are refused.
 
     Raises:
         InputError: the file cannot be read, is too large, or is not valid.
@@ -161,7 +168,7 @@ def _read_xml(path: str) -> Element:
 
 
 def _class_names(path: str) -> list[str]:
-    """The names of the objects in a file, none if it is faulty: that is reported when its split is read."""
+    """The class names in a file; empty if it is faulty, which is reported when its split is read."""
     try:
         return [name for item in _read_xml(path).findall("object") if (name := _text(item, "name"))]
     except InputError:
@@ -206,7 +213,7 @@ def _load(folder: _Folder, split: str, class_names: tuple[str, ...], faults: Fau
 
 
 def _image(path: str, labels: dict[str, int], faults: Faults) -> tuple[tuple[int, int], Objects] | None:
-    """Height and width of an image, and its objects."""
+    """The height and width of an image, and its objects; None if the file is faulty."""
     try:
         root = _read_xml(path)
     except InputError as error:
@@ -225,7 +232,7 @@ def _image(path: str, labels: dict[str, int], faults: Faults) -> tuple[tuple[int
 def _object(
     path: str, what: str, item: Element, size: tuple[int, int], labels: dict[str, int], faults: Faults
 ) -> tuple | None:
-    """What `Objects.from_rows` takes, or None for a faulty object."""
+    """Returns the row of an object for `Objects.from_rows`, or None if it is faulty."""
     name = _text(item, "name")
     if not name:
         return faults.add(path, f"{what} has no <name>")
@@ -254,11 +261,11 @@ def _object(
 
 
 def _text(element: Element, tag: str) -> str | None:
-    """The text of the first child of this tag, without spaces around it."""
+    """The text of the first child with this tag, without leading and trailing whitespace."""
     text = element.findtext(tag)
     return text and text.strip()
 
 
 def _shown(value: object) -> str:
-    """A value of an untrusted file, for a message."""
+    """Formats a value of an untrusted file for a message."""
     return one_line(value, 80)
