@@ -1,4 +1,4 @@
-"""Measures Faster R-CNN (ResNet-50, FPN) on one image: its layers, its post-processing, and its ONNX file.
+"""Measures Faster R-CNN (ResNet-50, FPN) on one image: its layers, its postprocessing, and its ONNX file.
 
 python -m benchmarks.detection --output=detection.json
 """
@@ -14,7 +14,7 @@ from keras_resnet.export.isolated import start_runtime
 from keras_resnet.processes import Worker
 
 _NETWORKS, _POST_PROCESSING, _ONNX = SUBJECTS = ("networks", "post_processing", "onnx")
-_SHARE = 0.1  # limit for the time of post-processing, as a fraction of the whole detector's
+_SHARE = 0.1  # limit for the time of postprocessing, as a fraction of the whole detector's
 _WARM_UP = 2
 _TORCHVISION = "torchvision eager, channels_last"
 _LIMIT = "10 % of the whole detector"

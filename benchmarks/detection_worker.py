@@ -1,4 +1,4 @@
-"""Measures our Faster R-CNN: its layers, its post-processing, and exports its ONNX file."""
+"""Measures our Faster R-CNN: its layers, its postprocessing, and exports its ONNX file."""
 
 import math
 import time
@@ -30,7 +30,7 @@ def _with_statistics(detector: Detector, images: tf.Tensor) -> None:
 
 
 class _Stages:
-    """The stages of a detector, each as a function: layers, and the post-processing after them."""
+    """The stages of a detector, each as a function: layers, and the postprocessing after them."""
 
     def __init__(self, detector: Detector, height: int, width: int):
         anchors = [tf.constant(level) for level in detector.anchors(height, width)]
@@ -84,7 +84,7 @@ def _prepare(spec: dict[str, Any]):
             networks(images)
 
     def seconds(steps: int) -> tuple[float, float]:
-        """The seconds per image of the post-processing and of the whole detector."""
+        """The seconds per image of the postprocessing and of the whole detector."""
         parts = np.mean([stages.run(images) for _ in range(steps)], 0)
         return float(parts[1::2].sum()), float(parts.sum())
 

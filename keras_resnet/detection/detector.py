@@ -260,7 +260,7 @@ def build_detector(
         InputError: an argument is invalid, or the weights do not fit the detector.
     """
     if weights is not None and backbone_weights is not None:
-        raise InputError("weights are those of the whole detector: pass them or backbone_weights, not both")
+        raise InputError("pass weights, which are those of the whole detector, or backbone_weights, not both")
     if weights is not None:
         return _build_with_weights(name, weights, classes, freeze, overrides)
     config = get_detector_config(name, **overrides)
@@ -285,7 +285,7 @@ def load_detector(path: str | os.PathLike) -> Detector:
     """
     spec = read_detector_spec(path)
     if spec is None:
-        raise InputError(f"{path} does not say which detector it is of: pass it to build_detector as weights")
+        raise InputError(f"{path} does not name its detector; pass the path to build_detector as weights")
     return build_detector(spec.name, weights=Path(path), freeze=None)
 
 

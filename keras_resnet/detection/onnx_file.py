@@ -61,10 +61,10 @@ def detector_to_onnx(
     import onnx
 
     if detector.head is None:
-        raise InputError(f"ONNX files are written of detectors of two stages; {detector.name} has one")
+        raise InputError(f"only two-stage detectors can be exported to ONNX; {detector.name} has one stage")
     newest = min(NEWEST_OPSET, onnx.defs.onnx_opset_version())
     if opset not in range(OLDEST_OPSET, newest + 1):
-        raise InputError(f"detectors are written with opset {OLDEST_OPSET} to {newest}; got {opset}")
+        raise InputError(f"detectors are exported with opset {OLDEST_OPSET} to {newest}; got {opset}")
     options = Options(io_dtype=io_dtype, opset=opset)
     labels = json.dumps(detector.class_names, ensure_ascii=False)
     with replacing(path, is_our_onnx_file) as temporary:

@@ -42,12 +42,14 @@ class DetectionRecipe(Recipe):
         require(len(self.scale_jitter) == 2, "scale_jitter takes two numbers", self.scale_jitter)
         if self.weights is not None and self.backbone_weights is not None:
             raise InputError(
-                "weights are those of the whole detector: set them or backbone_weights, not both"
+                "set weights, which are those of the whole detector, or backbone_weights, not both"
             )
         if self.statistics_batches and self.backbone_weights is None:
-            raise InputError("statistics_batches needs backbone_weights, whose statistics it computes anew")
+            raise InputError("statistics_batches needs backbone_weights, whose statistics it recomputes")
         if self.reestimate_batches:
-            raise InputError("detection has no reestimate_batches; set statistics_batches, before training")
+            raise InputError(
+                "detection has no reestimate_batches; set statistics_batches, which applies before training"
+            )
 
 
 RECIPES: dict[str, DetectionRecipe] = {

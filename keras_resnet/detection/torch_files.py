@@ -153,7 +153,7 @@ def check_kind(tensors: Tensors, config: DetectorConfig, path: Path, detector: s
     if kind is None and {"conv1.weight", "fc.weight"} & tensors.keys():
         raise InputError(f"{path} holds a classifier, not a detector; {LOAD_CLASSIFIER}")
     if kind is None:
-        raise InputError(f"{path} does not hold a detector of torchvision, which {detector} would read")
+        raise InputError(f"{path} does not hold a detector of torchvision, as {detector} needs")
     has_norm = config.head_norm if config.style == "retinanet" else config.pyramid_norm
     if kind != (config.style, has_norm):
         raise InputError(f"{path} holds {_KINDS[kind]}, another detector than {detector}")
