@@ -167,9 +167,7 @@ class DetectorConfig:
         if self.style == "c4":
             require(stages > 1, "a C4 detector needs a network of at least two stages", stages)
         elif self.network.block == "preactivation":
-            raise InputError(
-                "a feature pyramid needs stages that begin with their stride: no pre-activation"
-            )
+            raise InputError("a feature pyramid needs stages that begin with their stride: no pre-activation")
         else:
             in_range = 1 < self.pyramid_stages <= stages
             require(in_range, f"pyramid_stages must be from 2 to {stages}", self.pyramid_stages)

@@ -96,9 +96,8 @@ def evaluate(
     bad = BadImages()
     found: dict[int, Detections] = {}
     own = range(distribution.worker, len(split), distribution.workers)
-    silent = (
-        None if distribution.is_chief else True
-    )  # None: no progress bar unless standard error is a terminal
+    # None: no progress bar unless standard error is a terminal.
+    silent = None if distribution.is_chief else True
     begun = time.perf_counter()
     with (
         distribution.name_lost_workers(),

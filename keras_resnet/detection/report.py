@@ -147,9 +147,7 @@ def _draw_precision_recall(
     ordered = sorted(present, key=lambda label: -statistics.per_class[label]["AP50"])
     half = _NAMED_CLASSES // 2
     named = ordered if len(ordered) <= _NAMED_CLASSES else [*ordered[:half], *ordered[-half:]]
-    for label in sorted(
-        ordered, key=lambda label: label in named
-    ):  # draws the named classes last, above the others
+    for label in sorted(ordered, key=lambda label: label in named):  # named classes on top
         style = {"label": f"{_short(names[label])}: {statistics.per_class[label]['AP50']:.1%}"}
         if label not in named:
             style = {"color": "lightgray", "linewidth": 0.8}
