@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -173,7 +174,8 @@ class Detector:
         if len(strides) == 1:
             pooled = roi_align(outputs.maps[0], boxes, side, strides[0])
         else:
-            pooled = multilevel_roi_align(outputs.maps, boxes, side, strides)
+            finest = round(math.log2(strides[0]))
+            pooled = multilevel_roi_align(outputs.maps, boxes, side, strides, finest)
         return tf.reshape(pooled, [-1, *pooled.shape[2:]])
 
     def regions(self, outputs: Outputs, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -186,7 +188,8 @@ class Detector:
         """
         head: Any = self.head
         channels = outputs.maps[0].shape[-1]
-        most = max(_CHUNK // ((2 * self.config.pooled_size) ** 2 * channels), 1)
+        images = static_shape(boxes)[0] or 1
+        most = max(_CHUNK // ((2 * self.config.pooled_size) ** 2 * channels * images), 1)
         count = static_shape(boxes)[1]
         parts = max(-(-count // most), 1)
         size = -(-count // parts)

@@ -144,7 +144,7 @@ def _each(function, images: tuple, count: int) -> Targets:
     types = (tf.int32, tf.bool, tf.bool, tf.int32, tf.float32)
     specs: Any = [tf.TensorSpec([count, 4] if dtype is tf.float32 else [count], dtype) for dtype in types]
     signature = Targets(*specs)
-    found = tf.map_fn(function, images, fn_output_signature=signature)
+    found = tf.map_fn(function, images, fn_output_signature=signature, parallel_iterations=1)
     return tf.nest.map_structure(tf.stop_gradient, found)
 
 

@@ -62,7 +62,10 @@ def coco_statistics(split: DetectionSplit, detections: Sequence[Detections | Non
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
-    for image_id, truth, own in zip(split.image_ids, split.objects, detections, strict=True):
+    ids: Sequence[object] = split.image_ids
+    if len(set(ids)) < len(split):  # splits that were joined
+        ids = range(len(split))
+    for image_id, truth, own in zip(ids, split.objects, detections, strict=True):
         if own is None:
             continue
         images.append({"id": image_id})

@@ -35,7 +35,6 @@ OUTPUTS = {
 _INVALID = -1.0  # score of boxes that are not selected; valid scores are probabilities
 _LOWEST = -0.5
 _LARGEST_LOG_SCALE = math.log(1000 / 16)
-_FINEST = 2  # level of the pyramid's first feature map, P2
 
 
 def detector_to_onnx(
@@ -250,10 +249,11 @@ class _Detection:
         area = ops.reduce("ReduceProd", sides, [-1])
         logarithm = ops("Div", ops("Log", ops("Div", ops("Sqrt", area), 224.0)), math.log(2.0))
         level = ops("Floor", ops("Add", ops("Add", logarithm, 4.0), 1e-6))
-        level = ops("Clip", level, float(_FINEST), float(_FINEST + len(strides) - 1))
+        finest = round(math.log2(strides[0]))
+        level = ops("Clip", level, float(finest), float(finest + len(strides) - 1))
         parts, places = [], []
         for index, stride in enumerate(strides):
-            own = ops("Reshape", ops("NonZero", ops("Equal", level, float(_FINEST + index))), [-1])
+            own = ops("Reshape", ops("NonZero", ops("Equal", level, float(finest + index))), [-1])
             chosen = ops("Gather", regions, own), ops("Gather", images, own)
             parts.append(self._roi_align(maps[index], *chosen, stride))
             places.append(own)

@@ -53,9 +53,13 @@ class DetectorSpec:
 
     def to_json(self) -> str:
         """Serializes to one line of JSON with sorted keys."""
-        default = dataclasses.asdict(get_detector_config(self.name))
-        fields = dataclasses.asdict(self.config)
-        overrides = {field: value for field, value in fields.items() if value != default[field]}
+        default, network = get_detector_config(self.name), self.config.network
+        given = {"network"} if network != default.network else set()
+        if default.style == "c4":  # where the network decides other fields
+            default = get_detector_config(self.name, network=network)
+        defaults, fields = dataclasses.asdict(default), dataclasses.asdict(self.config)
+        given |= {field for field, value in fields.items() if value != defaults[field]}
+        overrides = {field: fields[field] for field in given}
         description = {"detector": self.name, "overrides": overrides, "class_names": self.class_names}
         return json.dumps(description, sort_keys=True)
 

@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from keras_resnet.detection.losses import anchor_targets, region_targets, roi_lo
 from keras_resnet.detection.metrics import coco_statistics, voc_average_precision
 from keras_resnet.detection.proposals import propose
 from keras_resnet.detection.recipe import DetectionRecipe
+from keras_resnet.detection.sizes import padded_shape
 from keras_resnet.detection.statistics import reestimate_statistics
 from keras_resnet.detection.weight_files import open_detector_weights
 from keras_resnet.errors import InputError
@@ -75,13 +76,15 @@ class DetectionTask(Task):
         dataset = open_detection_dataset(recipe.dataset, data_dir, recipe.skip_faulty)
         self._config = _config(recipe, dataset)
         self._class_names = dataset.class_names
-        validation = recipe.val_split or next(n for n in dataset.split_names if not n.startswith("train"))
+        validation = recipe.val_split or _validation_split(dataset)
         train_split, self.data_identity = dataset.split(recipe.train_split), dataset.identity
         if recipe.also_train is not None:
             more = open_detection_dataset(recipe.also_train, data_dir, recipe.skip_faulty)
             train_split, self.data_identity = _with_more(train_split, dataset, more)
         self._train = DetectionBatches(train_split, self._config, recipe.batch_size)
         self._val = DetectionBatches(dataset.split(validation), self._config, recipe.batch_size)
+        if not any((~objects.crowd & ~objects.difficult).any() for objects in self._val.split.objects):
+            raise InputError(f"the split {validation!r} of {dataset.name} has no objects to evaluate on")
         self.epoch_steps, self.evaluation_steps = self._train.epoch_steps, self._val.evaluation_steps
         self._policy = DetectionAugmentation(recipe.flip, (recipe.scale_jitter[0], recipe.scale_jitter[1]))
 
@@ -114,7 +117,8 @@ class DetectionTask(Task):
             count = min(self.recipe.statistics_batches, self.epoch_steps)
             shard = Shard(self.recipe.batch_size)
             batches = self._train.training(shard, self._policy, seed=0, epoch=0, bad=bad).take(count)
-            reestimate_statistics(self._detector, (batch["images"] for batch in batches))
+            multiple = config.size_multiple
+            reestimate_statistics(self._detector, _whole_images(batches, multiple))
 
     def arrays(self) -> dict[str, np.ndarray]:
         normalization = self._detector.config.normalization
@@ -231,10 +235,33 @@ def joint_losses(
     return [*of_anchors, *roi_losses(logits, deltas, targets, config)]
 
 
+def _validation_split(dataset: DetectionDataset) -> str:
+    """The test split, else the first that is not for training."""
+    names = [name for name in dataset.split_names if not name.startswith("train")]
+    if not names:
+        raise InputError(f"{dataset.name} has no split to evaluate on; set val_split")
+    return min(names, key=lambda name: not name.startswith("test"))
+
+
+def _whole_images(batches: Iterable[Batch], multiple: int) -> Iterator[tf.Tensor]:
+    """The decodable images of batches one by one, (1, height, width, 3), with the padding of `detect`."""
+    for batch in batches:
+        for image, size, weight in zip(
+            batch["images"], batch["sizes"].numpy(), batch["weights"], strict=True
+        ):
+            if weight > 0:
+                height, width = padded_shape(*size.tolist(), multiple)
+                yield image[None, :height, :width]
+
+
 def _overrides(recipe: DetectionRecipe) -> dict[str, Any]:
     """The fields of `DetectorConfig` that the recipe overrides."""
     overrides = {key: value for key, value in recipe.model_overrides.items() if key != "classes"}
     if "network" in overrides:
+        if not isinstance(overrides["network"], dict):
+            raise InputError(
+                f"model.network takes fields of the backbone's config; got {overrides['network']!r}"
+            )
         overrides["network"] = get_detector_config(recipe.model).network.replace(**overrides["network"])
     if "normalization" in overrides:
         overrides["normalization"] = Normalization(**overrides["normalization"])

@@ -98,7 +98,9 @@ class DetectorWeights:
     def load(self, detector: Loadable, *, transfer: bool = False) -> None:
         """Loads the weights into a detector; see `load_detector_weights`."""
         kept: Collection[str] = ()
-        if transfer and self.count_classes() not in (None, detector.config.classes):
+        names = detector.class_names if self.described is None else self.described.class_names
+        others = self.count_classes() not in (None, detector.config.classes)
+        if transfer and (others or names != detector.class_names):
             kept = [layer.name for layer in detector.model.layers if layer.name in _PREDICTORS]
         if self._is_native:
             if self.described is not None:

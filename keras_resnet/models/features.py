@@ -103,7 +103,10 @@ def freeze(model: keras.Model, upto: str | None) -> keras.Model:
     maps = feature_info(model)
     if upto is not None and (not isinstance(upto, str) or upto not in maps):
         raise InputError(f"freeze takes one of {', '.join(maps)} or None; got {upto!r}")
-    frozen = {id(call.layer) for call in layer_calls([maps[upto].tensor])} if upto is not None else set()
+    names = list(maps)
+    # All maps up to it: the last stage of a detector has an input of its own.
+    last = [] if upto is None else [maps[name].tensor for name in names[: names.index(upto) + 1]]
+    frozen = {id(call.layer) for call in layer_calls(last)}
     for layer in model.layers:
         layer.trainable = id(layer) not in frozen
     return model

@@ -194,9 +194,7 @@ class Trainer:
             return self._differentiate(batch, (self._seed, step, replica))
         sums = [tf.zeros(())] * (len(self._task.train_metrics) + 1)
         gradients = [tf.zeros_like(weight) for weight in self._weights]
-        parts = tf.nest.map_structure(
-            lambda value: tf.reshape(value, (self._accumulate, -1, *value.shape[1:])), batch
-        )
+        parts = tf.nest.map_structure(self._in_parts, batch)
         for i in tf.range(self._accumulate):
             part = tf.nest.map_structure(lambda value, i=i: value[i], parts)
             key = (self._seed, step, replica * self._accumulate + i)
@@ -204,6 +202,11 @@ class Trainer:
             sums = [a + b for a, b in zip(sums, more_sums, strict=True)]
             gradients = [a + b for a, b in zip(gradients, more, strict=True)]
         return sums, gradients
+
+    def _in_parts(self, value: tf.Tensor) -> tf.Tensor:
+        """Splits a batch into parts, (parts, examples, ...); the other sides may be unknown."""
+        parts = tf.reshape(value, tf.concat([[self._accumulate, -1], tf.shape(value)[1:]], 0))
+        return tf.ensure_shape(parts, (self._accumulate, None, *value.shape[1:]))
 
     def _differentiate(self, batch: Batch, key: tuple):
         # Only trained weights are watched, so that no activations below the first trained layer are kept.

@@ -9,6 +9,7 @@ from helpers.zoo_networks import zeros_for_weights
 from keras_resnet.detection import detector as detector_module
 from keras_resnet.detection.config import get_detector_config
 from keras_resnet.detection.detector import Outputs, build_detector
+from keras_resnet.detection.statistics import reestimate_statistics
 from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.models.config import get_config
@@ -381,3 +382,24 @@ def test_c4_on_other_families(network):
     maps = detector.head.get_layer("roi_pool").input
     assert maps.shape[1:3] == (7, 7)
     assert weighted(detector) == zoo(detector.config.network) | OWN_LAYERS[C4]
+
+
+def test_what_is_frozen_up_to_the_last_stage():
+    """The last stage has an input of its own, but the others are frozen, too."""
+    detector = build(C4)
+    detector_module.freeze_detector(detector, "C4")
+    trained = {weight.path.split("/")[0] for weight in detector.model.trainable_weights}
+    assert trained == RPN | PREDICTOR
+
+
+def test_statistics_are_those_of_all_images_together():
+    detector = build(C4)
+    random = np.random.default_rng(0)
+    images = [tf.constant(random.normal(shift, 1, (1, 16, 24, 3)), tf.float32) for shift in (-2, 0, 2)]
+    reestimate_statistics(detector, images)
+    outputs = detector.model.get_layer("conv1_conv")(tf.concat(images, 0)).numpy()
+    layer = detector.model.get_layer("conv1_bn")
+    np.testing.assert_allclose(layer.moving_mean, outputs.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, outputs.var((0, 1, 2)), rtol=1e-2)
+    with pytest.raises(InputError, match="no image can be decoded"):
+        reestimate_statistics(detector, [])

@@ -241,3 +241,10 @@ def test_detections_that_do_not_fit_are_refused(metric, found, message):
 def test_unknown_metrics_are_refused():
     with pytest.raises(InputError, match="unknown VOC metric '12-point'; did you mean 11-point"):
         voc_average_precision(*voc_case(), "12-point")
+
+
+def test_images_of_joined_files_may_have_the_same_ids():
+    truth, found = random_case(0)
+    unique = coco_statistics(made_split(truth, ("a", "b", "c", "d")), found)
+    same = made_split(truth, ("a", "b", "c", "d"), image_ids=[index // 2 for index in range(len(truth))])
+    assert coco_statistics(same, found).figures == unique.figures

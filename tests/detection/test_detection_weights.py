@@ -348,3 +348,21 @@ def test_a_model_without_a_description(first, tmp_path):
 
 def build_and_load(path):
     build_model("cifar_resnet20", weights=path)
+
+
+def test_other_classes_of_the_same_number_get_a_new_predictor(first, tmp_path):
+    path = save_detector_weights(first, tmp_path / "x.weights.h5")
+    for names, is_new in ((first.class_names, False), (first.class_names[::-1], True)):
+        target = Detector(FIRST, first.config, names)
+        before = values(target)["roi_logits/kernel"]
+        load_detector_weights(target, path, transfer=True)
+        np.testing.assert_equal((values(target)["roi_logits/kernel"] == before).all(), is_new)
+
+
+def test_a_description_of_another_network_keeps_what_differs_from_its_defaults():
+    name = "faster_rcnn_cifar_resnet20_c4"
+    network = NETWORK.replace(stage_depths=(1, 1, 1, 1), stage_filters=(16, 32, 64, 128))
+    for changes in ({}, {"anchor_sizes": ((16, 32, 64),)}, {"rpn_channels": 256}):
+        config = get_detector_config(name, network=network, classes=1, **changes)
+        again = DetectorSpec.from_json(DetectorSpec(name, config, ("a",)).to_json())
+        assert again.config == config

@@ -207,7 +207,7 @@ def test_a_pyramid_on_images_of_both_orientations(tmp_path, run_options):
         flip=True,
         scale_jitter=(0.8, 1.3),
     )
-    last = train(recipe, tmp_path / "run", run_options(max_bad_images=3))
+    last = train(recipe, tmp_path / "run", run_options(max_bad_images=3, accumulate=2))
     assert last["step"] == 7  # ten landscape images, and four portrait ones
     assert np.isfinite(last["train_loss"])
     listed = (tmp_path / "run" / "bad_images.csv").read_text()
@@ -222,8 +222,12 @@ def test_a_pyramid_on_images_of_both_orientations(tmp_path, run_options):
         ({"model": "retinanet_resnet50_v1_5_fpn", "model_overrides": {}}, "RetinaNet cannot be trained yet"),
         ({"model_overrides": {"classes": 3}}, "classes is 3, but scenes/digits/48 has 10"),
         ({"model_overrides": {"rpn_sample": 3}}, "unknown detector option 'rpn_sample'"),
-        ({"batch_size": 64}, "the batch size 64 is larger than the split 'train', 12 images"),
+        (
+            {"batch_size": 64},
+            "'train' has no 64 images of one orientation for a batch: 12 landscape or square, 0 portrait",
+        ),
         ({"also_train": "scenes/fashion"}, "unknown scenes"),
+        ({"model_overrides": {"network": "cifar_resnet32"}}, "model.network takes fields of the backbone's"),
     ],
 )
 def test_what_cannot_be_trained(tmp_path, run_options, changes, message):
@@ -243,6 +247,7 @@ def test_options_that_detectors_do_not_have(tmp_path, run_options, option):
     [
         ({"weights": "coco", "backbone_weights": "imagenet"}, "not both"),
         ({"statistics_batches": 5}, "statistics_batches needs backbone_weights"),
+        ({"freeze": "C2"}, "freeze needs weights or backbone_weights"),
         ({"reestimate_batches": 5}, "detection has no reestimate_batches"),
         ({"scale_jitter": (1.0,)}, "scale_jitter takes two numbers"),
     ],

@@ -61,11 +61,12 @@ class DetectionBatches:
         Raises:
             InputError: the split has no complete batch.
         """
-        steps = sum(len(group) // self.global_batch for group in self._orientations())
+        counts = [len(group) for group in self._orientations()]
+        steps = sum(count // self.global_batch for count in counts)
         if not steps:
             raise InputError(
-                f"the batch size {self.global_batch} is larger than the split {self.split.name!r},"
-                f" {len(self.split)} images"
+                f"the split {self.split.name!r} has no {self.global_batch} images of one orientation"
+                f" for a batch: {counts[0]} landscape or square, {counts[1]} portrait"
             )
         return steps
 
