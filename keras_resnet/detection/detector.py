@@ -250,7 +250,8 @@ def build_detector(
         classes: the number of classes or their names, without the background (torchvision's `num_classes`
             minus 1). Default: the classes of the weights, otherwise those of the config. A number equal to
             that of the weights keeps their class names. If the number of classes differs from that of the
-            weights, the last layers are initialized randomly, and all other layers get the weights.
+            weights, or the names from those in a file of this package, the last layers are initialized
+            randomly, and all other layers get the weights.
         weights: weights of the whole detector: a name of `list_detector_weights(name)` or the path of a file.
         backbone_weights: weights of a classifier, like `weights` of `build_model`; the classifier's last
             layer is not used. The detector uses the normalization of these weights; a mean image is averaged

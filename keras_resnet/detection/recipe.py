@@ -45,9 +45,9 @@ class DetectionRecipe(Recipe):
                 "set weights, which are those of the whole detector, or backbone_weights, not both"
             )
         if self.statistics_batches and self.backbone_weights is None:
+            raise InputError("statistics_batches needs backbone_weights, whose statistics it recomputes")
         if self.freeze is not None and self.weights is None and self.backbone_weights is None:
             raise InputError("freeze needs weights or backbone_weights; random layers are not frozen")
-            raise InputError("statistics_batches needs backbone_weights, whose statistics it recomputes")
         if self.reestimate_batches:
             raise InputError(
                 "detection has no reestimate_batches; set statistics_batches, which applies before training"
