@@ -229,7 +229,7 @@ def test_detection_page(tmp_path, monkeypatch):
 
     notebook = Notebook(parse)
     notebook.run("detection.md")
-    assert notebook.checked == 13
+    assert notebook.checked == 14
     assert len(ran) == 9
 
 

@@ -246,12 +246,10 @@ def _validation_split(dataset: DetectionDataset) -> str:
 def _whole_images(batches: Iterable[Batch], multiple: int) -> Iterator[tf.Tensor]:
     """The decodable images of batches one by one, (1, height, width, 3), with the padding of `detect`."""
     for batch in batches:
-        for image, size, weight in zip(
-            batch["images"], batch["sizes"].numpy(), batch["weights"], strict=True
-        ):
-            if weight > 0:
-                height, width = padded_shape(*size.tolist(), multiple)
-                yield image[None, :height, :width]
+        sizes, weights = (np.asarray(batch[name]) for name in ("sizes", "weights"))
+        for place in np.flatnonzero(weights > 0).tolist():
+            height, width = padded_shape(int(sizes[place, 0]), int(sizes[place, 1]), multiple)
+            yield tf.slice(batch["images"], [place, 0, 0, 0], [1, height, width, -1])
 
 
 def _overrides(recipe: DetectionRecipe) -> dict[str, Any]:
