@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from benchmarks.workers import speed_of
 from keras_resnet.detection.detector import Detector, Outputs, build_detector
-from keras_resnet.detection.onnx_file import detector_to_onnx
+from keras_resnet.detection.export.onnx import detector_to_onnx
 from keras_resnet.detection.proposals import detections_of_regions
 from keras_resnet.processes import serve
 

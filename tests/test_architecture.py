@@ -45,13 +45,12 @@ ROOMS = {
     "detection operations": FLOOR,
     "detection": TRAINING | {"detection operations"},
     "export": DATA | {"run_folder"},
-    "detection export": TRAINING | {"export", "detection", "detection operations"},
+    "detection.export": TRAINING | {"export", "detection", "detection operations"},
     "package": None,  # keras_resnet/__init__.py: names for type checkers, loaded at their first use
     "tools": None,  # None: anything
 }
 FLOOR_MODULES = {"cli", "errors", "files", "processes", "quiet", "tables", "version"}
 DETECTION_OPERATIONS = {"anchors", "boxes", "matching", "nms", "roi_align"}  # a floor below detection
-DETECTION_EXPORT = {"onnx_file", "onnx_parity"}  # above detection and export
 
 # The only imports of our own modules inside functions: (importing module, imported module).
 LAZY: set[tuple[str, str]] = set()
@@ -124,8 +123,6 @@ def room(module):
         return "floor"
     if parts[1] == "detection" and parts[-1] in DETECTION_OPERATIONS:
         return "detection operations"
-    if parts[1] == "detection" and parts[-1] in DETECTION_EXPORT:
-        return "detection export"
     inner = ".".join(parts[1:3])
     return inner if inner in ROOMS else parts[1]
 
@@ -209,9 +206,9 @@ def test_directions_between_rooms():
         ("keras_resnet.detection.boxes", "keras_resnet.models.config", False),
         ("keras_resnet.detection.boxes", "keras_resnet.detection.task", False),
         ("keras_resnet.detection.task", "keras_resnet.detection.boxes", True),
-        ("keras_resnet.detection.detector", "keras_resnet.detection.onnx_file", False),
+        ("keras_resnet.detection.detector", "keras_resnet.detection.export.onnx", False),
         ("keras_resnet.detection.detector", "keras_resnet.export.graph", False),
-        ("keras_resnet.detection.onnx_file", "keras_resnet.export.graph", True),
+        ("keras_resnet.detection.export.onnx", "keras_resnet.export.graph", True),
         ("keras_resnet.export.verification", "keras_resnet.training.recipe", False),
         ("keras_resnet.export.verification", "keras_resnet.run_folder", True),
         ("keras_resnet.errors", "keras_resnet.models.config", False),

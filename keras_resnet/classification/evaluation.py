@@ -20,7 +20,6 @@ from keras_resnet.classification.protocols import (
     mean_over_places,
 )
 from keras_resnet.data import BadImages, Dataset
-from keras_resnet.data.examples import Shard
 from keras_resnet.data.identity import check_classes
 from keras_resnet.data.sources import pipeline_errors
 from keras_resnet.errors import InputError, require
@@ -91,7 +90,7 @@ def evaluate(
     together = Metrics(dataset.classes) if len(models) > 1 else single[0]
     bad = BadImages()
     global_batch = batch_size * distribution.total_replicas
-    shard = Shard(global_batch, distribution.workers, distribution.worker, distribution.replicas)
+    shard = distribution.shard(global_batch)
     batches = view_batches(images, test_protocol, [model.preprocessing for model in models], shard, bad)
     steps = -(-len(images) // global_batch)
     silent = None if distribution.is_chief else True  # None: no bar unless standard error is a terminal

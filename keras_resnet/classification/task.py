@@ -34,8 +34,6 @@ from keras_resnet.training.schedules import progressive_size
 from keras_resnet.training.task import Batch, Curve, Task
 from keras_resnet.weights import ModelSpec, open_weights, save_weights
 
-_HELD = ("normalization/mean", "normalization/std")  # arrays in checkpoints
-
 
 def train(
     recipe: ClassificationRecipe,
@@ -86,17 +84,13 @@ class ClassificationTask(Task):
         return model
 
     def prepare(self, held: dict[str, np.ndarray] | None, bad: BadImages) -> None:
-        if held is not None and held.keys() >= set(_HELD):  # checkpoints of older versions lack them
-            normalization = Normalization(*(held[key].tolist() for key in _HELD))
-        else:
-            normalization = self._choose_normalization(bad)
+        # Checkpoints of older versions lack it.
+        normalization = Normalization.from_arrays(held or {}) or self._choose_normalization(bad)
         preprocessing = Preprocessing(self.recipe.image_size, self._resize, "bilinear", normalization)
         self._transform = Transform(preprocessing, self.recipe.augmentation)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        normalization = self._transform.preprocessing.normalization
-        values = (np.asarray(a, "float64") for a in (normalization.mean, normalization.std))
-        return dict(zip(_HELD, values, strict=True))
+        return self._transform.preprocessing.normalization.to_arrays()
 
     def training_batches(
         self,

@@ -15,12 +15,12 @@ from .detector import build_detector as build_detector
 from .detector import load_detector as load_detector
 from .evaluation import DetectionEvaluation as DetectionEvaluation
 from .evaluation import evaluate as evaluate
+from .export.onnx import detector_to_onnx as detector_to_onnx
+from .export.verification import DetectorVerification as DetectorVerification
+from .export.verification import verify_onnx_file as verify_onnx_file
 from .metrics import CocoStatistics as CocoStatistics
 from .metrics import coco_statistics as coco_statistics
 from .metrics import voc_average_precision as voc_average_precision
-from .onnx_file import detector_to_onnx as detector_to_onnx
-from .onnx_parity import DetectorParity as DetectorParity
-from .onnx_parity import compare_onnx_file as compare_onnx_file
 from .recipe import RECIPES as RECIPES
 from .recipe import DetectionRecipe as DetectionRecipe
 from .recipe import get_recipe as get_recipe

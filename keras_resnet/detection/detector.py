@@ -25,7 +25,13 @@ from keras_resnet.detection.proposals import (
 )
 from keras_resnet.detection.pyramid import feature_pyramid
 from keras_resnet.detection.roi_align import multilevel_roi_align, roi_align
-from keras_resnet.detection.sizes import check_image, normalize_then_resize, padded_shape, resized_shape
+from keras_resnet.detection.sizes import (
+    check_image,
+    normalize_then_resize,
+    padded_shape,
+    rescale_boxes,
+    resized_shape,
+)
 from keras_resnet.detection.weight_files import (
     DetectorWeights,
     load_detector_weights,
@@ -230,8 +236,8 @@ class Detector:
         anchors = self.anchors(*static_shape(pixels)[:2])
         found: Any = self._detect(pixels[None], anchors, tf.constant([size]))
         boxes, scores, labels, valid = (each[0].numpy() for each in found)
-        scale = np.asarray(image.shape[:2], np.float32) / np.asarray(size, np.float32)
-        return Detections(boxes[valid] * scale[[1, 0, 1, 0]], scores[valid], labels[valid])
+        boxes = rescale_boxes(boxes[valid], size, image.shape[:2])
+        return Detections(boxes, scores[valid], labels[valid])
 
 
 def build_detector(

@@ -147,7 +147,7 @@ def _relabeled(detections: Detections, labels: np.ndarray, name: str) -> Detecti
     if not (np.isfinite(detections.boxes).all() and np.isfinite(detections.scores).all()):
         raise InputError(f"{name} gives boxes or scores that are not numbers")
     if len(detections) and not 0 <= detections.labels.min() <= detections.labels.max() < len(labels):
-        raise InputError(f"{name} gives labels that are no indices of its {len(labels)} class names")
+        raise InputError(f"{name} returns labels outside of 0 to {len(labels) - 1}")
     own = labels[detections.labels]
     kept = own >= 0
     return Detections(detections.boxes[kept], detections.scores[kept], own[kept])

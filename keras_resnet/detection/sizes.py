@@ -1,6 +1,7 @@
 """Resizes and pads images of any size for a detector, by torchvision's rule."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,23 @@ def normalize_then_resize(
     resized = tf.image.resize(pixels, size, "bilinear", antialias=False)
     missing: Any = [padded[0] - size[0], padded[1] - size[1]]
     return tf.pad(resized, [[0, missing[0]], [0, missing[1]], [0, 0]])
+
+
+def rescale_boxes(
+    boxes: np.ndarray, size: Sequence[int] | np.ndarray, new_size: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """Converts boxes to an image of another size.
+
+    Args:
+        boxes: float32 (n, 4), x1, y1, x2, y2 in pixels of an image of `size`.
+        size: height and width, pixels.
+        new_size: height and width, pixels.
+
+    Returns:
+        float32 (n, 4), in pixels of an image of `new_size`.
+    """
+    scale = np.asarray(new_size, "float32") / np.asarray(size, "float32")
+    return boxes * scale[[1, 0, 1, 0]]
 
 
 def check_image(image: np.ndarray) -> None:

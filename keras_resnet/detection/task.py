@@ -1,5 +1,6 @@
 """The detection task of the training loop: Faster R-CNN by approximate joint training."""
 
+import dataclasses
 import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from keras_resnet.detection.losses import anchor_targets, region_targets, roi_lo
 from keras_resnet.detection.metrics import coco_statistics, voc_average_precision
 from keras_resnet.detection.proposals import propose
 from keras_resnet.detection.recipe import DetectionRecipe
-from keras_resnet.detection.sizes import padded_shape
+from keras_resnet.detection.sizes import padded_shape, rescale_boxes
 from keras_resnet.detection.statistics import reestimate_statistics
 from keras_resnet.detection.weight_files import open_detector_weights
 from keras_resnet.errors import InputError
@@ -33,7 +34,6 @@ from keras_resnet.training.distribution import Distribution
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.task import Batch, Curve, Task
 
-_HELD = ("normalization/mean", "normalization/std")  # names of arrays in checkpoints
 _LOSSES = ("rpn_classification", "rpn_box", "roi_classification", "roi_box")
 
 
@@ -107,23 +107,19 @@ class DetectionTask(Task):
         return self._detector.model
 
     def prepare(self, held: dict[str, np.ndarray] | None, bad: BadImages) -> None:
-        if held is not None:
-            normalization = Normalization(*(held[key].tolist() for key in _HELD))
+        if normalization := Normalization.from_arrays(held or {}):
             self._detector.config = self._detector.config.replace(normalization=normalization)
         config = self._detector.config
-        self._train = DetectionBatches(self._train.split, config, self.recipe.batch_size)
-        self._val = DetectionBatches(self._val.split, config, self.recipe.batch_size)
+        self._train = dataclasses.replace(self._train, config=config)
+        self._val = dataclasses.replace(self._val, config=config)
         if held is None and self.recipe.statistics_batches:
             count = min(self.recipe.statistics_batches, self.epoch_steps)
             shard = Shard(self.recipe.batch_size)
             batches = self._train.training(shard, self._policy, seed=0, epoch=0, bad=bad).take(count)
-            multiple = config.size_multiple
-            reestimate_statistics(self._detector, _whole_images(batches, multiple))
+            reestimate_statistics(self._detector, _whole_images(batches, config.size_multiple))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        normalization = self._detector.config.normalization
-        values = (np.asarray(a, "float64") for a in (normalization.mean, normalization.std))
-        return dict(zip(_HELD, values, strict=True))
+        return self._detector.config.normalization.to_arrays()
 
     def training_batches(
         self,
@@ -137,10 +133,11 @@ class DetectionTask(Task):
     ) -> tf.data.Dataset:
         del epochs
         place = {"seed": seed, "epoch": epoch, "first_step": first_step}
-        return self._train.training(self._shard(distribution), self._policy, **place, bad=bad)
+        shard = distribution.shard(self.recipe.batch_size)
+        return self._train.training(shard, self._policy, **place, bad=bad)
 
     def evaluation_batches(self, distribution: Distribution, bad: BadImages) -> tf.data.Dataset:
-        return self._val.evaluation(self._shard(distribution), bad)
+        return self._val.evaluation(distribution.shard(self.recipe.batch_size), bad)
 
     def training_sums(
         self,
@@ -176,10 +173,9 @@ class DetectionTask(Task):
         for row, index in enumerate(collected["indices"].tolist()):
             if index >= 0:
                 kept = collected["scores"][row] >= 0
-                scale = split.sizes[index].astype("float32") / collected["sizes"][row].astype("float32")
-                columns = (collected[name][row][kept] for name in ("boxes", "scores", "labels"))
-                boxes, scores, labels = columns
-                found[index] = Detections(boxes * scale[[1, 0, 1, 0]], scores, labels)
+                boxes, scores, labels = (collected[name][row][kept] for name in ("boxes", "scores", "labels"))
+                boxes = rescale_boxes(boxes, collected["sizes"][row], split.sizes[index])
+                found[index] = Detections(boxes, scores, labels)
         figures = coco_statistics(split, found).figures
         voc = float(np.nanmean(voc_average_precision(split, found)))
         return {"map": figures["AP"], "map50": figures["AP50"], "voc_map": voc}
@@ -196,10 +192,6 @@ class DetectionTask(Task):
     def save(self, model: keras.Model, path: Path) -> None:
         del model
         self._detector.save_weights(path)
-
-    def _shard(self, distribution: Distribution) -> Shard:
-        names = ("workers", "worker", "replicas")
-        return Shard(self.recipe.batch_size, *(getattr(distribution, name) for name in names))
 
     def _anchors(self, canvas: tuple[int, int], batch: Batch) -> list[tf.Tensor]:
         """The anchors of each level for a batch on the canvas or, if portrait, on the rotated canvas."""

@@ -1,7 +1,7 @@
 """Preprocessing of images for a network, described by plain values."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,8 @@ from keras_resnet.errors import InputError, unknown_name
 # torchvision as 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225).
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
+
+_ARRAYS = {"mean": "normalization/mean", "std": "normalization/std"}  # names in checkpoints
 
 REFERENCE_SIZE = 224
 """The crop size to which the augmentations' shorter sides refer."""
@@ -61,6 +63,17 @@ class Normalization:
         offset = np.asarray(self.mean, "float32")
         scale = np.float32(1.0) / np.asarray(self.std, "float32")
         return (pixels - offset) * scale
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Returns mean and std as float64 arrays under their names in checkpoints."""
+        return {name: np.asarray(getattr(self, field), "float64") for field, name in _ARRAYS.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Normalization | None":
+        """Reads the result of `to_arrays` from a checkpoint's arrays; None if they lack it."""
+        if not arrays.keys() >= set(_ARRAYS.values()):
+            return None
+        return cls(*(arrays[name].tolist() for name in _ARRAYS.values()))
 
     def as_scale_and_offset(self) -> tuple[list, list]:
         """`(scale, offset)` for `keras.layers.Rescaling`, which can be exported to every format."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.data.examples import Shard
 from keras_resnet.errors import InputError, require, unknown_name
 from keras_resnet.training import cluster
 from keras_resnet.training.options import RunOptions
@@ -44,6 +45,10 @@ class Distribution:
     def devices(self) -> tuple[str, ...]:
         """TensorFlow's names of this worker's devices."""
         return tuple(self._strategy.extended.worker_devices)
+
+    def shard(self, global_batch: int) -> Shard:
+        """This worker's part of every global batch."""
+        return Shard(global_batch, self.workers, self.worker, self.replicas)
 
     def scope(self):
         """The context in which variables are created."""

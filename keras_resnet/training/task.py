@@ -31,8 +31,8 @@ class Task(abc.ABC):
     """Data, network, loss and metrics.
 
     The loop calls `open`, `build` and `prepare` once, in this order, before anything else. Batches are
-    dictionaries of tensors (or of nested tensors) with static shapes, whose first axis is the batch; "images"
-    is one of them. Each is for one replica; those of a worker's replicas follow each other.
+    dictionaries of tensors (or of nested tensors), whose first axis is the batch and static; "images" is one
+    of them. Each is for one replica; those of a worker's replicas follow each other.
     """
 
     recipe: Recipe

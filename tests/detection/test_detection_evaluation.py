@@ -100,7 +100,7 @@ def test_boxes_that_are_not_numbers_are_an_error(one_device):
 
 def test_labels_that_are_no_classes_are_an_error(one_device):
     found = Detections(np.array([[0, 0, 5, 9]]), np.array([0.5]), np.array([1]))
-    with pytest.raises(InputError, match="stand_in gives labels that are no indices of its 1 class names"):
+    with pytest.raises(InputError, match="stand_in returns labels outside of 0 to 0"):
         evaluate(StandInDetector([found]), made_split([objects()]), distribution=one_device)
 
 

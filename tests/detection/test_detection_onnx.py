@@ -8,8 +8,8 @@ import pytest
 
 from keras_resnet.detection.data.sources import open_detection_dataset
 from keras_resnet.detection.detector import build_detector
-from keras_resnet.detection.onnx_file import detector_to_onnx
-from keras_resnet.detection.onnx_parity import compare_onnx_file
+from keras_resnet.detection.export.onnx import detector_to_onnx
+from keras_resnet.detection.export.verification import verify_onnx_file
 from keras_resnet.errors import InputError
 from keras_resnet.models.config import get_config
 
@@ -67,11 +67,11 @@ def outputs(session, images):
 
 def test_scenes_of_several_sizes(c4):
     images = [*scenes(1), scenes(1)[0][:50, :97], scenes(1)[0][:90, :60]]
-    parity = compare_onnx_file(*c4, images)
-    assert parity.problems == ()
-    assert parity.equal
-    assert parity.images == 3
-    assert parity.detections > 3
+    verification = verify_onnx_file(*c4, images)
+    assert verification.problems == ()
+    assert verification.equal
+    assert verification.images == 3
+    assert verification.detections > 3
 
 
 @pytest.mark.slow
@@ -79,9 +79,9 @@ def test_scenes_of_several_sizes(c4):
 def test_other_detectors(name, opset, tmp_path):
     detector = build(name)
     path = detector_to_onnx(detector, tmp_path / "d.onnx", opset=opset)
-    parity = compare_onnx_file(detector, path, scenes())
-    assert parity.problems == ()
-    assert parity.detections > 2
+    verification = verify_onnx_file(detector, path, scenes())
+    assert verification.problems == ()
+    assert verification.detections > 2
 
 
 def test_an_image_does_not_depend_on_the_others_of_its_batch(session):
@@ -111,7 +111,7 @@ def test_nothing_is_found(tmp_path):
     detector = build(C4, score_threshold=1.0)
     path = detector_to_onnx(detector, tmp_path / "d.onnx", io_dtype="uint8")
     assert onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.elem_type == 2
-    assert compare_onnx_file(detector, path, scenes(1)).equal
+    assert verify_onnx_file(detector, path, scenes(1)).equal
     session = onnxruntime.InferenceSession(str(path))
     boxes, scores, labels, count = session.run(None, {"images": scenes(1)[0][None]})
     assert count.tolist() == [0]
@@ -122,9 +122,9 @@ def test_another_detectors_file_is_not_equal(c4):
     other = build(C4)
     layer = other.model.get_layer("roi_logits")
     layer.bias.assign([0.0, 1.0, 0.0, -1.0])
-    parity = compare_onnx_file(other, c4[1], scenes(1))
-    assert not parity.equal
-    assert parity.problems
+    verification = verify_onnx_file(other, c4[1], scenes(1))
+    assert not verification.equal
+    assert verification.problems
 
 
 def test_what_cannot_be_written(tmp_path):

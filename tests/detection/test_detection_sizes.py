@@ -1,8 +1,15 @@
 """The size of a detector's input, and its pixels."""
 
 import numpy as np
+import tensorflow as tf
 
-from keras_resnet.detection.sizes import normalize_then_resize, padded_shape, resized_shape
+from keras_resnet.detection.sizes import (
+    normalize_then_resize,
+    padded_shape,
+    rescale_boxes,
+    resized_shape,
+    resized_shape_within,
+)
 from keras_resnet.images.preprocessing import Normalization
 
 
@@ -20,6 +27,22 @@ def test_the_longer_side_is_limited():
     assert resized_shape(640, 480, 800, 1333) == (1066, 800)
     assert resized_shape(100, 1000, 800, 1333) == (133, 1333)
     assert resized_shape(1, 5000, 800, 1333) == (1, 1333)
+
+
+def test_the_rule_in_tensorflow_is_the_same():
+    function = tf.function(
+        lambda shape, canvas: resized_shape_within(shape, 800, 1333, canvas),
+        input_signature=[tf.TensorSpec([2], tf.int32)] * 2,
+    )
+    sides = np.random.default_rng(0).integers(1, 3000, (300, 2)).tolist()
+    for shape in ([289, 289], [305, 700], [1, 5000], *sides):
+        assert tuple(function(shape, [1333, 1333])) == resized_shape(*shape, 800, 1333)
+    assert function([1000, 1000], [640, 960]).numpy().tolist() == [640, 640]
+
+
+def test_boxes_in_an_image_of_another_size():
+    boxes = rescale_boxes(np.float32([[0, 10, 20, 30]]), (100, 50), (200, 25))
+    assert boxes.tolist() == [[0, 20, 10, 60]]
 
 
 def test_padding():

@@ -205,7 +205,7 @@ def _object(
     number, category = _id(row, "image_id"), row.get("category_id")
     if number not in images:
         shown = one_line(repr(row.get("image_id")), 80)
-        return faults.add(path, f"{what} has the image_id {shown}, which no image has")
+        return faults.add(path, f"{what} has the image_id {shown}, but no image has this id")
     name, size = images[number]
     what = f"{what} of image {_shown(number)} ({_shown(name)})"
     label = labels.get(as_integer(category))  # pyright: ignore[reportArgumentType]: None is no key

@@ -37,9 +37,8 @@ _LAYOUT = "FOLDER/Annotations/NAME.xml with FOLDER/JPEGImages/NAME.jpg"
 _MAX_XML = 2**24  # bytes; VOC's largest file has about 20,000
 _DEEPEST = 32
 _ALL = "all"
-_OF_A_CLASS = re.compile(
-    "_(train|val|trainval|test)$"
-)  # such as "aeroplane_train.txt", with the images of one class
+# Lists of the images of one class, such as "aeroplane_train.txt".
+_OF_A_CLASS = re.compile("_(train|val|trainval|test)$")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 

@@ -17,7 +17,7 @@ _SCORE_TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
-class DetectorParity:
+class DetectorVerification:
     """The differences between the detections of an ONNX file and those of the detector.
 
     Attributes:
@@ -41,7 +41,9 @@ class DetectorParity:
         return not self.problems
 
 
-def compare_onnx_file(detector: Detector, path: str | Path, images: Sequence[np.ndarray]) -> DetectorParity:
+def verify_onnx_file(
+    detector: Detector, path: str | Path, images: Sequence[np.ndarray]
+) -> DetectorVerification:
     """Runs a file of `detector_to_onnx` in ONNX Runtime and compares its detections with the detector's.
 
     Boxes agree if the IoU of each detection and its counterpart is at least 0.99, scores within 1e-4.
@@ -75,7 +77,7 @@ def compare_onnx_file(detector: Detector, path: str | Path, images: Sequence[np.
     if not largest <= _SCORE_TOLERANCE:
         problems.append(f"a score differs by {largest:.1e}")
     total = sum(map(len, expected))
-    return DetectorParity(len(expected), total, least, largest, tuple(problems))
+    return DetectorVerification(len(expected), total, least, largest, tuple(problems))
 
 
 def _detections(outputs: dict[str, np.ndarray]) -> Detections:

@@ -1,0 +1,1 @@
+"""Exports detectors and verifies the exported files."""
