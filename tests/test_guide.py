@@ -229,8 +229,8 @@ def test_detection_page(tmp_path, monkeypatch):
 
     notebook = Notebook(parse)
     notebook.run("detection.md")
-    assert notebook.checked == 14
-    assert len(ran) == 9
+    assert notebook.checked == 15
+    assert len(ran) == 11
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from keras_resnet.detection.detections import Detections
 from keras_resnet.detection.detector import Detector, build_detector
 from keras_resnet.detection.drawing import CELL, draw_boxes, save_contact_sheet, thumbnail
 from keras_resnet.detection.evaluation import evaluate as evaluate_detector
+from keras_resnet.detection.improvements import ImprovedDetector
 from keras_resnet.detection.registry import list_detector_weights
 from keras_resnet.detection.report import table as evaluation_table
 from keras_resnet.detection.report import write_report
@@ -28,12 +29,40 @@ from keras_resnet.detection.weight_files import read_detector_spec
 from keras_resnet.errors import InputError, printable, require, unknown_name
 from keras_resnet.files import atomic_path, os_errors_as_input_errors, write_json
 from keras_resnet.images.decode import is_image
+from keras_resnet.run_folder import RunFolder
 from keras_resnet.tables import engineering, markdown_table
 from keras_resnet.training.distribution import create
 from keras_resnet.weights.weight_file import HDF5, SUFFIXES
 
 _MOST_CELLS = 32  # rows or columns of a preview
 _MOST_PHOTOS = 64  # on a contact sheet
+
+
+def _open_detectors(
+    weights: Sequence[str], detector: str | None, refine: bool, scales: Sequence[str]
+) -> Detector | ImprovedDetector:
+    """Builds a detector, or an `ImprovedDetector` if any of its options is used.
+
+    Args:
+        weights: those of each detector of an ensemble; see `_open_detector`.
+        scales: texts, whole numbers of pixels.
+
+    Raises:
+        InputError: the weights cannot be opened, or the options are not valid.
+    """
+    try:
+        sides = [int(text) for text in scales]
+    except ValueError:
+        raise InputError(f"--scales takes whole numbers, such as 400,600; got {','.join(scales)}") from None
+    opened = [_open_detector(each, detector) for each in weights]
+    if len(opened) == 1 and not refine and not sides:
+        return opened[0]
+    return ImprovedDetector(opened, refine=refine, scales=sides)
+
+
+def _with_run_folder(weights: str) -> str:
+    """The weight file of a run's folder; other weights unchanged."""
+    return str(RunFolder(weights).weights) if os.path.isdir(weights) else weights
 
 
 def _open_detector(weights: str, detector: str | None = None) -> Detector:
@@ -82,6 +111,9 @@ def detect(
     detector: str | None = None,
     json: str | None = None,
     score: float = 0.5,
+    refine: bool = False,
+    scales: Sequence[str] = (),
+    ensemble: Sequence[str] = (),
 ) -> int:
     """Detects objects in photos, prints a table, and writes pictures with boxes.
 
@@ -91,7 +123,8 @@ def detect(
     require(0 <= score <= 1, "--score must be from 0 to 1", score)
     files = _find_photos(photos)
     pictures = _picture_paths(files, output, json)
-    opened = _open_detector(weights, detector)
+    all_weights = [_with_run_folder(each) for each in (weights, *ensemble)]
+    opened = _open_detectors(all_weights, detector, refine, scales)
     found: dict[str, tuple[tuple[int, ...], Detections]] = {}
     failed: dict[str, str] = {}
     drawings = []
@@ -123,7 +156,7 @@ def detect(
             markdown_table(("photo", "class", "score", "box"), _rows(found, opened.class_names)), end="\n\n"
         )
     if json is not None:
-        write_json(json, _json_value(opened, weights, score, found, failed))
+        write_json(json, _json_value(opened, all_weights, score, found, failed))
     objects = sum(len(detections) for _, detections in found.values())
     written = f"{Path(output)}: " if found else ""
     print(
@@ -230,8 +263,8 @@ def _rows(
 
 
 def _json_value(
-    opened: Detector,
-    weights: str,
+    opened: Detector | ImprovedDetector,
+    weights: Sequence[str],
     score: float,
     found: dict[str, tuple[tuple[int, ...], Detections]],
     failed: dict[str, str],
@@ -247,7 +280,8 @@ def _json_value(
     photos += [{"photo": printable(file), "error": reason} for file, reason in failed.items()]
     return {
         "detector": opened.name,
-        "weights": weights,
+        "weights": weights[0],
+        "ensemble": weights[1:],
         "score": score,
         "class_names": list(opened.class_names),
         "photos": photos,
@@ -322,8 +356,9 @@ def evaluate(**flags: Any) -> None:
     split = dataset.split(flags["split"] or _evaluation_split(dataset.split_names))
     if distribution.is_chief:
         _report_skipped(split)
+    weights = [_with_run_folder(each) for each in (flags["weights"], *flags["ensemble"])]
     with distribution.scope():
-        detector = _open_detector(flags["weights"], flags["detector"])
+        detector = _open_detectors(weights, flags["detector"], flags["refine"], flags["scales"])
     options = {name: flags[name] for name in ("batch_size", "max_bad_images")}
     evaluation = evaluate_detector(detector, split, distribution=distribution, **options)
     if not distribution.is_chief:
@@ -331,7 +366,11 @@ def evaluate(**flags: Any) -> None:
     print(evaluation_table(evaluation))
     command = cli.command_line("python -m keras_resnet detection evaluate", EVALUATE, flags)
     with os_errors_as_input_errors(output):
-        write_report(evaluation, output, command, dataset.title, flags["weights"])
+        write_report(
+            *(evaluation, output, command, dataset.title, weights),
+            refine=flags["refine"],
+            scales=list(map(int, flags["scales"])),
+        )
     print(
         f"{split.name} of {dataset.title}: {evaluation.images} images, {evaluation.seconds:.1f} s;"
         f" see {output}"

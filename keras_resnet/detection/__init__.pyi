@@ -18,6 +18,7 @@ from .evaluation import evaluate as evaluate
 from .export.onnx import detector_to_onnx as detector_to_onnx
 from .export.verification import DetectorVerification as DetectorVerification
 from .export.verification import verify_onnx_file as verify_onnx_file
+from .improvements import ImprovedDetector as ImprovedDetector
 from .metrics import CocoStatistics as CocoStatistics
 from .metrics import coco_statistics as coco_statistics
 from .metrics import voc_average_precision as voc_average_precision

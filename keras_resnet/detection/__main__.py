@@ -23,11 +23,29 @@ _SKIP_FAULTY = cli.Flag(
 _DATA_DIR = cli.Flag("data_dir", "Folder of prepared TFDS datasets.")
 _WEIGHTS = cli.Flag(
     "weights",
-    "A weight file of this package or of torchvision, or a name of published weights, such as "
-    "faster_rcnn_resnet50_v1_5_fpn/coco.",
+    "A weight file of this package or of torchvision, the folder of a run, or a name of published weights, "
+    "such as faster_rcnn_resnet50_v1_5_fpn/coco.",
     required=True,
 )
 _DETECTOR = cli.Flag("detector", "The detector; not needed for weights that contain its name.")
+
+_IMPROVEMENTS = (
+    cli.Flag(
+        "refine", "Refine the boxes, and average them by box voting (the paper, appendix B).", bool, False
+    ),
+    cli.Flag(
+        "scales",
+        "Multi-scale testing (appendix B): shorter sides of the resized images, such as 400,600,800.",
+        tuple,
+        [],
+    ),
+    cli.Flag(
+        "ensemble",
+        "Weights of further detectors with the same classes, for an ensemble (appendix B).",
+        tuple,
+        [],
+    ),
+)
 
 
 def _print_list(detectors: Sequence[str] = ()) -> None:
@@ -68,6 +86,7 @@ DETECT = cli.Command(
         _DETECTOR,
         cli.Flag("json", "Also write the detections to this .json file."),
         cli.Flag("score", "Score threshold: only detections with higher scores are shown.", float, 0.5),
+        *_IMPROVEMENTS,
     ),
     (cli.Flag("photos", "Photos, or folders of photos.", tuple),),
 )
@@ -86,6 +105,7 @@ EVALUATE = cli.Command(
             "split",
             "Split of the dataset, such as test[:100]. Default: the first split that is not for training.",
         ),
+        *_IMPROVEMENTS,
         cli.Flag("batch_size", "Images per device and step.", int, 1),
         _SKIP_FAULTY,
         cli.Flag(

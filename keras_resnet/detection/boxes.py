@@ -55,6 +55,12 @@ def clip(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     return tf.minimum(tf.maximum(tf.cast(boxes, tf.float32), 0.0), limits)
 
 
+def whole_images(sizes: tf.Tensor) -> tf.Tensor:
+    """Returns the boxes of whole images of `sizes`, (..., 2), height and width in pixels: (..., 4)."""
+    ends = tf.reverse(tf.cast(sizes, tf.float32), [-1])
+    return tf.concat([tf.zeros_like(ends), ends], -1)
+
+
 def iou(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Returns the intersection over union of each pair of boxes, (..., n, 4) and (..., m, 4): (..., n, m).
 

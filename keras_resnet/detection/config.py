@@ -51,6 +51,9 @@ class DetectorConfig:
         pooled_size: height and width of RoIAlign's output, cells.
         box_head: "fc": two fully connected layers; "conv": `head_convs` convolutions with batch normalization
             and one fully connected layer; "stage": the last stage of the network and average pooling.
+        global_context: whether the features of the whole image, pooled and computed as those of a region, are
+            concatenated to the features of each region before the box head's last layers (the paper,
+            appendix B).
         box_weights: factors of the encoded boxes of the box head, as in `boxes.encode`.
         head_convs: number of convolutions of each of RetinaNet's two heads, or of the box head "conv".
         head_norm: whether RetinaNet's heads have group normalization.
@@ -106,6 +109,7 @@ class DetectorConfig:
     proposal_side: float = 1e-3
     pooled_size: int = 7
     box_head: Literal["fc", "conv", "stage"] = "fc"
+    global_context: bool = False
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     head_convs: int = 4
     head_norm: bool = False
@@ -140,6 +144,10 @@ class DetectorConfig:
             value = getattr(self, field)
             valid = isinstance(value, int | float) and 0 <= value <= 1
             require(valid, f"{field} must be a number from 0 to 1", value)
+        context = self.global_context
+        require(isinstance(context, bool), "global_context must be True or False", context)
+        if context and self.style == "retinanet":
+            raise InputError("global_context needs a two-stage detector; RetinaNet has one stage")
         for field in ("proposal_side", "box_side"):
             value = getattr(self, field)
             valid = isinstance(value, int | float) and 0 <= value < math.inf

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.detection import boxes as box_ops
 from keras_resnet.detection.anchors import cell_anchors, grid_anchors, grid_strides, paper_cell_anchors
 from keras_resnet.detection.config import DetectorConfig, get_detector_config
 from keras_resnet.detection.detections import Detections
-from keras_resnet.detection.heads import box_head, retinanet_heads, rpn_head
+from keras_resnet.detection.heads import predictor_layers, region_features, retinanet_heads, rpn_head
 from keras_resnet.detection.proposals import (
     Proposals,
     RawDetections,
@@ -26,7 +27,7 @@ from keras_resnet.detection.proposals import (
 from keras_resnet.detection.pyramid import feature_pyramid
 from keras_resnet.detection.roi_align import multilevel_roi_align, roi_align
 from keras_resnet.detection.sizes import (
-    check_image,
+    check_images,
     normalize_then_resize,
     padded_shape,
     rescale_boxes,
@@ -75,10 +76,14 @@ class Detector:
         class_names: in the order of the detections' labels.
         model: the functional model with all weights. Its inputs are `images`, (batch, height, width, 3),
             normalized, and, except in RetinaNet, `rois`, (regions, side, side, channels), the features that
-            RoIAlign has pooled. The backbone's layers have the zoo's names.
+            RoIAlign has pooled. With global context, a third input is `context`, (regions, features), the
+            features of the whole image for each region. The backbone's layers have the zoo's names.
         shared: the part of `model` from `images` to the fields of `Outputs`.
-        head: the part of `model` after RoIAlign, from `rois` to class logits and box deltas; None in
-            RetinaNet.
+        head: the part of `model` after RoIAlign, from `rois` and `context` to class logits and box deltas;
+            None in RetinaNet.
+        head_features: the part of `head` from `rois` to the features of the regions, (regions, features).
+        predictor: the part of `head` from the features of the regions, to which those of the whole image are
+            concatenated with global context, to class logits and box deltas.
     """
 
     def __init__(self, name: str, config: DetectorConfig, class_names: Sequence[str]):
@@ -88,14 +93,14 @@ class Detector:
         with recursion_limit():
             images, symbolic = _shared(config)
             results = [*symbolic.maps, *symbolic.logits, *symbolic.deltas]
-            inputs, self.head = [images], None
+            inputs = [images]
+            self.head: keras.Model | None = None
+            self.head_features: Any = None
+            self.predictor: Any = None
             if config.style != "retinanet":
-                side = config.pooled_size
-                rois: Any = keras.Input((side, side, symbolic.maps[0].shape[-1]), name="rois")
-                outputs = box_head(rois, config)
-                self.head = keras.Model(rois, outputs, name="roi_head")
-                inputs.append(rois)
-                results += outputs
+                self.head, self.head_features, self.predictor = _box_head(symbolic.maps[0].shape[-1], config)
+                inputs += self.head.inputs
+                results += self.head.outputs
             self.shared = keras.Model(images, vars(symbolic), name="shared")
             self.model = keras.Model(inputs, results, name=name)
         signature = [
@@ -116,10 +121,7 @@ class Detector:
         Raises:
             InputError: an image has another dtype or shape.
         """
-        if isinstance(images, np.ndarray) and images.ndim == 3:
-            raise InputError("detect takes a list of images; got one image")
-        for image in images:
-            check_image(image)
+        check_images(images)
         return [self._detect_in(image) for image in images]
 
     def save_weights(self, path: str | os.PathLike) -> Path:
@@ -142,23 +144,38 @@ class Detector:
         cost = complexity(self.shared, (*padded, 3))
         if self.head is None:
             return cost
-        head, regions = complexity(self.head), self.config.proposals
-        return Complexity(
-            cost.parameters + head.parameters,
-            cost.multiply_adds + regions * head.multiply_adds,
-            cost.activations + regions * head.activations,
-            cost.weighted_layers + head.weighted_layers,
+        regions = self.config.proposals
+        parts = (
+            (complexity(self.head_features), regions + self.config.global_context),
+            (complexity(self.predictor), regions),
         )
+        for part, count in parts:
+            cost = Complexity(
+                cost.parameters + part.parameters,
+                cost.multiply_adds + count * part.multiply_adds,
+                cost.activations + count * part.activations,
+                cost.weighted_layers + part.weighted_layers,
+            )
+        return cost
 
-    def prepare(self, image: np.ndarray) -> tuple[tf.Tensor, tuple[int, int]]:
+    def prepare(
+        self, image: np.ndarray, shorter_side: int | None = None
+    ) -> tuple[tf.Tensor, tuple[int, int]]:
         """Preprocesses an image, uint8 (height, width, 3): normalizes, resizes and pads it.
+
+        Args:
+            shorter_side: of the resized image, pixels; None for that of the config. The limit of the longer
+                side is changed by the same factor.
 
         Returns:
             The network's input, float32 (padded height, padded width, 3), and the height and width of the
             resized image without padding.
         """
         height, width = image.shape[:2]
-        size = resized_shape(height, width, self.config.shorter_side, self.config.longer_side)
+        shorter, longer = self.config.shorter_side, self.config.longer_side
+        if shorter_side is not None:
+            shorter, longer = shorter_side, longer * shorter_side / shorter
+        size = resized_shape(height, width, shorter, longer)
         padded = padded_shape(size[0], size[1], self.config.size_multiple)
         return normalize_then_resize(image, self.config.normalization, size, padded), size
 
@@ -184,34 +201,66 @@ class Detector:
             pooled = multilevel_roi_align(outputs.maps, boxes, side, strides, finest)
         return tf.reshape(pooled, [-1, *pooled.shape[2:]])
 
-    def regions(self, outputs: Outputs, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Computes the box head for boxes, (batch, n, 4), in inference mode.
+    def regions(
+        self, outputs: Outputs, boxes: tf.Tensor, sizes: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes the box head for boxes, (batch, n, 4).
 
-        The boxes are processed in chunks, which bounds the memory.
+        Args:
+            sizes: int32 (batch, 2), heights and widths of the images without padding.
 
         Returns:
             Class logits, (batch, n, 1 + classes), and box deltas, (batch, n, (1 + classes) * 4).
         """
-        head: Any = self.head
-        channels = outputs.maps[0].shape[-1]
+        boxes = self.with_context(boxes, sizes)
+        features = self.region_features([functools.partial(self.pool, outputs)], boxes, training)
+        return self.predict(features, training)
+
+    def with_context(self, boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """Adds the boxes of the whole images after `boxes`, (batch, n, 4), if there is global context."""
+        if not self.config.global_context:
+            return boxes
+        return tf.concat([boxes, box_ops.whole_images(sizes)[:, None]], 1)
+
+    def region_features(
+        self, pools: Sequence[Callable[[tf.Tensor], tf.Tensor]], boxes: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        """Computes the features of boxes, (batch, n, 4), the elementwise maximum over `pools`.
+
+        In inference mode, the boxes are processed in chunks, which bounds the memory.
+
+        Args:
+            pools: functions from boxes, (batch, k, 4), to their pooled features, like `pool`.
+
+        Returns:
+            (batch, n, features).
+        """
+        count, channels = static_shape(boxes)[1], self.head_features.inputs[0].shape[-1]
         images = static_shape(boxes)[0] or 1
         most = max(_CHUNK // ((2 * self.config.pooled_size) ** 2 * channels * images), 1)
-        count = static_shape(boxes)[1]
-        parts = max(-(-count // most), 1)
-        size = -(-count // parts)
+        parts = 1 if training else max(-(-count // most), 1)
+        size, features = -(-count // parts), self.head_features.outputs[0].shape[-1]
 
         def compute(part):
-            results = head(self.pool(outputs, part), training=False)
-            return [tf.reshape(each, [tf.shape(part)[0], size, each.shape[-1]]) for each in results]
+            found = [self.head_features(pool(part), training=training) for pool in pools]
+            return tf.reshape(functools.reduce(tf.maximum, found), [tf.shape(part)[0], size, features])
 
         if parts == 1:
-            logits, deltas = compute(boxes)
-            return logits, deltas
+            return compute(boxes)
         padded = tf.pad(boxes, [[0, 0], [0, parts * size - count], [0, 0]])
         stacked = tf.stack(tf.split(padded, parts, axis=1))
-        types = [tf.TensorSpec([None, size, each.shape[-1]]) for each in head.outputs]
-        results = tf.map_fn(compute, stacked, fn_output_signature=types, parallel_iterations=1)
-        logits, deltas = (tf.concat(tf.unstack(each, parts), 1)[:, :count] for each in results)
+        signature = tf.TensorSpec([None, size, features], self.head_features.outputs[0].dtype)
+        results = tf.map_fn(compute, stacked, fn_output_signature=signature, parallel_iterations=1)
+        return tf.concat(tf.unstack(results, parts), 1)[:, :count]
+
+    def predict(self, features: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes class logits and box deltas from the features of the boxes of `with_context`."""
+        if self.config.global_context:
+            context = tf.repeat(features[:, -1:], static_shape(features)[1] - 1, axis=1)
+            features = tf.concat([features[:, :-1], context], -1)
+        batch, count = tf.shape(features)[0], static_shape(features)[1]
+        results = self.predictor(tf.reshape(features, [-1, features.shape[-1]]), training=training)
+        logits, deltas = (tf.reshape(each, [batch, count, each.shape[-1]]) for each in results)
         return logits, deltas
 
     def raw_detections(
@@ -228,7 +277,7 @@ class Detector:
         if self.head is None:
             return detections_of_anchors(outputs.logits, outputs.deltas, anchors, sizes, self.config)
         proposals = self.propose(outputs, anchors, sizes)
-        logits, deltas = self.regions(outputs, proposals.boxes)
+        logits, deltas = self.regions(outputs, proposals.boxes, sizes)
         return detections_of_regions(logits, deltas, proposals, sizes, self.config)
 
     def _detect_in(self, image: np.ndarray) -> Detections:
@@ -356,6 +405,24 @@ def _shared(config: DetectorConfig) -> tuple[Any, Outputs]:
     if config.style == "retinanet":
         return images, Outputs([], *retinanet_heads(levels, config))
     return images, Outputs(levels[: config.pyramid_stages], *rpn_head(levels, config))
+
+
+def _box_head(channels: int, config: DetectorConfig) -> tuple[keras.Model, keras.Model, keras.Model]:
+    """Builds the layers after RoIAlign; returns `head`, `head_features` and `predictor` of `Detector`."""
+    rois: Any = keras.Input((config.pooled_size, config.pooled_size, channels), name="rois")
+    features: Any = region_features(rois, config)
+    inputs, joined = [rois], features
+    if config.global_context:
+        context: Any = keras.Input(features.shape[1:], name="context")
+        joined = keras.layers.Concatenate(name="roi_context")([features, context])
+        inputs.append(context)
+    last = predictor_layers(config)
+    head = keras.Model(
+        inputs if config.global_context else rois, [layer(joined) for layer in last], name="roi_head"
+    )
+    given: Any = keras.Input(joined.shape[1:], name="features")
+    predictor = keras.Model(given, [layer(given) for layer in last], name="roi_predictor")
+    return head, keras.Model(rois, features, name="roi_features"), predictor
 
 
 def _class_names(classes: int | Sequence[str] | None, config: DetectorConfig) -> tuple[str, ...]:

@@ -34,20 +34,28 @@ def rpn_head(maps: _Maps, config: DetectorConfig) -> tuple[_Tensors, _Tensors]:
     return [logits(x) for x in features], [deltas(x) for x in features]
 
 
-def box_head(rois: keras.KerasTensor, config: DetectorConfig) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Builds the box head, the layers after RoIAlign (Fast R-CNN, section 2).
+def region_features(rois: keras.KerasTensor, config: DetectorConfig) -> keras.KerasTensor:
+    """Builds the layers of the box head that compute the features of regions (Fast R-CNN, section 2).
 
     Args:
         rois: (regions, pooled_size, pooled_size, channels).
 
     Returns:
-        Class logits, (regions, 1 + classes), and box deltas, (regions, (1 + classes) * 4), class by class;
-        the first class is the background.
+        (regions, features).
     """
-    x = _BOX_HEADS[config.box_head](rois, config)
+    return _BOX_HEADS[config.box_head](rois, config)
+
+
+def predictor_layers(config: DetectorConfig) -> tuple[layers.Layer, layers.Layer]:
+    """Returns the last layers of the box head, which take the features of regions, (regions, features).
+
+    The first returns class logits, (regions, 1 + classes), the second box deltas,
+    (regions, (1 + classes) * 4), class by class; the first class is the background.
+    """
     outputs = config.classes + 1
-    return _output(layers.Dense, outputs, "roi_logits")(x), (
-        _output(layers.Dense, 4 * outputs, "roi_deltas", deviation=0.001)(x)
+    return (
+        _output(layers.Dense, outputs, "roi_logits"),
+        _output(layers.Dense, 4 * outputs, "roi_deltas", deviation=0.001),
     )
 
 

@@ -118,13 +118,10 @@ def roi_losses(
     """Computes the classification loss and the box loss of the sampled regions (Fast R-CNN, equation 1).
 
     Args:
-        logits: (batch * n, 1 + classes).
-        deltas: (batch * n, (1 + classes) * 4).
+        logits: (batch, n, 1 + classes).
+        deltas: (batch, n, (1 + classes) * 4).
     """
-    shape = tf.shape(targets.labels)
-    outputs = config.classes + 1
-    logits = tf.reshape(logits, [*tf.unstack(shape), outputs])
-    deltas = tf.reshape(deltas, [*tf.unstack(shape), outputs, 4])
+    deltas = tf.reshape(deltas, [*tf.unstack(tf.shape(targets.labels)), config.classes + 1, 4])
     labels = tf.where(targets.positive, targets.labels + 1, 0)  # 0 is the background
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     count = config.roi_samples

@@ -1,6 +1,10 @@
-"""Non-maximum suppression with static shapes."""
+"""Non-maximum suppression with static shapes, and box voting."""
 
 import tensorflow as tf
+
+from keras_resnet.detection import boxes as box_ops
+
+_VOTING_OVERLAP = 0.5
 
 
 def non_max_suppression(
@@ -54,6 +58,28 @@ def non_max_suppression(
         return select(boxes, scores)
     signature = tf.TensorSpec([count], tf.int32), tf.TensorSpec([count], tf.bool)
     return tf.map_fn(lambda image: select(*image), (boxes, scores), fn_output_signature=signature)
+
+
+def vote_boxes(kept: tf.Tensor, boxes: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Replaces each kept box by the weighted mean of the boxes with which its IoU is at least 0.5.
+
+    This is the box voting of Gidaris and Komodakis ("Object detection via a multi-region & semantic
+    segmentation-aware CNN model", section 5), which follows non-maximum suppression.
+
+    Args:
+        kept: (..., n, 4), pixels.
+        boxes: (..., m, 4), all boxes before suppression.
+        weights: (..., n, m), the weight of each box's vote for each kept box: the box's score if both are of
+            the same class, otherwise 0.
+
+    Returns:
+        float32 (..., n, 4). A kept box without votes is unchanged.
+    """
+    kept, weights = tf.cast(kept, tf.float32), tf.cast(weights, tf.float32)
+    votes = tf.where(box_ops.iou(kept, boxes) >= _VOTING_OVERLAP, weights, 0.0)
+    total = tf.reduce_sum(votes, -1, keepdims=True)
+    mean = tf.math.divide_no_nan(tf.matmul(votes, tf.cast(boxes, tf.float32)), total)
+    return tf.where(total > 0, mean, kept)
 
 
 def _offsets(boxes, valid, groups):

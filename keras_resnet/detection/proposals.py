@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_resnet.detection import boxes as box_ops
 from keras_resnet.detection.config import DetectorConfig
-from keras_resnet.detection.nms import non_max_suppression
+from keras_resnet.detection.nms import non_max_suppression, vote_boxes
 
 
 class Proposals(NamedTuple):
@@ -20,6 +20,16 @@ class Proposals(NamedTuple):
 
     boxes: tf.Tensor
     valid: tf.Tensor
+
+
+class Predictions(NamedTuple):
+    """The box head's predictions for each region and class, without the background.
+
+    `scores` are float32 (batch, n, classes); `boxes` are float32 (batch, n, classes, 4).
+    """
+
+    scores: tf.Tensor
+    boxes: tf.Tensor
 
 
 class RawDetections(NamedTuple):
@@ -74,18 +84,39 @@ def detections_of_regions(
         logits: (batch, n, 1 + classes).
         deltas: (batch, n, (1 + classes) * 4).
     """
+    predictions = decode_regions(logits, deltas, proposals.boxes, config)
+    return select_detections(predictions, proposals.valid, sizes, config)
+
+
+def decode_regions(
+    logits: tf.Tensor, deltas: tf.Tensor, boxes: tf.Tensor, config: DetectorConfig
+) -> Predictions:
+    """Decodes the outputs of the box head for boxes, (batch, n, 4); see `detections_of_regions`."""
     scores: Any = tf.nn.softmax(tf.cast(logits, tf.float32))
-    scores = tf.where(tf.expand_dims(proposals.valid, -1), scores[..., 1:], float("-inf"))
-    batch, count, classes = tf.unstack(tf.shape(scores))
+    batch, count, classes = tf.unstack(tf.shape(scores[..., 1:]))
     deltas = tf.reshape(deltas, [batch, count, classes + 1, 4])[:, :, 1:]
-    decoded = box_ops.decode(deltas, proposals.boxes[:, :, None], config.box_weights)
+    return Predictions(scores[..., 1:], box_ops.decode(deltas, boxes[:, :, None], config.box_weights))
+
+
+def select_detections(
+    predictions: Predictions, valid: tf.Tensor, sizes: tf.Tensor, config: DetectorConfig, vote: bool = False
+) -> RawDetections:
+    """Selects detections from the predictions for regions.
+
+    Args:
+        valid: bool (batch, n), which regions are not padding.
+        vote: whether boxes are averaged by `nms.vote_boxes` after non-maximum suppression.
+    """
+    scores = tf.where(tf.expand_dims(valid, -1), predictions.scores, float("-inf"))
+    batch, count, classes = tf.unstack(tf.shape(scores))
     labels = tf.broadcast_to(tf.range(classes), [batch, count, classes])
     return _suppress(
-        tf.reshape(decoded, [batch, -1, 4]),
+        tf.reshape(predictions.boxes, [batch, -1, 4]),
         tf.reshape(scores, [batch, -1]),
         tf.reshape(labels, [batch, -1]),
         sizes,
         config,
+        vote,
     )
 
 
@@ -134,16 +165,26 @@ def _without_small(boxes, scores, side):
     return tf.where(tf.reduce_all(sides >= side, -1), scores, float("-inf"))
 
 
-def _suppress(boxes, scores, labels, sizes, config):
+def _suppress(boxes, scores, labels, sizes, config, vote=False):
     boxes = box_ops.clip(boxes, sizes)
     scores = _without_small(boxes, scores, config.box_side)
     selected, valid = non_max_suppression(
         boxes, scores, config.box_nms, config.detections, labels, config.score_threshold
     )
-    boxes, scores, labels = (tf.gather(each, selected, batch_dims=1) for each in (boxes, scores, labels))
+    candidates = boxes, scores, labels
+    boxes, scores, labels = (tf.gather(each, selected, batch_dims=1) for each in candidates)
+    if vote:
+        boxes = _voted(boxes, labels, *candidates, config.score_threshold)
     return RawDetections(
         tf.where(tf.expand_dims(valid, -1), boxes, 0.0),
         tf.where(valid, scores, 0.0),
         tf.where(valid, labels, 0),
         valid,
     )
+
+
+def _voted(boxes, labels, candidates, scores, groups, score_threshold):
+    """Averages the selected boxes with the candidates of the same class above the score threshold."""
+    weights = tf.where(scores > score_threshold, scores, 0.0)[:, None]
+    same = tf.expand_dims(labels, -1) == tf.expand_dims(groups, 1)
+    return vote_boxes(boxes, candidates, tf.where(same, weights, 0.0))

@@ -3,7 +3,9 @@
 import csv
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,14 +33,28 @@ def table(evaluation: DetectionEvaluation) -> str:
     return markdown_table(("statistic", "%"), cells)
 
 
-def content(evaluation: DetectionEvaluation, command: str, dataset: str, weights: str) -> dict:
-    """Returns the content of evaluation.json; statistics are in [0, 1], or None if there are no objects."""
+def content(
+    evaluation: DetectionEvaluation,
+    command: str,
+    dataset: str,
+    weights: Sequence[str],
+    *,
+    refine: bool = False,
+    scales: Sequence[int] = (),
+) -> dict:
+    """Returns the content of evaluation.json; statistics are in [0, 1], or None if there are no objects.
+
+    The arguments are those of `write_report`.
+    """
     counts = _counts(evaluation)
+    files = [{"weights": each, "sha256": sha256(each) if Path(each).is_file() else None} for each in weights]
     return {
         "command": command,
         "detector": evaluation.detector,
-        "weights": weights,
-        "sha256": sha256(weights) if Path(weights).is_file() else None,
+        **files[0],
+        "ensemble": files[1:],
+        "refine": refine,
+        "scales": list(scales),
         "dataset": dataset,
         "split": evaluation.split.name,
         "images": evaluation.images,
@@ -58,7 +74,12 @@ def content(evaluation: DetectionEvaluation, command: str, dataset: str, weights
 
 
 def write_report(
-    evaluation: DetectionEvaluation, folder: str | os.PathLike, command: str, dataset: str, weights: str
+    evaluation: DetectionEvaluation,
+    folder: str | os.PathLike,
+    command: str,
+    dataset: str,
+    weights: Sequence[str],
+    **improvements: Any,
 ) -> None:
     """Writes per_class.csv, precision_recall.png and evaluation.json, each atomically, in this order.
 
@@ -67,7 +88,9 @@ def write_report(
     Args:
         command: the command line that repeats the evaluation.
         dataset: the dataset's title.
-        weights: the path or the published name of the weights, as the user gave it.
+        weights: the path or the published name of the weights, and of those of an ensemble's further
+            detectors.
+        improvements: `refine` and `scales` of `ImprovedDetector`.
 
     Raises:
         OSError: the folder cannot be written.
@@ -84,7 +107,7 @@ def write_report(
     title = f"{evaluation.detector} on {dataset} {evaluation.split.name}"
     with atomic_path(folder / "precision_recall.png", suffix=".png") as path:
         _draw_precision_recall(evaluation.coco, evaluation.split.class_names, title, path)
-    write_json(folder / "evaluation.json", content(evaluation, command, dataset, weights))
+    write_json(folder / "evaluation.json", content(evaluation, command, dataset, weights, **improvements))
 
 
 def _or_none(value: float) -> float | None:

@@ -134,8 +134,11 @@ def _head_weights(config: DetectorConfig) -> int:
     if config.style == "c4":
         inputs = config.network.stage_filters[-2] * config.network.expansion
     total = own * (9 * inputs + 9 * own * (config.rpn_convs - 1) + 5 * anchors)
+    vectors = 2 if config.global_context else 1
     if config.box_head == "stage":
-        return total + 5 * outputs * config.network.stage_filters[-1] * config.network.expansion
+        features = config.network.stage_filters[-1] * config.network.expansion
+        return total + 5 * outputs * vectors * features
     if config.box_head == "conv":
         total += square * config.head_convs
-    return total + square * config.pyramid_stages + 1024 * (width * config.pooled_size**2 + 5 * outputs)
+    inputs = width * config.pooled_size**2
+    return total + square * config.pyramid_stages + 1024 * (inputs + 5 * outputs * vectors)

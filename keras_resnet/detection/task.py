@@ -215,15 +215,14 @@ def joint_losses(
         The classification and box losses of the region proposal network and of the box head, each float32
         (batch,).
     """
-    config, head = detector.config, detector.head
-    assert head is not None  # not RetinaNet
+    config = detector.config
     outputs = detector.features(batch["images"], training=True)
     logits, deltas = _joined(outputs)
     targets = anchor_targets(tf.concat(anchors, 0), batch, seeds[0], config)
     of_anchors = rpn_losses(logits, deltas, targets, config)
     proposals = propose(outputs.logits, outputs.deltas, anchors, batch["sizes"], config.in_training)
     regions, targets = region_targets(proposals, batch, seeds[1], config)
-    logits, deltas = head(detector.pool(outputs, regions), training=True)
+    logits, deltas = detector.regions(outputs, regions, batch["sizes"], training=True)
     return [*of_anchors, *roi_losses(logits, deltas, targets, config)]
 
 

@@ -1,6 +1,7 @@
 """`python -m keras_resnet detection`, in this process."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from keras_resnet.detection import build_detector
 from keras_resnet.detection.__main__ import COMMAND, DETECT
 from keras_resnet.detection.config import list_detectors
+from keras_resnet.models.config import get_config
 
 
 def cells(output):
@@ -152,6 +154,9 @@ def test_one_photo_and_a_contact_sheet(photos, weights, tmp_path, capsys):
         ({"output": "{photos}/notes.txt"}, "is a file; pass a folder"),
         ({"output": "x.png", "json": "x.txt"}, "--json must end with .json"),
         ({"output": "x.png", "score": "nan"}, "--score must be from 0 to 1"),
+        ({"output": "x.png", "scales": "48,6x"}, "--scales takes whole numbers, such as 400,600; got 48,6x"),
+        ({"output": "x.png", "scales": "48,48"}, "scales must be different shorter sides"),
+        ({"output": "x.png", "ensemble": "missing.weights.h5"}, "missing.weights.h5"),
         ({"output": "x.png", "weights": "coco"}, "add --detector=NAME"),
         ({"output": "x.png", "weights": "cocoo"}, "unknown weights of a detector 'cocoo'"),
         ({"output": "x.png", "weights": "missing.pth"}, "add --detector=NAME"),
@@ -180,7 +185,9 @@ def test_bad_input_of_detect_is_one_line(photos, weights, monkeypatch, tmp_path,
 
 def test_evaluate_writes_a_report(tmp_path, capsys):
     path = tmp_path / "digits.weights.h5"
+    network = get_config("cifar_resnet20", stage_depths=(1, 1, 1), stage_filters=(8, 8, 8))
     small = {"proposals": 10, "proposal_candidates": 50, "shorter_side": 64, "longer_side": 96}
+    small["network"] = network
     digits = tuple(map(str, range(10)))
     build_detector("faster_rcnn_cifar_resnet20_c4", classes=digits, **small).save_weights(path)
     values = {"dataset": "scenes/digits", "split": "test[:3]", "weights": path, "output": tmp_path / "out"}
@@ -188,3 +195,14 @@ def test_evaluate_writes_a_report(tmp_path, capsys):
     assert "test[:3] of scenes/digits (composited): 3 images" in capsys.readouterr().out
     written = {file.name for file in (tmp_path / "out").iterdir()}
     assert written == {"evaluation.json", "per_class.csv", "precision_recall.png"}
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (content["refine"], content["scales"], content["ensemble"]) == (False, [], [])
+    (run_folder := tmp_path / "run").mkdir()
+    copy = shutil.copy(path, run_folder / "model.weights.h5")
+    values |= {"refine": "true", "scales": "48,64", "ensemble": run_folder}
+    assert run(COMMAND, "evaluate", *(f"--{name}={value}" for name, value in values.items())) == 0
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (content["refine"], content["scales"]) == (True, [48, 64])
+    assert content["ensemble"] == [{"weights": str(copy), "sha256": content["sha256"]}]
+    assert "--refine=True --scales=48,64 --ensemble=" in content["command"]
+    assert content["detector"] == "2 x faster_rcnn_cifar_resnet20_c4"

@@ -200,22 +200,23 @@ def test_no_images(detectors):
 def test_few_regions(name, count, detectors):
     detector = detectors[name]
     outputs = detector.features(tf.zeros([2, 64, 64, 3]))
-    logits, deltas = detector.regions(outputs, tf.zeros([2, count, 4]))
+    logits, deltas = detector.regions(outputs, tf.zeros([2, count, 4]), tf.fill([2, 2], 64))
     assert (logits.shape, deltas.shape) == ((2, count, 4), (2, count, 16))
     assert np.isfinite(deltas).all()
 
 
-def test_regions_in_parts_are_the_same(detectors, monkeypatch):
-    detector = detectors[C4]
+def test_regions_in_parts_are_the_same(monkeypatch):
+    detector = build(C4, global_context=True)
+    sizes = tf.fill([2, 2], 64)
     generator = np.random.default_rng(1)
     outputs = detector.features(generator.normal(size=(2, 64, 64, 3)).astype("float32"))
     corners = generator.uniform(0, 40, (2, 7, 2))
     boxes = tf.constant(
         np.concatenate([corners, corners + generator.uniform(0, 24, (2, 7, 2))], -1), tf.float32
     )
-    whole = detector.regions(outputs, boxes)
+    whole = detector.regions(outputs, boxes, sizes)
     monkeypatch.setattr(detector_module, "_CHUNK", 3 * 28 * 28 * 8)
-    for part, expected in zip(detector.regions(outputs, boxes), whole, strict=True):
+    for part, expected in zip(detector.regions(outputs, boxes, sizes), whole, strict=True):
         np.testing.assert_allclose(part, expected, atol=1e-6)
 
 

@@ -107,9 +107,9 @@ def test_labels_that_are_no_classes_are_an_error(one_device):
 def test_the_report(evaluation, tmp_path):
     weights = tmp_path / "w.weights.h5"
     weights.write_bytes(b"weights")
-    write_report(evaluation, tmp_path / "report", "COMMAND", "made", str(weights))
+    write_report(evaluation, tmp_path / "report", "COMMAND", "made", [str(weights)])
     found = json.loads((tmp_path / "report" / "evaluation.json").read_text())
-    assert found == content(evaluation, "COMMAND", "made", str(weights))
+    assert found == content(evaluation, "COMMAND", "made", [str(weights)])
     assert (found["dataset"], found["split"], found["images"]) == ("made", "test", 11)
     assert found["sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert found["coco"]["AP"] == evaluation.coco.figures["AP"]
@@ -127,7 +127,7 @@ def test_the_report(evaluation, tmp_path):
     assert rows[4]["AP"] == ""
     png = (tmp_path / "report" / "precision_recall.png").read_bytes()
     assert png.startswith(b"\x89PNG")
-    write_report(evaluation, tmp_path / "report", "COMMAND", "made", str(weights))
+    write_report(evaluation, tmp_path / "report", "COMMAND", "made", [str(weights)])
     assert (tmp_path / "report" / "precision_recall.png").read_bytes() == png
     line = next(line for line in table(evaluation).splitlines() if line.startswith("| AP50 "))
     assert f"{100 * evaluation.coco.figures['AP50']:.1f}" in line
@@ -138,7 +138,7 @@ def test_the_report_of_nothing(one_device, tmp_path):
     result = evaluate(
         StandInDetector([NOTHING], names), made_split([objects()], names), distribution=one_device
     )
-    write_report(result, tmp_path, "COMMAND", "made", "published")
+    write_report(result, tmp_path, "COMMAND", "made", ["published"])
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert set(found["coco"].values()) == {None}
     assert found["sha256"] is None

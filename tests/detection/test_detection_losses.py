@@ -112,7 +112,9 @@ def test_losses_by_hand():
     deltas = np.zeros((4, 16), "float32")
     deltas[0, 12:] = 0.5, 0, 0, 2.5  # of output 3
     deltas[0, :12] = 7
-    classification, box = roi_losses(tf.constant(logits), tf.constant(deltas), targets, config(roi_beta=1.0))
+    classification, box = roi_losses(
+        tf.constant(logits[None]), tf.constant(deltas[None]), targets, config(roi_beta=1.0)
+    )
     expected = (log(3 * np.exp(-1)) + log(3 * np.exp(-2))) / 4
     assert classification.numpy() == pytest.approx([expected])
     assert box.numpy() == pytest.approx([0.5 * 0.5**2 / 4])

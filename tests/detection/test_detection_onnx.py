@@ -74,6 +74,17 @@ def test_scenes_of_several_sizes(c4):
     assert verification.detections > 3
 
 
+def test_global_context(tmp_path):
+    detector = build(C4, global_context=True)
+    path = detector_to_onnx(detector, tmp_path / "d.onnx", opset=16)
+    verification = verify_onnx_file(detector, path, [*scenes(1), scenes(1)[0][:50, :97]])
+    assert verification.problems == ()
+    assert verification.detections > 2
+    kernel = detector.model.get_layer("roi_logits").kernel
+    kernel.assign(np.concatenate([kernel[:8], np.zeros_like(kernel[8:])]))
+    assert not verify_onnx_file(detector, path, scenes(1)).equal
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "opset"), [(FPN, 16), (V2, 18)])
 def test_other_detectors(name, opset, tmp_path):

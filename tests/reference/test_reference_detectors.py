@@ -130,7 +130,7 @@ def test_maps_logits_and_deltas(pair):
         boxes = regions(images.image_sizes)
         pooled = pair.theirs.roi_heads.box_roi_pool(maps, list(torch.from_numpy(boxes)), images.image_sizes)
         expected = pair.theirs.roi_heads.box_predictor(pair.theirs.roi_heads.box_head(pooled))
-    found = pair.ours.regions(outputs, boxes)
+    found = pair.ours.regions(outputs, boxes, np.array(images.image_sizes, "int32"))
     for ours, theirs in zip(found, expected, strict=True):
         assert relative_difference(np.reshape(ours, theirs.shape), theirs.numpy()) <= 1e-4
 

@@ -145,7 +145,8 @@ class _Detection:
         with recursion_limit():
             outputs = self._network(shared.inputs[0], shared.output, pixels)
         proposals, valid = self._propose(outputs, padded, limits)
-        boxes, scores, labels = self._of_regions(self._pool(outputs["maps"], proposals), proposals, valid)
+        logits, deltas = self._regions(outputs["maps"], proposals, limits)
+        boxes, scores, labels = self._of_regions(logits, deltas, proposals, valid)
         self._select(boxes, scores, labels, limits, original)
         for name, (dtype, shape) in OUTPUTS.items():
             writer.model.graph.output.append(writer.value_info(name, dtype, shape))
@@ -274,13 +275,30 @@ class _Detection:
             spatial_scale=1 / stride,
         )
 
-    def _of_regions(self, pooled: str, proposals: str, valid: str) -> tuple[str, str, str]:
-        """Computes the box head: boxes, (batch, n * classes, 4), scores and labels, (batch, n * classes)."""
-        ops, config, head = self._ops, self._config, self._detector.head
-        assert head is not None
-        classes = config.classes
+    def _regions(self, maps: Sequence[str], proposals: str, limits: str) -> tuple[str, str]:
+        """Writes the box head; returns class logits, (batch * n, 1 + classes), and box deltas."""
+        ops, detector = self._ops, self._detector
+        head: Any = detector.head
         with recursion_limit():
-            logits, deltas = self._network(head.inputs[0], head.outputs, pooled)
+            if not self._config.global_context:
+                return self._network(head.inputs[0], head.outputs, self._pool(maps, proposals))
+            batch = ops.shape(proposals, 0, 1)
+            whole = ops("Concat", [0.0, 0.0], ops("Slice", limits, [0], [2]), axis=0)
+            whole = ops("Expand", whole, ops("Concat", batch, [1, 4], axis=0))
+            pooled = self._pool(maps, ops("Concat", proposals, whole, axis=1))
+            layers = detector.head_features
+            features = self._network(layers.inputs[0], layers.outputs[0], pooled)
+            width = layers.outputs[0].shape[-1]
+            features = ops("Reshape", features, ops("Concat", batch, [-1, width], axis=0))
+            own, context = ops("Slice", features, [0], [-1], [1]), ops("Slice", features, [-1], [2**31], [1])
+            joined = ops("Concat", own, ops("Expand", context, ops("Shape", own)), axis=-1)
+            flat = ops("Reshape", joined, [-1, 2 * width])
+            return self._network(detector.predictor.inputs[0], detector.predictor.outputs, flat)
+
+    def _of_regions(self, logits: str, deltas: str, proposals: str, valid: str) -> tuple[str, str, str]:
+        """Decodes regions: boxes, (batch, n * classes, 4), scores and labels, (batch, n * classes)."""
+        ops, config = self._ops, self._config
+        classes = config.classes
         rows = ops("Shape", proposals)
         batch_and_count = ops("Slice", rows, [0], [2])
         scores = ops.slice_last(ops("Softmax", logits, axis=-1), 1, classes + 1)
