@@ -27,7 +27,7 @@ from keras_resnet.detection.proposals import (
 from keras_resnet.detection.pyramid import feature_pyramid
 from keras_resnet.detection.roi_align import multilevel_roi_align, roi_align
 from keras_resnet.detection.sizes import (
-    check_images,
+    check_image,
     normalize_then_resize,
     padded_shape,
     rescale_boxes,
@@ -405,6 +405,14 @@ def _shared(config: DetectorConfig) -> tuple[Any, Outputs]:
     if config.style == "retinanet":
         return images, Outputs([], *retinanet_heads(levels, config))
     return images, Outputs(levels[: config.pyramid_stages], *rpn_head(levels, config))
+
+
+def check_images(images: Sequence[np.ndarray]) -> None:
+    """Raises `InputError` unless `images` is a list of nonempty uint8 arrays (height, width, 3)."""
+    if isinstance(images, np.ndarray) and images.ndim == 3:
+        raise InputError("detect takes a list of images; got one image")
+    for image in images:
+        check_image(image)
 
 
 def _box_head(channels: int, config: DetectorConfig) -> tuple[keras.Model, keras.Model, keras.Model]:

@@ -14,14 +14,14 @@ import tensorflow as tf
 
 from keras_resnet.detection import boxes as box_ops
 from keras_resnet.detection.detections import Detections
-from keras_resnet.detection.detector import Detector, Outputs
+from keras_resnet.detection.detector import Detector, Outputs, check_images
 from keras_resnet.detection.proposals import (
     Predictions,
     RawDetections,
     decode_regions,
     select_detections,
 )
-from keras_resnet.detection.sizes import check_images, rescale_boxes
+from keras_resnet.detection.sizes import rescale_boxes
 from keras_resnet.errors import InputError, require
 from keras_resnet.images.ops import static_shape
 

@@ -91,13 +91,9 @@ def rescale_boxes(
     return boxes * scale[[1, 0, 1, 0]]
 
 
-def check_images(images: Sequence[np.ndarray]) -> None:
-    """Raises `InputError` unless each image of a list is a nonempty uint8 array (height, width, 3)."""
-    if isinstance(images, np.ndarray) and images.ndim == 3:
-        raise InputError("detect takes a list of images; got one image")
-    for image in images:
-        is_array = isinstance(image, np.ndarray)
-        found = f"{image.dtype} of shape {image.shape}" if is_array else type(image).__name__
-        is_rgb = is_array and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-        if not (is_rgb and image.size):
-            raise InputError(f"an image must be a uint8 array (height, width, 3), RGB; got {found}")
+def check_image(image: np.ndarray) -> None:
+    """Raises `InputError` unless an image is a nonempty uint8 array (height, width, 3)."""
+    is_array = isinstance(image, np.ndarray)
+    found = f"{image.dtype} of shape {image.shape}" if is_array else type(image).__name__
+    if not (is_array and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size):
+        raise InputError(f"an image must be a uint8 array (height, width, 3), RGB; got {found}")
