@@ -50,8 +50,8 @@ class ClassificationTask(Task):
 
     train_metrics = val_metrics = ("loss", "top1")
     curves = (
-        Curve("top1", "top-1 error (%)", lambda top1: 100 - 100 * top1),
-        Curve("loss", "loss", log=True),
+        Curve(("top1",), "top-1 error (%)", lambda top1: 100 - 100 * top1),
+        Curve(("loss",), "loss", log=True),
     )
 
     def __init__(self, recipe: ClassificationRecipe):
@@ -83,7 +83,8 @@ class ClassificationTask(Task):
             self._preprocessing = file.preprocessing_for(model)
         return model
 
-    def prepare(self, held: dict[str, np.ndarray] | None, bad: BadImages) -> None:
+    def prepare(self, distribution: Distribution, held: dict[str, np.ndarray] | None, bad: BadImages) -> None:
+        del distribution
         # Checkpoints of older versions lack it.
         normalization = Normalization.from_arrays(held or {}) or self._choose_normalization(bad)
         preprocessing = Preprocessing(self.recipe.image_size, self._resize, "bilinear", normalization)

@@ -323,9 +323,8 @@ def preview(
 
 def _report_skipped(split: DetectionSplit) -> None:
     """Prints one line about the faulty annotations that `--skip_faulty` left out, if there are any."""
-    if split.skipped:
-        first = printable(": ".join(split.skipped[0]))
-        print(f"{len(split.skipped)} faulty annotations left out, the first: {first}", file=sys.stderr)
+    if split.left_out:
+        print(split.left_out, file=sys.stderr)
 
 
 def _scale(texts: Sequence[str]) -> tuple[float, float]:

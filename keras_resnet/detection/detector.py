@@ -44,6 +44,7 @@ from keras_resnet.errors import InputError, require
 from keras_resnet.images.ops import static_shape
 from keras_resnet.images.preprocessing import Normalization
 from keras_resnet.models.complexity import Complexity, complexity
+from keras_resnet.models.features import feature_maps_upto
 from keras_resnet.models.features import freeze as freeze_layers
 from keras_resnet.models.graph import recursion_limit
 from keras_resnet.models.resnet import build_stages, build_stem
@@ -108,7 +109,7 @@ class Detector:
             [tf.TensorSpec([None, 4]) for _ in config.strides],
             tf.TensorSpec([None, 2], tf.int32),
         ]
-        self._detect = tf.function(self.raw_detections, input_signature=signature)
+        self._detect = tf.function(self.checked_detections, input_signature=signature)
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Detects objects in images of any sizes.
@@ -119,7 +120,7 @@ class Detector:
             images: uint8 (height, width, 3), RGB.
 
         Raises:
-            InputError: an image has another dtype or shape.
+            InputError: an image has another dtype or shape, or the network's outputs are not finite.
         """
         check_images(images)
         return [self._detect_in(image) for image in images]
@@ -273,17 +274,35 @@ class Detector:
             anchors: the result of `anchors(height, width)`.
             sizes: int32 (batch, 2), height and width without padding.
         """
+        return self.checked_detections(images, anchors, sizes)[0]
+
+    def checked_detections(
+        self, images: tf.Tensor, anchors: Sequence[tf.Tensor], sizes: tf.Tensor
+    ) -> tuple[RawDetections, tf.Tensor]:
+        """`raw_detections`, and whether the network's outputs for each image are finite, bool (batch,).
+
+        If they are not finite, nothing is detected.
+        """
         outputs = self.features(images)
+        finite = _are_finite([*outputs.logits, *outputs.deltas])
         if self.head is None:
-            return detections_of_anchors(outputs.logits, outputs.deltas, anchors, sizes, self.config)
+            found = detections_of_anchors(outputs.logits, outputs.deltas, anchors, sizes, self.config)
+            return found, finite
         proposals = self.propose(outputs, anchors, sizes)
         logits, deltas = self.regions(outputs, proposals.boxes, sizes)
-        return detections_of_regions(logits, deltas, proposals, sizes, self.config)
+        found = detections_of_regions(logits, deltas, proposals, sizes, self.config)
+        return found, finite & _are_finite([logits, deltas])
 
     def _detect_in(self, image: np.ndarray) -> Detections:
         pixels, size = self.prepare(image)
         anchors = self.anchors(*static_shape(pixels)[:2])
-        found: Any = self._detect(pixels[None], anchors, tf.constant([size]))
+        results: Any = self._detect(pixels[None], anchors, tf.constant([size]))
+        found, finite = results
+        if not finite.numpy().all():
+            raise InputError(
+                f"the outputs of {self.name} are not finite numbers: its weights are damaged, or its training"
+                " has diverged"
+            )
         boxes, scores, labels, valid = (each[0].numpy() for each in found)
         boxes = rescale_boxes(boxes[valid], size, image.shape[:2])
         return Detections(boxes, scores[valid], labels[valid])
@@ -312,7 +331,7 @@ def build_detector(
             layer is not used. The detector uses the normalization of these weights; a mean image is averaged
             to one mean per channel.
         freeze: with weights of either kind, the layers up to this feature map, "C1", "C2", ..., are not
-            trained; None trains all layers.
+            trained; None trains all layers. Without weights, no layers are frozen.
         overrides: fields of `DetectorConfig`.
 
     Raises:
@@ -326,7 +345,9 @@ def build_detector(
     class_names = _class_names(classes, config)
     config = config.replace(classes=len(class_names))
     if backbone_weights is None:
-        return Detector(name, config, class_names)
+        detector = Detector(name, config, class_names)
+        feature_maps_upto(detector.model, freeze)  # raises `InputError` for an unknown one
+        return detector
     with open_weights(backbone_weights, config.network) as file:
         if "normalization" not in overrides and file.preprocessing is not None:
             config = config.replace(normalization=_per_channel(file.preprocessing.normalization))
@@ -390,6 +411,12 @@ def _anchors(config: DetectorConfig, height: int, width: int) -> list[np.ndarray
         grid = -(-height // stride), -(-width // stride)
         result.append(grid_anchors(cells, grid, grid_strides((height, width), grid)))
     return result
+
+
+def _are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Whether all elements of tensors (batch, ...) are finite, bool (batch,)."""
+    found = [tf.reduce_all(tf.math.is_finite(each), tf.range(1, tf.rank(each))) for each in tensors]
+    return tf.reduce_all(tf.stack(found), 0)
 
 
 def _shared(config: DetectorConfig) -> tuple[Any, Outputs]:

@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import BadImages
-from keras_resnet.data.examples import Shard
 from keras_resnet.detection.config import DetectorConfig, get_detector_config
 from keras_resnet.detection.data.annotations import DetectionDataset, DetectionSplit, concatenate
 from keras_resnet.detection.data.augmentation import DetectionAugmentation
@@ -57,8 +56,8 @@ class DetectionTask(Task):
     train_metrics = ("loss", *_LOSSES)
     val_metrics = ("map", "map50", "voc_map")
     curves = (
-        Curve("map50", "mAP at IoU .5 (%)", lambda value: 100 * value),
-        Curve("loss", "loss", log=True),
+        Curve(("map50", "map", "voc_map"), "mean average precision (%)", lambda value: 100 * value),
+        Curve(("loss", *_LOSSES), "loss", log=True),
     )
 
     def __init__(self, recipe: DetectionRecipe):
@@ -86,7 +85,8 @@ class DetectionTask(Task):
         if not any((~objects.crowd & ~objects.difficult).any() for objects in self._val.split.objects):
             raise InputError(f"the split {validation!r} of {dataset.name} has no objects to evaluate on")
         self.epoch_steps, self.evaluation_steps = self._train.epoch_steps, self._val.evaluation_steps
-        self._policy = DetectionAugmentation(recipe.flip, (recipe.scale_jitter[0], recipe.scale_jitter[1]))
+        skipped = self._val.split.left_out
+        self.notices = (_summary(train_split), *([f"{validation}: {skipped}"] if skipped else []))
 
     def build(self, pretrained: bool) -> keras.Model:
         recipe, names = self.recipe, self._class_names
@@ -106,17 +106,21 @@ class DetectionTask(Task):
             freeze_detector(self._detector, recipe.freeze)
         return self._detector.model
 
-    def prepare(self, held: dict[str, np.ndarray] | None, bad: BadImages) -> None:
+    def prepare(self, distribution: Distribution, held: dict[str, np.ndarray] | None, bad: BadImages) -> None:
         if normalization := Normalization.from_arrays(held or {}):
             self._detector.config = self._detector.config.replace(normalization=normalization)
         config = self._detector.config
         self._train = dataclasses.replace(self._train, config=config)
         self._val = dataclasses.replace(self._val, config=config)
+        mean = np.broadcast_to(np.clip(config.normalization.mean, 0, 255), 3)
+        low, high = self.recipe.scale_jitter
+        self._policy = DetectionAugmentation(self.recipe.flip, (low, high), fill=mean.tolist())
         if held is None and self.recipe.statistics_batches:
             count = min(self.recipe.statistics_batches, self.epoch_steps)
-            shard = Shard(self.recipe.batch_size)
-            batches = self._train.training(shard, self._policy, seed=0, epoch=0, bad=bad).take(count)
-            reestimate_statistics(self._detector, _whole_images(batches, config.size_multiple))
+            shard = distribution.shard(self.recipe.batch_size)
+            batches = self._train.training(shard, self._policy, seed=0, epoch=0, bad=bad)
+            images = _whole_images(batches.take(count * shard.replicas), config.size_multiple)
+            reestimate_statistics(self._detector, images, distribution.gather)
 
     def arrays(self) -> dict[str, np.ndarray]:
         return self._detector.config.normalization.to_arrays()
@@ -155,7 +159,7 @@ class DetectionTask(Task):
     def evaluation_sums(self, model: keras.Model, batch: Batch) -> tuple[list[tf.Tensor], dict]:
         del model
         anchors = self._anchors(self._val.canvas, batch)
-        found = self._detector.raw_detections(batch["images"], anchors, batch["sizes"])
+        found, finite = self._detector.checked_detections(batch["images"], anchors, batch["sizes"])
         collected = {
             "boxes": found.boxes,
             "scores": tf.where(found.valid, found.scores, -1.0),
@@ -163,12 +167,19 @@ class DetectionTask(Task):
             "sizes": batch["sizes"],
             "indices": tf.where(batch["weights"] > 0, batch["indices"], -1),
         }
-        return [tf.reduce_sum(batch["weights"])], collected
+        not_finite = tf.where(finite, 0.0, batch["weights"])
+        return [tf.reduce_sum(batch["weights"]), tf.reduce_sum(not_finite)], collected
 
     def evaluation_metrics(self, sums: np.ndarray, collected: dict[str, np.ndarray]) -> dict[str, float]:
         split = self._val.split
-        if not sums[0]:
+        images, not_finite = sums.tolist()
+        if not images:
             raise InputError(f"not one image of the split {split.name!r} can be decoded")
+        if not_finite:
+            raise loop.TrainingFailed(
+                f"the detector's outputs are not finite for {not_finite:.0f} of {images:.0f} images of"
+                f" {split.name!r}: training has diverged; start it again with a lower learning rate"
+            )
         found: list[Detections | None] = [None] * len(split)
         for row, index in enumerate(collected["indices"].tolist()):
             if index >= 0:
@@ -232,6 +243,19 @@ def _validation_split(dataset: DetectionDataset) -> str:
     if not names:
         raise InputError(f"{dataset.name} has no split to evaluate on; set val_split")
     return min(names, key=lambda name: not name.startswith("test"))
+
+
+def _summary(split: DetectionSplit) -> str:
+    """One line about the annotations of the training images."""
+    trained = [int((~objects.crowd & ~objects.difficult).sum()) for objects in split.objects]
+    others = {
+        "difficult objects (left out)": sum(int(objects.difficult.sum()) for objects in split.objects),
+        "crowd regions (ignored)": sum(int((o.crowd & ~o.difficult).sum()) for o in split.objects),
+        "images without objects (background)": trained.count(0),
+    }
+    line = f"{split.name}: {len(split):,} images, {sum(trained):,} objects"
+    line += "".join(f", {count:,} {what}" for what, count in others.items() if count)
+    return f"{line}; {split.left_out}" if split.left_out else line
 
 
 def _whole_images(batches: Iterable[Batch], multiple: int) -> Iterator[tf.Tensor]:

@@ -94,19 +94,26 @@ def extract_features(model: keras.Model, out_indices: Sequence[int] | None = Non
         return keras.Model(model.input, maps, name=model.name)
 
 
+def feature_maps_upto(model: keras.Model, upto: str | None) -> list[FeatureMap]:
+    """Returns the feature maps from C1 to `upto`, none for None; `InputError` if there is no such map."""
+    maps = feature_info(model)
+    if upto is None:
+        return []
+    if not isinstance(upto, str) or upto not in maps:
+        raise InputError(f"freeze takes one of {', '.join(maps)} or None; got {upto!r}")
+    names = list(maps)
+    return [maps[name] for name in names[: names.index(upto) + 1]]
+
+
 def freeze(model: keras.Model, upto: str | None) -> keras.Model:
     """Freezes the layers that a feature map depends on and unfreezes all others; returns `model`.
 
     `upto` is the feature map, "C1" ... "C5"; None unfreezes the whole network. Frozen batch normalization
     stays in inference mode in training: it uses its moving statistics and does not update them.
     """
-    maps = feature_info(model)
-    if upto is not None and (not isinstance(upto, str) or upto not in maps):
-        raise InputError(f"freeze takes one of {', '.join(maps)} or None; got {upto!r}")
-    names = list(maps)
     # All maps up to it: the last stage of a detector has an input of its own.
-    last = [] if upto is None else [maps[name].tensor for name in names[: names.index(upto) + 1]]
-    frozen = {id(call.layer) for call in layer_calls(last)}
+    maps = feature_maps_upto(model, upto)
+    frozen = {id(call.layer) for call in layer_calls([each.tensor for each in maps])}
     for layer in model.layers:
         layer.trainable = id(layer) not in frozen
     return model

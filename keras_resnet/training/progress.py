@@ -1,6 +1,7 @@
 """Progress of a run: progress bar, console lines, TensorBoard and curves."""
 
 import contextlib
+import itertools
 import sys
 import time
 
@@ -11,6 +12,8 @@ from keras_resnet.data.preview import legible
 from keras_resnet.files import atomic_path
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training.task import Task
+
+_MOST_MARKED = 20  # epochs whose points are marked in curves.png
 
 
 class Progress:
@@ -90,17 +93,19 @@ def draw_curves(folder: RunFolder, task: Task) -> None:
     from matplotlib.figure import Figure
 
     epochs = [float(row["epoch"]) for row in rows]
+    marker = "." if len(rows) <= _MOST_MARKED else None  # a single epoch has no line
     figure = Figure(figsize=(5 * len(curves), 4), layout="constrained")
     figure.suptitle(legible(f"{task.recipe.model} on {task.recipe.dataset}"), parse_math=False)
     for curve, axes in zip(curves, figure.subplots(1, len(curves), squeeze=False)[0], strict=True):
-        for split, style in (("train", "--"), ("val", "-")):
-            if f"{split}_{curve.metric}" in rows[0]:
-                values = [curve.value(float(row[f"{split}_{curve.metric}"])) for row in rows]
-                axes.plot(epochs, values, style, label=split)
+        for metric, (split, style) in itertools.product(curve.metrics, (("train", "--"), ("val", "-"))):
+            if f"{split}_{metric}" in rows[0]:
+                values = [curve.value(float(row[f"{split}_{metric}"])) for row in rows]
+                label = split if len(curve.metrics) == 1 else f"{split} {metric.replace('_', ' ')}"
+                axes.plot(epochs, values, style, label=label, marker=marker)
         axes.set_ylabel(curve.axis)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(fontsize="medium" if len(curve.metrics) == 1 else "small")
         if curve.log:
             axes.set_yscale("log")
         else:

@@ -117,7 +117,7 @@ def set_up(
     if checkpoint:
         bad_images.read(folder.bad_images(distribution.worker))
     model = _build(task, options, distribution, pretrained=checkpoint is None)
-    task.prepare(checkpoint.arrays if checkpoint else None, bad_images)
+    task.prepare(distribution, checkpoint.arrays if checkpoint else None, bad_images)
     bad_images.check(options.max_bad_images)
     trainer = Trainer(
         model,
@@ -137,6 +137,8 @@ def set_up(
             raise InputError(f"another process has started a run in {folder.path}; start again to resume it")
         identity = run_identity(recipe, options.seed, options.precision)
         folder.write_recipe({**identity, "data": task.data_identity})
+    for line in task.notices:
+        progress.say(line)
     if checkpoint:
         _restore(run, checkpoint)
     return run

@@ -262,7 +262,10 @@ class Trainer:
         sums, collected = self._task.evaluation_sums(self.model, batch)
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*sums, stopping]))
         if context.num_replicas_in_sync > 1:
-            collected = {name: context.all_gather(value, axis=0) for name, value in collected.items()}
+            # A tensor of the input pipeline has no device, which several workers need: a copy has one.
+            collected = {
+                name: context.all_gather(tf.identity(value), axis=0) for name, value in collected.items()
+            }
         return sums[:-1], collected, sums[-1]
 
 

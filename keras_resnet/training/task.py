@@ -19,9 +19,9 @@ Batch = dict[str, tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One panel of curves.png: a metric of `Task.train_metrics` or `Task.val_metrics`, or of both."""
+    """One panel of curves.png: metrics of `Task.train_metrics` or `Task.val_metrics`, or of both."""
 
-    metric: str
+    metrics: tuple[str, ...]
     axis: str
     value: Callable[[float], float] = float  # from the metric to what is drawn
     log: bool = False  # otherwise the axis starts at 0
@@ -42,6 +42,7 @@ class Task(abc.ABC):
     epoch_steps: int  # training steps per epoch; set by `open`
     evaluation_steps: int  # global batches of the evaluation; set by `open`
     data_identity: dict | None = None  # JSON values that must stay the same in a run; set by `open`
+    notices: tuple[str, ...] = ()  # lines about the data for the console; set by `open`
 
     def check_options(self, options: RunOptions) -> None:
         """Raises `InputError` for options of a run that the task does not support."""
@@ -59,10 +60,11 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def prepare(self, held: dict[str, np.ndarray] | None, bad: BadImages) -> None:
+    def prepare(self, distribution: Distribution, held: dict[str, np.ndarray] | None, bad: BadImages) -> None:
         """Chooses the preprocessing; `bad` collects undecodable images.
 
         `held` has the checkpoint's arrays when resuming; those of older versions may lack some of `arrays`.
+        All workers call it, and must end with the same result.
         """
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -61,6 +61,19 @@ def test_scale_jitter(scale):
     assert (len(sides) > 4) == (scale[1] > 1)
 
 
+def test_reduced_images_are_on_a_canvas_of_the_given_color():
+    image, objects = example((0, 0, 80, 60))
+    shrink = {"flip": False, "scale": (0.5, 0.5)}
+    for policy, color in (
+        (DetectionAugmentation(**shrink), [124, 116, 104]),
+        (DetectionAugmentation(**shrink, fill=(0.4, 127.5, 255)), [0, 128, 255]),
+    ):
+        changed, _ = augment_example(image, objects, policy, 0, 0, 0)
+        assert (changed[30:] == color).all()
+        assert (changed[:, 40:] == color).all()
+        assert (changed[:30, :40] == image[:30, :40]).all()
+
+
 def test_it_is_a_function_of_seed_epoch_and_example():
     image, objects = example((10, 20, 40, 45))
     policy = DetectionAugmentation(scale=(1.0, 2.0))
@@ -115,3 +128,5 @@ def test_bad_policies():
         DetectionAugmentation(scale=(2.0, 1.0))
     with pytest.raises(InputError, match="least_visible"):
         DetectionAugmentation(least_visible=2)
+    with pytest.raises(InputError, match="fill must be three numbers from 0 to 255"):
+        DetectionAugmentation(fill=(0, 0, 256))

@@ -276,6 +276,19 @@ def test_invalid_images(image, message, detectors):
         detectors[C4].detect([image])
 
 
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [(C4, "conv1_conv"), (C4, "rpn_logits"), (C4, "roi_deltas"), (list(TINY)[-1], "classification_logits")],
+)
+def test_weights_that_are_not_finite(name, layer, images):
+    """Without the error, nothing would be detected."""
+    detector = build(name)
+    weight = detector.model.get_layer(layer).kernel
+    weight.assign(np.where(np.arange(weight.shape[-1]) == 0, np.nan, weight))
+    with pytest.raises(InputError, match=f"the outputs of {name} are not finite numbers: its weights are da"):
+        detector.detect(images[:1])
+
+
 def test_one_image_is_not_a_list(detectors):
     with pytest.raises(InputError, match="takes a list of images"):
         detectors[C4].detect(np.zeros((8, 8, 3), "uint8"))
@@ -291,6 +304,7 @@ def test_one_image_is_not_a_list(detectors):
         ({"classes": ["cat", "cat"]}, "must be different"),
         ({"weights": "a.weights.h5", "backbone_weights": "b.weights.h5"}, "not both"),
         ({"scales": 3}, "unknown detector option"),
+        ({"freeze": "C9"}, "freeze takes one of C1, C2, C3, C4 or None; got 'C9'"),
     ],
 )
 def test_invalid_arguments(options, message):
@@ -404,3 +418,11 @@ def test_statistics_are_those_of_all_images_together():
     np.testing.assert_allclose(layer.moving_variance, outputs.var((0, 1, 2)), rtol=1e-2)
     with pytest.raises(InputError, match="no image can be decoded"):
         reestimate_statistics(detector, [])
+
+    # Of two workers, one of which has no images.
+    sums = []
+    reestimate_statistics(detector, images, lambda rows: sums.append(rows) or rows)
+    other = build(C4)
+    reestimate_statistics(other, [], lambda rows: np.concatenate([rows, *sums]))
+    for own, expected in zip(other.model.weights, detector.model.weights, strict=True):
+        np.testing.assert_array_equal(own, expected)

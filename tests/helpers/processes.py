@@ -23,12 +23,12 @@ def environment(**changes):
     return {**kept, "TF_CPP_MIN_LOG_LEVEL": "3", **changes}
 
 
-def train_command(workdir, data_dir, *flags):
-    return ["train_main.py", f"--workdir={workdir}", f"--data_dir={data_dir}", *TINY_FLAGS, *flags]
+def train_command(workdir, data_dir, *flags, recipe=TINY_FLAGS):
+    return ["train_main.py", f"--workdir={workdir}", f"--data_dir={data_dir}", *recipe, *flags]
 
 
-def launch_command(workers, workdir, data_dir, *flags):
-    program, *rest = train_command(workdir, data_dir, *flags)
+def launch_command(workers, workdir, data_dir, *flags, recipe=TINY_FLAGS):
+    program, *rest = train_command(workdir, data_dir, *flags, recipe=recipe)
     launcher = ["-m", "keras_resnet.training.launch_local", f"--workers={workers}", f"--program={program}"]
     return [*launcher, "--", *rest]
 

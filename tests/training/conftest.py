@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from helpers import devices  # noqa: F401 (two CPU devices)
+from helpers.devices import one_device  # noqa: F401 (also two CPU devices)
 from helpers.zoo_networks import TINY
 
 from keras_resnet.classification import get_recipe

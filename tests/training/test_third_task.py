@@ -30,7 +30,7 @@ class Brightness(Task):
         config = {"input_shape": (8, 8, 3), "classes": 1, "classifier_activation": None}
         return build_model(self.recipe.model, **config, **self.recipe.model_overrides)
 
-    def prepare(self, held, bad):
+    def prepare(self, distribution, held, bad):
         pass
 
     def _shard(self, distribution, bad):

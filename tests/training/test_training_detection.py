@@ -1,4 +1,7 @@
-"""Faster R-CNN is trained by the same loop as classifiers: through the command, resumed, on two replicas."""
+"""Faster R-CNN is trained by the same loop as classifiers: through the command, resumed, on two replicas.
+
+Killed processes and several workers are in test_training_processes.py.
+"""
 
 import dataclasses
 import json
@@ -9,12 +12,15 @@ import pytest
 import tensorflow as tf
 from helpers.commands import run as run_command
 from helpers.runs import history
+from helpers.tiny_detectors import NETWORK, recipe_flags, small_recipe
 
 from keras_resnet import InputError
 from keras_resnet.commands.recipes import TRAIN
+from keras_resnet.data import BadImages
 from keras_resnet.detection import (
     RECIPES,
     DetectionRecipe,
+    DetectionTask,
     get_recipe,
     load_detector,
     open_detection_dataset,
@@ -23,23 +29,8 @@ from keras_resnet.detection import (
 from keras_resnet.detection.config import get_detector_config
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
+from keras_resnet.training.loop import TrainingFailed
 from keras_resnet.weights import ModelSpec, get_entry, save_weights
-
-NETWORK = {"stage_depths": (1, 1, 1), "stage_filters": (4, 8, 8)}
-SMALL = {
-    "network": NETWORK,
-    "shorter_side": 48,
-    "longer_side": 48,
-    "size_multiple": 16,
-    "anchor_sizes": ((8, 16, 24),),
-    "rpn_channels": 8,
-    "training_candidates": 60,
-    "training_proposals": 16,
-    "roi_samples": 8,
-    "proposal_candidates": 60,
-    "proposals": 8,
-    "pooled_size": 4,
-}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -70,31 +61,9 @@ def test_paper_recipes_are_appendix_a():
     assert [coco.boundaries[0] * coco.steps, coco.steps] == [240_000, 320_000]
 
 
-@pytest.fixture(autouse=True)
-def few_scenes(monkeypatch):
-    monkeypatch.setattr("keras_resnet.detection.data.scenes._SIZES", {"train": 12, "test": 5})
-
-
-def small_recipe(**changes):
-    values = {
-        "dataset": "scenes/digits/48",
-        "val_split": "test",
-        "model_overrides": SMALL,
-        "batch_size": 4,
-        "epochs": 3,
-        "warmup_epochs": 0,
-        "schedule": "constant",
-    }
-    return get_recipe("detect_scenes").replace(**{**values, **changes})
-
-
 def test_the_command_trains_a_detector(tmp_path, data_dir):
-    recipe = small_recipe()
-    given = [f"--set=model.{name}={value}" for name, value in SMALL.items()]
-    fields = ("dataset", "val_split", "batch_size", "warmup_epochs", "schedule")
-    given += [f"--set={name}={getattr(recipe, name)}" for name in fields]
     options = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'run'}", "--strategy=one_device"]
-    assert run_command(TRAIN, "--recipe=detect_scenes", *options, *given, "--epochs=4") == 0
+    assert run_command(TRAIN, *options, *recipe_flags(small_recipe(epochs=4))) == 0
     rows = history(tmp_path / "run")
     losses = ("rpn_classification", "rpn_box", "roi_classification", "roi_box")
     assert [float(row["step"]) for row in rows] == [3, 6, 9, 12]
@@ -116,30 +85,28 @@ def classifier(tmp_path_factory):
     return str(save_weights(spec.build(), tmp_path_factory.mktemp("classifier") / "a.weights.h5", spec))
 
 
-def result(path):
-    """The weights file, the arrays of the last checkpoint, and the history."""
-    folder = RunFolder(path)
-    arrays = checkpoints.load(checkpoints.list_checkpoints(folder.checkpoints)[-1]).arrays
-    return folder.weights.read_bytes(), {name: a.tobytes() for name, a in arrays.items()}, history(path)
-
-
 @pytest.mark.slow
-def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, classifier, run_options, break_off):
-    recipe = small_recipe(
-        backbone_weights=classifier, statistics_batches=2, freeze="C2", flip=True, scale_jitter=(0.7, 1.5)
-    )
-    options = run_options(checkpoint_every=4, seed=2**32 - 1)
+def test_a_resumed_pyramid_ends_with_the_same_bytes(tmp_path, run_options, break_off):
+    recipe = small_recipe(fpn=True, epochs=1, flip=True, scale_jitter=(0.7, 1.5))
+    options = run_options(checkpoint_every=1, seed=2**32 - 1)
     train(recipe, tmp_path / "whole", options)
-    with break_off(5):
+    with break_off(2):
         train(recipe, tmp_path / "broken", options)
     steps = []
     train(recipe, tmp_path / "broken", options, lambda trainer, first, rows: steps.append(first))
-    assert steps == [4, 5, 6, 7, 8]
-    weights, arrays, rows = result(tmp_path / "whole")
-    assert result(tmp_path / "broken") == (weights, arrays, rows)
+    assert steps == [2]
+    folders = [RunFolder(tmp_path / name) for name in ("whole", "broken")]
+    whole, broken = [(folder.weights.read_bytes(), history(folder.path)) for folder in folders]
+    assert broken == whole
+
+
+@pytest.mark.slow
+def test_frozen_layers_and_statistics(tmp_path, classifier, run_options):
+    recipe = small_recipe(backbone_weights=classifier, statistics_batches=2, freeze="C2", steps=1)
+    train(recipe, tmp_path, run_options())
+    arrays = checkpoints.load(checkpoints.list_checkpoints(RunFolder(tmp_path).checkpoints)[-1]).arrays
     # Frozen statistics are not those of the file, and frozen layers have no velocity.
-    mean = np.frombuffer(arrays["weights/conv2_block1_1_bn/moving_mean"], "float32")
-    assert np.abs(mean).max() > 0
+    assert np.abs(arrays["weights/conv2_block1_1_bn/moving_mean"]).max() > 0
     assert "velocity/conv3_block1_1_conv/kernel" in arrays
     assert "velocity/conv2_block1_1_conv/kernel" not in arrays
     assert "velocity/conv3_block1_1_bn/gamma" not in arrays
@@ -188,31 +155,39 @@ def write_coco(folder, seed):
 
 
 @pytest.mark.slow
-def test_a_pyramid_on_images_of_both_orientations(tmp_path, run_options):
-    """Of two datasets."""
-    changes = {
-        "network": {"stage_depths": (1, 1, 1, 1), "stage_filters": (4, 4, 4, 4)},
-        "anchor_sizes": ((8,), (12,), (16,), (24,), (32,)),
-        "pyramid_channels": 8,
-        **{name: SMALL[name] for name in SMALL if name not in ("network", "anchor_sizes", "size_multiple")},
-    }
+def test_images_of_both_orientations(tmp_path, run_options, capsys):
+    """Of two datasets; in the step of portrait images, one of two devices has only padding."""
     recipe = small_recipe(
-        model="faster_rcnn_resnet50_v1_5_fpn",
-        model_overrides=changes,
         dataset=write_coco(tmp_path / "a", 0),
         also_train=write_coco(tmp_path / "b", 1),
+        train_split="train",
         val_split="train",
-        batch_size=2,
+        batch_size=8,
         epochs=1,
+        learning_rate=0.001,
         flip=True,
         scale_jitter=(0.8, 1.3),
     )
-    last = train(recipe, tmp_path / "run", run_options(max_bad_images=3, accumulate=2))
-    assert last["step"] == 7  # ten landscape images, and four portrait ones
-    assert np.isfinite(last["train_loss"])
-    listed = (tmp_path / "run" / "bad_images.csv").read_text()
-    assert listed.count("3.png") >= 2
-    assert load_detector(RunFolder(tmp_path / "run").weights).class_names == ("a", "b")
+
+    def losses(name, **changes):
+        results = []
+        last = train(
+            recipe,
+            tmp_path / name,
+            run_options(max_bad_images=3, **changes),
+            lambda trainer, first, rows: results.extend(np.array(rows)[:, :6].tolist()),
+        )
+        assert last["step"] == 2  # eight of ten landscape images, and four portrait ones
+        assert 4 in [row[5] for row in results]
+        assert np.isfinite(last["train_loss"])
+        listed = (tmp_path / name / "bad_images.csv").read_text()
+        assert listed.count("3.png") >= 2
+        return results
+
+    parts = losses("parts", accumulate=2)
+    assert "train of coco" in capsys.readouterr().err
+    np.testing.assert_allclose(losses("two", strategy="mirrored"), parts, rtol=1e-5)
+    assert load_detector(RunFolder(tmp_path / "two").weights).class_names == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +199,7 @@ def test_a_pyramid_on_images_of_both_orientations(tmp_path, run_options):
         ({"model_overrides": {"rpn_sample": 3}}, "unknown detector option 'rpn_sample'"),
         (
             {"batch_size": 64},
-            "'train' has no 64 images of one orientation for a batch: 12 landscape or square, 0 portrait",
+            "has no 64 images of one orientation for a batch: 12 landscape or square, 0 portrait",
         ),
         ({"also_train": "scenes/fashion"}, "unknown scenes"),
         ({"model_overrides": {"network": "cifar_resnet32"}}, "model.network takes fields of the backbone's"),
@@ -234,6 +209,22 @@ def test_what_cannot_be_trained(tmp_path, run_options, changes, message):
     with pytest.raises(InputError, match=message):
         train(small_recipe(**changes), tmp_path / "run", run_options())
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_not_finite_stop_the_run(one_device):
+    task = DetectionTask(small_recipe())
+    task.open(None)
+    weight = task.build(pretrained=False).get_layer("rpn_logits").kernel
+    weight.assign(np.full(weight.shape, np.nan))
+    bad = BadImages()
+    task.prepare(one_device, None, bad)
+    place = {"seed": 0, "epoch": 0, "epochs": 1, "first_step": 0, "bad": bad}
+    batch = next(iter(task.training_batches(one_device, **place)))
+    # The loop stops before a step with such a loss.
+    assert np.isnan(task.training_sums(None, None, batch, (0, tf.constant(0), tf.constant(0)))[0])
+    sums, collected = task.evaluation_sums(None, next(iter(task.evaluation_batches(one_device, bad))))
+    with pytest.raises(TrainingFailed, match=r"outputs are not finite for 4 of 4 images of 'test\[:5\]'"):
+        task.evaluation_metrics(np.array(sums), {name: value.numpy() for name, value in collected.items()})
 
 
 @pytest.mark.parametrize("option", ["jit", "remat"])

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from keras_resnet.data.sources import slice_bounds
-from keras_resnet.errors import InputError, require, unknown_name
+from keras_resnet.errors import InputError, printable, require, unknown_name
 
 _COLUMNS = {"boxes": "float32", "labels": "int32", "crowd": "bool", "difficult": "bool", "areas": "float32"}
 _TOLERANCE = 1.0  # pixels
@@ -106,6 +106,14 @@ class DetectionSplit:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @property
+    def left_out(self) -> str | None:
+        """One line about what `skip_faulty` left out of the whole split; None for nothing."""
+        if not self.skipped:
+            return None
+        first = printable(": ".join(self.skipped[0]))
+        return f"{len(self.skipped)} faulty annotations left out, the first: {first}"
 
     def read_image(self, index: int) -> np.ndarray:
         """Returns the pixels of an image: uint8 (height, width, 3), RGB, upright according to the Exif tag.

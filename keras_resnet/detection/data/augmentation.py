@@ -5,6 +5,7 @@ TensorFlow operations for use in `tf.data`.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,8 +16,8 @@ from keras_resnet.detection import boxes as box_ops
 from keras_resnet.detection.data.annotations import Objects
 from keras_resnet.errors import require
 from keras_resnet.images.ops import resize_and_crop
+from keras_resnet.images.preprocessing import Normalization
 
-_MEAN_COLOR = (124, 116, 104)  # ImageNet's mean, about zero after normalization
 _SMALLEST_SIDE = 1.0  # pixels of a box after cropping
 
 
@@ -29,24 +30,28 @@ class DetectionAugmentation:
         scale: range from which the factor that enlarges objects is drawn uniformly; (1, 1) for no scaling.
             Above 1, a random crop, whose sides are 1 / factor of the image's, replaces the image; the
             detector resizes it to its usual input size. Below 1, the image is reduced and placed in the upper
-            left of a canvas of the original size in ImageNet's mean color. This corresponds to torchvision's
-            ScaleJitter and FixedSizeCrop with a canvas of the image's aspect ratio; (0.1, 2) is large-scale
-            jitter.
+            left of a canvas of the original size. This corresponds to torchvision's ScaleJitter and
+            FixedSizeCrop with a canvas of the image's aspect ratio; (0.1, 2) is large-scale jitter.
         least_visible: an object is dropped if less than this fraction of its area is in the crop, or if a
             side of its clipped box is below one pixel. Crowd regions are kept if any part is in the crop.
+        fill: color of the canvas, (red, green, blue) from 0 to 255, rounded; training uses the mean of the
+            detector's normalization.
 
     Raises:
-        InputError: the range of the scale or `least_visible` is invalid.
+        InputError: the range of the scale, `least_visible` or `fill` is invalid.
     """
 
     flip: bool = True
     scale: tuple[float, float] = (1.0, 1.0)
     least_visible: float = 0.25
+    fill: Sequence[float] = Normalization.imagenet().mean
 
     def __post_init__(self):
         low, high = self.scale
         require(0.05 <= low <= high <= 20, "the range of the scale must lie between 0.05 and 20", self.scale)
         require(0 <= self.least_visible <= 1, "least_visible must be from 0 to 1", self.least_visible)
+        in_range = len(self.fill) == 3 and all(0 <= value <= 255 for value in self.fill)
+        require(in_range, "fill must be three numbers from 0 to 255", self.fill)
 
 
 def augment(
@@ -74,7 +79,7 @@ def augment(
     factor = low + scale * (high - low)
     image, boxes = tf.cond(
         factor < 1.0,
-        lambda: _shrink(image, boxes, factor),
+        lambda: _shrink(image, boxes, factor, policy.fill),
         lambda: _crop(image, boxes, factor, tf.stack([top, left])),
     )
     image = tf.ensure_shape(image, (None, None, 3))
@@ -105,13 +110,13 @@ def augment_example(
     return pixels.numpy(), changed.select(keep)
 
 
-def _shrink(image, boxes, factor):
-    """Reduces the image and places it in the upper left of a canvas of the original size."""
+def _shrink(image, boxes, factor, fill):
+    """Reduces the image and places it in the upper left of a canvas of the original size and color `fill`."""
     shape = tf.shape(image)[:2]
     small = tf.maximum(tf.cast(tf.cast(shape, tf.float32) * factor, tf.int32), 1)
     resized = resize_and_crop(image, tf.unstack(small), (0, 0), tf.unstack(small))
     resized = tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
-    color = tf.constant(_MEAN_COLOR, tf.uint8)
+    color = tf.constant(np.rint(fill).astype("uint8"))
     below = tf.broadcast_to(color, [shape[0] - small[0], small[1], 3])
     right = tf.broadcast_to(color, [shape[0], shape[1] - small[1], 3])
     canvas = tf.concat([tf.concat([resized, below], 0), right], 1)

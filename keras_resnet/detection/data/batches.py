@@ -1,7 +1,7 @@
 """Reproducible batches of images with their objects, padded to the same size."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -32,6 +32,9 @@ class DetectionBatches:
 
     The images of a batch have the same orientation. They are padded to the canvas of the split, the smallest
     one that fits all images as the detector resizes them; for portrait images it is rotated by 90 degrees.
+
+    An epoch of training has no incomplete batches, so that a few images are left out, others in each epoch.
+    But if one orientation has fewer images than a batch, they form one batch with padding of weight 0.
     """
 
     split: DetectionSplit
@@ -56,19 +59,18 @@ class DetectionBatches:
 
     @property
     def epoch_steps(self) -> int:
-        """The number of training steps per epoch, without incomplete batches of either orientation.
+        """The number of training steps per epoch.
 
         Raises:
             InputError: the split has no complete batch.
         """
         counts = [len(group) for group in self._orientations()]
-        steps = sum(count // self.global_batch for count in counts)
-        if not steps:
+        if max(counts) < self.global_batch:
             raise InputError(
                 f"the split {self.split.name!r} has no {self.global_batch} images of one orientation"
                 f" for a batch: {counts[0]} landscape or square, {counts[1]} portrait"
             )
-        return steps
+        return sum(_training_steps(count, self.global_batch) for count in counts)
 
     @property
     def evaluation_steps(self) -> int:
@@ -94,21 +96,22 @@ class DetectionBatches:
             A dataset whose elements are batches of one replica: "images", float32 (batch, height, width, 3),
             normalized; "sizes", int32 (batch, 2), height and width without padding; "boxes", float32
             (batch, n, 4), pixels of the padded images; "labels", int32 (batch, n); "kinds", int32 (batch, n),
-            `ABSENT`, `OBJECT` or `CROWD`; "weights", float32 (batch,), 0 for images that cannot be decoded;
-            and "indices", int32 (batch,), of the images in the split.
+            `ABSENT`, `OBJECT` or `CROWD`; "weights", float32 (batch,), 0 for padding and for images that
+            cannot be decoded; and "indices", int32 (batch,), of the images in the split, -1 for padding.
         """
         order = np.random.Generator(epoch_order(seed, epoch))
         groups = []
-        for group in self._orientations():
-            count = len(group) // self.global_batch
-            groups.append(order.permutation(group)[: count * self.global_batch])
+        for group, padding in self._padded_orientations():
+            size = _training_steps(len(group), self.global_batch) * self.global_batch
+            shuffled = order.permutation(group)[:size]
+            groups.append(np.append(shuffled, np.full(size - len(shuffled), padding)))
         steps = order.permutation(np.concatenate(groups).reshape(-1, self.global_batch))
         return self._batches(steps, shard, first_step, bad, policy, augmentation_seed(seed, epoch))
 
     def evaluation(self, shard: Shard, bad: BadImages | None = None) -> tf.data.Dataset:
         """Returns each image once, padded with images of weight 0 and index -1; elements as in `training`."""
         groups = []
-        for group, padding in zip(self._orientations(), (PADDING, _PORTRAIT_PADDING), strict=True):
+        for group, padding in self._padded_orientations():
             missing = -len(group) % self.global_batch
             groups.append(np.append(group, np.full(missing, padding)))
         return self._batches(np.concatenate(groups), shard, 0, bad)
@@ -117,6 +120,10 @@ class DetectionBatches:
         """The indices of landscape and square images, and those of portrait images."""
         is_portrait = self.split.sizes[:, 0] > self.split.sizes[:, 1]
         return [np.flatnonzero(is_portrait == value) for value in (False, True)]
+
+    def _padded_orientations(self) -> Iterable[tuple[np.ndarray, int]]:
+        """The groups of `_orientations`, each with the index of its padding."""
+        return zip(self._orientations(), (PADDING, _PORTRAIT_PADDING), strict=True)
 
     def _batches(self, steps, shard, first_step, bad, policy=None, seed=0) -> tf.data.Dataset:
         split, config, most = self.split, self.config, self.most_objects
@@ -157,6 +164,11 @@ class DetectionBatches:
 
         examples = parallel_map(shard_examples(steps.reshape(-1), shard, first_step), load)
         return prefetched(examples.batch(shard.replica_batch, drop_remainder=True))
+
+
+def _training_steps(count: int, batch: int) -> int:
+    """The number of batches per epoch for `count` images of one orientation."""
+    return count // batch or min(count, 1)
 
 
 def _read(split: DetectionSplit, index: int, most: int, bad: BadImages | None) -> tuple:
