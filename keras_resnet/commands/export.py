@@ -1,38 +1,85 @@
 """`python -m keras_resnet export` and `python -m export`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from keras_resnet.detection.config import list_detectors
+from keras_resnet.detection.export.pipeline import export_detector
+from keras_resnet.detection.export.request import IMAGES, DetectorExportRequest
 from keras_resnet.errors import InputError, require
 from keras_resnet.export import export_weights, export_workdir
+from keras_resnet.export.__main__ import COMMAND
 from keras_resnet.export.artifacts import Options
+from keras_resnet.run_folder import RunFolder
+
+# Flags that apply to one of the two tasks only.
+_CLASSIFIERS = ("classes", "layout", "dynamic_size", "max_top1_drop", "strict")
+_DETECTORS = ("images", "image_size")
 
 
-def main(
-    workdir: str | None,
-    model: str | None,
-    weights: str | None,
-    classes: int | None,
-    export_all: Callable[..., bool] | None = None,
-    **given: Any,
-) -> int:
+def main(export_all: Callable[..., bool] | None = None, **given: Any) -> int:
     """Exports a run or weights, or with `export_all` and the model "all" the whole zoo.
 
-    Returns the exit status: 0 if all artifacts equal their models and, with `strict`, none is worse.
+    Args:
+        given: the values of `COMMAND.flags`.
+
+    Returns:
+        The exit status: 0 if all artifacts equal their models and, with `strict`, none is worse.
     """
+    workdir, model = given["workdir"], given["model"]
+    if workdir is not None:
+        for name in ("model", "weights", "classes"):
+            if given[name] is not None:
+                raise InputError(f"--workdir and --{name} exclude each other")
+    elif model is None or given["weights"] is None:
+        raise InputError("give --workdir=DIR, or --model=NAME and --weights=FILE_OR_NAME")
+    is_detector = _is_detector_run(workdir) if workdir is not None else model in list_detectors()
+    defaults = {flag.name: flag.default for flag in COMMAND.flags}
+    for name in _CLASSIFIERS if is_detector else _DETECTORS:
+        if given.pop(name) != defaults[name]:
+            raise InputError(f"--{name} applies to {'classifiers' if is_detector else 'detectors'} only")
+    return _export_detector(**given) if is_detector else _export_classifier(export_all, **given)
+
+
+def export_run(workdir: str, formats: Iterable[str], data_dir: str | None) -> int:
+    """Exports a finished run with the default options; returns the exit status."""
+    if _is_detector_run(workdir):
+        return _export_detector(workdir=workdir, formats=formats, data_dir=data_dir)
+    return 0 if export_workdir(workdir, formats, data_dir=data_dir) else 1
+
+
+def _is_detector_run(workdir: str) -> bool:
+    folder = RunFolder(workdir)
+    return folder.recipe.is_file() and folder.read_recipe()["model"] in list_detectors()
+
+
+def _export_detector(
+    image_size: tuple[str, ...] | None = None, images: int | None = None, **given: Any
+) -> int:
+    sides = None
+    if image_size:
+        if len(image_size) != 2 or not all(side.isdecimal() and int(side) for side in image_size):
+            raise InputError(f"--image_size must be HEIGHT,WIDTH in pixels; got {','.join(image_size)}")
+        sides = int(image_size[0]), int(image_size[1])
+    request = DetectorExportRequest(image_size=sides, images=IMAGES if images is None else images, **given)
+    return 0 if export_detector(request).equal else 1
+
+
+def _export_classifier(
+    export_all: Callable[..., bool] | None,
+    workdir: str | None,
+    model: str,
+    weights: str,
+    classes: int | None,
+    **given: Any,
+) -> int:
     names = ("io_dtype", "opset", "layout", "dynamic_size")
     given["options"] = Options(**{name: given.pop(name) for name in names})
-    chosen = {"model": model, "weights": weights, "classes": classes}
     if workdir is not None:
-        for name, value in chosen.items():
-            if value is not None:
-                raise InputError(f"--workdir and --{name} exclude each other")
         return 0 if export_workdir(workdir, **given) else 1
-    if model is None or weights is None:
-        raise InputError("give --workdir=DIR, or --model=NAME and --weights=FILE_OR_NAME")
     require(classes is None or classes >= 1, "--classes must be at least 1", classes)
     if model == "all" and export_all is not None:
         if classes is not None:
             raise InputError("--classes and --model=all exclude each other")
         return 0 if export_all(weights, **given) else 1
-    return 0 if export_weights(**chosen, **given) else 1
+    return 0 if export_weights(model=model, weights=weights, classes=classes, **given) else 1

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_resnet import classification, detection
+from keras_resnet.commands.export import export_run
 from keras_resnet.commands.recipes import RECIPES
-from keras_resnet.errors import InputError, unknown_name
-from keras_resnet.export import check_formats, export_workdir
+from keras_resnet.errors import unknown_name
+from keras_resnet.export import check_formats
 from keras_resnet.files import os_errors_as_input_errors
 from keras_resnet.training import RunOptions
 
@@ -37,12 +38,9 @@ def main(recipe: str, set: Sequence[str], workdir: str | None, export: Sequence[
     workdir = workdir or os.path.join("runs", f"{recipe}-{changed.model}")
     if export:
         check_formats(export)
-    if isinstance(changed, detection.DetectionRecipe):
-        if export:
-            raise InputError("detectors cannot be exported yet; leave out --export")
-        with os_errors_as_input_errors(workdir):
-            detection.train(changed, workdir, options)
-        return 0
     with os_errors_as_input_errors(workdir):
-        classification.train(changed, workdir, options)
-    return 0 if not export or export_workdir(workdir, export, data_dir=options.data_dir) else 1
+        if isinstance(changed, detection.DetectionRecipe):
+            detection.train(changed, workdir, options)
+        else:
+            classification.train(changed, workdir, options)
+    return export_run(workdir, export, options.data_dir) if export else 0

@@ -16,8 +16,12 @@ from .detector import load_detector as load_detector
 from .evaluation import DetectionEvaluation as DetectionEvaluation
 from .evaluation import evaluate as evaluate
 from .export.onnx import detector_to_onnx as detector_to_onnx
+from .export.pipeline import export_detector as export_detector
+from .export.report import DetectorExportReport as DetectorExportReport
+from .export.request import DetectorExportRequest as DetectorExportRequest
+from .export.saved_model import detector_to_saved_model as detector_to_saved_model
 from .export.verification import DetectorVerification as DetectorVerification
-from .export.verification import verify_onnx_file as verify_onnx_file
+from .export.verification import verify as verify
 from .improvements import ImprovedDetector as ImprovedDetector
 from .metrics import CocoStatistics as CocoStatistics
 from .metrics import coco_statistics as coco_statistics

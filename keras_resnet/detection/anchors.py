@@ -7,6 +7,7 @@ first, then by size.
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
 _ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
@@ -76,3 +77,11 @@ def grid_anchors(cells: np.ndarray, grid: Sequence[int], strides: Sequence[int])
     y, x = np.meshgrid(rows, columns, indexing="ij")
     corners = np.stack([x, y, x, y], -1).reshape(-1, 1, 4)
     return (corners + cells).astype(np.float32).reshape(-1, 4)
+
+
+def grid_anchors_of(cells: np.ndarray, grid: tf.Tensor, strides: tf.Tensor) -> tf.Tensor:
+    """`grid_anchors` in TensorFlow; `grid` and `strides` are int32 (2,)."""
+    rows, columns = (tf.cast(tf.range(grid[axis]) * strides[axis], tf.float32) for axis in (0, 1))
+    y, x = tf.meshgrid(rows, columns, indexing="ij")
+    corners = tf.reshape(tf.stack([x, y, x, y], -1), [-1, 1, 4])
+    return tf.reshape(corners + cells, [-1, 4])

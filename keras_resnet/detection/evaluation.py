@@ -92,7 +92,7 @@ def evaluate(
     """
     require(batch_size >= 1, "the batch size must be at least 1", batch_size)
     require(max_bad_images >= 0, "max_bad_images must be at least 0", max_bad_images)
-    labels = _labels_of_split(detector, split)
+    labels = labels_of_split(detector, split)
     bad = BadImages()
     found: dict[int, Detections] = {}
     own = range(distribution.worker, len(split), distribution.workers)
@@ -104,7 +104,7 @@ def evaluate(
         tqdm(total=len(own), unit=" images", dynamic_ncols=True, disable=silent) as bar,
     ):
         for index, detections in _detect_all(detector, split, own, batch_size, distribution.devices, bad):
-            found[index] = _relabeled(detections, labels, detector.name)
+            found[index] = relabeled(detections, labels, detector.name)
             bar.update()
             if distribution.workers == 1:
                 bad.check(max_bad_images)
@@ -129,7 +129,7 @@ def evaluate(
     )
 
 
-def _labels_of_split(detector: DetectsObjects, split: DetectionSplit) -> np.ndarray:
+def labels_of_split(detector: DetectsObjects, split: DetectionSplit) -> np.ndarray:
     """The split's label of each class of the detector, int32 (classes,); -1 for classes it does not have."""
     missing = [name for name in split.class_names if name not in detector.class_names]
     if missing:
@@ -142,7 +142,7 @@ def _labels_of_split(detector: DetectsObjects, split: DetectionSplit) -> np.ndar
     return np.array([places.get(name, -1) for name in detector.class_names], "int32")
 
 
-def _relabeled(detections: Detections, labels: np.ndarray, name: str) -> Detections:
+def relabeled(detections: Detections, labels: np.ndarray, name: str) -> Detections:
     """The detections with the split's labels, without those of classes that the split does not have."""
     if not (np.isfinite(detections.boxes).all() and np.isfinite(detections.scores).all()):
         raise InputError(f"{name} gives boxes or scores that are not numbers")

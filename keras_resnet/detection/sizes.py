@@ -25,6 +25,13 @@ def resized_shape(height: int, width: int, shorter_side: int, longer_side: float
     return next(resized), next(resized)
 
 
+def resized_shape_of(shape: tf.Tensor, shorter_side: int, longer_side: int) -> tf.Tensor:
+    """`resized_shape` in TensorFlow, for an image of `shape`, integers (2,); returns int32 (2,)."""
+    sides = tf.cast(shape, tf.float64)
+    scale = tf.minimum(shorter_side / tf.reduce_min(sides), longer_side / tf.reduce_max(sides))
+    return tf.maximum(tf.cast(tf.floor(sides * scale), tf.int32), 1)
+
+
 def resized_shape_within(
     shape: tf.Tensor, shorter_side: int, longer_side: int, canvas: tf.Tensor
 ) -> tf.Tensor:
@@ -38,8 +45,7 @@ def resized_shape_within(
         int32 (2,), height and width.
     """
     sides, room = tf.cast(shape, tf.float64), tf.cast(canvas, tf.float64)
-    scale = tf.minimum(shorter_side / tf.reduce_min(sides), longer_side / tf.reduce_max(sides))
-    resized = tf.cast(tf.floor(sides * scale), tf.int32)
+    resized = resized_shape_of(shape, shorter_side, longer_side)
     fits = tf.cast(tf.floor(sides * tf.reduce_min(room / sides)), tf.int32)
     return tf.maximum(tf.where(tf.reduce_all(resized <= canvas), resized, tf.minimum(fits, canvas)), 1)
 

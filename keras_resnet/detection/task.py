@@ -75,7 +75,7 @@ class DetectionTask(Task):
         dataset = open_detection_dataset(recipe.dataset, data_dir, recipe.skip_faulty)
         self._config = _config(recipe, dataset)
         self._class_names = dataset.class_names
-        validation = recipe.val_split or _validation_split(dataset)
+        validation = recipe.val_split or validation_split(dataset)
         train_split, self.data_identity = dataset.split(recipe.train_split), dataset.identity
         if recipe.also_train is not None:
             more = open_detection_dataset(recipe.also_train, data_dir, recipe.skip_faulty)
@@ -237,8 +237,8 @@ def joint_losses(
     return [*of_anchors, *roi_losses(logits, deltas, targets, config)]
 
 
-def _validation_split(dataset: DetectionDataset) -> str:
-    """The test split, else the first that is not for training."""
+def validation_split(dataset: DetectionDataset) -> str:
+    """Returns the test split, otherwise the first that is not for training."""
     names = [name for name in dataset.split_names if not name.startswith("train")]
     if not names:
         raise InputError(f"{dataset.name} has no split to evaluate on; set val_split")

@@ -4,12 +4,14 @@ from keras_resnet import cli
 
 COMMAND = cli.Command(
     "keras_resnet.commands.export:main",
-    "Exports a training run, or weights of a network, to verified artifacts.\n\n"
+    "Exports a training run, or weights of a classifier or detector, to verified artifacts.\n\n"
     "Exit status: 0 if every artifact equals the Keras model, 1 if one differs (with --strict also if the "
     "top-1 of one falls too far), 2 for invalid input.",
     (
         cli.Flag("workdir", "Folder of a training run, with its weights and recipe."),
-        cli.Flag("model", "A network, together with --weights. `python -m export` also takes all."),
+        cli.Flag(
+            "model", "A network or detector, together with --weights. `python -m export` also takes all."
+        ),
         cli.Flag(
             "weights",
             "Weights of --model: a weight file of this package or another zoo (.safetensors, .pth, .h5), a "
@@ -39,6 +41,14 @@ COMMAND = cli.Command(
         cli.Flag("strict", "Exit status 1 if a file is worse.", bool, False),
         cli.Flag("output_dir", "Where to write. Default: WORKDIR/export, exported/MODEL, or exported."),
         cli.Flag("dataset", "Verify on this dataset's evaluation split."),
+        cli.Flag("images", "Detectors only: number of images to verify on. Default: the first 200.", int),
+        cli.Flag(
+            "image_size",
+            "Detectors only: HEIGHT,WIDTH of the images that TFLite files take. Default: the most frequent "
+            "size of the images to verify on.",
+            tuple,
+            [],
+        ),
         cli.Flag("data_dir", "Where TFDS keeps its datasets."),
     ),
 )

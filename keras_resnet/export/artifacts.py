@@ -138,25 +138,31 @@ def check_calibration(calibration: Iterable[np.ndarray] | None, shape: tuple) ->
     return batches
 
 
-def check_formats(names: str | Iterable[str], precisions: str | Iterable[str] = "float32") -> tuple[str, ...]:
+def check_formats(
+    names: str | Iterable[str],
+    precisions: str | Iterable[str] = "float32",
+    known: Collection[ArtifactKind] = _KINDS,
+) -> tuple[str, ...]:
     """Returns every existing pair of a format and a precision as keys of `ARTIFACTS`, in its order.
 
-    Formats and precisions are given as lists or separated by commas.
+    Formats and precisions are given as lists or separated by commas; `known` are the existing pairs.
 
     Raises:
         InputError: an unknown name, no name, or a format or precision that no pair has.
     """
     formats = _names("format", names, FORMATS)
     wanted = _names("precision", precisions, PRECISIONS)
-    kinds = [kind for kind in _KINDS if kind.format in formats and kind.precision in wanted]
+    kinds = [kind for kind in known if kind.format in formats and kind.precision in wanted]
     for name in formats:
         if all(kind.format != name for kind in kinds):
-            known = ", ".join(kind.precision for kind in _KINDS if kind.format == name)
-            raise InputError(f"{name} has no precision {' or '.join(wanted)}; choose from {known}")
+            choices = ", ".join(kind.precision for kind in known if kind.format == name)
+            raise InputError(f"{name} has no precision {' or '.join(wanted)}; choose from {choices}")
     for precision in wanted:
         if all(kind.precision != precision for kind in kinds):
-            having = " and ".join(kind.format for kind in _KINDS if kind.precision == precision)
-            raise InputError(f"{' or '.join(formats)} in {precision} does not exist; it exists for {having}")
+            having = " and ".join(kind.format for kind in known if kind.precision == precision)
+            choices = ", ".join(dict.fromkeys(kind.precision for kind in known))
+            hint = f"it exists for {having}" if having else f"choose from {choices}"
+            raise InputError(f"{' or '.join(formats)} in {precision} does not exist; {hint}")
     return tuple(kind.name for kind in kinds)
 
 

@@ -84,7 +84,7 @@ def sample_photos(height: int, width: int, channels: int = 3) -> np.ndarray:
     more than three channels repeat them.
     """
     images = []
-    for photo in _photos():
+    for photo in photos():
         rows, columns = photo.shape[:2]
         half_rows, half_columns = rows // 2, columns // 2
         crops = [
@@ -99,10 +99,10 @@ def sample_photos(height: int, width: int, channels: int = 3) -> np.ndarray:
 
 def random_crops(height: int, width: int, channels: int, count: int) -> np.ndarray:
     """Returns crops of the photos with a fixed seed, to calibrate without a dataset; see `sample_photos`."""
-    random, photos = np.random.default_rng(0), _photos()
+    random, pair = np.random.default_rng(0), photos()
     images = []
     for index in range(count):
-        photo = photos[index % len(photos)]
+        photo = pair[index % len(pair)]
         side = int(random.uniform(0.25, 1) * min(photo.shape[:2]))
         top, left = (int(random.integers(0, length - side + 1)) for length in photo.shape[:2])
         crop = photo[top : top + side, left : left + side]
@@ -112,7 +112,8 @@ def random_crops(height: int, width: int, channels: int, count: int) -> np.ndarr
     return _resized(images, height, width, channels)
 
 
-def _photos() -> list[np.ndarray]:
+def photos() -> list[np.ndarray]:
+    """Returns scikit-learn's two sample photos, uint8 (427, 640, 3)."""
     from sklearn.datasets import load_sample_images
 
     return load_sample_images().images

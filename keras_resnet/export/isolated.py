@@ -70,7 +70,12 @@ def _open_saved_model(path):
         return {name: _type(spec.dtype.name, spec.shape.as_list()) for name, spec in specs.items()}
 
     def call(signature, inputs):
-        results = signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
+        try:
+            results = signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
+        except tf.errors.OpError as error:
+            # The first lines only say that the graph failed; the last ones name the node.
+            lines = [line for line in error.message.splitlines() if line.strip() and "[[" not in line]
+            raise ValueError(lines[-1]) from error
         return {name: value.numpy() for name, value in results.items()}
 
     described = {
@@ -124,7 +129,8 @@ def _open_onnx(path):
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
-    dtypes = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(uint8)": "uint8"}
+    dtypes = {f"tensor({name})": name for name in ("uint8", "int32", "int64")}
+    dtypes |= {"tensor(float)": "float32", "tensor(double)": "float64"}
 
     def describe(tensors):
         return {tensor.name: _type(dtypes.get(tensor.type, tensor.type), tensor.shape) for tensor in tensors}

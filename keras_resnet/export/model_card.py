@@ -36,13 +36,7 @@ def model_card(
         picture: file name of the picture of predictions.
         origin: the weight file, if another zoo trained it.
     """
-    template = jinja2.Template(
-        _TEMPLATE.read_text("utf-8"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    template = read_template(_TEMPLATE)
     channels = spec.input_shape[-1]
     mode = _MODES.get(channels)
     snippets: dict[tuple[str, bool], list[str]] = {}  # files that are opened by the same code
@@ -61,7 +55,7 @@ def model_card(
         table=markdown_table,
         percent=percent,
         overrides=", ".join(f"{name}={value!r}" for name, value in sorted(spec.overrides.items())),
-        recipe_rows=_recipe_rows(recipe) if recipe else None,
+        recipe_rows=recipe_rows(recipe) if recipe else None,
         mode=mode,
         colors="gray" if mode == "L" else mode or f"{channels} channels",
         snippets=snippets,
@@ -83,7 +77,19 @@ def model_card(
     )
 
 
-def _recipe_rows(recipe: Mapping) -> list[list[str]]:
+def read_template(path: Path) -> jinja2.Template:
+    """Reads the template of a model card."""
+    return jinja2.Template(
+        path.read_text("utf-8"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def recipe_rows(recipe: Mapping) -> list[list[str]]:
+    """Returns the fields of a recipe as rows of a table, without long values."""
     texts = {name: str(value).replace("|", "\\|").replace("\n", " ") for name, value in recipe.items()}
     return [[name, text] for name, text in texts.items() if len(text) <= _LONGEST_RECIPE_VALUE]
 

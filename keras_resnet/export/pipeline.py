@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,8 @@ from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options
 from keras_resnet.export.graph import Graph, fold
 from keras_resnet.export.images import Images, photo_images
 from keras_resnet.export.model_card import draw_predictions, model_card
-from keras_resnet.export.report import ArtifactReport, ExportReport, parity_table
+from keras_resnet.export.publishing import CARD, PARITY, check_output_folder, publish
+from keras_resnet.export.report import ExportReport, parity_table
 from keras_resnet.export.request import (
     CALIBRATION_IMAGES,
     MAX_TOP1_DROP,
@@ -26,26 +26,14 @@ from keras_resnet.export.request import (
 from keras_resnet.export.runtimes import time_artifact
 from keras_resnet.export.serving import serving_model
 from keras_resnet.export.verification import verify
-from keras_resnet.export.writers.onnx import is_our_onnx_file, to_onnx
-from keras_resnet.export.writers.saved_model import next_version, to_saved_model
-from keras_resnet.export.writers.tflite import is_tflite_file, to_tflite
+from keras_resnet.export.writers.onnx import to_onnx
+from keras_resnet.export.writers.saved_model import to_saved_model
+from keras_resnet.export.writers.tflite import to_tflite
 from keras_resnet.models.complexity import complexity
 from keras_resnet.processes import cores
 from keras_resnet.weights import ModelSpec, WeightFile
 
-PARITY = "parity.json"
-_CARD = "MODEL_CARD.md"
 _PICTURE = "predictions.png"
-_REJECTED = ".rejected"
-
-# What each file of a report has in its first bytes, so that no other program's file is replaced.
-_MARKS = {PARITY: b'"model"', _CARD: b"Python package `keras_resnet`", _PICTURE: b"PNG"}
-# Whether what has the name of an artifact may be replaced by it, by format.
-_IS_OURS: Mapping[str, Callable[[Path], bool]] = {
-    "saved_model": lambda version: False,
-    "tflite": is_tflite_file,
-    "onnx": is_our_onnx_file,
-}
 
 
 def export_workdir(
@@ -184,10 +172,7 @@ def export_and_verify(
     artifacts, output_dir = tuple(artifacts), Path(output_dir)
     images = images or photo_images(spec, CALIBRATION_IMAGES)
     options = complete_options(options or Options(), spec, artifacts, images, origin)
-    for name, mark in _MARKS.items():
-        files.check_replaceable(output_dir / name, files.starts_with(mark))
-    for name in artifacts:
-        _final_path(name, output_dir)  # refuses what cannot be replaced
+    check_output_folder(output_dir, artifacts, _PICTURE)
     with files.hidden_folder(output_dir / "export") as hidden:
         written = _write(artifacts, fold(model), hidden, options, tell)
         tell(f"comparing with the Keras model on {images.source}")
@@ -196,7 +181,8 @@ def export_and_verify(
             name: dataclasses.replace(found, **time_artifact(ARTIFACTS[name].format, path, spec.input_shape))
             for (name, found), path in zip(report.formats.items(), written.values(), strict=True)
         }
-        published = _publish(written, timed, output_dir)
+        equal = {name for name, found in timed.items() if found.equal}
+        published = publish(written, equal, output_dir, _PICTURE)
     cost = complexity(model.get_layer(model.name))
     report = dataclasses.replace(
         report,
@@ -216,7 +202,7 @@ def export_and_verify(
     files.write_json(output_dir / PARITY, report.to_json())
     with files.replacing(output_dir / _PICTURE, files.starts_with(b"PNG")) as temporary:
         draw_predictions(model, next(iter(images.batches())), spec.labels, temporary)
-    files.write_text(output_dir / _CARD, model_card(spec, report, recipe, command, _PICTURE, origin))
+    files.write_text(output_dir / CARD, model_card(spec, report, recipe, command, _PICTURE, origin))
     tell(parity_table(report, output_dir))
     rejected = [report.files[name] for name, found in report.formats.items() if not found.equal]
     if rejected:
@@ -262,33 +248,3 @@ def _write(
         size = files.size(written[name]) / 1e6
         tell(f"wrote {file_name} ({size:.2f} MB, {time.perf_counter() - began:.1f} s)")
     return written
-
-
-def _publish(
-    written: Mapping[str, Path], reports: Mapping[str, ArtifactReport], output_dir: Path
-) -> dict[str, Path]:
-    """Moves artifacts to their final names, or to the rejected ones; removes the old report.
-
-    Returns their new paths by name.
-    """
-    rejected = output_dir / _REJECTED
-    with files.os_errors_as_input_errors(output_dir):
-        shutil.rmtree(rejected, ignore_errors=True)
-        for name in _MARKS:
-            (output_dir / name).unlink(missing_ok=True)
-    published = {}
-    for name, path in written.items():
-        published[name] = _final_path(name, output_dir if reports[name].equal else rejected)
-        with files.replacing(published[name], _IS_OURS[ARTIFACTS[name].format]) as temporary:
-            shutil.move(path, temporary)
-    return published
-
-
-def _final_path(name: str, folder: Path) -> Path:
-    """Returns where an artifact belongs: a SavedModel in the next version; refuses other programs' files."""
-    kind = ARTIFACTS[name]
-    path = folder / kind.file_name
-    if kind.format == "saved_model":
-        return path / str(next_version(path))
-    files.check_replaceable(path, _IS_OURS[kind.format])
-    return path

@@ -18,7 +18,12 @@ from keras_resnet.processes import WorkerError
 
 TensorTypes = dict[str, tuple[str, tuple]]  # names to dtype and shape, with None for an axis of any size
 _TIMED_BATCHES = (1, 32)
-_RUNTIMES = {"saved_model": "TensorFlow", "tflite": "LiteRT", "onnx": "ONNX Runtime"}
+_RUNTIMES = {
+    "saved_model": "TensorFlow",
+    "tflite": "LiteRT",
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +55,8 @@ class RunError(Exception):
 @contextlib.contextmanager
 def open_artifact(format: str, path: str | Path) -> Iterator[Artifact]:
     """Opens an artifact of one of `FORMATS` on the CPU, where float32 is not rounded to shorter formats.
+
+    "openvino" opens an ONNX file in OpenVINO, which returns neither its labels nor the types of its outputs.
 
     Raises:
         InputError: it does not exist, or its runtime cannot load it or is not installed.
@@ -117,7 +124,9 @@ def _types(tensors: dict) -> TensorTypes:
     return {name: (dtype, tuple(shape)) for name, (dtype, shape) in tensors.items()}
 
 
-def _labels(format: str, path: Path, described: dict) -> tuple[str, ...]:
+def _labels(format: str, path: Path, described: dict) -> tuple[str, ...] | None:
+    if format == "openvino":
+        return None
     if format == "tflite":
         return read_labels(path)
     if format == "saved_model":

@@ -1,52 +1,14 @@
 """ONNX files of tiny detectors, run by ONNX Runtime, against the detectors."""
 
-import keras
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from helpers.export_detectors import C4, FPN, RETINANET, V2, build, scenes
 
-from keras_resnet.detection.data.sources import open_detection_dataset
-from keras_resnet.detection.detector import build_detector
 from keras_resnet.detection.export.onnx import detector_to_onnx
-from keras_resnet.detection.export.verification import verify_onnx_file
+from keras_resnet.detection.export.verification import verify
 from keras_resnet.errors import InputError
-from keras_resnet.models.config import get_config
-
-CIFAR = get_config("cifar_resnet20", stage_depths=(1, 1, 1), stage_filters=(8, 8, 8))
-IMAGENET = get_config("resnet18", stage_depths=(1, 1, 1, 1), stage_filters=(8, 8, 8, 8))
-SMALL = {"shorter_side": 64, "longer_side": 96, "proposals": 20, "proposal_candidates": 50, "detections": 12}
-PYRAMID = {**SMALL, "network": IMAGENET, "pyramid_channels": 8, "rpn_channels": 8}
-C4, FPN, V2 = (
-    "faster_rcnn_cifar_resnet20_c4",
-    "faster_rcnn_resnet50_v1_5_fpn",
-    "faster_rcnn_resnet50_v1_5_fpn_v2",
-)
-OPTIONS = {
-    C4: {**SMALL, "network": CIFAR},
-    FPN: PYRAMID,
-    V2: {**PYRAMID, "head_convs": 2},
-}
-
-
-def build(name, **options):
-    """A detector with scores that differ, and statistics of batch normalization other than 0 and 1."""
-    keras.utils.set_random_seed(0)
-    detector = build_detector(name, classes=("cat", "dog", "owl"), **{**OPTIONS[name], **options})
-    random = np.random.default_rng(0)
-    for layer in detector.model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.moving_mean.assign(random.normal(0, 0.1, layer.moving_mean.shape))
-            layer.moving_variance.assign(random.uniform(0.5, 1.5, layer.moving_variance.shape))
-        elif layer.name.endswith(("_logits", "_deltas")):
-            deviation = 0.5 if layer.name.endswith("_logits") else 0.05
-            layer.kernel.assign(random.normal(0, deviation, layer.kernel.shape))
-    return detector
-
-
-def scenes(count=3):
-    split = open_detection_dataset("scenes").split("test[:8]")
-    return [split.read_image(index) for index in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +29,7 @@ def outputs(session, images):
 
 def test_scenes_of_several_sizes(c4):
     images = [*scenes(1), scenes(1)[0][:50, :97], scenes(1)[0][:90, :60]]
-    verification = verify_onnx_file(*c4, images)
+    verification = verify(c4[0], "onnx", c4[1], images)
     assert verification.problems == ()
     assert verification.equal
     assert verification.images == 3
@@ -90,7 +52,7 @@ def test_global_context(tmp_path):
 def test_other_detectors(name, opset, tmp_path):
     detector = build(name)
     path = detector_to_onnx(detector, tmp_path / "d.onnx", opset=opset)
-    verification = verify_onnx_file(detector, path, scenes())
+    verification = verify(detector, "onnx", path, scenes())
     assert verification.problems == ()
     assert verification.detections > 2
 
@@ -122,7 +84,7 @@ def test_nothing_is_found(tmp_path):
     detector = build(C4, score_threshold=1.0)
     path = detector_to_onnx(detector, tmp_path / "d.onnx", io_dtype="uint8")
     assert onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.elem_type == 2
-    assert verify_onnx_file(detector, path, scenes(1)).equal
+    assert verify(detector, "onnx", path, scenes(1)).equal
     session = onnxruntime.InferenceSession(str(path))
     boxes, scores, labels, count = session.run(None, {"images": scenes(1)[0][None]})
     assert count.tolist() == [0]
@@ -133,7 +95,7 @@ def test_another_detectors_file_is_not_equal(c4):
     other = build(C4)
     layer = other.model.get_layer("roi_logits")
     layer.bias.assign([0.0, 1.0, 0.0, -1.0])
-    verification = verify_onnx_file(other, c4[1], scenes(1))
+    verification = verify(other, "onnx", c4[1], scenes(1))
     assert not verification.equal
     assert verification.problems
 
@@ -144,7 +106,7 @@ def test_what_cannot_be_written(tmp_path):
         detector_to_onnx(detector, tmp_path / "d.onnx", opset=15)
     with pytest.raises(InputError, match="int8"):
         detector_to_onnx(detector, tmp_path / "d.onnx", io_dtype="int8")
-    retinanet = build_detector("retinanet_resnet50_v1_5_fpn", **PYRAMID)
+    retinanet = build(RETINANET)
     with pytest.raises(InputError, match="retinanet_resnet50_v1_5_fpn has one"):
         detector_to_onnx(retinanet, tmp_path / "d.onnx")
     assert not list(tmp_path.iterdir())

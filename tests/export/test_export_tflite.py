@@ -136,7 +136,7 @@ def test_float32_is_equal_and_lean(name, tmp_path):
             "SOFTMAX": 1,
         }
     )
-    weights = sum(array.nbytes for array in weight_arrays(folded).values())
+    weights = sum(array.nbytes for array in weight_arrays(folded.nodes).values())
     extra = np.prod(spec.input_shape) * 4 if spec.normalization is PER_PIXEL else 0
     assert weights < path.stat().st_size < weights + extra + 25_000
 

@@ -1,24 +1,36 @@
-"""Compares the detections of a detector's ONNX file with the detector's own, on given images."""
+"""Compares the detections of exported files, each in its own runtime, with the detector's own."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
+from PIL import Image
 
-from keras_resnet.detection import boxes as box_ops
+from keras_resnet.detection.data.annotations import DetectionSplit
 from keras_resnet.detection.detections import Detections
 from keras_resnet.detection.detector import Detector
-from keras_resnet.export.runtimes import RunError, open_artifact
+from keras_resnet.detection.evaluation import labels_of_split, relabeled
+from keras_resnet.detection.export.check_signatures import broken_signatures
+from keras_resnet.detection.export.comparison import (
+    LEAST_IOU,
+    SCORE_TOLERANCE,
+    difference,
+    read_detections,
+)
+from keras_resnet.detection.metrics import coco_statistics
+from keras_resnet.detection.sizes import rescale_boxes
+from keras_resnet.errors import InputError
+from keras_resnet.export.runtimes import Artifact, RunError, open_artifact
+from keras_resnet.export.serving import INPUT
 
-_LEAST_IOU = 0.99
-_SCORE_TOLERANCE = 1e-4
+_AP_TOLERANCE, _REDUCED_AP_TOLERANCE = 0.001, 0.02  # in float32, and in lower precision
+_Images = Sequence[np.ndarray] | DetectionSplit
 
 
 @dataclasses.dataclass(frozen=True)
 class DetectorVerification:
-    """The differences between the detections of an ONNX file and those of the detector.
+    """The differences between the detections of an exported file and those of the detector.
 
     Attributes:
         images: number of compared images.
@@ -27,6 +39,9 @@ class DetectorVerification:
             counterpart, 1 if there are no detections.
         score_difference: largest absolute difference between the scores of a detection and its counterpart.
         problems: a message for each failed check.
+        ap: COCO's mean average precision of the file, IoU .50:.95, in [0, 1]; None without annotated objects.
+        expected_ap: the same of the detector.
+        version: of the runtime, such as "onnxruntime 1.23.0".
     """
 
     images: int
@@ -34,67 +49,135 @@ class DetectorVerification:
     least_iou: float
     score_difference: float
     problems: tuple[str, ...]
+    ap: float | None = None
+    expected_ap: float | None = None
+    version: str = ""
 
     @property
     def equal(self) -> bool:
-        """Whether class names, numbers of detections, boxes and scores agree within the tolerances."""
+        """Whether class names, detections and the mean average precision agree within the tolerances."""
         return not self.problems
 
 
-def verify_onnx_file(
-    detector: Detector, path: str | Path, images: Sequence[np.ndarray]
+def verify(
+    detector: Detector,
+    format: str,
+    path: str | Path,
+    images: _Images,
+    precision: str = "float32",
+    expected: Sequence[Detections] | None = None,
 ) -> DetectorVerification:
-    """Runs a file of `detector_to_onnx` in ONNX Runtime and compares its detections with the detector's.
+    """Runs an exported file in its own process, without Keras, and compares its detections.
 
-    Boxes agree if the IoU of each detection and its counterpart is at least 0.99, scores within 1e-4.
+    In float32, each image must have the same number of detections, and each detection a counterpart of the
+    same label with an IoU of at least 0.99 and a score within 1e-4. With annotated objects, COCO's mean
+    average precision must be within 0.001. A file of lower precision is compared by its mean average
+    precision only, which must be within 0.02. All signatures of a SavedModel are compared.
+
+    For a file of a fixed size, the images are resized before the file and the detector get them.
 
     Args:
-        images: uint8 (height, width, 3), RGB, of any sizes.
+        format: "saved_model", "onnx", "tflite", or "openvino" for an ONNX file in OpenVINO.
+        images: uint8 (height, width, 3), RGB, of any sizes; or a split.
+        precision: of the file: "float32", "float16" or "int8".
+        expected: the detector's own detections of the images, if they are known.
 
     Raises:
-        InputError: the file does not exist, or ONNX Runtime cannot load it or is not installed.
+        InputError: the file does not exist or cannot be opened, its runtime is not installed, there are no
+            images, or no annotated objects for a file of lower precision.
     """
-    ious, differences, problems = [1.0], [0.0], []
-    expected = detector.detect(images)
-    with open_artifact("onnx", path) as file:
-        if file.labels != detector.class_names:
+    annotated = isinstance(images, DetectionSplit) and any(map(len, images.objects))
+    if not len(images):
+        raise InputError("there are no images to verify on")
+    if precision != "float32" and not annotated:
+        raise InputError(f"{precision} files are compared by their mean average precision; pass a split")
+    with open_artifact(format, path) as file:
+        problems = list(file.problems)
+        if file.labels is not None and file.labels != detector.class_names:
             problems.append("its labels are not the detector's class names")
-        for index, (image, reference) in enumerate(zip(images, expected, strict=True)):
-            try:
-                found = _detections(file.run(image[None].astype("float32")))
-            except RunError as error:
-                problems.append(f"does not run on image {index}: {str(error).splitlines()[0]}")
-                break
-            if len(found) != len(reference):
-                problems.append(f"finds {len(found)} objects in image {index}, not {len(reference)}")
-            iou, difference = _compare(found, reference)
-            ious.append(iou)
-            differences.append(difference)
-    # NumPy's keep NaN, which Python's may lose.
-    least, largest = float(np.min(ious)), float(np.max(differences))
-    if not least >= _LEAST_IOU:
-        problems.append(f"a box has an IoU of {least:.3f} with the detector's")
-    if not largest <= _SCORE_TOLERANCE:
-        problems.append(f"a score differs by {largest:.1e}")
-    total = sum(map(len, expected))
-    return DetectorVerification(len(expected), total, least, largest, tuple(problems))
+        if precision == "float32":
+            problems += broken_signatures(file, detector, _read(images, 0))
+        pairs = _compare(detector, file, images, expected, problems)
+    differences = [difference(*pair) for pair in pairs]
+    # NumPy's functions keep NaN, which Python's may lose.
+    least = float(np.min([1.0, *(iou for iou, _ in differences)]))
+    largest = float(np.max([0.0, *(score for _, score in differences)]))
+    if precision == "float32":
+        problems += _differences(pairs, least, largest)
+    figures: tuple[float | None, float | None] = (None, None)
+    if isinstance(images, DetectionSplit) and annotated and len(pairs) == len(images):
+        figures = _average_precisions(detector, images, pairs)
+        limit = _AP_TOLERANCE if precision == "float32" else _REDUCED_AP_TOLERANCE
+        if not abs(figures[0] - figures[1]) <= limit:
+            problems.append(
+                f"its mean average precision is {figures[0]:.4f}, the detector's {figures[1]:.4f}"
+            )
+    total = sum(len(own) for _, own in pairs)
+    return DetectorVerification(
+        len(images), total, least, largest, tuple(problems), *figures, version=file.version
+    )
 
 
-def _detections(outputs: dict[str, np.ndarray]) -> Detections:
-    """The valid detections of the first image."""
-    (count,) = outputs["count"]
-    return Detections(*(outputs[name][0, :count] for name in ("boxes", "scores", "labels")))
+def _read(images: _Images, index: int) -> np.ndarray:
+    return images.read_image(index) if isinstance(images, DetectionSplit) else images[index]
 
 
-def _compare(found: Detections, expected: Detections) -> tuple[float, float]:
-    """The lowest IoU of a detection and its counterpart, and the largest difference of their scores.
+def _compare(
+    detector: Detector,
+    file: Artifact,
+    images: _Images,
+    expected: Sequence[Detections] | None,
+    problems: list[str],
+) -> list[tuple[Detections, Detections]]:
+    """Returns the detections of the file and of the detector in each image, in pixels of the image.
 
-    The counterpart is the box with the highest IoU of the same label, because equal scores may be in another
-    order.
+    Ends at the first image on which the file does not run, which becomes one of the `problems`.
     """
-    if not len(expected) or not len(found):
-        return float(len(found) == len(expected)), 0.0
-    overlaps = box_ops.iou(tf.constant(expected.boxes), tf.constant(found.boxes)).numpy()
-    overlaps[expected.labels[:, None] != found.labels] = 0.0
-    best = overlaps.argmax(1)
-    return float(overlaps.max(1).min()), float(np.abs(found.scores[best] - expected.scores).max())
+    pairs = []
+    _, shape = file.inputs.get(INPUT, ("", (None,) * 4))
+    for index in range(len(images)):
+        image = _read(images, index)
+        original = image.shape[:2]
+        size = tuple(fixed or side for fixed, side in zip(shape[1:3], original, strict=True))
+        if size != original:
+            image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+        own = expected[index] if expected and size == original else detector.detect([image])[0]
+        try:
+            (found,) = read_detections(file.run(image[None].astype("float32")), 1)
+        except (RunError, InputError) as error:
+            problems.append(f"does not run on image {index}: {str(error).splitlines()[0]}")
+            break
+        pairs.append(
+            tuple(
+                dataclasses.replace(each, boxes=rescale_boxes(each.boxes, size, original))
+                for each in (found, own)
+            )
+        )
+    return pairs
+
+
+def _differences(pairs: Sequence[tuple[Detections, Detections]], least: float, largest: float) -> list[str]:
+    """Returns the differences beyond the tolerances of float32, as sentences."""
+    problems = []
+    wrong = [index for index, (found, own) in enumerate(pairs) if len(found) != len(own)]
+    if wrong:
+        found, own = pairs[wrong[0]]
+        others = f", and in {len(wrong) - 1} others another number" if wrong[1:] else ""
+        problems.append(f"finds {len(found)} objects in image {wrong[0]}, not {len(own)}{others}")
+    # Negated, so that NaN is a problem.
+    if not least >= LEAST_IOU:
+        problems.append(f"a box has an IoU of {least:.3f} with the detector's")
+    if not largest <= SCORE_TOLERANCE:
+        problems.append(f"a score differs by {largest:.1e}")
+    return problems
+
+
+def _average_precisions(
+    detector: Detector, split: DetectionSplit, pairs: Sequence[tuple[Detections, Detections]]
+) -> tuple[float, float]:
+    """Returns COCO's mean average precisions of the file and of the detector."""
+    labels = labels_of_split(detector, split)
+    columns = zip(*pairs, strict=True)
+    kept = [[relabeled(own, labels, detector.name) for own in column] for column in columns]
+    file, own = (coco_statistics(split, found).figures["AP"] for found in kept)
+    return file, own

@@ -1,11 +1,13 @@
 """Writes TensorFlow SavedModels, in the layout of TensorFlow Serving."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_resnet.errors import InputError
@@ -68,15 +70,36 @@ def to_saved_model(
     check_choice("precision of a SavedModel", precision, precisions("saved_model"))
     graph = fold(model)
     check_labels(labels, graph.classes)
-    path = Path(path)
+    signatures = functools.partial(
+        _signatures, graph=graph, precision=precision, labels=labels, preprocessing=preprocessing
+    )
+    return write_version(Path(path), signatures, metadata or {}, labels)
+
+
+def write_version(
+    path: Path,
+    make_signatures: Callable[[tf.Module], dict[str, Any]],
+    metadata: Mapping[str, str],
+    labels: Sequence[str],
+) -> Path:
+    """Writes the next version of a model to `path`, the folder of its versions; returns the version's folder.
+
+    Args:
+        make_signatures: returns the signatures by name; stores their variables in the given module.
+        metadata: strings by name, for the asset `metadata.json`.
+        labels: class names, for the asset `labels.txt`.
+
+    Raises:
+        InputError: something else exists at `path`, or it cannot be written.
+    """
     version = path / str(next_version(path))
     with _removed_if_empty(path), replacing(version, lambda found: False) as temporary:
         module: Any = tf.Module()
-        signatures = _signatures(module, graph, precision, labels, preprocessing)
+        signatures = make_signatures(module)
         # Assets must exist until TensorFlow has copied them.
         assets = temporary.with_name("assets")
         assets.mkdir()
-        for name, text in text_files(dict(sorted((metadata or {}).items())), labels).items():
+        for name, text in text_files(dict(sorted(metadata.items())), labels).items():
             (assets / name).write_text(text, encoding="utf-8")
             setattr(module, name.replace(".", "_"), tf.saved_model.Asset(str(assets / name)))
         try:
@@ -85,6 +108,26 @@ def to_saved_model(
         except tf.errors.OpError as error:  # how TensorFlow reports a full disk
             raise InputError(f"cannot write {path}: {error.message}") from error
     return version
+
+
+def constants_or_variables(
+    weights: Mapping[tuple[str, str], np.ndarray], module: Any
+) -> Mapping[tuple[str, str], Any]:
+    """Returns small weights as they are, to become constants, and large ones as variables of `module`.
+
+    Weights that are the same array become the same variable.
+    """
+    arrays: dict[int, Any] = {id(array): array for array in weights.values()}
+    if sum(array.nbytes for array in arrays.values()) <= _CONSTANT_BYTES:
+        return weights
+    variables = {key: tf.Variable(array, trainable=False) for key, array in arrays.items()}
+    module.model_variables = list(variables.values())
+    return {key: variables[id(array)] for key, array in weights.items()}
+
+
+def signature_function(function: Callable, *specs: tf.TensorSpec) -> Any:
+    """Returns a signature, which takes tensors of `specs`; their names are those of its inputs."""
+    return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
 
 
 def next_version(path: Path) -> int:
@@ -114,10 +157,7 @@ def _signatures(
     module, graph: Graph, precision: str, labels: tuple[str, ...], preprocessing: Preprocessing | None
 ) -> dict:
     """Returns the signatures; `module` keeps their variables. Without Keras objects, nothing is nested."""
-    weights: dict = weight_arrays(graph, precision)
-    if sum(array.nbytes for array in weights.values()) > _CONSTANT_BYTES:
-        weights = {key: tf.Variable(array, trainable=False) for key, array in weights.items()}
-        module.model_variables = list(weights.values())
+    weights = constants_or_variables(weight_arrays(graph.nodes, precision), module)
     shape = (None, *graph.input_shape)
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
@@ -132,17 +172,14 @@ def _signatures(
         results = outputs(tf.cast(images, tf.float32))
         return {name: results[name] for name in OUTPUTS}
 
-    def signature(function, *specs):
-        return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
-
     images = tf.TensorSpec(shape, tf.float32, name=INPUT)
     # One tensor for all functions, so that `labels` lists the names that `classify_bytes` returns.
     names = tf.constant(labels or [str(index) for index in range(graph.classes)])
     signatures = {
-        SIGNATURE: signature(classify, images),
-        UINT8_SIGNATURE: signature(classify, tf.TensorSpec(shape, tf.uint8, name=INPUT)),
-        FEATURES: signature(lambda images: {FEATURES: outputs(images)[FEATURES]}, images),
-        LABELS: signature(lambda: {LABELS: tf.identity(names)}),
+        SIGNATURE: signature_function(classify, images),
+        UINT8_SIGNATURE: signature_function(classify, tf.TensorSpec(shape, tf.uint8, name=INPUT)),
+        FEATURES: signature_function(lambda images: {FEATURES: outputs(images)[FEATURES]}, images),
+        LABELS: signature_function(lambda: {LABELS: tf.identity(names)}),
     }
     height, width, channels = graph.input_shape
     if height is not None and height == width and channels in (1, 3):
@@ -155,5 +192,5 @@ def _signatures(
             return {"classes": tf.gather(names, indices), PROBABILITIES: values}
 
         files = tf.TensorSpec((None,), tf.string, name="image_bytes")
-        signatures[CLASSIFY_BYTES] = signature(classify_bytes, files)
+        signatures[CLASSIFY_BYTES] = signature_function(classify_bytes, files)
     return signatures

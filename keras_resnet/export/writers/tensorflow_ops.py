@@ -1,6 +1,7 @@
 """Computes a folded network with TensorFlow operations."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,16 @@ FEATURES = "features"
 Weights = Mapping[tuple[str, str], Any]
 
 
-def weight_arrays(graph: Graph, precision: str = "float32") -> dict[tuple[str, str], np.ndarray]:
-    """Returns the kernels and biases by node and attribute; those of convolutions in `precision`."""
+def weight_arrays(network: Iterable[Node], precision: str = "float32") -> dict[tuple[str, str], np.ndarray]:
+    """Returns the kernels and biases by node and attribute; those of convolutions in `precision`.
+
+    In float32, nodes that share a layer share its arrays.
+    """
     return {
         (node.name, attribute): getattr(node, attribute).astype(
             precision if isinstance(node, nodes.Conv) else "float32", copy=False
         )
-        for node in graph.nodes
+        for node in network
         if isinstance(node, nodes.Dense)
         for attribute in ("kernel", "bias")
     }
@@ -40,21 +44,32 @@ def compute(graph: Graph, images: Any, weights: Weights, precision: str = "float
     Returns:
         `logits`, `probabilities` and `features` (the pooled last feature map), float32 (batch, n).
     """
-    tensors: dict[str, Any] = {}
-    normalized = {name for node in graph.nodes if isinstance(node, nodes.Affine) for name in node.inputs}
-    # The terms of sums that are then normalized, as in pre-activation networks.
-    summands = {
-        name
-        for node in graph.nodes
-        if isinstance(node, nodes.Add) and node.name in normalized
-        for name in node.inputs
-    }
-    for node in graph.nodes:
-        inputs = [tensors[name] for name in node.inputs] or [images]
-        tensors[node.name] = _compute_node(node, inputs, weights, precision, node.name in summands)
+    tensors = compute_nodes(graph.nodes, images, weights, precision)
     # Named, because converters and viewers show the names.
     outputs = graph.outputs | {FEATURES: graph.features}
     return {key: tf.identity(tensors[name], key) for key, name in outputs.items()}
+
+
+def compute_nodes(
+    network: Sequence[Node], images: Any, weights: Weights, precision: str = "float32"
+) -> dict[str, Any]:
+    """Computes the nodes of a network, each after its inputs; returns their tensors by node.
+
+    See `compute` for the arguments.
+    """
+    tensors: dict[str, Any] = {}
+    normalized = {name for node in network if isinstance(node, nodes.Affine) for name in node.inputs}
+    # The terms of sums that are then normalized, as in pre-activation networks.
+    summands = {
+        name
+        for node in network
+        if isinstance(node, nodes.Add) and node.name in normalized
+        for name in node.inputs
+    }
+    for node in network:
+        inputs = [tensors[name] for name in node.inputs] or [images]
+        tensors[node.name] = _compute_node(node, inputs, weights, precision, node.name in summands)
+    return tensors
 
 
 def _compute_node(node: Node, inputs: list, weights: Weights, precision: str, is_summand: bool):
@@ -93,6 +108,10 @@ def _compute_node(node: Node, inputs: list, weights: Weights, precision: str, is
         case nodes.AveragePool():
             padding = "SAME" if node.same else "VALID"
             return tf.nn.avg_pool2d(x, node.size, node.strides, padding, name=name)
+        case nodes.Flatten():
+            return tf.reshape(x, [tf.shape(x)[0], math.prod(x.shape[1:])], name=name)
+        case nodes.Upsample():
+            return tf.image.resize(x, tf.shape(x)[1:3] * node.size, "nearest", name=name)
         case nodes.Pad():
             padding = [(0, 0), *node.padding, node.channels]
             if not is_summand:

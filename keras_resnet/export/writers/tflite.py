@@ -84,7 +84,7 @@ def _write_source(graph: Graph, path: Path, input_dtype: str, outputs: Iterable[
     module: Any = tf.Module()
     variables = {
         key: tf.Variable(array, trainable=False)  # pyright: ignore[reportArgumentType] (takes arrays, too)
-        for key, array in weight_arrays(graph).items()
+        for key, array in weight_arrays(graph.nodes).items()
     }
     module.model_variables = list(variables.values())
     signature = [tf.TensorSpec((None, *graph.input_shape), input_dtype, name=INPUT)]

@@ -1,0 +1,116 @@
+"""Compares the signatures of an exported file with the detector: batches, portrait and landscape, bytes."""
+
+import functools
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from keras_resnet.detection.data.files import decode_file
+from keras_resnet.detection.detector import Detector
+from keras_resnet.detection.export.comparison import problem, read_detections
+from keras_resnet.detection.export.serving import CLASSES, COUNT, DETECT_BYTES, IMAGE_BYTES, LABELS
+from keras_resnet.errors import InputError
+from keras_resnet.export.runtimes import Artifact, RunError
+from keras_resnet.export.serving import INPUT, SIGNATURE, UINT8_SIGNATURE
+
+
+def broken_signatures(file: Artifact, detector: Detector, image: np.ndarray) -> list[str]:
+    """Calls a file with batches of three images, portrait and landscape.
+
+    The signatures of a SavedModel are also called without images and with JPEG and PNG files, one of which is
+    damaged. A file of a fixed size or batch size is not called.
+
+    Args:
+        image: uint8 (height, width, 3), RGB, of which parts are taken.
+
+    Returns:
+        The differences from the detector, as sentences.
+    """
+    if list(file.inputs) != [INPUT]:
+        return [f"its inputs are {', '.join(file.inputs)}, not {INPUT}"]
+    _, shape = file.inputs[INPUT]
+    if tuple(shape) != (None, None, None, 3):
+        return []
+    side = min(image.shape[:2])
+    views = [image[: -(-side * 3 // 4), :side], image[:side, : -(-side * 3 // 4)]]
+    checks: list[tuple[str, Callable[..., str | None]]] = []
+    for view in views:
+        pixels = np.stack([view, view[:, ::-1], view[::-1]])
+        checks.append((SIGNATURE, functools.partial(_pixels, pixels=pixels.astype("float32"))))
+        if file.call is not None:
+            checks.append((UINT8_SIGNATURE, functools.partial(_pixels, pixels=pixels)))
+    if file.call is not None:
+        checks.append((DETECT_BYTES, functools.partial(_bytes, images=[views[0], image, views[1]])))
+        checks.append((DETECT_BYTES, functools.partial(_damaged, image=image)))
+        checks += [(name, _no_images) for name in (SIGNATURE, UINT8_SIGNATURE, DETECT_BYTES)]
+    problems = []
+    for signature, check in checks:
+        try:
+            found = check(signature, file, detector)
+        except RunError as error:
+            found = str(error).splitlines()[0]
+        except InputError as error:
+            found = f"answers in another form: {error}"
+        if found:
+            problems.append(f"its signature {signature} {found}")
+    return list(dict.fromkeys(problems))
+
+
+def _pixels(signature: str, file: Artifact, detector: Detector, pixels: np.ndarray) -> str | None:
+    images = list(pixels.astype("uint8"))
+    answers = file.run(pixels) if file.call is None else file.call(signature, {INPUT: pixels})
+    return _difference(answers, detector, images)
+
+
+def _bytes(signature: str, file: Artifact, detector: Detector, images: Sequence[np.ndarray]) -> str | None:
+    assert file.call is not None
+    files = [encoded(image, "JPEG" if index % 2 else "PNG") for index, image in enumerate(images)]
+    decoded = [decode_file(content, "image") for content in files]
+    return _difference(file.call(signature, {IMAGE_BYTES: np.array(files)}), detector, decoded)
+
+
+def _damaged(signature: str, file: Artifact, detector: Detector, image: np.ndarray) -> str | None:
+    assert file.call is not None
+    good, bad = encoded(image, "PNG"), encoded(image, "JPEG")
+    try:
+        file.call(signature, {IMAGE_BYTES: np.array([good, bad[: len(bad) // 2], good])})
+    except RunError as error:
+        named = f"{IMAGE_BYTES}[1] is damaged" in str(error)
+        return None if named else f"does not name the damaged image: {str(error).splitlines()[0]}"
+    return "does not refuse a damaged image"
+
+
+def _no_images(signature: str, file: Artifact, detector: Detector) -> str | None:
+    assert file.call is not None
+    inputs = {
+        SIGNATURE: {INPUT: np.zeros((0, 8, 8, 3), "float32")},
+        UINT8_SIGNATURE: {INPUT: np.zeros((0, 8, 8, 3), "uint8")},
+        DETECT_BYTES: {IMAGE_BYTES: np.zeros(0, "S1")},
+    }
+    answers = file.call(signature, inputs[signature])
+    return None if not read_detections(answers, 0) else "detects objects in a batch without images"
+
+
+def _difference(
+    answers: dict[str, np.ndarray], detector: Detector, images: Sequence[np.ndarray]
+) -> str | None:
+    """Returns the first difference between the answers for a batch and the detector's detections."""
+    expected = detector.detect(images)
+    for index, (found, own) in enumerate(zip(read_detections(answers, len(images)), expected, strict=True)):
+        if sentence := problem(found, own):
+            return f"{sentence} in image {index} of a batch of {len(images)}"
+    if CLASSES not in answers:
+        return None
+    names = np.array([*detector.class_names, ""])
+    valid = np.arange(answers[LABELS].shape[1]) < answers[COUNT][:, None]
+    right = names[np.where(valid, answers[LABELS], len(names) - 1)]
+    return None if np.array_equal(answers[CLASSES], right) else "gives classes that do not fit the labels"
+
+
+def encoded(image: np.ndarray, format: str) -> bytes:
+    """Returns the bytes of an image file, "JPEG" or "PNG"."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format)
+    return file.getvalue()

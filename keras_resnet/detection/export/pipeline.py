@@ -1,0 +1,138 @@
+"""Exports a detector and verifies the files."""
+
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from keras_resnet import files
+from keras_resnet.detection.detections import Detections
+from keras_resnet.detection.detector import Detector
+from keras_resnet.detection.drawing import draw_boxes, save_contact_sheet, thumbnail
+from keras_resnet.detection.export.model_card import model_card
+from keras_resnet.detection.export.onnx import detector_to_onnx
+from keras_resnet.detection.export.report import (
+    DetectorArtifactReport,
+    DetectorExportReport,
+    comparison_table,
+)
+from keras_resnet.detection.export.request import DetectionImages, DetectorExportRequest
+from keras_resnet.detection.export.saved_model import detector_to_saved_model
+from keras_resnet.detection.export.verification import verify
+from keras_resnet.errors import InputError
+from keras_resnet.export.artifacts import ARTIFACTS
+from keras_resnet.export.publishing import CARD, PARITY, check_output_folder, publish
+
+_PICTURE = "detections.png"
+_DRAWN_IMAGES = 8
+_DRAWN_SCORE = 0.5
+
+
+def export_detector(
+    request: DetectorExportRequest, tell: Callable[[str], None] = print
+) -> DetectorExportReport:
+    """Exports a detector, compares each file with it, and writes a report beside the files.
+
+    Only what equals the detector gets its final name, a SavedModel the next number. What differs is moved to
+    the hidden folder `.rejected`, until the next export.
+
+    Args:
+        tell: receives the progress, line by line, and the table at the end.
+
+    Raises:
+        InputError: the request cannot be carried out, the folder cannot be written, or another program's
+            file has the name of one of ours.
+    """
+    source = request.source()
+    detector, output_dir, images = source.detector, source.output_dir, source.images
+    check_output_folder(output_dir, request.artifacts, _PICTURE)
+    with files.hidden_folder(output_dir / "export") as hidden:
+        written = _write(detector, request, images, hidden, tell)
+        tell(f"detecting objects in {images.source}")
+        expected = [detector.detect([image])[0] for image in images]
+        formats = {}
+        for name, path in written.items():
+            tell(f"comparing {ARTIFACTS[name].file_name} with the detector")
+            formats[name] = _verified(detector, name, path, images, expected)
+        equal = {name for name, found in formats.items() if found.equal}
+        published = publish(written, equal, output_dir, _PICTURE)
+    report = DetectorExportReport(
+        model=detector.name,
+        class_names=detector.class_names,
+        images=len(images),
+        images_from=images.source,
+        ap=next((found.verification.expected_ap for found in formats.values()), None),
+        parameters=int(detector.model.count_params()),
+        image_size=_tflite_size(request, images),
+        files={name: path.relative_to(output_dir).as_posix() for name, path in published.items()},
+        formats=formats,
+    )
+    files.write_json(output_dir / PARITY, report.to_json())
+    _draw(detector, images, expected, output_dir / _PICTURE)
+    card = model_card(detector, report, source.recipe, request.command, _PICTURE, source.origin)
+    files.write_text(output_dir / CARD, card)
+    tell(comparison_table(report, output_dir))
+    rejected = [report.files[name] for name in report.formats if name not in equal]
+    if rejected:
+        tell(f"not published: {', '.join(str(output_dir / path) for path in rejected)}")
+    return report
+
+
+def _tflite_size(request: DetectorExportRequest, images: DetectionImages) -> tuple[int, int] | None:
+    has_tflite = any(ARTIFACTS[name].format == "tflite" for name in request.artifacts)
+    return (request.image_size or images.size) if has_tflite else None
+
+
+def _write(
+    detector: Detector,
+    request: DetectorExportRequest,
+    images: DetectionImages,
+    folder: Path,
+    tell: Callable[[str], None],
+) -> dict[str, Path]:
+    """Writes the files to a folder; returns their paths by name."""
+    written = {}
+    for name in request.artifacts:
+        kind, began = ARTIFACTS[name], time.perf_counter()
+        path = folder / kind.file_name
+        try:
+            if kind.format == "saved_model":
+                path = detector_to_saved_model(detector, path)
+            elif kind.format == "onnx":
+                detector_to_onnx(detector, path, opset=request.opset, io_dtype=request.io_dtype)
+            else:
+                raise InputError("tflite")
+        except ModuleNotFoundError as error:
+            raise InputError(f"to write {name}, install the extra 'export': {error}") from error
+        written[name] = path
+        size = files.size(path) / 1e6
+        tell(f"wrote {kind.file_name} ({size:.2f} MB, {time.perf_counter() - began:.1f} s)")
+    return written
+
+
+def _verified(
+    detector: Detector, name: str, path: Path, images: DetectionImages, expected: list[Detections]
+) -> DetectorArtifactReport:
+    kind = ARTIFACTS[name]
+    verification = verify(detector, kind.format, path, images.images, kind.precision, expected)
+    openvino = None
+    if kind.format == "onnx" and find_spec("openvino") is not None:
+        openvino = verify(detector, "openvino", path, images.images, kind.precision, expected)
+    return DetectorArtifactReport(
+        kind.precision, verification, files.size(path), files.sha256(path), openvino
+    )
+
+
+def _draw(detector: Detector, images: DetectionImages, expected: list[Detections], path: Path) -> None:
+    """Draws the detections with a score above 0.5 on a few images, spread evenly."""
+    count = min(_DRAWN_IMAGES, len(images))
+    chosen = [index * len(images) // count for index in range(count)]
+    pictures, captions = [], []
+    for index in chosen:
+        found = expected[index].above(_DRAWN_SCORE)
+        picture = draw_boxes(images[index], found.boxes, found.labels, detector.class_names, found.scores)
+        pictures.append(thumbnail(picture))
+        captions.append(f"image {index}: objects: {len(found)}")
+    heading = f"{detector.name}, scores above {_DRAWN_SCORE:g}"
+    with files.replacing(path, files.starts_with(b"PNG")) as temporary:
+        save_contact_sheet(pictures, captions, heading, temporary)

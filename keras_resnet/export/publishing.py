@@ -1,0 +1,74 @@
+"""Moves verified artifacts to their final names, and those that differ to a hidden folder."""
+
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+
+from keras_resnet import files
+from keras_resnet.export.artifacts import ARTIFACTS
+from keras_resnet.export.writers.onnx import is_our_onnx_file
+from keras_resnet.export.writers.saved_model import next_version
+from keras_resnet.export.writers.tflite import is_tflite_file
+
+PARITY = "parity.json"
+CARD = "MODEL_CARD.md"
+
+_REJECTED = ".rejected"
+# What the files of a report have in their first bytes, so that no other program's file is replaced.
+_MARKS = {PARITY: b'"model"', CARD: b"Python package `keras_resnet`"}
+_PICTURE_MARK = b"PNG"
+# Whether what has the name of an artifact may be replaced by it, by format.
+_IS_OURS: Mapping[str, Callable[[Path], bool]] = {
+    "saved_model": lambda version: False,
+    "tflite": is_tflite_file,
+    "onnx": is_our_onnx_file,
+}
+
+
+def check_output_folder(output_dir: Path, artifacts: Iterable[str], picture: str) -> None:
+    """Raises `InputError` if an artifact or a file of the report would replace another program's file.
+
+    Args:
+        artifacts: keys of `ARTIFACTS`.
+        picture: file name of the report's picture.
+    """
+    for name, mark in (_MARKS | {picture: _PICTURE_MARK}).items():
+        files.check_replaceable(output_dir / name, files.starts_with(mark))
+    for name in artifacts:
+        _final_path(name, output_dir)
+
+
+def publish(
+    written: Mapping[str, Path], equal: Collection[str], output_dir: Path, picture: str
+) -> dict[str, Path]:
+    """Moves artifacts to their final names, or to the rejected ones; removes the old report.
+
+    Args:
+        written: the artifacts' paths by keys of `ARTIFACTS`.
+        equal: the keys of those that equal the Keras model; the others are rejected.
+        picture: file name of the report's picture.
+
+    Returns:
+        Their new paths by key.
+    """
+    rejected = output_dir / _REJECTED
+    with files.os_errors_as_input_errors(output_dir):
+        shutil.rmtree(rejected, ignore_errors=True)
+        for name in (*_MARKS, picture):
+            (output_dir / name).unlink(missing_ok=True)
+    published = {}
+    for name, path in written.items():
+        published[name] = _final_path(name, output_dir if name in equal else rejected)
+        with files.replacing(published[name], _IS_OURS[ARTIFACTS[name].format]) as temporary:
+            shutil.move(path, temporary)
+    return published
+
+
+def _final_path(name: str, folder: Path) -> Path:
+    """Returns where an artifact belongs: a SavedModel in the next version; refuses other programs' files."""
+    kind = ARTIFACTS[name]
+    path = folder / kind.file_name
+    if kind.format == "saved_model":
+        return path / str(next_version(path))
+    files.check_replaceable(path, _IS_OURS[kind.format])
+    return path
