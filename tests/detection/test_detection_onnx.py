@@ -39,12 +39,12 @@ def test_scenes_of_several_sizes(c4):
 def test_global_context(tmp_path):
     detector = build(C4, global_context=True)
     path = detector_to_onnx(detector, tmp_path / "d.onnx", opset=16)
-    verification = verify_onnx_file(detector, path, [*scenes(1), scenes(1)[0][:50, :97]])
+    verification = verify(detector, "onnx", path, [*scenes(1), scenes(1)[0][:50, :97]])
     assert verification.problems == ()
     assert verification.detections > 2
     kernel = detector.model.get_layer("roi_logits").kernel
     kernel.assign(np.concatenate([kernel[:8], np.zeros_like(kernel[8:])]))
-    assert not verify_onnx_file(detector, path, scenes(1)).equal
+    assert not verify(detector, "onnx", path, scenes(1)).equal
 
 
 @pytest.mark.slow

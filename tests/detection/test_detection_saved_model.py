@@ -211,9 +211,9 @@ def test_nothing_is_found_and_one_class(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [FPN, RETINANET])
-def test_other_detectors(name, tmp_path):
-    detector = build(name, score_threshold=0.01)
+@pytest.mark.parametrize(("name", "options"), [(FPN, {}), (RETINANET, {}), (C4, {"global_context": True})])
+def test_other_detectors(name, options, tmp_path):
+    detector = build(name, score_threshold=0.01, **options)
     artifact = opened(detector_to_saved_model(detector, tmp_path / "name"))
     assert broken_signatures(artifact, detector, scenes(1)[0]) == []
     assert artifact.run(scenes(1)[0][None].astype("float32"))["count"][0] > 2

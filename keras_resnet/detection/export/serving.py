@@ -6,7 +6,7 @@ processed individually, so its detections do not depend on the other images of a
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
