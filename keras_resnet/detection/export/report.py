@@ -19,8 +19,8 @@ class DetectorArtifactReport:
     Attributes:
         precision: "float32", "float16" or "int8".
         verification: the comparison in the runtime of the file's format.
-        openvino: the comparison of an ONNX file in OpenVINO; None if OpenVINO is not installed, and for
-            other formats.
+        openvino: the comparison of an ONNX file in OpenVINO, which does not decide whether the file is equal;
+            None if OpenVINO is not installed, and for other formats.
         bytes: size of the file, or of all files in the folder.
     """
 
@@ -33,12 +33,12 @@ class DetectorArtifactReport:
     @property
     def equal(self) -> bool:
         """Whether the file may be published."""
-        return self.verification.equal and (self.openvino is None or self.openvino.equal)
+        return self.verification.equal
 
     @property
     def verdict(self) -> str:
         """ "equal" (in float32), "close" (in lower precision) or "DIFFERENT"."""
-        return verdict(self.verification, self.precision) if self.equal else _DIFFERENT
+        return verdict(self.verification, self.precision)
 
     @property
     def runs(self) -> list[tuple[str, DetectorVerification]]:
