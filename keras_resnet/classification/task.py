@@ -1,7 +1,6 @@
 """The classification task of the training loop."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from keras_resnet.training import loop
 from keras_resnet.training.distribution import Distribution
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.schedules import progressive_size
-from keras_resnet.training.task import Batch, Curve, Task
+from keras_resnet.training.task import Batch, Call, Curve, Task
 from keras_resnet.weights import ModelSpec, open_weights, save_weights
 
 
@@ -132,7 +131,7 @@ class ClassificationTask(Task):
     def training_sums(
         self,
         model: keras.Model,
-        call: Callable[[tf.Tensor], tf.Tensor],
+        call: Call,
         batch: Batch,
         key: tuple[int, tf.Tensor, tf.Tensor],
     ) -> list[tf.Tensor]:
@@ -143,7 +142,7 @@ class ClassificationTask(Task):
         if recipe.label_smoothing:
             smoothing = recipe.label_smoothing
             targets = targets * (1 - smoothing) + smoothing / classes
-        logits = call(images)
+        logits = call(model, images)
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         # The label of mixed images is that of the larger share.
         return _sums(losses, logits, tf.argmax(targets, -1), batch["weights"])

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from keras_resnet.detection.sizes import padded_shape, rescale_boxes
 from keras_resnet.detection.statistics import reestimate_statistics
 from keras_resnet.detection.weight_files import open_detector_weights
 from keras_resnet.errors import InputError
+from keras_resnet.images.ops import static_shape
 from keras_resnet.images.preprocessing import Normalization
 from keras_resnet.training import loop
 from keras_resnet.training.distribution import Distribution
 from keras_resnet.training.options import RunOptions
-from keras_resnet.training.task import Batch, Curve, Task
+from keras_resnet.training.task import Batch, Call, Curve, Task, call_in_training
 
 _LOSSES = ("rpn_classification", "rpn_box", "roi_classification", "roi_box")
 
@@ -64,9 +65,8 @@ class DetectionTask(Task):
         self.recipe: DetectionRecipe = recipe
 
     def check_options(self, options: RunOptions) -> None:
-        for name in ("jit", "remat"):
-            if getattr(options, name):
-                raise InputError(f"detectors cannot be trained with --{name}")
+        if options.jit:
+            raise InputError("detectors cannot be trained with --jit")
 
     def open(self, data_dir: str | None) -> None:
         recipe = self.recipe
@@ -122,6 +122,10 @@ class DetectionTask(Task):
             images = _whole_images(batches.take(count * shard.replicas), config.size_multiple)
             reestimate_statistics(self._detector, images, distribution.gather)
 
+    def parts(self, model: keras.Model) -> list[keras.Model]:
+        del model
+        return [self._detector.shared, self._detector.head_features]
+
     def arrays(self) -> dict[str, np.ndarray]:
         return self._detector.config.normalization.to_arrays()
 
@@ -146,13 +150,14 @@ class DetectionTask(Task):
     def training_sums(
         self,
         model: keras.Model,
-        call: Callable[[tf.Tensor], tf.Tensor],
+        call: Call,
         batch: Batch,
         key: tuple[int, tf.Tensor, tf.Tensor],
     ) -> list[tf.Tensor]:
-        del model, call  # the detector's `shared` and `head` are used instead
+        del model  # its `parts` are applied instead
         anchors = self._anchors(self._train.canvas, batch)
-        losses = joint_losses(self._detector, batch, anchors, [_seeds(key, batch, part) for part in (0, 1)])
+        seeds = [_seeds(key, batch, purpose) for purpose in (0, 1)]
+        losses = joint_losses(self._detector, batch, anchors, seeds, call)
         sums = [tf.reduce_sum(loss * batch["weights"]) for loss in losses]
         return [tf.add_n(sums), *sums, tf.reduce_sum(batch["weights"])]
 
@@ -213,7 +218,11 @@ class DetectionTask(Task):
 
 
 def joint_losses(
-    detector: Detector, batch: Batch, anchors: Sequence[tf.Tensor], seeds: Sequence[tf.Tensor]
+    detector: Detector,
+    batch: Batch,
+    anchors: Sequence[tf.Tensor],
+    seeds: Sequence[tf.Tensor],
+    call: Call = call_in_training,
 ) -> list[tf.Tensor]:
     """Computes the four losses of each image in training mode.
 
@@ -221,19 +230,23 @@ def joint_losses(
         batch: an element of `DetectionBatches.training`.
         anchors: the result of `Detector.anchors`.
         seeds: the seeds for sampling anchors and for sampling regions, both int64 (batch, 2).
+        call: applies `detector.shared` and `detector.head_features`.
 
     Returns:
         The classification and box losses of the region proposal network and of the box head, each float32
         (batch,).
     """
     config = detector.config
-    outputs = detector.features(batch["images"], training=True)
+    outputs = Outputs(**call(detector.shared, batch["images"]))
     logits, deltas = _joined(outputs)
     targets = anchor_targets(tf.concat(anchors, 0), batch, seeds[0], config)
     of_anchors = rpn_losses(logits, deltas, targets, config)
     proposals = propose(outputs.logits, outputs.deltas, anchors, batch["sizes"], config.in_training)
     regions, targets = region_targets(proposals, batch, seeds[1], config)
-    logits, deltas = detector.regions(outputs, regions, batch["sizes"], training=True)
+    boxes = detector.with_context(regions, batch["sizes"])
+    features = call(detector.head_features, detector.pool(outputs, boxes), input_gradient=True)
+    features = tf.reshape(features, [*static_shape(boxes)[:2], features.shape[-1]])
+    logits, deltas = detector.predict(features, training=True)
     return [*of_anchors, *roi_losses(logits, deltas, targets, config)]
 
 

@@ -18,17 +18,16 @@ class Rematerialized:
     backward pass recomputes each segment when it computes its gradient, and frees it before the next one. The
     last segment's gradient is computed immediately, so the segment is not recomputed.
 
-    Logits, weight gradients and moving statistics equal those of `model(images, training=True)`: the
-    recomputation normalizes with the same batch's statistics and assigns no variable. There is no gradient
-    with respect to the images. Layers that draw random numbers (the zoo has none) would draw different ones
-    when recomputed.
+    Outputs, weight gradients and moving statistics equal those of `model(inputs, training=True)`: the
+    recomputation normalizes with the same batch's statistics and assigns no variable. Layers that draw random
+    numbers (the zoo has none) would draw different ones when recomputed.
 
     `segments` are models that share the layers of the given model, in the order of the computation.
     """
 
     def __init__(self, model: keras.Model, jit: bool = False):
-        """Divides a model with one input and one output, whose frozen layers must stay frozen."""
-        ends = [model.inputs[0], *_cuts(model), model.outputs[0]]
+        """Divides a model with one input and any outputs, whose frozen layers must stay frozen."""
+        ends: list[Any] = [model.inputs[0], *_cuts(model), model.output]
         with recursion_limit():
             # A model without cut points is not divided: recomputing it would save nothing.
             self.segments = (
@@ -38,9 +37,9 @@ class Rematerialized:
             )
         self._jit = jit
 
-    def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the outputs in training mode."""
-        x, in_trained = images, False  # whether x depends on a trained variable
+    def __call__(self, inputs: tf.Tensor, input_gradient: bool = False) -> Any:
+        """Returns the outputs in training mode; without `input_gradient`, the inputs have no gradient."""
+        x, in_trained = inputs, input_gradient  # whether the gradient of x is needed
         for segment in self.segments[:-1]:
             if in_trained or segment.trainable_variables:
                 x = self._call_twice(segment, x, in_trained)
@@ -120,13 +119,13 @@ def _cuts(model: keras.Model) -> list[keras.KerasTensor]:
 def _pieces(model: keras.Model) -> list[tuple[keras.KerasTensor, int]]:
     """The graph's cut points, each with the number of activations between the previous one and it.
 
-    A cut point is a tensor on which alone all later layers depend; the last one is the model's output.
-    Activations are the elements per image of trained layers' outputs, or 1 per piece if the image size is
-    unknown.
+    A cut point is a tensor on which alone all later layers and outputs depend; the last piece ends with the
+    model's outputs. Activations are the elements per image of trained layers' outputs, or 1 per piece if the
+    image size is unknown.
     """
-    calls = layer_calls(model.outputs[:1])
+    calls = layer_calls(model.outputs)
     uses = collections.Counter(tensor_key(tensor) for call in calls for tensor in call.inputs)
-    uses[tensor_key(model.outputs[0])] += 1
+    uses.update(map(tensor_key, model.outputs))
     live, pieces, cost = set(), [], 0
     for call in calls:
         for key in map(tensor_key, call.inputs):
@@ -141,6 +140,8 @@ def _pieces(model: keras.Model) -> list[tuple[keras.KerasTensor, int]]:
         if len(live) == 1 and tensor_key(call.outputs[0]) in live:
             pieces.append((call.outputs[0], cost))
             cost = 0
+    if cost:  # several outputs
+        pieces.append((model.outputs[0], cost))
     if any(None in tensor.shape[1:] for tensor, _ in pieces):
         pieces = [(tensor, 1) for tensor, _ in pieces]
     return pieces

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_resnet.training.distribution import Distribution
 from keras_resnet.training.remat import Rematerialized
-from keras_resnet.training.task import Batch, Task
+from keras_resnet.training.task import Batch, Task, call_in_training
 
 _INITIAL_LOSS_SCALE = 2.0**15
 _LOSS_SCALE_GROWTH_STEPS = 2000
@@ -42,7 +42,10 @@ class Trainer:
         The task's recipe configures the optimizer; `RunOptions` describes the keyword arguments.
         """
         self.model = model
-        self._call = Rematerialized(model, jit) if remat else functools.partial(model, training=True)
+        self._calls: dict[int, Callable] = {
+            id(part): Rematerialized(part, jit) if remat else functools.partial(call_in_training, part)
+            for part in task.parts(model)
+        }
         self._task = task
         self._recipe = recipe = task.recipe
         self.columns = (*task.train_metrics, "count", "finite", "stopping", "loss_scale")
@@ -215,6 +218,9 @@ class Trainer:
             sums = list(self._task.training_sums(self.model, self._call, batch, key))
             scaled = sums[0] * self._loss_scale
         return sums, tape.gradient(scaled, self._weights)
+
+    def _call(self, part: keras.Model, inputs: tf.Tensor, input_gradient: bool = False) -> Any:
+        return self._calls[id(part)](inputs, input_gradient)
 
     def _apply(self, gradients, norm, rate):
         """SGD with momentum as in Caffe and Keras: `v = m v - rate g; w += v`."""

@@ -4,6 +4,7 @@ import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -15,6 +16,20 @@ from keras_resnet.training.options import RunOptions
 from keras_resnet.training.recipe import Recipe
 
 Batch = dict[str, tf.Tensor]
+
+
+class Call(Protocol):
+    """Calls one of `Task.parts` in training mode, with rematerialization if the run uses it."""
+
+    def __call__(self, part: keras.Model, inputs: tf.Tensor, input_gradient: bool = False) -> Any:
+        """The outputs; without `input_gradient`, gradients with respect to the inputs may be missing."""
+        ...
+
+
+def call_in_training(part: keras.Model, inputs: tf.Tensor, input_gradient: bool = False) -> Any:
+    """A `Call` without rematerialization."""
+    del input_gradient  # there is one
+    return part(inputs, training=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +82,10 @@ class Task(abc.ABC):
         All workers call it, and must end with the same result.
         """
 
+    def parts(self, model: keras.Model) -> Sequence[keras.Model]:
+        """The models with one input each that `training_sums` applies; the network itself by default."""
+        return [model]
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The result of `prepare` as arrays for checkpoints."""
         return {}
@@ -92,14 +111,14 @@ class Task(abc.ABC):
     def training_sums(
         self,
         model: keras.Model,
-        call: Callable[[tf.Tensor], tf.Tensor],
+        call: Call,
         batch: Batch,
         key: tuple[int, tf.Tensor, tf.Tensor],
     ) -> Sequence[tf.Tensor]:
         """Sums over the batch of one replica, or a part of it; graph code, recorded by the gradient tape.
 
         Args:
-            call: applies the network in training mode, with rematerialization if the run uses it.
+            call: applies the network, or one of its `parts`.
             key: (seed, step, part), different for every batch: the source of all randomness.
 
         Returns:

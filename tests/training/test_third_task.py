@@ -49,7 +49,7 @@ class Brightness(Task):
         return tf.abs(outputs[:, 0] - tf.reduce_mean(batch["images"], (1, 2, 3)))
 
     def training_sums(self, model, call, batch, key):
-        losses = self._errors(call(batch["images"]), batch) ** 2
+        losses = self._errors(call(model, batch["images"]), batch) ** 2
         return tf.reduce_sum(losses * batch["weights"]), tf.reduce_sum(batch["weights"])
 
     def evaluation_sums(self, model, batch):

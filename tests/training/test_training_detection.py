@@ -30,6 +30,8 @@ from keras_resnet.detection.config import get_detector_config
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
 from keras_resnet.training.loop import TrainingFailed
+from keras_resnet.training.remat import Rematerialized
+from keras_resnet.training.task import call_in_training
 from keras_resnet.weights import ModelSpec, get_entry, save_weights
 
 
@@ -221,16 +223,32 @@ def test_weights_that_are_not_finite_stop_the_run(one_device):
     place = {"seed": 0, "epoch": 0, "epochs": 1, "first_step": 0, "bad": bad}
     batch = next(iter(task.training_batches(one_device, **place)))
     # The loop stops before a step with such a loss.
-    assert np.isnan(task.training_sums(None, None, batch, (0, tf.constant(0), tf.constant(0)))[0])
+    assert np.isnan(task.training_sums(None, call_in_training, batch, (0, tf.constant(0), tf.constant(0)))[0])
     sums, collected = task.evaluation_sums(None, next(iter(task.evaluation_batches(one_device, bad))))
     with pytest.raises(TrainingFailed, match=r"outputs are not finite for 4 of 4 images of 'test\[:5\]'"):
         task.evaluation_metrics(np.array(sums), {name: value.numpy() for name, value in collected.items()})
 
 
-@pytest.mark.parametrize("option", ["jit", "remat"])
-def test_options_that_detectors_do_not_have(tmp_path, run_options, option):
-    with pytest.raises(InputError, match=f"detectors cannot be trained with --{option}"):
-        train(small_recipe(), tmp_path / "run", run_options(**{option: True}))
+def test_detectors_are_not_compiled(tmp_path, run_options):
+    with pytest.raises(InputError, match="detectors cannot be trained with --jit"):
+        train(small_recipe(), tmp_path / "run", run_options(jit=True))
+
+
+@pytest.mark.slow
+def test_rematerialization_changes_nothing(tmp_path, run_options):
+    """Neither the shared layers nor the box head, whose input has a gradient, too."""
+    recipe, observed = small_recipe(steps=2), []
+
+    def observe(trainer, first, rows):
+        observed.extend(rows.tolist())
+
+    plain, remat = (tmp_path / name for name in ("plain", "remat"))
+    train(recipe, plain, run_options(), observe)
+    train(recipe, remat, run_options(remat=True), observe)
+    assert observed[:2] == observed[2:]
+    assert RunFolder(remat).weights.read_bytes() == RunFolder(plain).weights.read_bytes()
+    detector = load_detector(RunFolder(plain).weights)
+    assert all(len(Rematerialized(part).segments) > 1 for part in (detector.shared, detector.head_features))
 
 
 @pytest.mark.parametrize(
