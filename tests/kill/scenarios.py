@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from helpers.processes import launch_command, train_command
+from helpers.processes import TINY_FLAGS, launch_command, train_command
+from helpers.tiny_detectors import recipe_flags, small_recipe
 from kill import inspection
 from kill.attack import VICTIM, Attack, Ended, OutOfTime, run
 
@@ -30,7 +31,9 @@ from keras_resnet.processes import cores
 from keras_resnet.tables import markdown_table
 
 # 3 epochs of 20 steps. The average of the weights is another set of variables that must survive.
-FLAGS = ("--epochs=3", "--checkpoint_every=3", "--set=ema_decay=0.9", "--set=mixup=0.2")
+FLAGS = (*TINY_FLAGS, "--epochs=3", "--checkpoint_every=3", "--set=ema_decay=0.9", "--set=mixup=0.2")
+# 3 epochs of 6 steps.
+DETECTION = {"train_split": "train[:24]", "flip": True, "scale_jitter": (0.7, 1.5)}
 SIGNALS_PER_ROUND = 6
 MOST_NOT_RESUMED = 3  # rounds; then a scenario is given up
 DISK_BYTES = 2**25
@@ -38,8 +41,9 @@ HEADER = ("scenario", "SIGKILL", "SIGTERM", "resumed", "same bytes", "half-writt
 PAGE = """\
 # Kills
 
-Runs of a tiny network on the digits, and their exports, are stopped at random moments and resumed by the same
-command, up to {most} times per run. Then their files are compared with those of undisturbed runs.
+Runs of a tiny network on the digits, their exports, and runs of tiny detectors are stopped at random moments
+and resumed by the same command, up to {most} times per run. Then their files are compared with those of
+undisturbed runs.
 
 {table}
 
@@ -73,6 +77,7 @@ class Scenario:
         terms: weight among the SIGTERMs.
         whole: folder of the undisturbed run.
         start: folder that is copied at the start of a round; None for an empty one.
+        flags: those of the recipe.
         fills: whether the folder is on a disk that fills up.
     """
 
@@ -82,6 +87,7 @@ class Scenario:
     moments: Moments
     whole: Path
     start: Path | None = None
+    flags: Sequence[str] = FLAGS
     workers: int = 1
     exports: bool = False
     fills: bool = False
@@ -102,9 +108,9 @@ class Scenario:
         if self.exports:
             return [VICTIM, "export", f"--workdir={folder}", f"--data_dir={data}"]
         if self.workers > 1:
-            command = launch_command(self.workers, folder, data, *FLAGS)
+            command = launch_command(self.workers, folder, data, recipe=self.flags)
         else:
-            command = train_command(folder, data, *FLAGS)
+            command = train_command(folder, data, recipe=self.flags)
         return [part.replace("train_main.py", VICTIM) for part in command]
 
 
@@ -288,7 +294,8 @@ def undisturbed(scenario: Scenario, scratch: Path, data: Path, deadline: float) 
 
 def prepare(place: Path, data: Path, deadline: float) -> list[Scenario]:
     """Makes the undisturbed runs, and the scenarios that refer to them."""
-    one, two, finishing, exported = (place / name for name in ("one", "two", "finishing", "exported"))
+    names = ("one", "two", "finishing", "exported", "c4", "fpn", "two_fpn")
+    one, two, finishing, exported, c4, fpn, two_fpn = (place / name for name in names)
     scratch = place / "undisturbed"
 
     def make(**fields) -> dict:
@@ -296,6 +303,12 @@ def prepare(place: Path, data: Path, deadline: float) -> list[Scenario]:
 
     make(whole=one)
     make(whole=two, workers=2)
+    of_c4, of_fpn = (
+        (*recipe_flags(small_recipe(is_fpn, **DETECTION)), "--checkpoint_every=4") for is_fpn in (False, True)
+    )
+    make(whole=c4, flags=of_c4)
+    make(whole=fpn, flags=of_fpn)
+    make(whole=two_fpn, flags=of_fpn, workers=2)
     unfinished, unfinished_two = without_result(one), without_result(two)
     saved = make(whole=finishing, start=unfinished)
     if different := inspection.differences(finishing, one):
@@ -304,10 +317,14 @@ def prepare(place: Path, data: Path, deadline: float) -> list[Scenario]:
 
     training = (("train", 15, 0.05), ("write", 25, 0.005))
     evaluation = (("evaluate", 20, 0.05),)
+    detection = (("train", 12, 0.1), ("evaluate", 4, 0.1), ("write", 20, 0.01))
     result = (("write", saved["write"], 0.02),)
     export = (("write", 1, written["writing_seconds"]), ("write", written["write"], 0.02))
     return [
         Scenario("training, two workers", 12, 3, training, two, workers=2),
+        Scenario("detector with a pyramid, two workers", 6, 1, detection, two_fpn, flags=of_fpn, workers=2),
+        Scenario("detector with a pyramid", 10, 2, detection, fpn, flags=of_fpn),
+        Scenario("C4 detector", 10, 2, detection, c4, flags=of_c4),
         Scenario("training", 30, 5, training, one),
         Scenario("export", 15, 3, export, exported, start=one, exports=True),
         Scenario("evaluation inside training", 15, 3, evaluation, one),

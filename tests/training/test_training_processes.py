@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import keras
+import numpy as np
 import pytest
 from helpers import processes
 from helpers.processes import (
@@ -22,9 +24,14 @@ from helpers.processes import (
     wait_for,
 )
 from helpers.runs import history
+from helpers.tiny_detectors import NETWORK, recipe_flags, small_recipe
+from kill.attack import VICTIM, Attack
+from kill.attack import run as attack_run
 
+from keras_resnet import detection
 from keras_resnet.classification import get_recipe, train
 from keras_resnet.training import RunOptions, checkpoints, cluster, launch_local
+from keras_resnet.weights import ModelSpec, save_weights
 
 # One after the other: most of these tests use two cores.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("several_processes")]
@@ -54,6 +61,34 @@ def test_killed_at_random_steps_ends_with_the_same_bytes(tmp_path, data_dir):
     assert result(workdir) == result(tmp_path / "whole")
 
 
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """A file of weights for the backbone of `small_recipe()`."""
+    keras.utils.set_random_seed(0)
+    spec = ModelSpec.default("cifar_resnet20", overrides=NETWORK)
+    return str(save_weights(spec.build(), tmp_path_factory.mktemp("classifier") / "a.weights.h5", spec))
+
+
+def test_a_detector_killed_twice_ends_with_the_same_bytes(tmp_path, data_dir, backbone, run_options):
+    """Within an epoch, and while files are written."""
+    recipe = small_recipe(
+        backbone_weights=backbone, statistics_batches=2, freeze="C2", flip=True, scale_jitter=(0.7, 1.5)
+    )
+    options = run_options(checkpoint_every=2)
+    detection.train(recipe, tmp_path / "whole", options)
+    workdir = tmp_path / "killed"
+    flags = ["--checkpoint_every=2", "--strategy=one_device"]
+    _, *command = train_command(workdir, data_dir, *flags, recipe=recipe_flags(recipe))
+    deadline = time.monotonic() + 200
+    for point, count in (("train", 5), ("write", 12)):  # of 9 steps, 3 in each epoch
+        attack = Attack(signal.SIGKILL, point, count, 0.002)
+        ended = attack_run([VICTIM, *command], workdir, tmp_path, deadline, attack)
+        assert ended.sent, ended.output
+        assert 4 <= newest_step(workdir) < 9, ended.output
+    detection.train(recipe, workdir, options)
+    assert result(workdir) == result(tmp_path / "whole")
+
+
 def test_a_worker_that_dies_is_named_and_the_run_resumes_to_the_same_bytes(tmp_path, data_dir):
     flags = ["--epochs=3", "--checkpoint_every=2"]
     status, output = run(launch_command(2, tmp_path / "whole", data_dir, *flags))
@@ -73,39 +108,44 @@ def test_a_worker_that_dies_is_named_and_the_run_resumes_to_the_same_bytes(tmp_p
     assert result(workdir) == result(tmp_path / "whole")
 
 
+def workers_plan(folder, data_dir, task, recipe, **options):
+    """Writes the plan of `dump_workers.py`; returns the command that carries it out with two workers."""
+    plan = {"folder": str(folder), "task": task, "recipe": recipe.to_dict(), "apart": False}
+    folder.mkdir(exist_ok=True)
+    path = folder / "plan.json"
+    path.write_text(json.dumps({**plan, "options": {"data_dir": data_dir, **options}}))
+    program = processes.ROOT / "tests" / "helpers" / "dump_workers.py"
+    launcher = ["-m", "keras_resnet.training.launch_local", "--workers=2", f"--program={program}"]
+    return [*launcher, "--", str(path)]
+
+
+def run_workers(folder, command):
+    """Runs a command of `workers_plan`; returns what each worker ended with."""
+    status, output = run(command, PYTHONPATH=str(processes.ROOT))
+    assert status == 0, output
+    return [json.loads((folder / f"worker{index}.json").read_text()) for index in (0, 1)]
+
+
 def resumes_with_a_worker_that_sees_no_checkpoint(folder, command, workers):
     """Worker 1 has a folder of its own, as if its file system did not show the chief's files yet."""
     weights = (folder / "run" / "model.weights.h5").read_bytes()
     checkpoints.list_checkpoints(folder / "run" / "checkpoints")[-1].unlink()
-    status, output = run([*command[:-1], "apart"], PYTHONPATH=str(processes.ROOT))
-    assert status == 0, output
-    resumed = [json.loads((folder / f"worker{index}.json").read_text()) for index in (0, 1)]
-    assert 0 < len(resumed[0]["losses"]) < len(workers[0]["losses"]), output
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps({**plan, "apart": True}))
+    resumed = run_workers(folder, command)
+    assert 0 < len(resumed[0]["rows"]) < len(workers[0]["rows"])
     assert resumed[0]["digests"] == resumed[1]["digests"] == workers[0]["digests"]
     assert (folder / "run" / "model.weights.h5").read_bytes() == weights
 
 
+def hold_the_same(workers):
+    for worker in workers:
+        worker["last"].pop("images_per_second")
+    assert workers[0] == workers[1]
+
+
 @pytest.mark.parametrize("mode", ["plain", "sync"])
 def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode):
-    program = processes.ROOT / "tests" / "helpers" / "dump_workers.py"
-    launcher = ["-m", "keras_resnet.training.launch_local", "--workers=2", f"--program={program}"]
-    command = [*launcher, "--", str(tmp_path), data_dir, mode]
-    status, output = run(command, PYTHONPATH=str(processes.ROOT))
-    assert status == 0, output
-    workers = [json.loads((tmp_path / f"worker{index}.json").read_text()) for index in (0, 1)]
-    assert workers[0]["losses"] == workers[1]["losses"]
-    assert workers[0]["digests"] == workers[1]["digests"]
-    assert {k: v for k, v in workers[0]["last"].items() if k != "images_per_second"} == {
-        k: v for k, v in workers[1]["last"].items() if k != "images_per_second"
-    }
-    if mode == "plain":
-        resumes_with_a_worker_that_sees_no_checkpoint(tmp_path, command, workers)
-        return
-    losses = []
-
-    def observe(trainer, first, results):
-        losses.extend(float(row[0] / row[2]) for row in results)
-
     recipe = get_recipe("digits").set(
         [
             "model.stage_depths=(1,1)",
@@ -115,11 +155,28 @@ def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode):
             "epochs=1",
         ]
     )
-    recipe = recipe.replace(learning_rate=1e-3, warmup_epochs=0, schedule="constant")
-    last = train(
-        recipe, tmp_path / "one", RunOptions(strategy="one_device", data_dir=data_dir), observer=observe
+    # A rate at which rounding does not grow.
+    small = recipe.replace(learning_rate=1e-3, warmup_epochs=0, schedule="constant")
+    options = {"checkpoint_every": 8, "sync_batch_norm": mode == "sync"}
+    command = workers_plan(
+        tmp_path, data_dir, "classification", small if mode == "sync" else recipe, **options
     )
-    assert workers[0]["losses"][:20] == pytest.approx(losses[:20], rel=1e-4)
+    workers = run_workers(tmp_path, command)
+    hold_the_same(workers)
+    if mode == "plain":
+        resumes_with_a_worker_that_sees_no_checkpoint(tmp_path, command, workers)
+        return
+    rows = []
+    last = train(
+        small,
+        tmp_path / "one",
+        RunOptions(strategy="one_device", data_dir=data_dir),
+        lambda trainer, first, results: rows.extend(results.tolist()),
+    )
+    losses, expected = (
+        np.array(some)[:20, 0] / np.array(some)[:20, 2] for some in (workers[0]["rows"], rows)
+    )
+    assert losses == pytest.approx(expected, rel=1e-4)
     # One image of 355 may stand on the border between two classes.
     assert workers[0]["last"]["val_top1"] == pytest.approx(last["val_top1"], abs=1.5 / 355)
     assert workers[0]["last"]["val_loss"] == pytest.approx(last["val_loss"], rel=1e-3)
