@@ -101,7 +101,7 @@ def _write(
             elif kind.format == "onnx":
                 detector_to_onnx(detector, path, opset=request.opset, io_dtype=request.io_dtype)
             else:
-                raise InputError("tflite")
+                raise InputError("detectors cannot be exported to TFLite yet; give --formats=saved_model,onnx")
         except ModuleNotFoundError as error:
             raise InputError(f"to write {name}, install the extra 'export': {error}") from error
         written[name] = path
