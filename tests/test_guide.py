@@ -230,7 +230,7 @@ def test_detection_page(tmp_path, monkeypatch):
     notebook = Notebook(parse)
     notebook.run("detection.md")
     assert notebook.checked == 15
-    assert len(ran) == 11
+    assert len(ran) == 12
 
 
 @pytest.mark.slow
