@@ -24,10 +24,9 @@ from safetensors.numpy import save_file
 
 import keras_resnet
 from keras_resnet import applications, cli
+from keras_resnet.__main__ import COMMAND as PROGRAM
 from keras_resnet.commands.recipes import CHANGES, TRAIN
 from keras_resnet.commands.train import changed_recipe
-from keras_resnet.detection.__main__ import COMMAND as DETECTION
-from keras_resnet.detection.__main__ import DETECT
 from keras_resnet.export.__main__ import COMMAND as EXPORT
 from keras_resnet.export.images import sample_photos
 from keras_resnet.models.config import MODELS, get_config
@@ -223,14 +222,15 @@ def test_detection_page(tmp_path, monkeypatch):
 
     def parse(words):
         assert words[:3] == ["python", "-m", "keras_resnet"]
-        group, *flags = words[3:]
-        command = {"detect": DETECT, "train": TRAIN}.get(group) or DETECTION.commands[flags.pop(0)]
+        command, flags = PROGRAM, words[3:]
+        while isinstance(command, cli.Group):
+            command = cli.load(command.commands[flags.pop(0)])
         ran.append(cli.parse(command, flags))
 
     notebook = Notebook(parse)
     notebook.run("detection.md")
-    assert notebook.checked == 15
-    assert len(ran) == 12
+    assert notebook.checked == 17
+    assert len(ran) == 16
 
 
 @pytest.mark.slow
