@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from experiments.runs import Outcomes, Run
+from keras_resnet.classification.recipe import ClassificationRecipe
 from keras_resnet.data import Dataset, steps_per_epoch
 from keras_resnet.models.config import get_config
 
@@ -18,6 +19,7 @@ def multiply_adds(run: Run, dataset: Dataset) -> float:
     about the same.
     """
     recipe, config = run.recipe, get_config(run.recipe.model)
+    assert isinstance(recipe, ClassificationRecipe)
     per_layer = 9 * config.stage_filters[0] ** 2 * recipe.image_size**2
     split = dataset.split(recipe.train_split)
     steps = recipe.steps or recipe.epochs * steps_per_epoch(split, recipe.batch_size)

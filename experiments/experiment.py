@@ -8,7 +8,7 @@ from typing import Any
 from experiments.claims import Claim
 from experiments.page import Part, Section
 from experiments.runs import Outcome, Outcomes, Run, ladder_run
-from experiments.settings import Setting
+from experiments.settings import SETTINGS, Setting, Settings
 
 KINDS = {"plain": "plain", "resnet": "ResNet"}
 """The two kinds of networks, and how a page names them."""
@@ -25,6 +25,7 @@ class Experiment:
         name: name of its page's folder, and the anchor of its section.
         runs: returns the training runs of a setting in groups, usually one per network with a run per seed.
         report: returns the claims and the body of the section, from the outcomes in the same groups.
+        settings: the settings that there are for it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Experiment:
     intro: str
     runs: Callable[[Setting], Mapping[Any, Sequence[Run]]]
     report: Callable[[Setting, Groups], tuple[Sequence[Claim], Sequence[Part]]]
+    settings: Settings = dataclasses.field(default_factory=lambda: SETTINGS)
 
     def plan(self, setting: Setting) -> list[Run]:
         """All runs that the setting needs."""
@@ -48,7 +50,8 @@ def per_seed(
     setting: Setting, keys: Iterable[Hashable], run: Callable[[Setting, Any, int], Run]
 ) -> dict[Any, list[Run]]:
     """Groups of runs: for each key, `run(setting, key, seed)` for every seed."""
-    return {key: [run(setting, key, seed) for seed in range(setting.seeds)] for key in keys}
+    seeds = range(setting.first_seed, setting.first_seed + setting.seeds)
+    return {key: [run(setting, key, seed) for seed in seeds] for key in keys}
 
 
 def ladder(setting: Setting) -> dict[tuple[str, int], list[Run]]:

@@ -1,9 +1,12 @@
 """What the experiments train for each dataset and budget."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from keras_resnet.classification.recipe import ClassificationRecipe, get_recipe
+from keras_resnet.detection.recipe import DetectionRecipe
+from keras_resnet.detection.recipe import get_recipe as get_detection_recipe
 from keras_resnet.errors import unknown_name
 
 BUDGETS = ("minutes", "hours", "paper")
@@ -14,25 +17,31 @@ class Setting:
     """What is trained for a dataset within a budget; most defaults are those of the largest budgets.
 
     Attributes:
-        recipe: recipe of every run; its model is replaced.
+        recipe: recipe of every run; its model is replaced. For detection, that of the classifiers whose
+            weights the detectors' backbones start from.
         warmup_epochs: length of ResNet-110's training with and without warm-up.
         deepest_epochs: length of ResNet-1202's training; 0 omits it.
         deepest_batch: batch size for measuring ResNet-1202's memory on 32x32 images; 0 omits it.
         depths: weighted layers of the ladder's networks, rising.
         seeds: runs per network.
+        first_seed: the first of the seeds, which are consecutive.
         shortcut_depth: weighted layers of the networks that compare shortcut options.
+        detector: recipe of every detector; its model and its backbone's weights are replaced. None: the
+            setting is not for detection.
         data_dir: where TFDS keeps its datasets.
     """
 
     dataset: str
     budget: str
     recipe: ClassificationRecipe
-    warmup_epochs: float
+    warmup_epochs: float = 0
     deepest_epochs: float = 0
     deepest_batch: int = 128
     depths: tuple[int, ...] = (20, 32, 44, 56, 110)
     seeds: int = 5
+    first_seed: int = 0
     shortcut_depth: int = 56
+    detector: DetectionRecipe | None = None
     data_dir: str | None = None
 
 
@@ -87,18 +96,47 @@ _ROWS = (
     ),
     Setting("cifar10", "paper", _CIFAR10, 164, 164, shortcut_depth=110),
 )
-SETTINGS = {(row.dataset, row.budget): row for row in _ROWS}
+
+# Images of 16 pixels are about as large as the objects in scenes of 64 pixels, and as RoIAlign's 8 x 8
+# cells with a stride of 2.
+_BACKBONES = _FASHION_MNIST.replace(
+    image_size=16, batch_size=128, learning_rate=0.05, epochs=1, schedule="cosine", warmup_epochs=0.1
+)
+_SCENES = get_detection_recipe("detect_scenes").replace(
+    dataset="scenes/fashion_mnist/64", train_split="train[:1000]", val_split="test[:300]", flip=True
+)
+_DETECTION_ROWS = (
+    Setting(
+        "digits",
+        "seconds",
+        _DIGITS.replace(train_split="train[:256]", epochs=1),
+        depths=(20, 32),
+        seeds=1,
+        detector=_SCENES.replace(
+            dataset="scenes/digits/64", train_split="train[:16]", val_split="test[:8]", flip=False, epochs=1
+        ),
+    ),
+    Setting("fashion_mnist", "minutes", _BACKBONES, depths=(20, 44), seeds=3, detector=_SCENES),
+)
+
+Settings = Mapping[tuple[str, str], Setting]
+"""Settings by dataset and budget."""
+
+SETTINGS: Settings = {(row.dataset, row.budget): row for row in _ROWS}
+DETECTION_SETTINGS: Settings = {(row.dataset, row.budget): row for row in _DETECTION_ROWS}
 DATASETS = tuple(dict.fromkeys(row.dataset for row in _ROWS))
 
 
-def get_setting(dataset: str, budget: str) -> Setting:
+def get_setting(dataset: str, budget: str, settings: Settings = SETTINGS) -> Setting:
     """The setting of a dataset and budget.
 
     Raises:
         InputError: there is no such dataset or budget.
     """
-    if dataset not in DATASETS:
-        raise unknown_name("dataset", dataset, DATASETS)
-    if budget not in BUDGETS:
-        raise unknown_name("budget", budget, BUDGETS)
-    return SETTINGS[dataset, budget]
+    datasets = dict.fromkeys(known for known, _ in settings)
+    if dataset not in datasets:
+        raise unknown_name("dataset", dataset, datasets)
+    budgets = [known for owner, known in settings if owner == dataset]
+    if budget not in budgets:
+        raise unknown_name("budget", budget, budgets)
+    return settings[dataset, budget]

@@ -3,7 +3,7 @@
 import math
 import sys
 
-from keras_resnet.classification import ClassificationRecipe, train
+from keras_resnet import classification, detection
 from keras_resnet.files import locked, write_text
 from keras_resnet.processes import read_spec, stop_with_parent
 from keras_resnet.run_folder import RunFolder
@@ -18,8 +18,16 @@ def main() -> int:
     # Waits for the worker of a killed command, which may still be saving its checkpoint here.
     with locked(folder.lock, math.inf):
         pass
+    if spec["after"] and not RunFolder(folder.path.parent / spec["after"]).weights.exists():
+        write_text(folder.path / "failure.txt", f"{spec['after']}, whose weights it starts from, diverged\n")
+        return 0
     try:
-        train(ClassificationRecipe.from_dict(spec["recipe"]), folder.path, RunOptions(**spec["options"]))
+        options = RunOptions(**spec["options"])
+        if spec["task"] == "detection":
+            detection.train(detection.DetectionRecipe.from_dict(spec["recipe"]), folder.path, options)
+        else:
+            recipe = classification.ClassificationRecipe.from_dict(spec["recipe"])
+            classification.train(recipe, folder.path, options)
     except TrainingFailed as failure:
         write_text(folder.path / "failure.txt", f"{failure}\n")
     except Preempted as stop:

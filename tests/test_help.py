@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments.command import EXPERIMENTS
+from experiments.command import COMMANDS as EXPERIMENTS
 from export.__main__ import COMMAND as EXPORT
 from keras_resnet import cli
 from keras_resnet.__main__ import COMMAND
@@ -14,7 +14,7 @@ from keras_resnet.commands.recipes import CHANGES, TRAIN
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.recipe import Recipe
 
-MODULES = ["export", "experiments.step_cost", *(f"experiments.{name}" for name in ("paper", *EXPERIMENTS))]
+MODULES = ["export", "experiments.step_cost", *(f"experiments.{name}" for name in EXPERIMENTS)]
 MODULES += [f"keras_resnet.{name}" for name in ("weights", "data", "training", "evaluation", "export")]
 MODULES += ["keras_resnet.training.launch_local"]
 

@@ -162,7 +162,7 @@ def _runs(setting: Setting) -> dict[Any, list[Run]]:
     """ResNet-110 both ways, and ResNet-1202 once if the budget allows."""
     runs: dict[Any, list[Run]] = per_seed(setting, _WAYS, _run)
     if setting.deepest_epochs:
-        run = ladder_run(setting, "resnet", 1202, 0)
+        run = ladder_run(setting, "resnet", 1202, setting.first_seed)
         recipe = run.recipe.replace(epochs=setting.deepest_epochs, steps=None)
         runs[_DEEPEST] = [Run(f"{run.name}-deepest", recipe, run.seed)]
     return runs
