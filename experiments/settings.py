@@ -100,10 +100,28 @@ _ROWS = (
 # Images of 16 pixels are about as large as the objects in scenes of 64 pixels, and as RoIAlign's 8 x 8
 # cells with a stride of 2.
 _BACKBONES = _FASHION_MNIST.replace(
-    image_size=16, batch_size=128, learning_rate=0.05, epochs=1, schedule="cosine", warmup_epochs=0.1
+    train_split="train[:30000]",
+    image_size=16,
+    batch_size=128,
+    learning_rate=0.05,
+    epochs=1,
+    schedule="cosine",
+    warmup_epochs=0.1,
 )
-_SCENES = get_detection_recipe("detect_scenes").replace(
-    dataset="scenes/fashion_mnist/64", train_split="train[:1000]", val_split="test[:300]", flip=True
+# No layer is frozen: the features of garments on black do not separate objects on photos well enough.
+_DETECT_SCENES = get_detection_recipe("detect_scenes")
+_SCENES = _DETECT_SCENES.replace(
+    dataset="scenes/digits/64",
+    train_split="train[:2000]",
+    val_split="test[:300]",
+    model_overrides={
+        **_DETECT_SCENES.model_overrides,
+        "frozen_batch_norm": False,
+        "roi_positive_fraction": 0.5,
+    },
+    batch_size=4,
+    epochs=2,
+    warmup_epochs=0.1,
 )
 _DETECTION_ROWS = (
     Setting(
@@ -112,9 +130,7 @@ _DETECTION_ROWS = (
         _DIGITS.replace(train_split="train[:256]", epochs=1),
         depths=(20, 32),
         seeds=1,
-        detector=_SCENES.replace(
-            dataset="scenes/digits/64", train_split="train[:16]", val_split="test[:8]", flip=False, epochs=1
-        ),
+        detector=_SCENES.replace(train_split="train[:16]", val_split="test[:8]", epochs=1),
     ),
     Setting("fashion_mnist", "minutes", _BACKBONES, depths=(20, 44), seeds=3, detector=_SCENES),
 )

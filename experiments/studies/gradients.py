@@ -15,6 +15,7 @@ from experiments.networks import initial_network, network_images, training_loss
 from experiments.page import Part, Picture, Table
 from experiments.runs import Outcome, Run, RunFailed, ladder_run
 from experiments.settings import Setting
+from keras_resnet.classification.recipe import ClassificationRecipe
 from keras_resnet.data import open_dataset
 from keras_resnet.training import checkpoints
 
@@ -178,7 +179,9 @@ def _measure(setting: Setting, runs: Groups) -> Measured:
 
 def _moments(outcome: Outcome, images: np.ndarray, labels: np.ndarray) -> list[Moment]:
     """The gradient norms at initialization and at each shown epoch whose checkpoint exists."""
-    model = initial_network(outcome.run.recipe, outcome.run.seed)
+    recipe = outcome.run.recipe
+    assert isinstance(recipe, ClassificationRecipe)
+    model = initial_network(recipe, outcome.run.seed)
     moments = [Moment(0.0, list(layer_norms(model, images, labels).values()))]
     epochs = {row["step"]: row["epoch"] for row in outcome.history}
     for path in checkpoints.list_checkpoints(outcome.folder.checkpoints):
