@@ -117,7 +117,7 @@ def claims(
         Claim(
             f"better classifiers make better detectors: the rank correlation of accuracy and mAP over "
             f"{len(arms)} backbones is at least {_CORRELATION:g}",
-            "the gains are solely due to better learned features (section 4.3)",
+            "the gain on COCO is solely due to the learned representations (section 4.3)",
             f"{correlation:.2f}",
             _reaches(correlation, _CORRELATION, several),
         ),
@@ -292,7 +292,7 @@ EXPERIMENT = Experiment(
     name="detection",
     title="Better classifiers make better detectors",
     intro="He et al., 2015: with ResNet-101 instead of VGG-16 as its backbone, and no other change, Faster "
-    "R-CNN gains 28 % in relative terms on COCO, solely due to the learned features.",
+    "R-CNN gains 28 % in relative terms on COCO, solely due to the learned representations.",
     runs=_runs,
     report=report,
     settings=DETECTION_SETTINGS,
