@@ -112,7 +112,7 @@ _BACKBONES = _FASHION_MNIST.replace(
 _DETECT_SCENES = get_detection_recipe("detect_scenes")
 _SCENES = _DETECT_SCENES.replace(
     dataset="scenes/digits/64",
-    train_split="train[:2000]",
+    train_split="train[:2500]",
     val_split="test[:300]",
     model_overrides={
         **_DETECT_SCENES.model_overrides,
