@@ -245,7 +245,7 @@ def joint_losses(
     regions, targets = region_targets(proposals, batch, seeds[1], config)
     boxes = detector.with_context(regions, batch["sizes"])
     features = call(detector.head_features, detector.pool(outputs, boxes), input_gradient=True)
-    features = tf.reshape(features, [*static_shape(boxes)[:2], features.shape[-1]])
+    features = tf.reshape(features, [-1, static_shape(boxes)[1], features.shape[-1]])
     logits, deltas = detector.predict(features, training=True)
     return [*of_anchors, *roi_losses(logits, deltas, targets, config)]
 
