@@ -20,6 +20,7 @@ from .export.pipeline import export_detector as export_detector
 from .export.report import DetectorExportReport as DetectorExportReport
 from .export.request import DetectorExportRequest as DetectorExportRequest
 from .export.saved_model import detector_to_saved_model as detector_to_saved_model
+from .export.tflite import detector_to_tflite as detector_to_tflite
 from .export.verification import DetectorVerification as DetectorVerification
 from .export.verification import verify as verify
 from .improvements import ImprovedDetector as ImprovedDetector

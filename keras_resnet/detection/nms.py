@@ -39,7 +39,7 @@ def non_max_suppression(
     """
     boxes, scores = tf.cast(boxes, tf.float32), tf.cast(scores, tf.float32)
     if groups is not None:
-        boxes += _offsets(boxes, scores > score_threshold, tf.cast(groups, tf.float32))
+        boxes += group_offsets(boxes, scores > score_threshold, tf.cast(groups, tf.float32))
 
     def select(boxes, scores):
         selected = tf.raw_ops.NonMaxSuppressionV5(
@@ -82,8 +82,17 @@ def vote_boxes(kept: tf.Tensor, boxes: tf.Tensor, weights: tf.Tensor) -> tf.Tens
     return tf.where(total > 0, mean, kept)
 
 
-def _offsets(boxes, valid, groups):
-    """The shift of each box, a multiple of more than the extent of its image's valid boxes: (..., n, 1)."""
+def group_offsets(boxes: tf.Tensor, valid: tf.Tensor, groups: tf.Tensor) -> tf.Tensor:
+    """Returns the shift of each box, a multiple of more than the extent of its image's valid boxes.
+
+    Args:
+        boxes: float32 (..., n, 4), pixels.
+        valid: bool (..., n).
+        groups: float32 (..., n), integers.
+
+    Returns:
+        float32 (..., n, 1), pixels.
+    """
     known = tf.where(tf.expand_dims(valid, -1), boxes, 0.0)
     extent = tf.reduce_max(known, [-2, -1]) - tf.reduce_min(known, [-2, -1]) + 1.0
-    return (groups * tf.expand_dims(extent, -1))[..., None]
+    return tf.expand_dims(groups * tf.expand_dims(extent, -1), -1)

@@ -5,7 +5,7 @@ and widths of the resized images without padding. Results are padded to a fixed 
 first, by descending score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -51,6 +51,7 @@ def propose(
     anchors: Sequence[tf.Tensor],
     sizes: tf.Tensor,
     config: DetectorConfig,
+    suppress: Callable[..., tuple[tf.Tensor, tf.Tensor]] = non_max_suppression,
 ) -> Proposals:
     """Selects proposals from the outputs of the region proposal network (Faster R-CNN, section 3.3).
 
@@ -58,6 +59,7 @@ def propose(
         logits: (batch, height, width, anchors) of each level.
         deltas: (batch, height, width, anchors * 4) of each level.
         anchors: (height * width * anchors, 4) of each level.
+        suppress: `non_max_suppression`, or a function with the same arguments and results.
     """
     parts, levels = [], []
     for level, (score, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
@@ -67,16 +69,18 @@ def propose(
     boxes, scores = (tf.concat(part, 1) for part in zip(*parts, strict=True))
     boxes = box_ops.clip(boxes, sizes)
     scores = _without_small(boxes, tf.sigmoid(tf.cast(scores, tf.float32)), config.proposal_side)
-    selected, valid = non_max_suppression(
-        boxes, scores, config.proposal_nms, config.proposals, tf.concat(levels, 1)
-    )
+    selected, valid = suppress(boxes, scores, config.proposal_nms, config.proposals, tf.concat(levels, 1))
     # Approximate joint training: no gradient is propagated through the coordinates of proposals.
     boxes = tf.stop_gradient(tf.gather(boxes, selected, batch_dims=1))
     return Proposals(tf.where(tf.expand_dims(valid, -1), boxes, 0.0), valid)
 
 
 def detections_of_regions(
-    logits: tf.Tensor, deltas: tf.Tensor, proposals: Proposals, sizes: tf.Tensor, config: DetectorConfig
+    logits: tf.Tensor,
+    deltas: tf.Tensor,
+    proposals: Proposals,
+    sizes: tf.Tensor,
+    config: DetectorConfig,
 ) -> RawDetections:
     """Selects detections from the outputs of the box head.
 
@@ -99,13 +103,19 @@ def decode_regions(
 
 
 def select_detections(
-    predictions: Predictions, valid: tf.Tensor, sizes: tf.Tensor, config: DetectorConfig, vote: bool = False
+    predictions: Predictions,
+    valid: tf.Tensor,
+    sizes: tf.Tensor,
+    config: DetectorConfig,
+    vote: bool = False,
+    suppress: Callable[..., tuple[tf.Tensor, tf.Tensor]] = non_max_suppression,
 ) -> RawDetections:
     """Selects detections from the predictions for regions.
 
     Args:
         valid: bool (batch, n), which regions are not padding.
         vote: whether boxes are averaged by `nms.vote_boxes` after non-maximum suppression.
+        suppress: as in `propose`.
     """
     scores = tf.where(tf.expand_dims(valid, -1), predictions.scores, float("-inf"))
     batch, count, classes = tf.unstack(tf.shape(scores))
@@ -117,6 +127,7 @@ def select_detections(
         sizes,
         config,
         vote,
+        suppress,
     )
 
 
@@ -165,10 +176,10 @@ def _without_small(boxes, scores, side):
     return tf.where(tf.reduce_all(sides >= side, -1), scores, float("-inf"))
 
 
-def _suppress(boxes, scores, labels, sizes, config, vote=False):
+def _suppress(boxes, scores, labels, sizes, config, vote=False, suppress=non_max_suppression):
     boxes = box_ops.clip(boxes, sizes)
     scores = _without_small(boxes, scores, config.box_side)
-    selected, valid = non_max_suppression(
+    selected, valid = suppress(
         boxes, scores, config.box_nms, config.detections, labels, config.score_threshold
     )
     candidates = boxes, scores, labels

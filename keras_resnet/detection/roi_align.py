@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-_SAMPLES = 2  # along each axis of a bin
+SAMPLES = 2  # along each axis of a bin
 _CHUNK = 2**22  # elements of the gradient's largest intermediate tensor: 16 MiB
 
 
@@ -83,6 +83,26 @@ def multilevel_roi_align(
     return _with_images(tf.scatter_nd(tf.concat(places, 0), pooled, shape), rois)
 
 
+def sample_positions(
+    rois: tf.Tensor, output_size: int, stride: int | tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the columns and the rows of the samples of regions, each (n, output_size * SAMPLES), cells.
+
+    Args:
+        rois: float32 (n, 4), pixels of the image.
+        stride: pixels per cell, a number or (n, 1).
+    """
+    corner, end = tf.split(rois / stride, 2, axis=-1)
+    sides = tf.maximum(end - corner, 1.0)
+    # The operations are in the order of torchvision's and ONNX Runtime's kernels, to round in the same way.
+    bins = tf.range(output_size, dtype=tf.float32)[:, None]
+    inside = (tf.range(SAMPLES, dtype=tf.float32) + 0.5) / SAMPLES
+    side = tf.reshape(sides / output_size, [-1, 2, 1, 1])
+    samples = tf.reshape(corner, [-1, 2, 1, 1]) + bins * side + inside * side  # (n, 2, bins, SAMPLES)
+    columns, rows = tf.unstack(tf.reshape(samples, [-1, 2, output_size * SAMPLES]), axis=1)
+    return columns, rows
+
+
 def _images(rois):
     """The image index of each region, for the regions of all images in one axis: int32 (batch * n,)."""
     batch, count = tf.unstack(tf.shape(rois)[:2])
@@ -97,14 +117,7 @@ def _with_images(pooled, rois):
 
 def _align(features, rois, images, output_size, stride):
     """RoIAlign of regions, (n, 4), of the images with the indices `images`, (n,)."""
-    corner, end = tf.split(rois / stride, 2, axis=-1)
-    sides = tf.maximum(end - corner, 1.0)
-    # The operations are in the order of torchvision's and ONNX Runtime's kernels, to round in the same way.
-    bins = tf.range(output_size, dtype=tf.float32)[:, None]
-    inside = (tf.range(_SAMPLES, dtype=tf.float32) + 0.5) / _SAMPLES
-    side = tf.reshape(sides / output_size, [-1, 2, 1, 1])
-    samples = tf.reshape(corner, [-1, 2, 1, 1]) + bins * side + inside * side  # (n, 2, bins, _SAMPLES)
-    columns, rows = tf.unstack(tf.reshape(samples, [-1, 2, output_size * _SAMPLES]), axis=1)
+    columns, rows = sample_positions(rois, output_size, stride)
 
     @tf.custom_gradient
     def align(features):
@@ -118,14 +131,14 @@ def _align(features, rois, images, output_size, stride):
 
 
 def _crop(features, rows, columns, images):
-    """The mean of each bin's samples at `rows` and `columns`, both (n, bins * _SAMPLES), cells."""
+    """The mean of each bin's samples at `rows` and `columns`, both (n, bins * SAMPLES), cells."""
     # Padded with its edges, a map is interpolated, and 0 outside, exactly as RoIAlign requires.
     padded = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
     last = tf.cast(tf.shape(features)[1:3] + 1, tf.float32)
     ends = tf.stack([rows[:, 0], columns[:, 0], rows[:, -1], columns[:, -1]], 1)
     boxes = (ends + 1.0) / tf.tile(last, [2])
     crops = tf.image.crop_and_resize(padded, boxes, images, [rows.shape[1], columns.shape[1]])
-    return tf.nn.avg_pool2d(crops, _SAMPLES, _SAMPLES, "VALID")
+    return tf.nn.avg_pool2d(crops, SAMPLES, SAMPLES, "VALID")
 
 
 def _weights(samples, size):
@@ -135,7 +148,7 @@ def _weights(samples, size):
     clamped = tf.expand_dims(tf.clip_by_value(samples, 0.0, last), -1)
     distance = tf.abs(clamped - tf.range(last + 1.0))
     weights = tf.where(tf.expand_dims(inside, -1), tf.maximum(1.0 - distance, 0.0), 0.0)
-    return tf.reduce_mean(tf.reshape(weights, [-1, samples.shape[1] // _SAMPLES, _SAMPLES, size]), 2)
+    return tf.reduce_mean(tf.reshape(weights, [-1, samples.shape[1] // SAMPLES, SAMPLES, size]), 2)
 
 
 def _gradient(pooled, shape, rows, columns, images):

@@ -18,6 +18,7 @@ from keras_resnet.detection.export.report import (
 )
 from keras_resnet.detection.export.request import DetectionImages, DetectorExportRequest
 from keras_resnet.detection.export.saved_model import detector_to_saved_model
+from keras_resnet.detection.export.tflite import detector_to_tflite
 from keras_resnet.detection.export.verification import verify
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import ARTIFACTS
@@ -101,7 +102,10 @@ def _write(
             elif kind.format == "onnx":
                 detector_to_onnx(detector, path, opset=request.opset, io_dtype=request.io_dtype)
             else:
-                raise InputError("detectors cannot be exported to TFLite yet; give --formats=saved_model,onnx")
+                size = request.image_size or images.size
+                options = {"precision": kind.precision, "io_dtype": request.io_dtype}
+                calibration = images.calibration() if kind.precision == "int8" else None
+                detector_to_tflite(detector, path, image_size=size, calibration=calibration, **options)
         except ModuleNotFoundError as error:
             raise InputError(f"to write {name}, install the extra 'export': {error}") from error
         written[name] = path

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -11,15 +10,25 @@ import tensorflow as tf
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import IO_DTYPES, check_calibration, check_choice, precisions
 from keras_resnet.export.graph import Graph, fold
-from keras_resnet.export.serving import INPUT, OUTPUTS, SIGNATURE
-from keras_resnet.export.writers.tensorflow_ops import FEATURES, compute, weight_arrays
+from keras_resnet.export.serving import INPUT, LOGITS, OUTPUTS, PROBABILITIES
+from keras_resnet.export.writers.tensorflow_ops import FEATURES, compute
 from keras_resnet.export.writers.tflite_classifier import append_classifier
-from keras_resnet.export.writers.tflite_metadata import check_labels, read_model, write_with_metadata
+from keras_resnet.export.writers.tflite_conversion import convert
+from keras_resnet.export.writers.tflite_metadata import (
+    OutputMetadata,
+    check_labels,
+    read_model,
+    write_with_metadata,
+)
 from keras_resnet.files import replacing, starts_with
-from keras_resnet.models.graph import recursion_limit
-from keras_resnet.quiet import quiet
 
 is_tflite_file = starts_with(b"TFL3")
+_DESCRIPTIONS = {
+    LOGITS: OutputMetadata("Scores of the classes, before the softmax.", labels="axis"),
+    PROBABILITIES: OutputMetadata(
+        "Probabilities of the classes; they sum to 1.", limits=(1.0, 0.0), labels="axis"
+    ),
+}
 
 
 def to_tflite(
@@ -66,60 +75,32 @@ def to_tflite(
     float_classifier = images is not None and io_dtype == "float32"
     outputs = (FEATURES,) if float_classifier else OUTPUTS
     with replacing(path, is_tflite_file) as temporary:
-        source = temporary.with_name("source")
         # Integer files are made from a function of float32; the converter turns its ends into bytes.
+        dtype = io_dtype if images is None else "float32"
+        given = tf.TensorSpec((None, *graph.input_shape), dtype, name=INPUT)
+
+        def serve(weights, inputs):
+            results = compute(graph, inputs[INPUT], weights)
+            return {name: results[name] for name in outputs}
+
         try:
-            _write_source(graph, source, io_dtype if images is None else "float32", outputs)
-        except tf.errors.OpError as error:  # how TensorFlow reports a full disk
+            content = convert(
+                serve,
+                [given],
+                graph.nodes,
+                temporary.with_name("source"),
+                precision=precision,
+                io_dtype=io_dtype,
+                samples=None if images is None else lambda: ([x[None].astype("float32")] for x in images),
+            )
+        except tf.errors.OpError as error:
             raise InputError(f"cannot write {path}: {error.message}") from error
-        model = read_model(_convert(source, precision, io_dtype, images, path))
+        model = read_model(content)
         if float_classifier:
             append_classifier(model, graph)
-        write_with_metadata(model, temporary, metadata, labels)
+        task = f"Classifies images into {metadata['classes']} classes"
+        write_with_metadata(model, temporary, metadata, labels, _DESCRIPTIONS, task)
     return Path(path)
-
-
-def _write_source(graph: Graph, path: Path, input_dtype: str, outputs: Iterable[str]) -> None:
-    """Writes a SavedModel for the converter, which reads weights from its files, not through Python."""
-    module: Any = tf.Module()
-    variables = {
-        key: tf.Variable(array, trainable=False)  # pyright: ignore[reportArgumentType] (takes arrays, too)
-        for key, array in weight_arrays(graph.nodes).items()
-    }
-    module.model_variables = list(variables.values())
-    signature = [tf.TensorSpec((None, *graph.input_shape), input_dtype, name=INPUT)]
-
-    @tf.function(input_signature=signature, autograph=False)
-    def serve(images):
-        results = compute(graph, images, variables)
-        return {name: results[name] for name in outputs}
-
-    with quiet(), recursion_limit():
-        tf.saved_model.save(module, str(path), signatures={SIGNATURE: serve.get_concrete_function()})
-
-
-def _convert(
-    source: Path, precision: str, io_dtype: str, images: list[np.ndarray] | None, path: str | Path
-) -> bytes:
-    from tensorflow.lite.python.convert import ConverterError
-
-    with quiet(), recursion_limit():
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(source), signature_keys=[SIGNATURE])
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        converter.exclude_conversion_metadata = True  # costs two more copies of the model
-        if precision != "float32":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if precision == "float16":
-            converter.target_spec.supported_types = [tf.float16]
-        if images is not None:
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.representative_dataset = lambda: ([image[None].astype("float32")] for image in images)
-            converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io_dtype)
-        try:
-            return converter.convert()
-        except ConverterError as error:
-            line = str(error).strip().splitlines()[0]
-            raise InputError(f"{path}: the network needs an operator that TFLite lacks: {line}") from error
 
 
 def _calibration_images(batches: Iterable[np.ndarray] | None, shape: tuple) -> list[np.ndarray]:

@@ -5,33 +5,48 @@ metadata, and behind which a ZIP archive follows with the files that the metadat
 are those of TensorFlow's metadata_schema.fbs.
 """
 
+import dataclasses
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import flatbuffers
 import numpy as np
 
 from keras_resnet.errors import InputError
-from keras_resnet.export.serving import INPUT, LOGITS, PROBABILITIES
+from keras_resnet.export.serving import INPUT
 from keras_resnet.version import __version__
 
 _LABELS_FILE = "labels.txt"
 _METADATA_FILE = "metadata.json"
 _ALIGNMENT = 16  # kernels read weights where they lie in the file, and expect them on such addresses
 
-_AXIS_LABELS, _DESCRIPTIONS = np.uint8(2), np.uint8(1)  # AssociatedFileType
-_FEATURES, _IMAGE = np.uint8(1), np.uint8(2)  # ContentProperties
+_DESCRIPTIONS = np.uint8(1)  # AssociatedFileType
+_LABELS = {"axis": np.uint8(2), "values": np.uint8(3)}
+_IMAGE, _CONTENTS = np.uint8(2), {"features": np.uint8(1), "boxes": np.uint8(3)}  # ContentProperties
+# BoundingBoxProperties: left, top, right and bottom (BoundingBoxType), in pixels (CoordinateType).
+_BOXES = {1: np.uint8(1), 2: np.uint8(1)}
 _COLOR_SPACES = {1: np.uint8(2), 3: np.uint8(1)}  # channels to ColorSpaceType: GRAYSCALE, RGB
 _NORMALIZATION = np.uint8(1)  # ProcessUnitOptions
 
-_DESCRIPTIONS_OF_TENSORS = {
-    INPUT: "Images as raw pixels 0-255; the normalization is inside the model.",
-    LOGITS: "Scores of the classes, before the softmax.",
-    PROBABILITIES: "Probabilities of the classes; they sum to 1.",
-}
+
+@dataclasses.dataclass(frozen=True)
+class OutputMetadata:
+    """How the metadata describes an output.
+
+    Attributes:
+        description: a sentence.
+        content: "features", or "boxes" for left, top, right and bottom in pixels.
+        limits: the largest and the smallest value, or None.
+        labels: "axis" if the last axis are the classes, "values" if the values are their indices.
+    """
+
+    description: str
+    content: Literal["features", "boxes"] = "features"
+    limits: tuple[float, float] | None = None
+    labels: Literal["axis", "values"] | None = None
 
 
 def read_model(content: bytes) -> Any:
@@ -42,7 +57,14 @@ def read_model(content: bytes) -> Any:
     return schema.ModelT.InitFromPackedBuf(content)
 
 
-def write_with_metadata(model: Any, path: Path, metadata: Mapping[str, str], labels: Sequence[str]) -> None:
+def write_with_metadata(
+    model: Any,
+    path: Path,
+    metadata: Mapping[str, str],
+    labels: Sequence[str],
+    outputs: Mapping[str, OutputMetadata],
+    task: str,
+) -> None:
     """Writes a converted model with metadata; the same arguments give the same bytes.
 
     The model's buffers are laid out again, because TensorFlow's converter removes duplicates with a tool
@@ -54,6 +76,8 @@ def write_with_metadata(model: Any, path: Path, metadata: Mapping[str, str], lab
         metadata: strings about the model, stored in the archive as `metadata.json`; viewers show "model"
             and "license".
         labels: names of the classes in the order of the logits, or none.
+        outputs: descriptions of the outputs, by name.
+        task: what the model does, such as "Classifies images into 10 classes".
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -65,7 +89,8 @@ def write_with_metadata(model: Any, path: Path, metadata: Mapping[str, str], lab
     entry.name, entry.buffer = b"TFLITE_METADATA", len(model.buffers)
     model.metadata = [*(model.metadata or []), entry]
     buffer: Any = schema.BufferT()
-    buffer.data = np.frombuffer(_metadata_buffer(subgraph, names, metadata, labels), np.uint8)
+    described = {names[index]: outputs[names[index]] for index in subgraph.outputs}
+    buffer.data = np.frombuffer(_metadata_buffer(subgraph, described, metadata, labels, task), np.uint8)
     model.buffers.append(buffer)
     with path.open("wb") as file:
         for piece in _layout(model):
@@ -148,7 +173,11 @@ def _layout(model) -> Iterator[bytes | bytearray | memoryview]:
 
 
 def _metadata_buffer(
-    subgraph, names: dict[int, str], metadata: Mapping[str, str], labels: Sequence[str]
+    subgraph,
+    described: Mapping[str, OutputMetadata],
+    metadata: Mapping[str, str],
+    labels: Sequence[str],
+    task: str,
 ) -> bytes:
     """Returns the metadata's own flatbuffer, a ModelMetadata; tables are {field number: value}."""
     builder = flatbuffers.Builder(4096)
@@ -156,24 +185,26 @@ def _metadata_buffer(
     images = {
         3: {1: {0: color_space}, 0: _IMAGE},
         0: INPUT,
-        1: _DESCRIPTIONS_OF_TENSORS[INPUT],
+        1: "Images as raw pixels 0-255; the normalization is inside the model.",
         # TFLite's task library asks for it; nothing is left to normalize.
         4: [{1: {0: (0.0,), 1: (1.0,)}, 0: _NORMALIZATION}],
         5: {0: (255.0,), 1: (0.0,)},  # the largest and the smallest value
     }
     inputs, outputs = [_write(builder, images)], []
-    for name in (names[index] for index in subgraph.outputs):
-        file = {0: _LABELS_FILE, 1: "Names of the classes, one a line.", 2: _AXIS_LABELS}
-        files = [_write(builder, file)] if labels else None
-        limits = {0: (1.0,), 1: (0.0,)} if name == PROBABILITIES else None
-        output = {3: {1: {}, 0: _FEATURES}, 0: name, 1: _DESCRIPTIONS_OF_TENSORS[name], 5: limits, 6: files}
-        outputs.append(_write(builder, output))
+    for name, output in described.items():
+        files = None
+        if labels and output.labels:
+            file = {0: _LABELS_FILE, 1: "Names of the classes, one a line.", 2: _LABELS[output.labels]}
+            files = [_write(builder, file)]
+        content = {1: _BOXES if output.content == "boxes" else {}, 0: _CONTENTS[output.content]}
+        limits = {0: output.limits[:1], 1: output.limits[1:]} if output.limits else None
+        table = {3: content, 0: name, 1: output.description, 5: limits, 6: files}
+        outputs.append(_write(builder, table))
     model = _write(builder, metadata.get("model") or "model")
     graph = _write(builder, {2: inputs, 3: outputs})
     file = {0: _METADATA_FILE, 1: "What the exporter knew about the model.", 2: _DESCRIPTIONS}
     files = [_write(builder, file)]
-    classes = f" into {metadata['classes']} classes" if "classes" in metadata else ""
-    description = f"Classifies images{classes}. Takes raw pixels 0-255; the normalization is inside."
+    description = f"{task}. Takes raw pixels 0-255; the normalization is inside."
     license_name = metadata.get("license", "Apache-2.0")
     oldest_parser = "1.0.0"  # that knows all the fields used here
     root = {0: model, 1: description, 2: __version__, 3: [graph], 4: "keras_resnet", 5: license_name}
