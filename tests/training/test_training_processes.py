@@ -24,7 +24,7 @@ from helpers.processes import (
     wait_for,
 )
 from helpers.runs import history
-from helpers.tiny_detectors import NETWORK, recipe_flags, small_recipe
+from helpers.tiny_detectors import C4, NETWORK, recipe_flags, small_recipe
 from kill.attack import VICTIM, Attack
 from kill.attack import run as attack_run
 
@@ -180,6 +180,40 @@ def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode):
     # One image of 355 may stand on the border between two classes.
     assert workers[0]["last"]["val_top1"] == pytest.approx(last["val_top1"], abs=1.5 / 355)
     assert workers[0]["last"]["val_loss"] == pytest.approx(last["val_loss"], rel=1e-3)
+
+
+def test_two_workers_train_a_detector_as_one_device_does(tmp_path, data_dir, backbone, run_options):
+    """Also if one of them is killed within the second epoch, and both are started again."""
+    overrides = {**C4, "score_threshold": 0.0, "proposals": 50}
+    recipe = small_recipe(
+        backbone_weights=backbone, statistics_batches=2, learning_rate=0.001, model_overrides=overrides
+    )
+    options = {"checkpoint_every": 2}
+    whole = tmp_path / "whole"
+    workers = run_workers(whole, workers_plan(whole, data_dir, "detection", recipe, **options))
+    hold_the_same(workers)
+    rows = []
+    detection.train(
+        recipe,
+        tmp_path / "one",
+        run_options(**options),
+        lambda trainer, first, results: rows.extend(results.tolist()),
+    )
+    assert len(rows) == 9
+    np.testing.assert_allclose(np.array(workers[0]["rows"])[:3], np.array(rows)[:3], rtol=1e-5)
+
+    workdir = tmp_path / "killed"
+    command = launch_command(2, workdir, data_dir, "--checkpoint_every=2", recipe=recipe_flags(recipe))
+    process = start(command)
+    assert wait_for(lambda: newest_step(workdir) >= 4, process), finish(process)
+    os.kill(children(process)[1], signal.SIGKILL)
+    status, output = finish(process, timeout=120)
+    assert status == 137, output  # the other's is 138
+    assert "[0] error: lost worker 1 at 127.0.0.1:" in output
+    assert not (workdir / "model.weights.h5").exists()
+    status, output = run(command)
+    assert status == 0, output
+    assert result(workdir) == result(whole / "run")
 
 
 @pytest.mark.parametrize("checkpoint_every", [1, 5])
