@@ -5,11 +5,15 @@ BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 DEMO := runs/digits-cifar_resnet20
+DETECTION_DEMO := runs/scenes
 
-.PHONY: demo test test-slow test-torch test-kill lint format readme clean
+.PHONY: demo demo-detection test test-slow test-torch test-kill lint format readme clean
 
 demo: $(VENV)/installed  ## Train on the embedded digits, export, verify, show a table.
 	$(BIN)/python train_main.py --recipe=digits --workdir=$(DEMO) --export=saved_model,tflite,onnx
+
+demo-detection: $(VENV)/installed  ## Train a detector on composited scenes, export, verify, draw boxes.
+	$(BIN)/python train_main.py --recipe=detect_scenes --workdir=$(DETECTION_DEMO) --epochs=2 --export=saved_model,tflite,onnx
 
 test: $(VENV)/installed $(VENV)/browser  ## Every test but the slow ones.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network and not torch" $(ARGS)
