@@ -159,15 +159,7 @@ class _Detection:
         scale, offset = (np.reshape(each, (3, 1, 1)) for each in config.normalization.as_scale_and_offset())
         pixels = ops("Add", ops("Mul", ops.cast(images, "float32"), scale), offset)
         original = ops.shape(images, 2, 4)
-        sides = ops.cast(original, "float64")
-        shorter = ops(
-            "Div", ops.constant([config.shorter_side], "float64"), ops.reduce("ReduceMin", sides, [0], 1)
-        )
-        longer = ops(
-            "Div", ops.constant([config.longer_side], "float64"), ops.reduce("ReduceMax", sides, [0], 1)
-        )
-        factor = ops("Min", shorter, longer)
-        size = ops("Max", ops.cast(ops("Floor", ops("Mul", sides, factor)), "int64"), [1])
+        size = ops("Max", self._resized_size(original), [1])
         target = ops("Concat", ops.shape(images, 0, 2), size, axis=0)
         resized = ops(
             *("Resize", pixels, "", "", target), mode="linear", coordinate_transformation_mode="half_pixel"
@@ -176,6 +168,25 @@ class _Detection:
         padded = ops("Mul", ops("Div", ops("Add", size, [config.size_multiple - 1]), multiple), multiple)
         pads = ops("Concat", [0] * 6, ops("Sub", padded, size), axis=0)
         return ops("Pad", resized, pads), original, size, padded
+
+    def _resized_size(self, original: str) -> str:
+        """`sizes.resized_shape`, of int64 (2,).
+
+        Runtimes may compute float64 in float32, as OpenVINO does. So the size is computed from integers, and
+        float64 only decides where its product is rounded to less than a whole number.
+        """
+        ops, config = self._ops, self._config
+        shorter, longer = (ops.reduce(kind, original, [0], 1) for kind in ("ReduceMin", "ReduceMax"))
+        limits = [config.shorter_side], [config.longer_side]
+        fits = ops("LessOrEqual", ops("Mul", longer, limits[0]), ops("Mul", shorter, limits[1]))
+        limit, side = ops("Where", fits, *limits), ops("Where", fits, shorter, longer)
+        size = ops("Div", ops("Mul", original, limit), side)
+        factor = ops("Div", ops.cast(limit, "float64"), ops.cast(side, "float64"))
+        product = ops("Mul", ops.cast(original, "float64"), factor)
+        missing = ops("Sub", ops.cast(size, "float64"), product)
+        least, most = (ops.constant([value], "float64") for value in (0.0, 1e-9))
+        rounded = ops("And", ops("Greater", missing, least), ops("Less", missing, most))
+        return ops("Sub", size, ops.cast(rounded, "int64"))
 
     def _network(self, images: Any, tensors: Any, given: str) -> Any:
         """Writes the layers from an input to `tensors`; returns the tensors' names in the same structure."""
