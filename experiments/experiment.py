@@ -25,7 +25,7 @@ class Experiment:
         name: name of its page's folder, and the anchor of its section.
         runs: returns the training runs of a setting in groups, usually one per network with a run per seed.
         report: returns the claims and the body of the section, from the outcomes in the same groups.
-        settings: the settings that there are for it.
+        settings: its settings by dataset and budget.
     """
 
     name: str

@@ -122,7 +122,7 @@ def claims(
             _reaches(correlation, _CORRELATION, several),
         ),
         Claim(
-            f"the best detector reaches a mAP of {_BEST:g} % at IoU .5",
+            f"the best detector reaches an mAP of {_BEST:g} % at IoU .5",
             f"{coco['ResNet-101']} % with ResNet-101 on COCO (Table 8)",
             f"{samples[best]} % with {_name(best)}",
             _reaches(samples[best].mean, _BEST, several),

@@ -67,7 +67,7 @@ def broken_signatures(
         except RunError as error:
             problem = str(error).splitlines()[0]
         except (KeyError, ValueError) as error:
-            problem = f"answers in another form: {error}"
+            problem = f"returns unexpected outputs: {error}"
         if problem:
             problems.append(f"its signature {signature} {problem}")
     return problems

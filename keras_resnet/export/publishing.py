@@ -17,7 +17,7 @@ _REJECTED = ".rejected"
 # What the files of a report have in their first bytes, so that no other program's file is replaced.
 _MARKS = {PARITY: b'"model"', CARD: b"Python package `keras_resnet`"}
 _PICTURE_MARK = b"PNG"
-# Whether what has the name of an artifact may be replaced by it, by format.
+# Whether an existing file or folder with an artifact's name may be replaced, by format.
 _IS_OURS: Mapping[str, Callable[[Path], bool]] = {
     "saved_model": lambda version: False,
     "tflite": is_tflite_file,
@@ -41,7 +41,7 @@ def check_output_folder(output_dir: Path, artifacts: Iterable[str], picture: str
 def publish(
     written: Mapping[str, Path], equal: Collection[str], output_dir: Path, picture: str
 ) -> dict[str, Path]:
-    """Moves artifacts to their final names, or to the rejected ones; removes the old report.
+    """Moves artifacts to their final names, rejected ones to the hidden folder; removes the old report.
 
     Args:
         written: the artifacts' paths by keys of `ARTIFACTS`.

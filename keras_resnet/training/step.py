@@ -268,7 +268,7 @@ class Trainer:
         sums, collected = self._task.evaluation_sums(self.model, batch)
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*sums, stopping]))
         if context.num_replicas_in_sync > 1:
-            # A tensor of the input pipeline has no device, which several workers need: a copy has one.
+            # Several workers need a tensor with a device, which those of the input pipeline lack: copy it.
             collected = {
                 name: context.all_gather(tf.identity(value), axis=0) for name, value in collected.items()
             }

@@ -28,7 +28,7 @@ class Call(Protocol):
 
 def call_in_training(part: keras.Model, inputs: tf.Tensor, input_gradient: bool = False) -> Any:
     """A `Call` without rematerialization."""
-    del input_gradient  # there is one
+    del input_gradient  # the gradient is always available
     return part(inputs, training=True)
 
 

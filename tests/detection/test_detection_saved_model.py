@@ -135,13 +135,13 @@ def test_changed_weights_are_found_by_every_signature(exported, artifact):
 
 
 WRONG = {
-    "classes that do not fit the labels": lambda found: {"classes": found["classes"][:, ::-1]},
+    "classes that do not match the labels": lambda found: {"classes": found["classes"][:, ::-1]},
     "an IoU of": lambda found: {"boxes": found["boxes"] + 2},
     "a score that differs by 1.0e-03": lambda found: {"scores": found["scores"] - 1e-3},
     "objects, not": lambda found: {"count": np.maximum(found["count"] - 1, 0)},
     "are not numbers": lambda found: {"boxes": found["boxes"] * np.nan},
     "its output count is": lambda found: {"count": found["count"] + 100},
-    "its output boxes is of shape": lambda found: {"scores": found["scores"][:, :3]},
+    "its output boxes has the shape": lambda found: {"scores": found["scores"][:, :3]},
     "are int64 and int32, not int32": lambda found: {"labels": found["labels"].astype("int64")},
 }
 

@@ -435,7 +435,7 @@ def test_less_precise_files(weights, tmp_path):
             answers.append(names["probabilities"])
     # The code for ONNX in float16 and int8 is the same; TFLite in int8 returns uint8.
     assert len(answers) == 3
-    assert "`model_int8.onnx`: in the same way." in card
+    assert "`model_int8.onnx` can be used in the same way." in card
     for answer in answers[1:]:
         np.testing.assert_allclose(answer, answers[0], atol=0.2)
 

@@ -33,8 +33,8 @@ class DetectionBatches:
     The images of a batch have the same orientation. They are padded to the canvas of the split, the smallest
     one that fits all images as the detector resizes them; for portrait images it is rotated by 90 degrees.
 
-    An epoch of training has no incomplete batches, so that a few images are left out, others in each epoch.
-    But if one orientation has fewer images than a batch, they form one batch with padding of weight 0.
+    Training drops incomplete batches, so each epoch leaves out a few images, different ones each time. If one
+    orientation has fewer images than a batch, they form one batch with padding of weight 0.
     """
 
     split: DetectionSplit

@@ -52,7 +52,7 @@ def broken_signatures(file: Artifact, detector: Detector, image: np.ndarray) -> 
         except RunError as error:
             found = str(error).splitlines()[0]
         except InputError as error:
-            found = f"answers in another form: {error}"
+            found = f"returns unexpected outputs: {error}"
         if found:
             problems.append(f"its signature {signature} {found}")
     return list(dict.fromkeys(problems))
@@ -79,7 +79,7 @@ def _damaged(signature: str, file: Artifact, detector: Detector, image: np.ndarr
     except RunError as error:
         named = f"{IMAGE_BYTES}[1] is damaged" in str(error)
         return None if named else f"does not name the damaged image: {str(error).splitlines()[0]}"
-    return "does not refuse a damaged image"
+    return "accepts a damaged image"
 
 
 def _no_images(signature: str, file: Artifact, detector: Detector) -> str | None:
@@ -96,7 +96,7 @@ def _no_images(signature: str, file: Artifact, detector: Detector) -> str | None
 def _difference(
     answers: dict[str, np.ndarray], detector: Detector, images: Sequence[np.ndarray]
 ) -> str | None:
-    """Returns the first difference between the answers for a batch and the detector's detections."""
+    """Returns the first difference between the outputs for a batch and the detector's detections."""
     expected = detector.detect(images)
     for index, (found, own) in enumerate(zip(read_detections(answers, len(images)), expected, strict=True)):
         if sentence := problem(found, own):
@@ -106,7 +106,7 @@ def _difference(
     names = np.array([*detector.class_names, ""])
     valid = np.arange(answers[LABELS].shape[1]) < answers[COUNT][:, None]
     right = names[np.where(valid, answers[LABELS], len(names) - 1)]
-    return None if np.array_equal(answers[CLASSES], right) else "gives classes that do not fit the labels"
+    return None if np.array_equal(answers[CLASSES], right) else "returns classes that do not match the labels"
 
 
 def encoded(image: np.ndarray, format: str) -> bytes:

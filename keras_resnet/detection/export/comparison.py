@@ -26,7 +26,7 @@ def read_detections(outputs: dict[str, np.ndarray], images: int) -> list[Detecti
     shapes = {BOXES: (images, rows, 4), SCORES: (images, rows), LABELS: (images, rows), COUNT: (images,)}
     for name, shape in shapes.items():
         if outputs[name].shape != shape:
-            raise InputError(f"its output {name} is of shape {outputs[name].shape}, not {shape}")
+            raise InputError(f"its output {name} has the shape {outputs[name].shape}, not {shape}")
     if labels.dtype != np.int32 or count.dtype != np.int32:
         raise InputError(f"its outputs {LABELS} and {COUNT} are {labels.dtype} and {count.dtype}, not int32")
     if images and not 0 <= count.min() <= count.max() <= rows:
@@ -54,7 +54,7 @@ def difference(found: Detections, expected: Detections) -> tuple[float, float]:
 
 
 def problem(found: Detections, expected: Detections) -> str | None:
-    """Returns in what the detections of an image differ; None if they are equal within the tolerances."""
+    """Returns how the detections of an image differ; None if they are equal within the tolerances."""
     if len(found) != len(expected):
         return f"finds {len(found)} objects, not {len(expected)}"
     iou, score = difference(found, expected)
@@ -62,5 +62,5 @@ def problem(found: Detections, expected: Detections) -> str | None:
     if not iou >= LEAST_IOU:
         return f"finds a box that has an IoU of {iou:.3f} with the detector's"
     if not score <= SCORE_TOLERANCE:
-        return f"gives a score that differs by {score:.1e}"
+        return f"returns a score that differs by {score:.1e}"
     return None

@@ -147,7 +147,7 @@ class DetectorExportRequest:
             raise InputError(
                 f"{folder.path}: the recipe is for {recipe['model']}, but the weights are for {detector.name}"
             )
-        # Only a dataset that is not named must be the one of the training.
+        # Without --dataset, the data must be those of the training.
         unchanged = trained_on if self.dataset is None else None
         images = self._images(self.dataset or recipe["dataset"], recipe, unchanged)
         return DetectorSource(detector, Path(self.output_dir or folder.path / "export"), images, recipe)
@@ -159,7 +159,7 @@ class DetectorExportRequest:
             return self._photos()
         recipe = recipe or {}
         opened = open_detection_dataset(dataset, self.data_dir, bool(recipe.get("skip_faulty")))
-        known = trained_on if not recipe.get("also_train") else None  # else the identity is that of both
+        known = trained_on if not recipe.get("also_train") else None  # then it covers both datasets
         if changes := data_changes(known, opened.identity):
             raise InputError(
                 f"the data have changed since the training ({', '.join(changes[:4])}); restore them, or give"

@@ -30,7 +30,7 @@ DETECT_BYTES, IMAGE_BYTES = "detect_bytes", "image_bytes"
 
 
 def description(detector: Detector) -> dict[str, str]:
-    """Returns the metadata of an exported file: the model, and the preprocessing that is inside of it."""
+    """Returns the metadata of an exported file: the model, and the preprocessing that it contains."""
     config = detector.config
     scale, offset = config.normalization.as_scale_and_offset()
     sizes = {name: getattr(config, name) for name in ("shorter_side", "longer_side", "size_multiple")}

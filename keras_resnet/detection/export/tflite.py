@@ -123,8 +123,8 @@ class _Network:
         """Computes the layers before the last ones.
 
         Args:
-            names: for each name in the result, an output, or the output of a last layer for its input; None
-                for all outputs.
+            names: maps each name in the result to an output; the output of a last layer stands for its input.
+                None for all outputs.
         """
         tensors = compute_nodes(self.layers, x, weights)
         inputs = {node.name: node.inputs[0] for node in self.last_layers}
@@ -204,7 +204,7 @@ class _Writer:
         layers: Iterable[Node] = (),
         samples: Callable[[], Iterator[list[np.ndarray]]] | None = None,
     ) -> dict[str, int]:
-        """Appends a part, which is converted when it is needed first; returns its outputs.
+        """Appends a part, which is converted when it is first needed; returns its outputs.
 
         Args:
             given: its inputs.

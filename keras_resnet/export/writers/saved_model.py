@@ -126,7 +126,7 @@ def constants_or_variables(
 
 
 def signature_function(function: Callable, *specs: tf.TensorSpec) -> Any:
-    """Returns a signature, which takes tensors of `specs`; their names are those of its inputs."""
+    """Returns a signature whose inputs have the names, shapes and dtypes of `specs`."""
     return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
 
 

@@ -10,7 +10,7 @@ from keras_resnet.export.serving import SIGNATURE
 
 
 class MergedModel:
-    """Models one after the other, in which the outputs of the earlier ones are inputs of the later ones."""
+    """A sequence of models joined to one: outputs of earlier models are inputs of later ones."""
 
     def __init__(self):
         from ai_edge_litert import schema_py_generated as schema
@@ -32,9 +32,9 @@ class MergedModel:
         A model may be added several times; its weights are stored once.
 
         Args:
-            part: of `read_model`, with one subgraph and one signature.
-            given: the tensors that become its inputs, by name; without them, its inputs are those of the
-                merged model.
+            part: a model from `read_model` with one subgraph and one signature.
+            given: the tensors that become its inputs, by name; None if its inputs are those of the merged
+                model.
 
         Returns:
             Its outputs, as indices of tensors, by name.
@@ -61,7 +61,7 @@ class MergedModel:
         return {entry.name.decode(): places[entry.tensorIndex] for entry in signature.outputs}
 
     def spec(self, name: str, index: int) -> tf.TensorSpec:
-        """Returns the type of a tensor, under a name."""
+        """Returns the shape and dtype of a tensor, with the given name."""
         tensor = self._subgraph.tensors[index]
         dtypes = {self._schema.TensorType.FLOAT32: tf.float32, self._schema.TensorType.BOOL: tf.bool}
         return tf.TensorSpec([int(size) for size in tensor.shape], dtypes[tensor.type], name=name)

@@ -40,7 +40,7 @@ class OutputMetadata:
         description: a sentence.
         content: "features", or "boxes" for left, top, right and bottom in pixels.
         limits: the largest and the smallest value, or None.
-        labels: "axis" if the last axis are the classes, "values" if the values are their indices.
+        labels: "axis" if the last axis enumerates the classes, "values" if the values are class indices.
     """
 
     description: str
@@ -194,7 +194,7 @@ def _metadata_buffer(
     for name, output in described.items():
         files = None
         if labels and output.labels:
-            file = {0: _LABELS_FILE, 1: "Names of the classes, one a line.", 2: _LABELS[output.labels]}
+            file = {0: _LABELS_FILE, 1: "Names of the classes, one per line.", 2: _LABELS[output.labels]}
             files = [_write(builder, file)]
         content = {1: _BOXES if output.content == "boxes" else {}, 0: _CONTENTS[output.content]}
         limits = {0: output.limits[:1], 1: output.limits[1:]} if output.limits else None
