@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 DEMO := runs/digits-cifar_resnet20
-DETECTION_DEMO := runs/scenes
+DETECTION_DEMO := runs/demo-detection
 
 .PHONY: demo demo-detection test test-slow test-torch test-kill lint format readme clean
 

@@ -1,7 +1,9 @@
 """`python -m export` for detectors: the report, the rejected files, and refused flags."""
 
+import dataclasses
 import json
 import re
+import types
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +143,8 @@ def test_weights_in_all_formats(weights, tmp_path, capsys):
         ({"images": "0"}, "images must be at least 1; got 0"),
         ({"dataset": "scene"}, "scene"),
         ({"model": C4}, "--workdir and --model exclude each other"),
-        ({"opset": "15", "formats": "onnx"}, "opset 16 to 23; got 15"),
+        ({"opset": "15"}, "opset 16 to 23; got 15"),
+        ({"image_size": "64,64", "formats": "onnx"}, "image_size applies to TFLite files"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(flags, message, workdir, capsys):
@@ -151,6 +154,42 @@ def test_bad_input_is_one_line_and_status_2(flags, message, workdir, capsys):
     assert error.count("\n") == 1
     assert message in error
     assert not list(workdir.glob("export/*"))
+
+
+def test_retinanet_has_one_format(tmp_path, capsys):
+    name = "retinanet_resnet50_v1_5_fpn"
+    weights = build(name, classes=2).save_weights(tmp_path / "r.weights.h5")
+    assert run(COMMAND, f"--model={name}", f"--weights={weights}", f"--output_dir={tmp_path / 'out'}") == 2
+    assert f"{name} has one stage; it can be exported with --formats=saved_model" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_openvino_does_not_end_an_export(workdir, monkeypatch, capsys):
+    verify = pipeline.verify
+
+    def fails_in_openvino(detector, format, *arguments):
+        if format == "openvino":
+            raise InputError("model.onnx cannot be opened by OpenVINO: no")
+        return verify(detector, format, *arguments)
+
+    monkeypatch.setattr(pipeline, "verify", fails_in_openvino)
+    monkeypatch.setattr(pipeline, "find_spec", lambda name: True)
+    assert run(COMMAND, f"--workdir={workdir}", "--formats=onnx", "--images=2") == 0
+    printed = capsys.readouterr().out
+    assert "onnx in OpenVINO: model.onnx cannot be opened by OpenVINO: no" in printed
+    assert "OpenVINO's rows are for information" in (workdir / "export" / "MODEL_CARD.md").read_text()
+
+
+def test_the_license_of_the_weights_is_in_the_file(workdir):
+    import onnx
+
+    source = DetectorExportRequest(workdir=workdir, formats="onnx").source()
+    path = detector_to_onnx(source.detector, workdir / "m.onnx", license="BSD-3-Clause")
+    properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert properties["license"] == "BSD-3-Clause"
+    assert source.license == "Apache-2.0"
+    other = dataclasses.replace(source, origin=types.SimpleNamespace(entry=None))
+    assert other.license == "NOASSERTION"
 
 
 def test_flags_of_detectors_are_refused_for_classifiers(capsys):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from keras_resnet.detection.data.files import decode_file
 from keras_resnet.detection.detector import Detector
-from keras_resnet.detection.export.comparison import problem, read_detections
+from keras_resnet.detection.export.comparison import detect_on_cpu, problem, read_detections
 from keras_resnet.detection.export.serving import CLASSES, COUNT, DETECT_BYTES, IMAGE_BYTES, LABELS
 from keras_resnet.errors import InputError
 from keras_resnet.export.runtimes import Artifact, RunError
@@ -20,7 +20,7 @@ def broken_signatures(file: Artifact, detector: Detector, image: np.ndarray) -> 
     """Calls a file with batches of three images, portrait and landscape.
 
     The signatures of a SavedModel are also called without images and with JPEG and PNG files, one of which is
-    damaged. A file of a fixed size or batch size is not called.
+    damaged.
 
     Args:
         image: uint8 (height, width, 3), RGB, of which parts are taken.
@@ -32,7 +32,7 @@ def broken_signatures(file: Artifact, detector: Detector, image: np.ndarray) -> 
         return [f"its inputs are {', '.join(file.inputs)}, not {INPUT}"]
     _, shape = file.inputs[INPUT]
     if tuple(shape) != (None, None, None, 3):
-        return []
+        return [f"its input {INPUT} is of shape {tuple(shape)}, not of any number of images of any size"]
     side = min(image.shape[:2])
     views = [image[: -(-side * 3 // 4), :side], image[:side, : -(-side * 3 // 4)]]
     checks: list[tuple[str, Callable[..., str | None]]] = []
@@ -61,14 +61,14 @@ def broken_signatures(file: Artifact, detector: Detector, image: np.ndarray) -> 
 def _pixels(signature: str, file: Artifact, detector: Detector, pixels: np.ndarray) -> str | None:
     images = list(pixels.astype("uint8"))
     answers = file.run(pixels) if file.call is None else file.call(signature, {INPUT: pixels})
-    return _difference(answers, detector, images)
+    return _difference(answers, file, detector, images)
 
 
 def _bytes(signature: str, file: Artifact, detector: Detector, images: Sequence[np.ndarray]) -> str | None:
     assert file.call is not None
     files = [encoded(image, "JPEG" if index % 2 else "PNG") for index, image in enumerate(images)]
     decoded = [decode_file(content, "image") for content in files]
-    return _difference(file.call(signature, {IMAGE_BYTES: np.array(files)}), detector, decoded)
+    return _difference(file.call(signature, {IMAGE_BYTES: np.array(files)}), file, detector, decoded)
 
 
 def _damaged(signature: str, file: Artifact, detector: Detector, image: np.ndarray) -> str | None:
@@ -94,15 +94,15 @@ def _no_images(signature: str, file: Artifact, detector: Detector) -> str | None
 
 
 def _difference(
-    answers: dict[str, np.ndarray], detector: Detector, images: Sequence[np.ndarray]
+    answers: dict[str, np.ndarray], file: Artifact, detector: Detector, images: Sequence[np.ndarray]
 ) -> str | None:
     """Returns the first difference between the outputs for a batch and the detector's detections."""
-    expected = detector.detect(images)
+    expected = detect_on_cpu(detector, images)
     for index, (found, own) in enumerate(zip(read_detections(answers, len(images)), expected, strict=True)):
         if sentence := problem(found, own):
             return f"{sentence} in image {index} of a batch of {len(images)}"
     if CLASSES not in answers:
-        return None
+        return f"has no output {CLASSES}" if file.call is not None else None
     names = np.array([*detector.class_names, ""])
     valid = np.arange(answers[LABELS].shape[1]) < answers[COUNT][:, None]
     right = names[np.where(valid, answers[LABELS], len(names) - 1)]

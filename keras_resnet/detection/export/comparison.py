@@ -1,15 +1,24 @@
 """Compares detections in one image, and reads them from the outputs of an exported file."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet.detection import boxes as box_ops
 from keras_resnet.detection.detections import Detections
+from keras_resnet.detection.detector import Detector
 from keras_resnet.detection.export.serving import BOXES, COUNT, LABELS, SCORES
 from keras_resnet.errors import InputError
 
 LEAST_IOU = 0.99
 SCORE_TOLERANCE = 1e-4
+
+
+def detect_on_cpu(detector: Detector, images: Sequence[np.ndarray]) -> list[Detections]:
+    """Returns the detector's own detections. The files run on the CPU; a GPU may round float32 to TF32."""
+    with tf.device("CPU:0"):
+        return detector.detect(images)
 
 
 def read_detections(outputs: dict[str, np.ndarray], images: int) -> list[Detections]:
@@ -33,6 +42,11 @@ def read_detections(outputs: dict[str, np.ndarray], images: int) -> list[Detecti
         raise InputError(f"its output {COUNT} is {count.tolist()} for {rows} rows")
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise InputError("boxes or scores are not numbers")
+    valid = np.arange(rows) < count[:, None]
+    if (np.diff(np.where(valid, scores, -np.inf), axis=1)[valid[:, 1:]] > 0).any():
+        raise InputError(f"its output {SCORES} is not in descending order")
+    if any(outputs[name][~valid].any() for name in (BOXES, SCORES, LABELS)):
+        raise InputError(f"rows after {COUNT} are not 0")
     return [
         Detections(boxes[index, :own], scores[index, :own], labels[index, :own])
         for index, own in enumerate(count.tolist())

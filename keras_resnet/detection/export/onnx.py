@@ -38,7 +38,12 @@ _LARGEST_LOG_SCALE = math.log(1000 / 16)
 
 
 def detector_to_onnx(
-    detector: Detector, path: str | Path, *, opset: int = OPSET, io_dtype: str = "float32"
+    detector: Detector,
+    path: str | Path,
+    *,
+    opset: int = OPSET,
+    io_dtype: str = "float32",
+    license: str = "Apache-2.0",
 ) -> Path:
     """Writes an ONNX file and checks it with `onnx.checker`.
 
@@ -51,6 +56,7 @@ def detector_to_onnx(
     Args:
         path: the file to write; an existing file is replaced if this package exported it.
         opset: version of the operator set, 16 to 23.
+        license: SPDX identifier of the weights' license, for the metadata.
         io_dtype: dtype of the images, "float32" or "uint8".
 
     Raises:
@@ -61,15 +67,20 @@ def detector_to_onnx(
 
     if detector.head is None:
         raise InputError(f"only two-stage detectors can be exported to ONNX; {detector.name} has one stage")
-    newest = min(NEWEST_OPSET, onnx.defs.onnx_opset_version())
-    if opset not in range(OLDEST_OPSET, newest + 1):
-        raise InputError(f"detectors are exported with opset {OLDEST_OPSET} to {newest}; got {opset}")
+    check_opset(opset, onnx.defs.onnx_opset_version())
     options = Options(io_dtype=io_dtype, opset=opset)
     labels = json.dumps(detector.class_names, ensure_ascii=False)
     with replacing(path, is_our_onnx_file) as temporary:
         proto = _Detection(onnx, detector, options).write()
-        write_onnx_file(proto, temporary, {"labels": labels, "layout": "nhwc"})
+        write_onnx_file(proto, temporary, {"license": license, "labels": labels, "layout": "nhwc"})
     return Path(path)
+
+
+def check_opset(opset: int, newest: int = NEWEST_OPSET) -> None:
+    """Raises `InputError` if detectors cannot be exported with this opset, or `newest` is older."""
+    newest = min(NEWEST_OPSET, newest)
+    if opset not in range(OLDEST_OPSET, newest + 1):
+        raise InputError(f"detectors are exported with opset {OLDEST_OPSET} to {newest}; got {opset}")
 
 
 class _Operators:

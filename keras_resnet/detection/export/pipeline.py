@@ -4,11 +4,15 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from keras_resnet import files
+from keras_resnet.detection.data.annotations import DetectionSplit
 from keras_resnet.detection.detections import Detections
 from keras_resnet.detection.detector import Detector
 from keras_resnet.detection.drawing import draw_boxes, save_contact_sheet, thumbnail
+from keras_resnet.detection.evaluation import labels_of_split
+from keras_resnet.detection.export.comparison import detect_on_cpu
 from keras_resnet.detection.export.model_card import model_card
 from keras_resnet.detection.export.onnx import detector_to_onnx
 from keras_resnet.detection.export.report import (
@@ -16,10 +20,15 @@ from keras_resnet.detection.export.report import (
     DetectorExportReport,
     comparison_table,
 )
-from keras_resnet.detection.export.request import DetectionImages, DetectorExportRequest
+from keras_resnet.detection.export.request import DetectionImages, DetectorExportRequest, DetectorSource
 from keras_resnet.detection.export.saved_model import detector_to_saved_model
 from keras_resnet.detection.export.tflite import detector_to_tflite
-from keras_resnet.detection.export.verification import verify
+from keras_resnet.detection.export.verification import (
+    DetectorVerification,
+    average_precision,
+    has_objects,
+    verify,
+)
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import ARTIFACTS
 from keras_resnet.export.publishing import CARD, PARITY, check_output_folder, publish
@@ -46,11 +55,15 @@ def export_detector(
     """
     source = request.source()
     detector, output_dir, images = source.detector, source.output_dir, source.images
+    _check(detector, request, images)
     check_output_folder(output_dir, request.artifacts, _PICTURE)
     with files.hidden_folder(output_dir / "export") as hidden:
-        written = _write(detector, request, images, hidden, tell)
+        written = _write(source, request, hidden, tell)
         tell(f"detecting objects in {images.source}")
-        expected = [detector.detect([image])[0] for image in images]
+        expected = [detect_on_cpu(detector, [image])[0] for image in images]
+        split, ap = images.images, None
+        if isinstance(split, DetectionSplit) and has_objects(split):
+            ap = average_precision(detector, split, expected)
         formats = {}
         for name, path in written.items():
             tell(f"comparing {ARTIFACTS[name].file_name} with the detector")
@@ -62,7 +75,7 @@ def export_detector(
         class_names=detector.class_names,
         images=len(images),
         images_from=images.source,
-        ap=next((found.verification.expected_ap for found in formats.values()), None),
+        ap=ap,
         parameters=int(detector.model.count_params()),
         image_size=_tflite_size(request, images),
         files={name: path.relative_to(output_dir).as_posix() for name, path in published.items()},
@@ -70,7 +83,7 @@ def export_detector(
     )
     files.write_json(output_dir / PARITY, report.to_json())
     _draw(detector, images, expected, output_dir / _PICTURE)
-    card = model_card(detector, report, source.recipe, request.command, _PICTURE, source.origin)
+    card = model_card(source, report, request, _PICTURE)
     files.write_text(output_dir / CARD, card)
     tell(comparison_table(report, output_dir))
     rejected = [report.files[name] for name in report.formats if name not in equal]
@@ -79,31 +92,37 @@ def export_detector(
     return report
 
 
+def _check(detector: Detector, request: DetectorExportRequest, images: DetectionImages) -> None:
+    """Refuses what would fail after files are written."""
+    formats = {ARTIFACTS[name].format for name in request.artifacts}
+    if detector.head is None and formats != {"saved_model"}:
+        raise InputError(f"{detector.name} has one stage; it can be exported with --formats=saved_model only")
+    if isinstance(images.images, DetectionSplit):
+        labels_of_split(detector, images.images)
+
+
 def _tflite_size(request: DetectorExportRequest, images: DetectionImages) -> tuple[int, int] | None:
     has_tflite = any(ARTIFACTS[name].format == "tflite" for name in request.artifacts)
     return (request.image_size or images.size) if has_tflite else None
 
 
 def _write(
-    detector: Detector,
-    request: DetectorExportRequest,
-    images: DetectionImages,
-    folder: Path,
-    tell: Callable[[str], None],
+    source: DetectorSource, request: DetectorExportRequest, folder: Path, tell: Callable[[str], None]
 ) -> dict[str, Path]:
     """Writes the files to a folder; returns their paths by name."""
-    written = {}
+    detector, images, written = source.detector, source.images, {}
+    license: dict[str, Any] = {"license": source.license}
     for name in request.artifacts:
         kind, began = ARTIFACTS[name], time.perf_counter()
         path = folder / kind.file_name
         try:
             if kind.format == "saved_model":
-                path = detector_to_saved_model(detector, path)
+                path = detector_to_saved_model(detector, path, **license)
             elif kind.format == "onnx":
-                detector_to_onnx(detector, path, opset=request.opset, io_dtype=request.io_dtype)
+                detector_to_onnx(*(detector, path), opset=request.opset, io_dtype=request.io_dtype, **license)
             else:
                 size = request.image_size or images.size
-                options = {"precision": kind.precision, "io_dtype": request.io_dtype}
+                options = {"precision": kind.precision, "io_dtype": request.io_dtype, **license}
                 calibration = images.calibration() if kind.precision == "int8" else None
                 detector_to_tflite(detector, path, image_size=size, calibration=calibration, **options)
         except ModuleNotFoundError as error:
@@ -121,7 +140,10 @@ def _verified(
     verification = verify(detector, kind.format, path, images.images, kind.precision, expected)
     openvino = None
     if kind.format == "onnx" and find_spec("openvino") is not None:
-        openvino = verify(detector, "openvino", path, images.images, kind.precision, expected)
+        try:
+            openvino = verify(detector, "openvino", path, images.images, kind.precision, expected)
+        except InputError as error:  # does not end the export: ONNX Runtime decides
+            openvino = DetectorVerification(0, 0, 0.0, 0.0, (str(error),), version="openvino")
     return DetectorArtifactReport(
         kind.precision, verification, files.size(path), files.sha256(path), openvino
     )

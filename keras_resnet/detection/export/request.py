@@ -13,6 +13,7 @@ from keras_resnet.data.identity import data_changes
 from keras_resnet.detection.data.annotations import DetectionSplit
 from keras_resnet.detection.data.sources import open_detection_dataset
 from keras_resnet.detection.detector import Detector, build_detector, load_detector
+from keras_resnet.detection.export.onnx import check_opset
 from keras_resnet.detection.task import validation_split
 from keras_resnet.detection.weight_files import DetectorWeights, open_detector_weights
 from keras_resnet.errors import InputError, require
@@ -104,6 +105,11 @@ class DetectorExportRequest:
         check_choice("io_dtype", self.io_dtype, IO_DTYPES)
         for name in ("images", "calibration_images"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        formats = {ARTIFACTS[name].format for name in self.artifacts}
+        if self.image_size is not None and "tflite" not in formats:
+            raise InputError("image_size applies to TFLite files, which are not among the formats")
+        if "onnx" in formats:
+            check_opset(self.opset)
 
     @property
     def command(self) -> str:
@@ -173,9 +179,11 @@ class DetectorExportRequest:
             source = f"the first {self.images} images of {source}"
 
         def calibration() -> list[np.ndarray]:
-            training = opened.split("train" if "train" in opened.split_names else opened.split_names[0])
+            if "train" not in opened.split_names:
+                raise InputError(f"{opened.name} has no split 'train' to calibrate int8 with")
+            training = opened.split("train")
             count = min(self.calibration_images, len(training))
-            return [training.read_image(index) for index in range(count)]
+            return [training.read_image(index * len(training) // count) for index in range(count)]
 
         return DetectionImages(split, source, calibration)
 
@@ -202,3 +210,10 @@ class DetectorSource:
     images: DetectionImages
     recipe: Mapping[str, Any] | None = None
     origin: DetectorWeights | None = None
+
+    @property
+    def license(self) -> str:
+        """SPDX identifier of the license of the weights."""
+        if self.origin is None:
+            return "Apache-2.0"
+        return self.origin.entry.license if self.origin.entry else "NOASSERTION"

@@ -9,11 +9,12 @@ from keras_resnet.export.writers.saved_model import write_version
 from keras_resnet.export.writers.tflite_metadata import check_labels
 
 
-def detector_to_saved_model(detector: Detector, path: str | Path) -> Path:
+def detector_to_saved_model(detector: Detector, path: str | Path, *, license: str = "Apache-2.0") -> Path:
     """Writes a new version of a detector, which TensorFlow loads without Keras or this package.
 
     Args:
         path: the folder of the model's versions, as TensorFlow Serving expects it; created if missing.
+        license: SPDX identifier of the weights' license, for the metadata.
 
     Returns:
         The version's folder, `path/1`, or the next free number. Its signatures take zero or more images of
@@ -34,4 +35,6 @@ def detector_to_saved_model(detector: Detector, path: str | Path) -> Path:
     """
     check_labels(detector.class_names, len(detector.class_names))
     make_signatures = functools.partial(signatures, detector)
-    return write_version(Path(path), make_signatures, description(detector), detector.class_names)
+    return write_version(
+        Path(path), make_signatures, {"license": license, **description(detector)}, detector.class_names
+    )

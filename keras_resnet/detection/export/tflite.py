@@ -60,6 +60,7 @@ def detector_to_tflite(
     precision: str = "float32",
     io_dtype: str = "float32",
     calibration: Iterable[np.ndarray] | None = None,
+    license: str = "Apache-2.0",
 ) -> Path:
     """Writes a TFLite file that needs built-in operators only, so the plain interpreter runs it.
 
@@ -77,6 +78,7 @@ def detector_to_tflite(
         io_dtype: dtype of the images, "float32" or "uint8".
         calibration: for "int8": at least 32 images, uint8 (height, width, 3), RGB, like those that the
             detector will see. Images of another size are resized to `image_size`.
+        license: SPDX identifier of the weights' license, for the metadata.
 
     Raises:
         InputError: another file exists at `path`, or it cannot be written; an argument is invalid; a class
@@ -97,7 +99,7 @@ def detector_to_tflite(
             model = writer.write(io_dtype)
         except tf.errors.OpError as error:  # how TensorFlow reports a full disk
             raise InputError(f"cannot write {path}: {error.message}") from error
-        metadata = {"model": detector.name, "classes": str(classes)}
+        metadata = {"model": detector.name, "classes": str(classes), "license": license}
         task = f"Detects objects of {classes} classes"
         write_with_metadata(model, temporary, metadata, detector.class_names, _DESCRIPTIONS, task)
     return Path(path)
