@@ -125,6 +125,7 @@ def test_images_of_several_sizes(exported, verify_here):
     assert found.detections > 10
 
 
+@pytest.mark.slow
 def test_changed_weights_are_found_by_every_signature(exported, artifact):
     bias = exported[0].model.get_layer("roi_logits").bias
     bias.assign([0.0, 0.2, 0.0, 0.0])

@@ -51,11 +51,13 @@ def c4(tmp_path_factory):
     return detector, write(detector, tmp_path_factory.mktemp("tflite"))
 
 
+@pytest.mark.slow
 def test_landscape_scenes(c4):
     detector, path = c4
     assert problems(path, detector, views()) == ()
 
 
+@pytest.mark.slow
 def test_a_changed_weight_is_noticed(c4):
     other = build(C4)
     kernel = other.model.get_layer("roi_logits").kernel
@@ -125,6 +127,7 @@ def test_nothing_is_found_of_one_class(tmp_path):
         assert json.loads(archive.read("metadata.json")) == {"model": C4, "classes": "1"}
 
 
+@pytest.mark.slow
 def test_the_signature(c4):
     runner = Interpreter(str(c4[1])).get_signature_runner("serving_default")
     (images,) = runner.get_input_details().values()

@@ -63,6 +63,7 @@ def test_paper_recipes_are_appendix_a():
     assert [coco.boundaries[0] * coco.steps, coco.steps] == [240_000, 320_000]
 
 
+@pytest.mark.slow
 def test_the_command_trains_a_detector(tmp_path, data_dir):
     options = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'run'}", "--strategy=one_device"]
     assert run_command(TRAIN, *options, *recipe_flags(small_recipe(epochs=4))) == 0
