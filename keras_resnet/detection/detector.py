@@ -284,25 +284,21 @@ class Detector:
         If they are not finite, nothing is detected.
         """
         outputs = self.features(images)
-        finite = _are_finite([*outputs.logits, *outputs.deltas])
+        finite = are_finite([*outputs.logits, *outputs.deltas])
         if self.head is None:
             found = detections_of_anchors(outputs.logits, outputs.deltas, anchors, sizes, self.config)
             return found, finite
         proposals = self.propose(outputs, anchors, sizes)
         logits, deltas = self.regions(outputs, proposals.boxes, sizes)
         found = detections_of_regions(logits, deltas, proposals, sizes, self.config)
-        return found, finite & _are_finite([logits, deltas])
+        return found, finite & are_finite([logits, deltas])
 
     def _detect_in(self, image: np.ndarray) -> Detections:
         pixels, size = self.prepare(image)
         anchors = self.anchors(*static_shape(pixels)[:2])
         results: Any = self._detect(pixels[None], anchors, tf.constant([size]))
         found, finite = results
-        if not finite.numpy().all():
-            raise InputError(
-                f"the outputs of {self.name} are not finite numbers: its weights are damaged, or its training"
-                " has diverged"
-            )
+        check_finite(self.name, finite)
         boxes, scores, labels, valid = (each[0].numpy() for each in found)
         boxes = rescale_boxes(boxes[valid], size, image.shape[:2])
         return Detections(boxes, scores[valid], labels[valid])
@@ -413,10 +409,19 @@ def _anchors(config: DetectorConfig, height: int, width: int) -> list[np.ndarray
     return result
 
 
-def _are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+def are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Whether all elements of tensors (batch, ...) are finite, bool (batch,)."""
     found = [tf.reduce_all(tf.math.is_finite(each), tf.range(1, tf.rank(each))) for each in tensors]
     return tf.reduce_all(tf.stack(found), 0)
+
+
+def check_finite(name: str, finite: tf.Tensor) -> None:
+    """Raises `InputError` unless the outputs of the detector `name` are finite; see `are_finite`."""
+    if not tf.reduce_all(finite):
+        raise InputError(
+            f"the outputs of {name} are not finite numbers: its weights are damaged, or its training has"
+            " diverged"
+        )
 
 
 def _shared(config: DetectorConfig) -> tuple[Any, Outputs]:

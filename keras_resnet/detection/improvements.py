@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_resnet.detection import boxes as box_ops
 from keras_resnet.detection.detections import Detections
-from keras_resnet.detection.detector import Detector, Outputs, check_images
+from keras_resnet.detection.detector import Detector, Outputs, are_finite, check_finite, check_images
 from keras_resnet.detection.proposals import (
     Predictions,
     RawDetections,
@@ -77,7 +77,11 @@ class ImprovedDetector:
         self._raw = tf.function(self._raw_detections, input_signature=signature)
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """Detects objects in images of any sizes; see `Detector.detect`."""
+        """Detects objects in images of any sizes; see `Detector.detect`.
+
+        Raises:
+            InputError: an image has another dtype or shape, or the outputs of a detector are not finite.
+        """
         check_images(images)
         return [self._detect_in(image) for image in images]
 
@@ -92,7 +96,10 @@ class ImprovedDetector:
             for detector, own in zip(self._detectors, pixels, strict=True)
         ]
         sizes = [tf.constant([size for _, size in own]) for own in prepared]
-        found: Any = self._raw(pixels, anchors, sizes)
+        results: Any = self._raw(pixels, anchors, sizes)
+        found, finite = results
+        for detector, own in zip(self._detectors, finite, strict=True):
+            check_finite(detector.name, own)
         boxes, scores, labels, valid = (each[0].numpy() for each in found)
         boxes = rescale_boxes(boxes[valid], prepared[0][0][1], image.shape[:2])
         return Detections(boxes, scores[valid], labels[valid])
@@ -102,12 +109,16 @@ class ImprovedDetector:
         pixels: Sequence[Sequence[tf.Tensor]],
         anchors: Sequence[Sequence[tf.Tensor]],
         sizes: Sequence[tf.Tensor],
-    ) -> RawDetections:
-        """Detects objects in one image; boxes are in pixels of the first detector's resized image."""
+    ) -> tuple[RawDetections, list[tf.Tensor]]:
+        """Detects objects in one image, and checks whether the outputs of each detector are finite.
+
+        Boxes are in pixels of the first detector's resized image.
+        """
         size = sizes[0][:1]
-        boxes, valid, views = [], [], []
+        boxes, valid, views, finite = [], [], [], []
         for index, detector in enumerate(self._detectors):
             outputs = [detector.features(each) for each in pixels[index]]
+            finite.append(are_finite([*outputs[0].logits, *outputs[0].deltas]))
             proposals = detector.propose(outputs[0], anchors[index], sizes[index][:1])
             # 1 for images of the same size, so that their boxes are not rounded.
             factors = tf.cast(sizes[index], tf.float32) / tf.cast(size, tf.float32)
@@ -119,13 +130,15 @@ class ImprovedDetector:
         boxes, valid = tf.concat(boxes, 1), tf.concat(valid, 1)
 
         def predict(boxes):
-            return _mean([view.predict(boxes, size) for view in views])
+            results = [view.predict(boxes, size) for view in views]
+            finite[:] = [before & own for before, (_, own) in zip(finite, results, strict=True)]
+            return _mean([predictions for predictions, _ in results])
 
         config, predictions = self._detectors[0].config, predict(boxes)
         if self._refine:
             predictions, valid = refine(predict, predictions, valid, size, config.proposal_side)
             config = config.replace(box_nms=_REFINED_NMS)
-        return select_detections(predictions, valid, size, config, vote=self._refine)
+        return select_detections(predictions, valid, size, config, vote=self._refine), finite
 
 
 def refine(
@@ -188,12 +201,16 @@ class _View:
     outputs: Sequence[Outputs]
     factors: tf.Tensor
 
-    def predict(self, boxes: tf.Tensor, size: tf.Tensor) -> Predictions:
-        """Computes the predictions for boxes, (1, n, 4), in an image of `size`, (1, 2)."""
+    def predict(self, boxes: tf.Tensor, size: tf.Tensor) -> tuple[Predictions, tf.Tensor]:
+        """Computes the predictions for boxes, (1, n, 4), in an image of `size`, (1, 2).
+
+        The second result is whether the outputs of the box head are finite, bool (1,).
+        """
         detector = self.detector
         pools = [functools.partial(self._pool, rank) for rank in range(min(len(self.outputs), 2))]
         features = detector.region_features(pools, detector.with_context(boxes, size))
-        return decode_regions(*detector.predict(features), boxes, detector.config)
+        logits, deltas = detector.predict(features)
+        return decode_regions(logits, deltas, boxes, detector.config), are_finite([logits, deltas])
 
     def _pool(self, rank: int, boxes: tf.Tensor) -> tf.Tensor:
         """Pools the features of boxes, (1, n, 4), each at its closest (rank 0) or second closest scale."""

@@ -169,6 +169,16 @@ def test_an_ensemble_of_a_detector_with_itself_is_the_detector(detector, images)
     assert_same(ensemble.detect(images), detector.detect(images), 1e-6)
 
 
+@pytest.mark.parametrize(("layer", "refine"), [("rpn_logits", False), ("roi_deltas", True)])
+def test_outputs_of_a_member_that_are_not_finite(layer, refine, detector, images):
+    damaged = build()
+    damaged.name = "damaged"
+    weight = damaged.model.get_layer(layer).kernel
+    weight.assign(np.where(np.arange(weight.shape[-1]) == 0, np.nan, weight))
+    with pytest.raises(InputError, match="the outputs of damaged are not finite numbers: its weights are da"):
+        ImprovedDetector([detector, damaged], refine=refine).detect(images[:1])
+
+
 def test_an_ensemble_is_the_mean_over_the_proposals_of_all(images):
     image = images[0]
     detectors = [build(), build(seed=1, shorter_side=48)]
