@@ -61,8 +61,10 @@ def _open_detectors(
 
 
 def _with_run_folder(weights: str) -> str:
-    """The weight file of a run's folder; other weights unchanged."""
-    return str(RunFolder(weights).weights) if os.path.isdir(weights) else weights
+    """The weight file of a run's folder; other weights unchanged, even if a folder has their name."""
+    folder = RunFolder(weights)
+    is_run = os.path.isdir(weights) and (folder.recipe.exists() or folder.weights.exists())
+    return str(folder.weights) if is_run else weights
 
 
 def _open_detector(weights: str, detector: str | None = None) -> Detector:
@@ -85,13 +87,16 @@ def _detector_of(weights: str) -> str:
         return weights.rpartition("/")[0]
     if weights.endswith(HDF5) and (spec := read_detector_spec(weights)):
         return spec.name
-    if not os.path.exists(weights) and not weights.endswith(SUFFIXES):
+    if not os.path.isfile(weights) and not weights.endswith(SUFFIXES):
         of_detectors = [name for name in list_detector_weights() if name.endswith(f"/{weights}")]
-        if not of_detectors:
-            raise unknown_name("weights of a detector", weights, list_detector_weights())
-        raise InputError(
-            f"add --detector=NAME: weights {weights!r} are published as {', '.join(of_detectors)}"
-        )
+        if of_detectors:
+            raise InputError(
+                f"add --detector=NAME: weights {weights!r} are published as {', '.join(of_detectors)}"
+            )
+        if os.path.isdir(weights):
+            run = RunFolder(weights)
+            raise InputError(f"the folder {weights} holds no {run.recipe.name} and no {run.weights.name}")
+        raise unknown_name("weights of a detector", weights, list_detector_weights())
     raise InputError(
         f"add --detector=NAME: {weights} does not say which detector it is for"
         " (`python -m keras_resnet detection list`)"

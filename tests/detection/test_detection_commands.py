@@ -9,9 +9,10 @@ from helpers.commands import run
 from helpers.data_helpers import write_image
 from PIL import Image
 
-from keras_resnet.detection import build_detector
+from keras_resnet.detection import build_detector, weight_files
 from keras_resnet.detection.__main__ import COMMAND, DETECT
 from keras_resnet.detection.config import list_detectors
+from keras_resnet.errors import InputError
 from keras_resnet.models.config import get_config
 
 
@@ -181,6 +182,29 @@ def test_bad_input_of_detect_is_one_line(photos, weights, monkeypatch, tmp_path,
     assert message in error
     assert list(here.iterdir()) == []
     assert sorted(path.name for path in photos.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("weights", "detector", "message"),
+    [
+        ("coco", "faster_rcnn_resnet50_v1_5_fpn", "no download of https://"),
+        ("faster_rcnn_resnet50_v1_5_fpn/coco", None, "no download of https://"),
+        ("coco", None, "add --detector=NAME: weights 'coco' are published as"),
+        ("photos", None, "the folder photos holds no recipe.json and no model.weights.h5"),
+    ],
+)
+def test_a_folder_without_a_run_hides_no_published_weights(
+    photos, tmp_path, monkeypatch, capsys, weights, detector, message
+):
+    def fetch(url, digest):
+        raise InputError(f"no download of {url}, {digest}")
+
+    monkeypatch.setattr(weight_files, "fetch", fetch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / weights).mkdir(parents=True, exist_ok=True)
+    flags = {} if detector is None else {"detector": detector}
+    assert detect(photos / "a.png", weights=weights, output="x.png", **flags) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_evaluate_writes_a_report(tmp_path, capsys):
