@@ -196,6 +196,15 @@ def _suppress(boxes, scores, labels, sizes, config, vote=False, suppress=non_max
 
 def _voted(boxes, labels, candidates, scores, groups, score_threshold):
     """Averages the selected boxes with the candidates of the same class above the score threshold."""
-    weights = tf.where(scores > score_threshold, scores, 0.0)[:, None]
-    same = tf.expand_dims(labels, -1) == tf.expand_dims(groups, 1)
-    return vote_boxes(boxes, candidates, tf.where(same, weights, 0.0))
+    weights = tf.where(scores > score_threshold, scores, 0.0)
+
+    def vote(selected):
+        box, label = selected
+        own = tf.where(groups == label[:, None], weights, 0.0)
+        return vote_boxes(box[:, None], candidates, own[:, None])[:, 0]
+
+    # One box at a time: the candidates are all regions with the boxes of all classes.
+    elements = tf.transpose(boxes, [1, 0, 2]), tf.transpose(labels)
+    signature = tf.TensorSpec([boxes.shape[0], 4], tf.float32)
+    voted = tf.map_fn(vote, elements, fn_output_signature=signature, parallel_iterations=1)
+    return tf.transpose(voted, [1, 0, 2])

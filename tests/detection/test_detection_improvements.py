@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_resnet.detection import proposals as proposals_module
 from keras_resnet.detection.config import get_detector_config
 from keras_resnet.detection.detector import build_detector, load_detector
 from keras_resnet.detection.improvements import ImprovedDetector, closest_scales, refine
@@ -86,6 +87,34 @@ def test_only_boxes_of_the_class_above_the_score_threshold_vote():
     assert labels.tolist() == [0, 1]
     np.testing.assert_allclose(voted[:, 3], [(9 + 4.8) / 1.5, (1 + 2.4) / 0.4], rtol=1e-6)
     np.testing.assert_allclose(selected(scores, boxes, False)[0][:, 3], [10, 8])
+
+
+def test_the_votes_of_a_batch_are_counted_one_box_at_a_time(monkeypatch):
+    """The largest tensors have an element per region and class, not that times the number of detections."""
+    weighed = []
+
+    def vote(kept, boxes, weights):
+        weighed.append(tuple(weights.shape))
+        return vote_boxes(kept, boxes, weights)
+
+    monkeypatch.setattr(proposals_module, "vote_boxes", vote)
+    generator = np.random.default_rng(0)
+    corners = generator.uniform(0, 25, (2, 30, 2, 2))
+    boxes = np.concatenate([corners, corners + generator.uniform(5, 15, corners.shape)], -1).astype("float32")
+    scores = generator.uniform(0, 1, (2, 30, 2)).astype("float32")
+    predictions = Predictions(tf.constant(scores), tf.constant(boxes))
+    config = get_detector_config(C4, classes=2, **SMALL)
+    plain, voted = (
+        select_detections(predictions, tf.ones([2, 30], tf.bool), tf.fill([2, 2], 40), config, each)
+        for each in (False, True)
+    )
+    assert weighed == [(2, 1, 60)] * SMALL["detections"]
+    assert plain.valid.numpy().all()
+    same = plain.labels[..., None] == tf.tile([0, 1], [30])
+    weights = tf.where(same, np.where(scores > config.score_threshold, scores, 0).reshape(2, 1, 60), 0.0)
+    expected = vote_boxes(plain.boxes, boxes.reshape(2, 60, 4), weights)
+    np.testing.assert_allclose(voted.boxes, expected, rtol=1e-6, atol=1e-5)
+    assert np.abs(voted.boxes - plain.boxes).max() > 1
 
 
 def test_refinement_pools_the_box_of_the_most_probable_class():
