@@ -35,6 +35,9 @@ _PAPER = (
 """The heading and the first paragraph of the page of all claims."""
 
 _DETECTOR = "detector."
+_FIXED = ("model", "model.network", "dataset", "weights", "backbone_weights", "freeze", "statistics_batches")
+"""Keys of the detectors' recipe that the experiment sets."""
+
 _Recipe = TypeVar("_Recipe", bound=Recipe)
 
 
@@ -50,7 +53,8 @@ def make_setting(
 ) -> Setting:
     """The budget's setting with the changes of the flags; `assignments` are those of `--set`.
 
-    Assignments whose keys begin with `detector.` change the recipe of the detectors.
+    Assignments whose keys begin with `detector.` change the recipe of the detectors, except what the
+    experiment sets.
 
     Raises:
         InputError: a value is wrong.
@@ -59,6 +63,9 @@ def make_setting(
     recipe, detector = setting.recipe, setting.detector
     if detector is not None:
         theirs = [text.removeprefix(_DETECTOR) for text in assignments if text.startswith(_DETECTOR)]
+        for key in (text.partition("=")[0] for text in theirs):
+            if key in _FIXED:
+                raise InputError(f"--set cannot change {_DETECTOR}{key}: the experiment sets it")
         detector = _changed(detector, theirs)
         assignments = [text for text in assignments if not text.startswith(_DETECTOR)]
     recipe = _changed(recipe, assignments)

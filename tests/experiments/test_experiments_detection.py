@@ -141,7 +141,18 @@ def test_assignments_reach_the_recipe_that_they_name():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"assignments": ["detector.backbone_weights=a.h5"]}, "--set cannot change backbone_weights"),
+        *(
+            ({"assignments": [f"detector.{text}"]}, f"--set cannot change detector.{text.split('=')[0]}: the ")
+            for text in (
+                "model=faster_rcnn_cifar_plain20_c4",
+                "model.network={'stage_depths': (1, 1, 1)}",
+                "dataset=scenes/digits",
+                "weights=a.h5",
+                "backbone_weights=a.h5",
+                "freeze=C2",
+                "statistics_batches=2",
+            )
+        ),
         ({"assignments": ["detector.epoch=3"]}, "unknown recipe key 'epoch'; did you mean epochs"),
         ({"budget": "paper"}, "unknown budget 'paper'; choose one of seconds"),
         ({"dataset": "cifar10"}, "unknown dataset 'cifar10'; choose one of digits, fashion_mnist"),
