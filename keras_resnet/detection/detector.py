@@ -213,6 +213,8 @@ class Detector:
         Returns:
             Class logits, (batch, n, 1 + classes), and box deltas, (batch, n, (1 + classes) * 4).
         """
+        # The number of images, which bounds the memory, may be unknown for the boxes alone.
+        boxes = tf.ensure_shape(boxes, [static_shape(outputs.maps[0])[0], None, None])
         boxes = self.with_context(boxes, sizes)
         features = self.region_features([functools.partial(self.pool, outputs)], boxes, training)
         return self.predict(features, training)
@@ -228,7 +230,8 @@ class Detector:
     ) -> tf.Tensor:
         """Computes the features of boxes, (batch, n, 4), the elementwise maximum over `pools`.
 
-        In inference mode, the boxes are processed in chunks, which bounds the memory.
+        In inference mode, the boxes are processed in chunks, which bounds the memory. If the number of images
+        is unknown when the graph is traced, the bound is that of one image, times the number of images.
 
         Args:
             pools: functions from boxes, (batch, k, 4), to their pooled features, like `pool`.

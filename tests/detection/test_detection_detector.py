@@ -220,6 +220,27 @@ def test_regions_in_parts_are_the_same(monkeypatch):
         np.testing.assert_allclose(part, expected, atol=1e-6)
 
 
+def test_parts_of_regions_are_for_the_number_of_images(monkeypatch):
+    """The number is unknown for the boxes, but not for the feature maps."""
+    detector, pooled = build(C4), []
+
+    def pool(outputs, boxes):
+        pooled.append(tuple(boxes.shape))
+        return type(detector).pool(detector, outputs, boxes)
+
+    monkeypatch.setattr(detector, "pool", pool)
+    monkeypatch.setattr(detector_module, "_CHUNK", 4 * 28 * 28 * 8)
+    outputs = Outputs([tf.zeros([2, 8, 8, 8])], [], [])
+    sizes = tf.fill([2, 2], 64)
+    traced = tf.function(
+        lambda boxes: detector.regions(outputs, boxes, sizes),
+        input_signature=[tf.TensorSpec([None, 7, 4])],
+        autograph=False,
+    )
+    traced.get_concrete_function()
+    assert pooled == [(2, 2, 4)]  # four regions of all images at a time
+
+
 def test_a_classifiers_weights_load_into_the_backbone(tmp_path):
     spec = ModelSpec.default("cifar_resnet20")
     keras.utils.set_random_seed(1)
