@@ -142,15 +142,18 @@ def test_assignments_reach_the_recipe_that_they_name():
     ("changes", "sentence"),
     [
         *(
-            ({"assignments": [f"detector.{text}"]}, f"--set cannot change detector.{text.split('=')[0]}: the ")
-            for text in (
-                "model=faster_rcnn_cifar_plain20_c4",
-                "model.network={'stage_depths': (1, 1, 1)}",
-                "dataset=scenes/digits",
-                "weights=a.h5",
-                "backbone_weights=a.h5",
-                "freeze=C2",
-                "statistics_batches=2",
+            (
+                {"assignments": [f"detector.{key}={value}"]},
+                f"--set cannot change detector.{key}: the experiment",
+            )
+            for key, value in (
+                ("model", "faster_rcnn_cifar_plain20_c4"),
+                ("model.network", "{'stage_depths': (1, 1, 1)}"),
+                ("dataset", "scenes/digits"),
+                ("weights", "a.h5"),
+                ("backbone_weights", "a.h5"),
+                ("freeze", "C2"),
+                ("statistics_batches", "2"),
             )
         ),
         ({"assignments": ["detector.epoch=3"]}, "unknown recipe key 'epoch'; did you mean epochs"),
