@@ -43,7 +43,7 @@ def read_detections(outputs: dict[str, np.ndarray], images: int) -> list[Detecti
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise InputError("boxes or scores are not numbers")
     valid = np.arange(rows) < count[:, None]
-    if (np.diff(np.where(valid, scores, -np.inf), axis=1)[valid[:, 1:]] > 0).any():
+    if (np.diff(np.where(valid, scores, 0.0), axis=1) > 0).any():
         raise InputError(f"its output {SCORES} is not in descending order")
     if any(outputs[name][~valid].any() for name in (BOXES, SCORES, LABELS)):
         raise InputError(f"rows after {COUNT} are not 0")
