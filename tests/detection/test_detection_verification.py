@@ -70,6 +70,17 @@ def test_in_float32_scores_and_numbers_decide(verified):
     assert "finds 0 objects in image 0, not 1" in problems
 
 
+@pytest.mark.parametrize("different", [1, 2, 3])
+def test_rounding_may_change_one_image_in_a_hundred(verified, different):
+    boxes = [objects((1, 1, 4, 4))] * 200
+    own = [detected((0.9, 1, 1, 4, 4))] * 200
+    found = [detected((0.89, 1, 1, 4, 4.05))] * different + own[different:]
+    result = verified(found, detector=own, images=made_split(boxes))
+    assert result.equal == (different <= 2)
+    assert result.rounded == (different if different <= 2 else 0)
+    assert (result.score_difference == 0) == (different <= 2)
+
+
 def test_a_detector_that_finds_nothing_proves_nothing_in_lower_precision(verified):
     nothing = [detected()] * len(FOUND)
     assert verified(nothing, detector=nothing).equal  # in float32, the same detections

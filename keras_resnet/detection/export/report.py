@@ -119,5 +119,10 @@ def comparison_table(report: DetectorExportReport, output_dir: str | Path = "") 
     lines = [f"{report.model} on {report.images} images, {report.images_from}"]
     lines.append(markdown_table(COMPARISON, [first, *comparison_rows(report, output_dir)]))
     for name, file in report.formats.items():
+        lines += [
+            f"  {name}{note}: rounding changes which boxes suppress others in {found.rounded} images"
+            for note, found in file.runs
+            if found.rounded
+        ]
         lines += [f"  {name}{note}: {problem}" for note, found in file.runs for problem in found.problems]
     return "\n".join(lines)
