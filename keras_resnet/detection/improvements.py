@@ -163,6 +163,7 @@ def refine(
     """
     best = tf.argmax(first.scores, -1)
     boxes = box_ops.clip(tf.gather(first.boxes, best, batch_dims=2), sizes)
+    boxes = tf.where(tf.math.is_finite(boxes), boxes, 0.0)  # RoIAlign on a CPU refuses others
     corner, end = tf.split(boxes, 2, axis=-1)
     large = tf.reduce_all(end - corner >= smallest_side, -1)
     second = predict(boxes)
