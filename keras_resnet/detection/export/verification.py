@@ -78,7 +78,7 @@ def verify(
     """Runs an exported file in its own process, without Keras, and compares its detections.
 
     In float32, each image must have the same number of detections, and each detection a counterpart of the
-    same label with an IoU of at least 0.99 and a score within 1e-4. One image in a hundred may differ, because
+    same label with an IoU of at least 0.99 and a score within 1e-4. One image in a hundred may differ:
     rounding may decide which of two boxes suppresses the other. With annotated objects, COCO's mean
     average precision must be within 0.001. A file of lower precision is compared by its mean average
     precision only, which must be within 0.02. All signatures of a SavedModel are compared.
