@@ -124,7 +124,11 @@ def test_nothing_is_found_of_one_class(tmp_path):
     assert not any(outputs[name].any() for name in ("boxes", "scores", "labels"))
     with zipfile.ZipFile(path) as archive:
         assert archive.read("labels.txt") == b"owl\n"
-        assert json.loads(archive.read("metadata.json")) == {"model": C4, "classes": "1"}
+        assert json.loads(archive.read("metadata.json")) == {
+            "model": C4,
+            "classes": "1",
+            "license": "Apache-2.0",
+        }
 
 
 @pytest.mark.slow
