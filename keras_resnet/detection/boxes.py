@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-_LARGEST_LOG_SCALE = math.log(1000 / 16)
+LARGEST_LOG_SCALE = math.log(1000 / 16)
 _SMALLEST_SIDE = 1e-3  # pixels
 _ONES = (1.0, 1.0, 1.0, 1.0)
 
@@ -45,7 +45,7 @@ def decode(deltas: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float] = _ON
     shift, scale = tf.split(tf.cast(deltas, tf.float32) / tf.constant(weights, tf.float32), 2, axis=-1)
     center, sides = _center_and_sides(anchors)
     center = shift * sides + center
-    half = 0.5 * (tf.exp(tf.minimum(scale, _LARGEST_LOG_SCALE)) * sides)
+    half = 0.5 * (tf.exp(tf.minimum(scale, LARGEST_LOG_SCALE)) * sides)
     return tf.concat([center - half, center + half], -1)
 
 

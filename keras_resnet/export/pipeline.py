@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,19 @@ from typing import Any
 import keras
 
 from keras_resnet import files
-from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options
 from keras_resnet.export.graph import Graph, fold
 from keras_resnet.export.images import Images, photo_images
 from keras_resnet.export.model_card import draw_predictions, model_card
-from keras_resnet.export.publishing import CARD, PARITY, check_output_folder, publish
+from keras_resnet.export.publishing import (
+    CARD,
+    PARITY,
+    check_output_folder,
+    missing_packages_as_input_errors,
+    publish,
+    tell_rejected,
+    write_all,
+)
 from keras_resnet.export.report import ExportReport, parity_table
 from keras_resnet.export.request import (
     CALIBRATION_IMAGES,
@@ -174,7 +180,10 @@ def export_and_verify(
     options = complete_options(options or Options(), spec, artifacts, images, origin)
     check_output_folder(output_dir, artifacts, _PICTURE)
     with files.hidden_folder(output_dir / "export") as hidden:
-        written = _write(artifacts, fold(model), hidden, options, tell)
+        graph = fold(model)
+        written = write_all(
+            artifacts, hidden, lambda name, path: write_artifact(name, graph, path, options), tell
+        )
         tell(f"comparing with the Keras model on {images.source}")
         report = verify(model, written, images.batches(), options, max_top1_drop / 100)
         timed = {
@@ -204,9 +213,7 @@ def export_and_verify(
         draw_predictions(model, next(iter(images.batches())), spec.labels, temporary)
     files.write_text(output_dir / CARD, model_card(spec, report, recipe, command, _PICTURE, origin))
     tell(parity_table(report, output_dir))
-    rejected = [report.files[name] for name, found in report.formats.items() if not found.equal]
-    if rejected:
-        tell(f"not published: {', '.join(str(output_dir / path) for path in rejected)}")
+    tell_rejected(report.files, equal, output_dir, tell)
     return report
 
 
@@ -223,7 +230,7 @@ def write_artifact(name: str, model: keras.Model | Graph, path: str | Path, opti
     kind = ARTIFACTS[name]
     calibration = options.calibration if kind.precision == "int8" else None
     given: dict[str, Any] = {"precision": kind.precision}
-    try:
+    with missing_packages_as_input_errors(name):
         if kind.format == "saved_model":
             given |= {"labels": options.labels, "preprocessing": options.preprocessing}
             return to_saved_model(model, path, options.metadata, **given)
@@ -233,18 +240,3 @@ def write_artifact(name: str, model: keras.Model | Graph, path: str | Path, opti
         metadata = {**options.metadata, "labels": json.dumps(list(options.labels)), "layout": options.layout}
         given |= {"opset": options.opset, "layout": options.layout, "dynamic_size": options.dynamic_size}
         return to_onnx(model, path, metadata, **given)
-    except ModuleNotFoundError as error:
-        raise InputError(f"to write {name}, install the extra 'export': {error}") from error
-
-
-def _write(
-    names: Iterable[str], graph: Graph, folder: Path, options: Options, tell: Callable[[str], None]
-) -> dict[str, Path]:
-    """Writes artifacts to a folder; returns their paths by name."""
-    written = {}
-    for name in names:
-        began, file_name = time.perf_counter(), ARTIFACTS[name].file_name
-        written[name] = write_artifact(name, graph, folder / file_name, options)
-        size = files.size(written[name]) / 1e6
-        tell(f"wrote {file_name} ({size:.2f} MB, {time.perf_counter() - began:.1f} s)")
-    return written

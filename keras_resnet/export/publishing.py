@@ -1,10 +1,13 @@
-"""Moves verified artifacts to their final names, and those that differ to a hidden folder."""
+"""Writes artifacts; moves verified ones to their final names, and those that differ to a hidden folder."""
 
+import contextlib
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from keras_resnet import files
+from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import ARTIFACTS
 from keras_resnet.export.writers.onnx import is_our_onnx_file
 from keras_resnet.export.writers.saved_model import next_version
@@ -36,6 +39,44 @@ def check_output_folder(output_dir: Path, artifacts: Iterable[str], picture: str
         files.check_replaceable(output_dir / name, files.starts_with(mark))
     for name in artifacts:
         _final_path(name, output_dir)
+
+
+@contextlib.contextmanager
+def missing_packages_as_input_errors(name: str) -> Iterator[None]:
+    """Raises `InputError`, which names the extra to install, if a package for an artifact is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"to write {name}, install the extra 'export': {error}") from error
+
+
+def write_all(
+    names: Iterable[str], folder: Path, write: Callable[[str, Path], Path], tell: Callable[[str], None]
+) -> dict[str, Path]:
+    """Writes artifacts to a folder; returns their paths by name.
+
+    Args:
+        names: keys of `ARTIFACTS`.
+        write: writes the artifact of a name to a path; returns the path of the file, or of the SavedModel's
+            version.
+        tell: receives the progress, line by line.
+    """
+    written = {}
+    for name in names:
+        began, file_name = time.perf_counter(), ARTIFACTS[name].file_name
+        written[name] = write(name, folder / file_name)
+        size = files.size(written[name]) / 1e6
+        tell(f"wrote {file_name} ({size:.2f} MB, {time.perf_counter() - began:.1f} s)")
+    return written
+
+
+def tell_rejected(
+    paths: Mapping[str, str], equal: Collection[str], output_dir: Path, tell: Callable[[str], None]
+) -> None:
+    """Tells which artifacts were not published; `paths` are relative to `output_dir`."""
+    rejected = [str(output_dir / path) for name, path in paths.items() if name not in equal]
+    if rejected:
+        tell(f"not published: {', '.join(rejected)}")
 
 
 def publish(

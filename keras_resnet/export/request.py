@@ -66,16 +66,10 @@ class ExportRequest:
     @property
     def command(self) -> str:
         """The command line that repeats this request."""
-        kinds = [ARTIFACTS[name] for name in self.artifacts]
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values["formats"] = ",".join(dict.fromkeys(kind.format for kind in kinds))
-        values["precision"] = ",".join(dict.fromkeys(kind.precision for kind in kinds))
-        values |= values.pop("options").choices
-        del values["artifacts"]
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        defaults |= {"formats": ",".join(FORMATS), **Options().choices}
-        flags = [f"--{name}={value}" for name, value in values.items() if value != defaults[name]]
-        return shlex.join(["python", "-m", "export", *flags])
+        changed = {
+            name: value for name, value in self.options.choices.items() if value != Options().choices[name]
+        }
+        return export_command(self, {"options": None, **changed})
 
     def source(self) -> "Source":
         """Opens the run or the weights.
@@ -135,6 +129,25 @@ class ExportRequest:
         if dataset:
             return dataset_images(spec, dataset, self.data_dir, self.calibration_images, trained_on)
         return photo_images(spec, self.calibration_images)
+
+
+def export_command(request: Any, texts: Mapping[str, Any]) -> str:
+    """Returns the command line that repeats a request, with the flags that differ from their defaults.
+
+    Args:
+        request: a dataclass with the fields `formats`, `precision` and `artifacts`.
+        texts: values of flags that differ from the fields; None leaves a field out.
+    """
+    kinds = [ARTIFACTS[name] for name in request.artifacts]
+    fields = [field for field in dataclasses.fields(request) if field.init]
+    values = {field.name: getattr(request, field.name) for field in fields}
+    values["formats"] = ",".join(dict.fromkeys(kind.format for kind in kinds))
+    values["precision"] = ",".join(dict.fromkeys(kind.precision for kind in kinds))
+    defaults = {field.name: field.default for field in fields} | {"formats": ",".join(FORMATS)}
+    changed = {name: value for name, value in values.items() if value != defaults[name]}
+    changed.update(texts)
+    flags = [f"--{name}={value}" for name, value in changed.items() if value is not None]
+    return shlex.join(["python", "-m", "export", *flags])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -102,8 +102,9 @@ def test_a_difference_is_reported(workdir, no_openvino, capsys, monkeypatch):
         bias = detector.model.get_layer("roi_logits").bias
         before = bias.numpy()
         bias.assign(before + np.linspace(0, 0.1, 11))
-        detector_to_onnx(detector, path, **options)
+        written = detector_to_onnx(detector, path, **options)
         bias.assign(before)
+        return written
 
     monkeypatch.setattr(pipeline, "detector_to_onnx", write_changed)
     assert run(COMMAND, f"--workdir={workdir}", "--formats=onnx") == 1

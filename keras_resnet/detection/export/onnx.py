@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_resnet.detection.boxes import LARGEST_LOG_SCALE
 from keras_resnet.detection.detector import Detector, level_anchors
+from keras_resnet.detection.export.serving import BOXES, COUNT, LABELS, SCORES
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import NEWEST_OPSET, OPSET, Options
 from keras_resnet.export.graph import Input, Node, fold_layers
@@ -25,16 +27,15 @@ from keras_resnet.files import replacing
 from keras_resnet.models.graph import recursion_limit
 
 OLDEST_OPSET = 16  # the first whose RoiAlign has a mode without a shift by half a cell
-COUNT = "detections"  # name of the outputs' second axis
+_DETECTIONS = "detections"  # name of the outputs' second axis
 OUTPUTS = {
-    "boxes": ("float32", (BATCH, COUNT, 4)),
-    "scores": ("float32", (BATCH, COUNT)),
-    "labels": ("int32", (BATCH, COUNT)),
-    "count": ("int32", (BATCH,)),
+    BOXES: ("float32", (BATCH, _DETECTIONS, 4)),
+    SCORES: ("float32", (BATCH, _DETECTIONS)),
+    LABELS: ("int32", (BATCH, _DETECTIONS)),
+    COUNT: ("int32", (BATCH,)),
 }
 _INVALID = -1.0  # score of boxes that are not selected; valid scores are probabilities
 _LOWEST = -0.5
-_LARGEST_LOG_SCALE = math.log(1000 / 16)
 
 
 def detector_to_onnx(
@@ -342,13 +343,13 @@ class _Detection:
         )
         scale = ops("Div", ops.cast(ops("Gather", original, [1, 0, 1, 0]), "float32"), limits)
         boxes = ops("Mul", ops.batch_gather(boxes, best), scale)
-        ops("Where", ops("Unsqueeze", valid, [-1]), boxes, 0.0, output="boxes")
-        ops("Where", valid, values, 0.0, output="scores")
+        ops("Where", ops("Unsqueeze", valid, [-1]), boxes, 0.0, output=BOXES)
+        ops("Where", valid, values, 0.0, output=SCORES)
         labels = ops("Where", valid, ops("GatherElements", labels, best, axis=1), 0.0)
         integer = self._writer.type_of("int32")
-        ops("Cast", labels, output="labels", to=integer)
+        ops("Cast", labels, output=LABELS, to=integer)
         found = ops("ReduceSum", ops.cast(valid, "int64"), [1], keepdims=0)
-        ops("Cast", found, output="count", to=integer)
+        ops("Cast", found, output=COUNT, to=integer)
 
     def _decode(self, deltas: str, anchors: str, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> str:
         """`boxes.decode` in ONNX operators."""
@@ -358,7 +359,7 @@ class _Detection:
         sides = ops("Sub", end, corner)
         center = ops("Add", corner, ops("Mul", sides, 0.5))
         center = ops("Add", ops("Mul", ops.slice_last(deltas, 0, 2), sides), center)
-        grown = ops("Exp", ops.least(ops.slice_last(deltas, 2, 4), _LARGEST_LOG_SCALE))
+        grown = ops("Exp", ops.least(ops.slice_last(deltas, 2, 4), LARGEST_LOG_SCALE))
         half = ops("Mul", ops("Mul", grown, sides), 0.5)
         return ops("Concat", ops("Sub", center, half), ops("Add", center, half), axis=-1)
 

@@ -1,10 +1,8 @@
 """Exports a detector and verifies the files."""
 
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from keras_resnet import files
 from keras_resnet.detection.data.annotations import DetectionSplit
@@ -31,7 +29,15 @@ from keras_resnet.detection.export.verification import (
 )
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import ARTIFACTS
-from keras_resnet.export.publishing import CARD, PARITY, check_output_folder, publish
+from keras_resnet.export.publishing import (
+    CARD,
+    PARITY,
+    check_output_folder,
+    missing_packages_as_input_errors,
+    publish,
+    tell_rejected,
+    write_all,
+)
 
 _PICTURE = "detections.png"
 _DRAWN_IMAGES = 8
@@ -58,7 +64,9 @@ def export_detector(
     _check(detector, request, images)
     check_output_folder(output_dir, request.artifacts, _PICTURE)
     with files.hidden_folder(output_dir / "export") as hidden:
-        written = _write(source, request, hidden, tell)
+        written = write_all(
+            request.artifacts, hidden, lambda name, path: _write(name, path, source, request), tell
+        )
         tell(f"detecting objects in {images.source}")
         expected = [detect_on_cpu(detector, [image])[0] for image in images]
         split, ap = images.images, None
@@ -86,9 +94,7 @@ def export_detector(
     card = model_card(source, report, request, _PICTURE)
     files.write_text(output_dir / CARD, card)
     tell(comparison_table(report, output_dir))
-    rejected = [report.files[name] for name in report.formats if name not in equal]
-    if rejected:
-        tell(f"not published: {', '.join(str(output_dir / path) for path in rejected)}")
+    tell_rejected(report.files, equal, output_dir, tell)
     return report
 
 
@@ -102,35 +108,32 @@ def _check(detector: Detector, request: DetectorExportRequest, images: Detection
 
 
 def _tflite_size(request: DetectorExportRequest, images: DetectionImages) -> tuple[int, int] | None:
+    """The height and width of the images that TFLite files take; None without a TFLite file."""
     has_tflite = any(ARTIFACTS[name].format == "tflite" for name in request.artifacts)
     return (request.image_size or images.size) if has_tflite else None
 
 
-def _write(
-    source: DetectorSource, request: DetectorExportRequest, folder: Path, tell: Callable[[str], None]
-) -> dict[str, Path]:
-    """Writes the files to a folder; returns their paths by name."""
-    detector, images, written = source.detector, source.images, {}
-    license: dict[str, Any] = {"license": source.license}
-    for name in request.artifacts:
-        kind, began = ARTIFACTS[name], time.perf_counter()
-        path = folder / kind.file_name
-        try:
-            if kind.format == "saved_model":
-                path = detector_to_saved_model(detector, path, **license)
-            elif kind.format == "onnx":
-                detector_to_onnx(*(detector, path), opset=request.opset, io_dtype=request.io_dtype, **license)
-            else:
-                size = request.image_size or images.size
-                options = {"precision": kind.precision, "io_dtype": request.io_dtype, **license}
-                calibration = images.calibration() if kind.precision == "int8" else None
-                detector_to_tflite(detector, path, image_size=size, calibration=calibration, **options)
-        except ModuleNotFoundError as error:
-            raise InputError(f"to write {name}, install the extra 'export': {error}") from error
-        written[name] = path
-        size = files.size(path) / 1e6
-        tell(f"wrote {kind.file_name} ({size:.2f} MB, {time.perf_counter() - began:.1f} s)")
-    return written
+def _write(name: str, path: Path, source: DetectorSource, request: DetectorExportRequest) -> Path:
+    """Writes the artifact `name`; returns the path of the file, or of the SavedModel's version."""
+    kind, detector, license = ARTIFACTS[name], source.detector, source.license
+    with missing_packages_as_input_errors(name):
+        if kind.format == "saved_model":
+            return detector_to_saved_model(detector, path, license=license)
+        io_dtype = request.io_dtype
+        if kind.format == "onnx":
+            return detector_to_onnx(detector, path, opset=request.opset, io_dtype=io_dtype, license=license)
+        size = _tflite_size(request, source.images)
+        assert size is not None
+        calibration = source.images.calibration() if kind.precision == "int8" else None
+        return detector_to_tflite(
+            detector,
+            path,
+            image_size=size,
+            precision=kind.precision,
+            io_dtype=io_dtype,
+            calibration=calibration,
+            license=license,
+        )
 
 
 def _verified(

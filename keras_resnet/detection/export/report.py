@@ -120,7 +120,7 @@ def comparison_table(report: DetectorExportReport, output_dir: str | Path = "") 
     lines.append(markdown_table(COMPARISON, [first, *comparison_rows(report, output_dir)]))
     for name, file in report.formats.items():
         lines += [
-            f"  {name}{note}: rounding changes which boxes suppress others in {found.rounded} images"
+            f"  {name}{note}: images in which rounding decides which boxes suppress others: {found.rounded}"
             for note, found in file.runs
             if found.rounded
         ]

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,19 @@ from keras_resnet.detection.data.annotations import DetectionSplit
 from keras_resnet.detection.data.sources import open_detection_dataset
 from keras_resnet.detection.detector import Detector, build_detector, load_detector
 from keras_resnet.detection.export.onnx import check_opset
+from keras_resnet.detection.export.tflite import PRECISIONS
 from keras_resnet.detection.task import validation_split
 from keras_resnet.detection.weight_files import DetectorWeights, open_detector_weights
 from keras_resnet.errors import InputError, require
 from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, IO_DTYPES, OPSET, check_choice, check_formats
 from keras_resnet.export.images import photos
-from keras_resnet.export.request import CALIBRATION_IMAGES
+from keras_resnet.export.request import CALIBRATION_IMAGES, export_command
 from keras_resnet.run_folder import RunFolder
 
 IMAGES = 200
 """Default number of images to compare on."""
 
-_PRECISIONS = {"saved_model": ("float32",), "onnx": ("float32",), "tflite": ("float32", "float16", "int8")}
+_PRECISIONS = {"saved_model": ("float32",), "onnx": ("float32",), "tflite": PRECISIONS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,16 +114,8 @@ class DetectorExportRequest:
     @property
     def command(self) -> str:
         """The command line that repeats this request."""
-        kinds = [ARTIFACTS[name] for name in self.artifacts]
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
-        values["formats"] = ",".join(dict.fromkeys(kind.format for kind in kinds))
-        values["precision"] = ",".join(dict.fromkeys(kind.precision for kind in kinds))
-        if self.image_size is not None:
-            values["image_size"] = ",".join(map(str, self.image_size))
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        defaults["formats"] = ",".join(FORMATS)
-        flags = [f"--{name}={value}" for name, value in values.items() if value != defaults[name]]
-        return shlex.join(["python", "-m", "export", *flags])
+        sides = None if self.image_size is None else ",".join(map(str, self.image_size))
+        return export_command(self, {"image_size": sides})
 
     def source(self) -> "DetectorSource":
         """Opens the run or the weights, and the images.

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.detection.detector import Detector
+from keras_resnet.detection.export.serving import BOXES, COUNT, LABELS, SCORES
 from keras_resnet.detection.export.tflite_ops import gather_roi_align, non_max_suppression
 from keras_resnet.detection.proposals import decode_regions, propose, select_detections
 from keras_resnet.detection.sizes import (
@@ -44,10 +45,10 @@ from keras_resnet.models.graph import recursion_limit
 PRECISIONS = ("float32", "float16", "int8")
 _CHUNK = 2**24  # elements of the pooled features per chunk of regions: 64 MiB
 _DESCRIPTIONS = {
-    "boxes": OutputMetadata("Boxes, by descending score; those after the first `count` are 0.", "boxes"),
-    "scores": OutputMetadata("Scores of the boxes.", limits=(1.0, 0.0)),
-    "labels": OutputMetadata("Classes of the boxes, as indices.", labels="values"),
-    "count": OutputMetadata("Number of detected objects."),
+    BOXES: OutputMetadata("Boxes, by descending score; those after the first `count` are 0.", "boxes"),
+    SCORES: OutputMetadata("Scores of the boxes.", limits=(1.0, 0.0)),
+    LABELS: OutputMetadata("Classes of the boxes, as indices.", labels="values"),
+    COUNT: OutputMetadata("Number of detected objects."),
 }
 _Tensors = dict[str, Any]
 
@@ -284,7 +285,7 @@ class _Writer:
         found = select_detections(predictions, valid, self._sizes, config, suppress=suppress)
         boxes: Any = rescale_boxes(found.boxes, self._size, self._image_size)  # pyright: ignore[reportArgumentType] (takes tensors, too)
         number = tf.reduce_sum(tf.cast(found.valid, tf.int32), 1)
-        return {"boxes": boxes, "scores": found.scores, "labels": found.labels, "count": number}
+        return {BOXES: boxes, SCORES: found.scores, LABELS: found.labels, COUNT: number}
 
     def _sample_pixels(self) -> Iterator[list[np.ndarray]]:
         for image in self._images or ():
