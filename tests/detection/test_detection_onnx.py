@@ -4,10 +4,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from helpers.export_detectors import C4, FPN, RETINANET, V2, build, scenes
+from helpers.export_detectors import C4, FPN, RETINANET, SMALL, V2, build, scenes
+from onnx.utils import Extractor
 
 from keras_resnet.detection.export.onnx import detector_to_onnx
 from keras_resnet.detection.export.verification import verify
+from keras_resnet.detection.sizes import resized_shape
 from keras_resnet.errors import InputError
 
 
@@ -110,3 +112,19 @@ def test_what_cannot_be_written(tmp_path):
     with pytest.raises(InputError, match="retinanet_resnet50_v1_5_fpn has one"):
         detector_to_onnx(retinanet, tmp_path / "d.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_resized_sizes_are_those_of_the_detector(c4):
+    """Also where the product in float64 is rounded to less than a whole number."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(c4[1]))
+    resize = next(node for node in model.graph.node if node.op_type == "Resize")
+    target = next(node for node in model.graph.node if resize.input[3] in node.output)
+    sizes = Extractor(model).extract_model(["images"], [target.input[1]])
+    session = onnxruntime.InferenceSession(sizes.SerializeToString())
+    limits = SMALL["shorter_side"], SMALL["longer_side"]
+    rounded = 0
+    for height, width in [(side, side) for side in range(1, 200)] + [(99, 49), (49, 60), (10, 300), (300, 7)]:
+        (found,) = session.run(None, {"images": np.zeros((1, height, width, 3), "float32")})
+        assert tuple(found) == resized_shape(height, width, *limits), (height, width)
+        rounded += min(found) < limits[0] and height == width
+    assert rounded > 5
