@@ -84,10 +84,31 @@ class Flatten(Node):
 
 
 @dataclasses.dataclass(frozen=True)
+class GroupNorm(Node):
+    """Normalizes groups of channels over height, width and group, then `x * scale + offset`.
+
+    `scale` and `offset` are float32 (channels,). Only detectors have it.
+    """
+
+    groups: int
+    epsilon: float
+    scale: np.ndarray
+    offset: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Upsample(Node):
     """Each pixel several times; `size` are the repetitions of rows and columns. Only detectors have it."""
 
     size: tuple[int, int]
+
+
+_OF_DETECTORS: dict[type[Node], str] = {
+    Flatten: "Flatten",
+    GroupNorm: "GroupNormalization",
+    Upsample: "UpSampling2D",
+}
+"""The nodes that only detectors have, and the Keras layers they are read from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +176,8 @@ def fold(model: keras.Model | Graph) -> Graph:
     tensors = cast(dict[str, keras.KerasTensor], model.output)
     nodes, outputs = fold_layers(model.inputs[0], tensors)
     for node in nodes:
-        if isinstance(node, Flatten | Upsample):
-            raise _unknown(node.name, "Flatten" if isinstance(node, Flatten) else "UpSampling2D")
+        if type(node) in _OF_DETECTORS:
+            raise _unknown(node.name, _OF_DETECTORS[type(node)])
     means = [node.name for node in nodes if isinstance(node, Mean)]
     if len(means) != 1:
         raise InputError(f"export needs one global average pooling; {model.name!r} has {len(means)}")
@@ -235,6 +256,9 @@ class _Reader:
                 return self._affine(name, x, layer.scale, layer.offset)
             case layers.BatchNormalization():
                 return self._batch_normalization(layer, x, shared)
+            case layers.GroupNormalization() if layer.scale and layer.center:
+                sizes = {"groups": layer.groups, "epsilon": layer.epsilon}
+                return self.add(GroupNorm, name, inputs, **sizes, **self._weights_of(layer))
             case layers.Conv2D():
                 return self._activation(layer, self._convolution(layer, x))
             case layers.Dense():
@@ -351,6 +375,8 @@ class _Reader:
 
 
 def _weights(layer) -> dict[str, np.ndarray]:
+    if isinstance(layer, keras.layers.GroupNormalization):
+        return {"scale": layer.gamma.numpy(), "offset": layer.beta.numpy()}
     kernel = layer.kernel.numpy().astype("float32")
     bias = layer.bias.numpy().astype("float32") if layer.use_bias else np.zeros(kernel.shape[-1], "float32")
     return {"kernel": kernel, "bias": bias}

@@ -157,11 +157,11 @@ def test_bad_input_is_one_line_and_status_2(flags, message, workdir, capsys):
     assert not list(workdir.glob("export/*"))
 
 
-def test_retinanet_has_one_format(tmp_path, capsys):
+def test_retinanet_has_no_tflite_file(tmp_path, capsys):
     name = "retinanet_resnet50_v1_5_fpn"
     weights = build(name, classes=2).save_weights(tmp_path / "r.weights.h5")
     assert run(COMMAND, f"--model={name}", f"--weights={weights}", f"--output_dir={tmp_path / 'out'}") == 2
-    assert f"{name} has one stage; it can be exported with --formats=saved_model" in capsys.readouterr().err
+    assert f"{name} has one stage, and TFLite files are written of two-stage detectors only" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

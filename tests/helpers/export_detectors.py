@@ -13,17 +13,19 @@ CIFAR = get_config("cifar_resnet20", stage_depths=(1, 1, 1), stage_filters=(8, 8
 IMAGENET = get_config("resnet18", stage_depths=(1, 1, 1, 1), stage_filters=(8, 8, 8, 8))
 SMALL = {"shorter_side": 64, "longer_side": 96, "proposals": 20, "proposal_candidates": 50, "detections": 12}
 PYRAMID = {**SMALL, "network": IMAGENET, "pyramid_channels": 8, "rpn_channels": 8}
-C4, FPN, V2, RETINANET = (
+C4, FPN, V2, RETINANET, RETINANET_V2 = (
     "faster_rcnn_cifar_resnet20_c4",
     "faster_rcnn_resnet50_v1_5_fpn",
     "faster_rcnn_resnet50_v1_5_fpn_v2",
     "retinanet_resnet50_v1_5_fpn",
+    "retinanet_resnet50_v1_5_fpn_v2",
 )
 _OPTIONS = {
     C4: {**SMALL, "network": CIFAR},
     FPN: PYRAMID,
     V2: {**PYRAMID, "head_convs": 2},
     RETINANET: {**PYRAMID, "level_candidates": 50, "head_convs": 2},
+    RETINANET_V2: {**PYRAMID, "level_candidates": 50, "head_convs": 2},
 }
 
 

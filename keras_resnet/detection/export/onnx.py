@@ -1,4 +1,4 @@
-"""Exports a two-stage detector to one ONNX file that takes raw pixels and returns detections.
+"""Exports a detector to one ONNX file that takes raw pixels and returns detections.
 
 The file computes what `Detector.detect` computes: it normalizes, resizes and pads the images, runs the
 network, and selects detections, all with standard ONNX operators. Boxes are (x1, y1, x2, y2); feature maps
@@ -61,13 +61,11 @@ def detector_to_onnx(
         io_dtype: dtype of the images, "float32" or "uint8".
 
     Raises:
-        InputError: `path` is a file that this package did not export or cannot be written, the dtype or the
-            opset is not supported, or the detector is a RetinaNet.
+        InputError: `path` is a file that this package did not export or cannot be written, or the dtype or
+            the opset is not supported.
     """
     import onnx
 
-    if detector.head is None:
-        raise InputError(f"only two-stage detectors can be exported to ONNX; {detector.name} has one stage")
     check_opset(opset, onnx.defs.onnx_opset_version())
     options = Options(io_dtype=io_dtype, opset=opset)
     labels = json.dumps(detector.class_names, ensure_ascii=False)
@@ -156,9 +154,12 @@ class _Detection:
         shared: Any = self._detector.shared
         with recursion_limit():
             outputs = self._network(shared.inputs[0], shared.output, pixels)
-        proposals, valid = self._propose(outputs, padded, limits)
-        logits, deltas = self._regions(outputs["maps"], proposals, limits)
-        boxes, scores, labels = self._of_regions(logits, deltas, proposals, valid)
+        if self._detector.head is None:
+            boxes, scores, labels = self._of_anchors(outputs, padded)
+        else:
+            proposals, valid = self._propose(outputs, padded, limits)
+            logits, deltas = self._regions(outputs["maps"], proposals, limits)
+            boxes, scores, labels = self._of_regions(logits, deltas, proposals, valid)
         self._select(boxes, scores, labels, limits, original)
         for name, (dtype, shape) in OUTPUTS.items():
             writer.model.graph.output.append(writer.value_info(name, dtype, shape))
@@ -238,11 +239,19 @@ class _Detection:
         for logits, deltas, cells in levels:
             grid = ops.shape(logits, 2, 4)
             scores = ops("Reshape", ops("Transpose", logits, perm=[0, 2, 3, 1]), [0, -1])
-            count = ops.least(ops.shape(scores, 1, 2), [most])
-            values, best = ops.several("TopK", scores, count, outputs=2)
-            deltas = ops("Reshape", ops("Transpose", deltas, perm=[0, 2, 3, 1]), [0, -1, 4])
-            anchors = ops("Gather", self._anchors(grid, padded, cells), best)
-            yield self._decode(ops.batch_gather(deltas, best), anchors), values
+            values, best = self._top(scores, most)
+            yield self._decode_at(best, deltas, self._anchors(grid, padded, cells)), values
+
+    def _top(self, scores: str, most: int) -> list[str]:
+        """The largest of `scores`, (batch, n), and their indices."""
+        count = self._ops.least(self._ops.shape(scores, 1, 2), [most])
+        return self._ops.several("TopK", scores, count, outputs=2)
+
+    def _decode_at(self, places: str, deltas: str, anchors: str) -> str:
+        """A level's boxes, (batch, n, 4), decoded at the anchors with the indices `places`, (batch, n)."""
+        ops = self._ops
+        deltas = ops("Reshape", ops("Transpose", deltas, perm=[0, 2, 3, 1]), [0, -1, 4])
+        return self._decode(ops.batch_gather(deltas, places), ops("Gather", anchors, places))
 
     def _propose(self, outputs: Any, padded: str, limits: str) -> tuple[str, str]:
         """Returns proposals, (batch, n, 4), and which of them are valid, (batch, n)."""
@@ -258,6 +267,23 @@ class _Detection:
         _, best, valid = self._suppress(boxes, scores, levels, config.proposal_nms, config.proposals, _LOWEST)
         kept = ops("Unsqueeze", valid, [-1])
         return ops("Where", kept, ops.batch_gather(boxes, best), 0.0), valid
+
+    def _of_anchors(self, outputs: Any, padded: str) -> tuple[str, str, str]:
+        """Decodes RetinaNet's outputs: boxes, (batch, n, 4), scores and labels, (batch, n)."""
+        ops, classes = self._ops, self._config.classes
+        boxes, scores, labels = [], [], []
+        levels = zip(outputs["logits"], outputs["deltas"], level_anchors(self._config), strict=True)
+        for logits, deltas, cells in levels:
+            grid = ops.shape(logits, 2, 4)
+            own = ops("Reshape", ops("Transpose", logits, perm=[0, 2, 3, 1]), [0, -1, classes + 1])
+            own = ops("Sigmoid", ops("Reshape", ops.slice_last(own, 1, classes + 1), [0, -1]))
+            values, best = self._top(own, self._config.level_candidates)
+            place = ops("Div", best, [classes])
+            boxes.append(self._decode_at(place, deltas, self._anchors(grid, padded, cells)))
+            scores.append(values)
+            labels.append(ops.cast(ops("Mod", best, [classes]), "float32"))
+        boxes, scores, labels = (ops("Concat", *each, axis=1) for each in (boxes, scores, labels))
+        return boxes, scores, labels
 
     def _pool(self, maps: Sequence[str], proposals: str) -> str:
         """Pools the features of the proposals with RoIAlign: (batch * n, channels, side, side)."""

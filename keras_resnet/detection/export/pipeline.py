@@ -101,8 +101,11 @@ def export_detector(
 def _check(detector: Detector, request: DetectorExportRequest, images: DetectionImages) -> None:
     """Refuses what would fail after files are written."""
     formats = {ARTIFACTS[name].format for name in request.artifacts}
-    if detector.head is None and formats != {"saved_model"}:
-        raise InputError(f"{detector.name} has one stage; it can be exported with --formats=saved_model only")
+    if detector.head is None and "tflite" in formats:
+        raise InputError(
+            f"{detector.name} has one stage, and TFLite files are written of two-stage detectors only; give"
+            " --formats=saved_model,onnx"
+        )
     if isinstance(images.images, DetectionSplit):
         labels_of_split(detector, images.images)
 

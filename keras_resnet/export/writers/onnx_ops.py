@@ -208,6 +208,8 @@ class OnnxWriter:
             case nodes.Flatten():
                 last = self._node("Transpose", f"{node.name}/nhwc", inputs, perm=[0, 2, 3, 1])
                 return self._node("Flatten", node.name, [last], axis=1)
+            case nodes.GroupNorm():
+                return self._group_norm(node, inputs)
             case nodes.Upsample():
                 factors = self.constant(f"{node.name}/factors", np.array((1, 1, *node.size), "float32"))
                 nearest = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -229,6 +231,27 @@ class OnnxWriter:
                 raise TypeError(f"{node!r} has no ONNX operator")
         attributes |= {"kernel_shape": node.size, "strides": node.strides}
         return self._node(type(node).__name__, node.name, inputs, **attributes)
+
+    def _group_norm(self, node: nodes.GroupNorm, inputs: list[str]) -> str:
+        """Normalizes each group as one channel: ONNX has group normalization since opset 18 only."""
+        name, groups = node.name, node.groups
+        ones, zeros = (
+            self.constant(f"{name}/{value:g}", np.full(groups, value, "float32")) for value in (1.0, 0.0)
+        )
+        grouped_shape = self.constant(f"{name}/grouped_shape", np.array((0, groups, -1), "int64"))
+        grouped = self._node("Reshape", f"{name}/grouped", [*inputs, grouped_shape])
+        normalized = self._node(
+            *("InstanceNormalization", f"{name}/normalized", [grouped, ones, zeros]), epsilon=node.epsilon
+        )
+        shape = self._node("Shape", f"{name}/shape", inputs)
+        normalized = self._node("Reshape", f"{name}/ungrouped", [normalized, shape])
+        arrays = {
+            "scale": _broadcastable(node.scale, spatial=True),
+            "offset": _broadcastable(node.offset, spatial=True),
+        }
+        scale, offset = self._weights(node, "float32", **arrays)
+        scaled = self._node("Mul", f"{name}/scaled", [normalized, scale])
+        return self._node("Add", name, [scaled, offset])
 
     def _pad(self, name: str, inputs: list[str], padding: Padding, channels: tuple[int, int] = (0, 0)) -> str:
         begins, ends = zip((0, 0), channels, *padding, strict=True)
