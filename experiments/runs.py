@@ -181,9 +181,7 @@ def slots(jobs: int | None) -> list[dict[str, str]]:
     count = jobs or len(cores())
     threads = str(max(1, len(cores()) // count))
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
-    # Without AVX-512 VNNI, TensorFlow uses oneDNN, which is two to three times as fast, only on request.
-    onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1")
-    return [{**dict.fromkeys(names, threads), "TF_ENABLE_ONEDNN_OPTS": onednn} for _ in range(count)]
+    return [dict.fromkeys(names, threads) for _ in range(count)]
 
 
 def _train(waiting: Sequence[Run], free: list[dict[str, str]], folder: Path, data_dir: str | None) -> None:
