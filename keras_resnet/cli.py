@@ -137,8 +137,10 @@ def _run(command: Command | Group, arguments: Sequence[str], program: str) -> in
         print(_help(command, program))
         return 0
     values = parse(command, arguments)
-    # Before TensorFlow is loaded: it logs a lot at start-up.
+    # Before TensorFlow is loaded. It logs a lot at start-up, and takes all memory of the GPUs, which other
+    # processes may need, too.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with temporary_files_in(values.get("output_dir") or values.get("workdir") or "."):
         with quiet():
             main = load(command.main)
