@@ -7,7 +7,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 DEMO := runs/digits-cifar_resnet20
 DETECTION_DEMO := runs/demo-detection
 
-.PHONY: demo demo-detection test test-slow test-torch test-kill lint format readme clean
+.PHONY: demo demo-detection test test-slow test-torch test-gpu test-kill lint format readme clean
 
 demo: $(VENV)/installed  ## Train on the embedded digits, export, verify, show a table.
 	$(BIN)/python train_main.py --recipe=digits --workdir=$(DEMO) --export=saved_model,tflite,onnx
@@ -23,6 +23,9 @@ test-slow: $(VENV)/installed $(VENV)/browser  ## Kills, several processes, big e
 
 test-torch: $(VENV)/torch-installed  ## Against torchvision's and timm's own networks, and Keras on torch.
 	$(BIN)/python -m pytest -m "torch" $(ARGS)
+
+test-gpu: $(VENV)/installed  ## On a GPU; with GPU_DRY_RUN=1 the same tests on the CPU.
+	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
 # Not part of .ci/run: it takes up to an hour.
 test-kill: $(VENV)/installed  ## 100 SIGKILLs and 20 SIGTERMs, each followed by the same command again.

@@ -76,7 +76,7 @@ def _draw(rng: np.random.Generator, photos: list, tiles: np.ndarray):
     return image
 
 
-def _write_folder(folder: Path, count: int, distinct: int) -> str:
+def write_folder(folder: Path, count: int, distinct: int) -> str:
     """Writes `count` JPEGs into two classes of train/ and a few into val/; describes them."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
@@ -273,7 +273,7 @@ def main(run: harness.Benchmark, subjects: list[str], images: int, distinct: int
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if {_TRAINING, _MEMORY} & set(subjects):
-            described["images"] = _write_folder(folder, max(images, 4 * _BATCH), distinct)
+            described["images"] = write_folder(folder, max(images, 4 * _BATCH), distinct)
         for subject, measure in _SUBJECTS.items():
             if subject in subjects:
                 measure(run, subject, folder)

@@ -12,10 +12,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.workers import MOMENTUM, RATE, TakeSteps, random_batch, seconds_of, serve_steps, speed_of
-from keras_resnet import build_model
+from benchmarks.workers import (
+    MOMENTUM,
+    RATE,
+    TakeSteps,
+    peak_memory,
+    random_batch,
+    seconds_of,
+    serve_steps,
+    speed_of,
+)
+from keras_resnet import build_model, complexity
 from keras_resnet.classification import ClassificationRecipe, ClassificationTask, train
 from keras_resnet.data import Transform, dataset_statistics, open_dataset, training_batches
+from keras_resnet.images.preprocessing import Normalization
 from keras_resnet.models.config import get_config
 from keras_resnet.models.layers import BatchNormalization
 from keras_resnet.processes import cores, read_spec, serve
@@ -44,7 +54,8 @@ class _OwnStep:
         recipe = ClassificationRecipe(
             spec["model"], "synthetic", image_size=size, batch_size=batch, momentum=MOMENTUM
         )
-        self._trainer = Trainer(self.model, ClassificationTask(recipe), self.distribution, seed=0)
+        jit = spec.get("jit", False)
+        self._trainer = Trainer(self.model, ClassificationTask(recipe), self.distribution, seed=0, jit=jit)
         if batches is None:
             local = batch // self.distribution.total_replicas
             classes = get_config(spec["model"]).classes
@@ -64,17 +75,49 @@ class _OwnStep:
         return last["loss"] if last["finite"] else math.nan
 
 
-def _own(spec: dict[str, Any]) -> tuple[list, TakeSteps]:
-    own = _OwnStep(spec)
-    return own.model.trainable_weights, own.take_steps
+def _own(spec: dict[str, Any]) -> tuple[keras.Model, TakeSteps]:
+    """Our training step, with the images of the folder `images` if there is one."""
+    batches = None
+    if "images" in spec:
+        split = open_dataset(f"folder:{spec['images']}").split("train")
+        transform = Transform.create(spec["image_size"], Normalization.imagenet(), "inception")
+        batches = training_batches(
+            split, transform, global_batch=spec["batch_size"], seed=0, epoch=0
+        ).repeat()
+    own = _OwnStep(spec, batches=batches)
+    return own.model, own.take_steps
 
 
-def _fit(model: Any, spec: dict[str, Any]) -> tuple[list, TakeSteps]:
+def _infer(model: keras.Model, spec: dict[str, Any]) -> tuple[keras.Model, TakeSteps]:
+    """Inference of one random batch."""
+    images = tf.constant(random_batch(spec["batch_size"], spec["image_size"], 1)[0])
+    compute = tf.function(lambda images: model(images, training=False), jit_compile=spec.get("jit", False))
+
+    def take_steps(steps: int) -> None:
+        results = None
+        for _ in range(steps):
+            results = compute(images)
+        tf.reduce_sum(results).numpy()  # waits for the device
+
+    return model, take_steps
+
+
+def _inference(spec: dict[str, Any]) -> tuple[keras.Model, TakeSteps]:
+    model = build_model(spec["model"], input_shape=spec["input_shape"], classifier_activation=None)
+    return _infer(model, spec)
+
+
+def _applications_inference(spec: dict[str, Any]) -> tuple[keras.Model, TakeSteps]:
+    return _infer(_build_application(spec), spec)
+
+
+def _fit(model: Any, spec: dict[str, Any]) -> tuple[keras.Model, TakeSteps]:
     """Keras' own training of a model whose outputs are logits."""
     model.compile(
         optimizer=keras.optimizers.SGD(RATE, momentum=MOMENTUM),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],  # our step counts the correct predictions, too
+        jit_compile=spec.get("jit", False),
     )
     batch = random_batch(spec["batch_size"], spec["image_size"], model.output.shape[-1])
     dataset = tf.data.Dataset.from_tensors(batch).repeat()
@@ -83,16 +126,20 @@ def _fit(model: Any, spec: dict[str, Any]) -> tuple[list, TakeSteps]:
         history = model.fit(dataset, steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0)
         return history.history["loss"][-1]
 
-    return model.trainable_weights, take_steps
+    return model, take_steps
 
 
-def _applications(spec: dict[str, Any]) -> tuple[list, TakeSteps]:
+def _build_application(spec: dict[str, Any]) -> keras.Model:
     """The network of the same name in keras.applications."""
     build: Callable[..., keras.Model] = {"resnet50": keras.applications.ResNet50}[spec["model"]]
-    return _fit(build(weights=None, input_shape=spec["input_shape"], classifier_activation=None), spec)
+    return build(weights=None, input_shape=spec["input_shape"], classifier_activation=None)
 
 
-def _with_keras_layers(spec: dict[str, Any]) -> tuple[list, TakeSteps]:
+def _applications(spec: dict[str, Any]) -> tuple[keras.Model, TakeSteps]:
+    return _fit(_build_application(spec), spec)
+
+
+def _with_keras_layers(spec: dict[str, Any]) -> tuple[keras.Model, TakeSteps]:
     """Our network with Keras' batch normalization."""
 
     def swap(layer):
@@ -103,22 +150,28 @@ def _with_keras_layers(spec: dict[str, Any]) -> tuple[list, TakeSteps]:
     return _fit(keras.models.clone_model(own, clone_function=swap), spec)
 
 
-def _matrix_product(spec: dict[str, Any]) -> tuple[list, TakeSteps]:
-    """Multiplies two square float32 matrices of side `size`."""
-    a, b = (tf.random.uniform((spec["size"], spec["size"])) for _ in range(2))
+def _matrix_product(spec: dict[str, Any]) -> tuple[None, TakeSteps]:
+    """Multiplies two square matrices of side `size`."""
+    side, dtype = spec["size"], spec["precision"]
+    a, b = (tf.cast(tf.random.uniform((side, side)), dtype) for _ in range(2))
     multiply = tf.function(tf.linalg.matmul)
 
     def take_steps(steps: int) -> None:
+        product = None
         for _ in range(steps):
-            multiply(a, b).numpy()
+            product = multiply(a, b)
+        assert product is not None
+        product[0, 0].numpy()  # waits for the device
 
-    return [], take_steps
+    return None, take_steps
 
 
 _CONTENDERS = {
     "ours": _own,
     "applications": _applications,
     "keras_layers": _with_keras_layers,
+    "inference": _inference,
+    "applications_inference": _applications_inference,
     "matrix_product": _matrix_product,
 }
 
@@ -127,8 +180,18 @@ def _prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], TakeSteps]:
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(PRECISIONS[spec["precision"]])
     size = spec.get("image_size")
-    weights, take_steps = _CONTENDERS[spec["contender"]]({**spec, "input_shape": (size, size, 3)})
-    return {"parameters": sum(math.prod(weight.shape) for weight in weights)}, take_steps
+    model, take_steps = _CONTENDERS[spec["contender"]]({**spec, "input_shape": (size, size, 3)})
+    if model is None:
+        return {}, take_steps
+    parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    return {"parameters": parameters, "multiply_adds": complexity(model).multiply_adds}, take_steps
+
+
+def _peak_memory() -> float:
+    """The most memory that tensors took on the GPU, or the process on a CPU, MiB."""
+    if tf.config.list_physical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
+    return peak_memory()
 
 
 def _write_noise(folder: Path, examples: int, size: int) -> None:
@@ -233,7 +296,7 @@ def _scale(spec: dict[str, Any]) -> None:
 if __name__ == "__main__":
     specification = read_spec()
     if "contender" in specification:
-        serve_steps(_prepare)
+        serve_steps(_prepare, _peak_memory)
     elif "folder" in specification:
         serve(_prepare_run)
     else:

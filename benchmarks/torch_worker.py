@@ -11,7 +11,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
-from benchmarks.workers import MOMENTUM, RATE, WEIGHT_DECAY, TakeSteps, serve_steps
+from benchmarks.workers import MOMENTUM, RATE, WEIGHT_DECAY, TakeSteps, peak_memory, serve_steps
 
 
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
@@ -105,7 +105,8 @@ def _training(network: nn.Module, spec: dict[str, Any]) -> TakeSteps:
 
 
 def _inference(network: nn.Module, spec: dict[str, Any]) -> TakeSteps:
-    """Inference on the CPU, channels last."""
+    """Inference, channels last; on a GPU if there is one, except for an ONNX file."""
+    device = "cuda" if torch.cuda.is_available() and "onnx" not in spec else "cpu"
     network = network.eval()
     images = _images(spec)
     if "onnx" in spec:
@@ -113,15 +114,17 @@ def _inference(network: nn.Module, spec: dict[str, Any]) -> TakeSteps:
         names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_axes": axes}
         # The exporter that needs no further package.
         torch.onnx.export(network, (images,), spec["onnx"], opset_version=17, dynamo=False, **names)
-    images = images.to(memory_format=torch.channels_last)
-    network = network.to(memory_format=torch.channels_last)
+    images = images.to(device, memory_format=torch.channels_last)
+    network = network.to(device, memory_format=torch.channels_last)
     if spec["compile"]:
         network = torch.compile(network)
 
     def take_steps(steps: int) -> None:
-        with torch.inference_mode(), _autocast("cpu", spec):
+        with torch.inference_mode(), _autocast(device, spec):
             for _ in range(steps):
                 network(images)
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return take_steps
 
@@ -141,5 +144,10 @@ def _prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], TakeSteps]:
     return {"parameters": parameters, "versions": {"torch": torch.__version__}}, take_steps
 
 
+def _peak_memory() -> float:
+    """The most memory that tensors took on the GPU, or the process on a CPU, MiB."""
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else peak_memory()
+
+
 if __name__ == "__main__":
-    serve_steps(_prepare)
+    serve_steps(_prepare, _peak_memory)

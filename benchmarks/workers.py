@@ -13,18 +13,23 @@ TakeSteps = Callable[[int], float | None]
 """Takes a number of steps and waits for the last one; returns its loss, if there is one."""
 
 
-def serve_steps(prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], TakeSteps]]) -> None:
-    """Serves `measure`, from a number of steps to images/s, and `peak_memory`.
+def serve_steps(
+    prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], TakeSteps]],
+    peak: Callable[[], float] | None = None,
+) -> None:
+    """Serves `measure`, from a number of steps to images/s, and `peak_memory`, MiB.
 
     `prepare` takes the specification, which has `batch_size` and `warm_up`, and returns the values of
-    `Worker.ready` and the function that takes the steps.
+    `Worker.ready` and the function that takes the steps; "first_step" is added, the seconds of the first one.
+    `peak` returns the memory; default: that of the process.
     """
 
     def prepare_measures(spec: dict[str, Any]):
         ready, take_steps = prepare(spec)
+        first_step = seconds_of(lambda: take_steps(1))
         measure = speed_of(take_steps, spec["batch_size"])
         measure(spec["warm_up"])
-        return ready, {"measure": measure, "peak_memory": peak_memory}
+        return {**ready, "first_step": first_step}, {"measure": measure, "peak_memory": peak or peak_memory}
 
     serve(prepare_measures)
 

@@ -130,7 +130,7 @@ def test_a_python_without_torch_is_not_passed_over(tmp_path):
     assert "starting" not in done.stderr
 
 
-COMMANDS = "build collages detection inference input_pipeline scaling train_step train_step_jax weights"
+COMMANDS = "build collages detection gpu inference input_pipeline scaling train_step train_step_jax weights"
 
 
 @pytest.mark.parametrize("module", COMMANDS.split())
@@ -173,9 +173,24 @@ def test_two_workers_from_end_to_end(tmp_path):
 def test_jax_trains_where_tensorflow_cannot_be_found():
     spec = {"model": "cifar_resnet20", "precision": "bfloat16", "batch_size": 2}
     with Worker("benchmarks.jax_worker", {**spec, "image_size": 8, "warm_up": 1}) as worker:
-        assert worker.ready == {"parameters": 269_722}
+        assert worker.ready["parameters"] == 269_722
+        assert worker.ready["first_step"] > 0
         assert worker.call("measure", steps=2) > 0
         assert worker.call("peak_memory") > 0
+
+
+@pytest.mark.slow
+def test_a_gpus_benchmark_from_end_to_end(tmp_path):
+    flags = ["--subjects=training/64,inference/64,pipeline/256", "--peers=", "--model=cifar_resnet20"]
+    flags += ["--precision=float32", "--steps=1", "--batch_size=2", "--image_size=32", "--images=8"]
+    content, _ = measured("gpu", tmp_path, *flags, "--limit_side=64")
+    rows = {row["subject"]: row for row in content["rows"]}
+    for task in ("training/64", "inference/64"):
+        assert set(rows) >= {task, f"peak_memory/{task}", f"first_step/{task}", f"limit/{task}"}
+        assert rows[task]["peer_name"] == "ours, without XLA"
+        assert rows[f"limit/{task}"]["peer_name"] == "a 64 x 64 float32 matrix product"
+    assert rows["pipeline/256"]["peer_name"] == "the same step on one batch in memory"
+    assert all(row["ratio"] > 0 for row in rows.values())
 
 
 @pytest.mark.slow
