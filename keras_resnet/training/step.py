@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_resnet.errors import InputError
 from keras_resnet.training.distribution import Distribution
 from keras_resnet.training.remat import Rematerialized
 from keras_resnet.training.task import Batch, Task, call_in_training
@@ -40,7 +41,17 @@ class Trainer:
         """Creates the optimizer's variables for a model that was built within `distribution.scope()`.
 
         The task's recipe configures the optimizer; `RunOptions` describes the keyword arguments.
+
+        Raises:
+            InputError: `jit` with batch normalization that is synchronized over several replicas.
         """
+        several = distribution.total_replicas > 1
+        self._synchronized = several and any(getattr(layer, "synchronized", False) for layer in model.layers)
+        if jit and self._synchronized:
+            raise InputError(
+                "--jit cannot be combined with --sync_batch_norm on several devices: XLA cannot compile their"
+                " communication; leave out one of them"
+            )
         self.model = model
         self._calls: dict[int, Callable] = {
             id(part): Rematerialized(part, jit) if remat else functools.partial(call_in_training, part)
@@ -74,9 +85,16 @@ class Trainer:
             scale = _INITIAL_LOSS_SCALE if self._scaled else 1.0
             self._loss_scale = tf.Variable(tf.constant(scale), trainable=False)
             self._good_steps = tf.Variable(tf.constant(0), trainable=False)
-        compiled = tf.function(jit_compile=True) if jit else lambda function: function
-        self._train_replica: Any = compiled(self._train_on_replica)
-        self._evaluate_replica: Any = compiled(self._evaluate_on_replica)
+        self._train_replica: Any = self._train_on_replica
+        self._evaluate_replica: Any = self._evaluate_on_replica
+        self._compute: Any = self._compute_on_replica
+        self._evaluation_sums: Any = functools.partial(task.evaluation_sums, model)
+        if jit and several:  # the communication stays outside
+            self._compute, self._evaluation_sums = map(_Compiled, (self._compute, self._evaluation_sums))
+        elif jit:
+            self._train_replica, self._evaluate_replica = map(
+                _Compiled, (self._train_replica, self._evaluate_replica)
+            )
         self._graphs: dict[str, Callable] = {}  # by the shapes and dtypes of the batches
 
     def named_variables(self) -> dict[str, tf.Variable]:
@@ -161,15 +179,10 @@ class Trainer:
     def _train_on_replica(self, batch, rate, step, stopping):
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
-        before = [tf.identity(statistic) for statistic in self._statistics]
-        sums, gradients = self._gradients(batch, step, tf.cast(context.replica_id_in_sync_group, tf.int32))
-        local = [
-            *gradients,
-            *(tf.convert_to_tensor(s) for s in self._statistics),
-            tf.stack([*sums, stopping]),
-        ]
+        replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
+        local, before = self._compute(batch, step, replica, stopping)
         total = _sum_over_replicas(context, local)
-        gradients = total[: len(gradients)]
+        gradients = total[: len(self._weights)]
         statistics = [statistic / replicas for statistic in total[len(gradients) : -1]]
         *sums, count, stop = tf.unstack(total[-1])
 
@@ -191,6 +204,13 @@ class Trainer:
             self._adjust_loss_scale(finite)
         return tf.stack([*sums, count, tf.cast(finite, tf.float32), stop, scale])
 
+    def _compute_on_replica(self, batch: Batch, step, replica, stopping):
+        """Gradients, new moving statistics and a vector of sums to add up; and the statistics before."""
+        before = [tf.identity(statistic) for statistic in self._statistics]
+        sums, gradients = self._gradients(batch, step, replica)
+        statistics = [tf.convert_to_tensor(statistic) for statistic in self._statistics]
+        return [*gradients, *statistics, tf.stack([*sums, stopping])], before
+
     def _gradients(self, batch: Batch, step, replica):
         """The task's sums over this replica's batch, and the gradient of the scaled loss."""
         if self._accumulate == 1:
@@ -198,7 +218,9 @@ class Trainer:
         sums = [tf.zeros(())] * (len(self._task.train_metrics) + 1)
         gradients = [tf.zeros_like(weight) for weight in self._weights]
         parts = tf.nest.map_structure(self._in_parts, batch)
-        for i in tf.range(self._accumulate):
+        # A loop in the graph cannot contain communication between devices.
+        loop = range(self._accumulate) if self._synchronized else tf.range(self._accumulate)
+        for i in loop:
             part = tf.nest.map_structure(lambda value, i=i: value[i], parts)
             key = (self._seed, step, replica * self._accumulate + i)
             more_sums, more = self._differentiate(part, key)
@@ -265,7 +287,7 @@ class Trainer:
 
     def _evaluate_on_replica(self, batch: Batch, stopping: tf.Tensor):
         context = tf.distribute.get_replica_context()
-        sums, collected = self._task.evaluation_sums(self.model, batch)
+        sums, collected = self._evaluation_sums(batch)
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*sums, stopping]))
         if context.num_replicas_in_sync > 1:
             # Several workers need a tensor with a device, which those of the input pipeline lack: copy it.
@@ -273,6 +295,23 @@ class Trainer:
                 name: context.all_gather(tf.identity(value), axis=0) for name, value in collected.items()
             }
         return sums[:-1], collected, sums[-1]
+
+
+class _Compiled:
+    """A function of the replicas, compiled with XLA.
+
+    Each device has its own graph, with the device's copies of the variables.
+    """
+
+    def __init__(self, function: Callable):
+        self._function = function
+        self._graphs: dict[str, Callable] = {}  # by device
+
+    def __call__(self, *arguments: Any) -> Any:
+        (device,) = tf.distribute.get_replica_context().devices
+        if device not in self._graphs:
+            self._graphs[device] = tf.function(self._function, jit_compile=True)
+        return self._graphs[device](*arguments)
 
 
 def _assign(variables, values) -> None:

@@ -144,7 +144,7 @@ def hold_the_same(workers):
     assert workers[0] == workers[1]
 
 
-@pytest.mark.parametrize("mode", ["plain", "sync"])
+@pytest.mark.parametrize("mode", ["plain", "sync", "jit"])
 def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode):
     recipe = get_recipe("digits").set(
         [
@@ -157,12 +157,16 @@ def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode):
     )
     # A rate at which rounding does not grow.
     small = recipe.replace(learning_rate=1e-3, warmup_epochs=0, schedule="constant")
-    options = {"checkpoint_every": 8, "sync_batch_norm": mode == "sync"}
+    options = {"checkpoint_every": 8, "sync_batch_norm": mode == "sync", "jit": mode == "jit"}
     command = workers_plan(
         tmp_path, data_dir, "classification", small if mode == "sync" else recipe, **options
     )
     workers = run_workers(tmp_path, command)
     hold_the_same(workers)
+    if mode == "jit":
+        losses = [row[0] / row[2] for row in workers[0]["rows"]]
+        assert losses[-1] < losses[0]
+        return
     if mode == "plain":
         resumes_with_a_worker_that_sees_no_checkpoint(tmp_path, command, workers)
         return

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet import build_model, freeze
+from keras_resnet import InputError, build_model, freeze
 from keras_resnet.classification import ClassificationRecipe, ClassificationTask, mixing
 from keras_resnet.training import distribution as distributions
 from keras_resnet.training.step import Trainer
@@ -30,7 +30,15 @@ def tiny_model():
 
 
 def make(
-    strategy="one_device", policy="float32", accumulate=1, jit=False, frozen=False, upto=None, **changes
+    strategy="one_device",
+    policy="float32",
+    frozen=False,
+    upto=None,
+    synchronized=False,
+    accumulate=1,
+    jit=False,
+    remat=False,
+    **changes,
 ):
     distribution = distributions.create(strategy)
     keras.utils.set_random_seed(1)
@@ -40,13 +48,12 @@ def make(
             model = freeze(tiny_model(), upto)
     finally:
         keras.config.set_dtype_policy("float32")
-    if frozen:  # batch statistics stay out of the arithmetic
-        for layer in model.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
-    return Trainer(
-        model, ClassificationTask(recipe(**changes)), distribution, seed=0, accumulate=accumulate, jit=jit
-    ), distribution
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = layer.trainable and not frozen  # then statistics stay out of the arithmetic
+            layer.synchronized = synchronized
+    options = {"seed": 0, "accumulate": accumulate, "jit": jit, "remat": remat}
+    return Trainer(model, ClassificationTask(recipe(**changes)), distribution, **options), distribution
 
 
 def batches(count=1, size=16, scale=1.0):
@@ -287,6 +294,69 @@ def test_xla_agrees_and_keeps_what_is_frozen():
     close(values(plain.model), after, 1e-5)
     same = {name for name in before if np.array_equal(before[name], after[name])}
     assert same == {name for name in before if name.startswith(FROZEN["C2"])}
+
+
+def tolerance(policy):
+    return 1e-5 if policy == "float32" else 0.02
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"accumulate": 2, "policy": "mixed_bfloat16"}, marks=pytest.mark.slow),
+        pytest.param({"remat": True, "policy": "mixed_float16"}, marks=pytest.mark.slow),
+        pytest.param({"accumulate": 2, "remat": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_xla_agrees_on_two_devices(options):
+    """The devices' communication is not compiled; each has a graph of its own."""
+    plain, distribution = make("mirrored", ema_decay=0.9, clip_norm=1.0, **options)
+    compiled, _ = make("mirrored", ema_decay=0.9, clip_norm=1.0, jit=True, **options)
+    limit = tolerance(options.get("policy", "float32"))
+    for row, other in zip(
+        *(train(trainer, distribution, batches(2)) for trainer in (plain, compiled)), strict=True
+    ):
+        assert row == pytest.approx(other, rel=limit, abs=1.0 if limit > 1e-3 else 0)
+    assert len(compiled._compute._graphs) == distribution.replicas == 2
+    close(values(plain.model), values(compiled.model), limit)
+    evaluated = [
+        trainer.evaluate(distribution.iterate(dataset(batches(), 2)), tf.constant(0.0))[0].numpy()
+        for trainer in (plain, compiled)
+    ]
+    np.testing.assert_allclose(*evaluated, rtol=limit, atol=1.0 if limit > 1e-3 else 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate": 2},
+        pytest.param({"accumulate": 2, "policy": "mixed_bfloat16"}, marks=pytest.mark.slow),
+        pytest.param({"accumulate": 2, "remat": True}, marks=pytest.mark.slow),
+        pytest.param({"remat": True, "policy": "mixed_float16"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_synchronized_statistics_on_two_devices_are_those_of_the_whole_batch(options):
+    """With accumulation, those of the same part of all devices."""
+    one, alone = make(**options)
+    two, mirrored = make("mirrored", synchronized=True, **options)
+    elements = batches(2)
+    parts = mirrored.replicas * options.get("accumulate", 1)
+    # The order in which one device has the parts of all devices together.
+    order = np.arange(16).reshape(mirrored.replicas, -1, 16 // parts).swapaxes(0, 1).ravel()
+    reordered = [{key: value[order] for key, value in batch.items()} for batch in elements]
+    limit = tolerance(options.get("policy", "float32"))
+    for row, other in zip(train(one, alone, reordered), train(two, mirrored, elements), strict=True):
+        assert row == pytest.approx(other, rel=limit, abs=1.0 if limit > 1e-3 else 0)
+    close(values(one.model), values(two.model), limit)
+
+
+def test_xla_cannot_compile_synchronized_statistics():
+    with pytest.raises(InputError, match="--jit cannot be combined with --sync_batch_norm"):
+        make("mirrored", jit=True, synchronized=True)
+    make(jit=True, synchronized=True)  # one device has nothing to communicate
 
 
 def test_evaluation_leaves_padding_out():
