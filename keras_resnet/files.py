@@ -29,6 +29,17 @@ PASSING_ERRORS = {
 }
 
 _TEMPORARY = re.compile(r"\..+\.tmp-[0-9a-f]{8}(\.\w+)*")
+# `Path` removes one of the slashes. Windows' drives have one letter.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local_path(path: str | os.PathLike) -> Path:
+    """Returns a path of the file system; raises `InputError` for a URL such as gs://bucket/run."""
+    if _URL.match(os.fspath(path)):
+        raise InputError(
+            f"{os.fspath(path)} is a URL; give a local path (object storage can be mounted as a folder)"
+        )
+    return Path(path)
 
 
 @contextlib.contextmanager
@@ -40,7 +51,7 @@ def atomic_path(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
     Args:
         suffix: ending of the temporary file's name.
     """
-    path = Path(path)
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(path, suffix) as temporary:
         yield temporary
@@ -61,7 +72,7 @@ def replacing(path: str | Path, is_ours: Callable[[Path], bool]) -> Iterator[Pat
     Raises:
         InputError: `path` may not be replaced, or cannot be written (no permission, full disk).
     """
-    path = Path(path)
+    path = local_path(path)
     check_replaceable(path, is_ours)
     with os_errors_as_input_errors(path), hidden_folder(path) as hidden:
         yield hidden / path.name
@@ -89,6 +100,7 @@ def hidden_folder(path: Path) -> Iterator[Path]:
         InputError: the folder cannot be created.
     """
     with contextlib.ExitStack() as stack:
+        path = local_path(path)
         with os_errors_as_input_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             hidden = stack.enter_context(_temporary(path, is_folder=True))

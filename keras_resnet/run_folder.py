@@ -6,14 +6,18 @@ import os
 from pathlib import Path
 
 from keras_resnet.errors import InputError
-from keras_resnet.files import atomic_path, write_text
+from keras_resnet.files import atomic_path, local_path, write_text
 
 
 class RunFolder:
-    """The paths of a run's files, with readers and writers of the small ones."""
+    """The paths of a run's files, with readers and writers of the small ones.
+
+    Raises:
+        InputError: the path is a URL.
+    """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+        self.path = local_path(path)
         self.recipe = self.path / "recipe.json"
         self.history = self.path / "history.csv"
         self.curves = self.path / "curves.png"

@@ -16,6 +16,7 @@ import pytest
 from keras_resnet import InputError, files
 from keras_resnet.errors import TryAgain
 from keras_resnet.files import atomic_path, locked, os_errors_as_input_errors, replacing
+from keras_resnet.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -210,3 +211,20 @@ def test_an_error_that_may_pass_is_not_invalid_input(file):
         raise OSError(errno.EIO, "Input/output error", file)
     assert str(caught.value) == f"{file or 'runs/a'}: Input/output error; the same command may succeed later"
     assert caught.value.status == 138
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run", "https://example.org/run"])
+def test_urls_are_no_folders(url, tmp_path, monkeypatch):
+    """Also after `Path`, which removes a slash."""
+    monkeypatch.chdir(tmp_path)
+    for path in (url, Path(url)):
+        for use in (
+            RunFolder,
+            lambda path: files.write_text(path, "text"),
+            lambda path: files.atomic_path(path).__enter__(),
+            lambda path: files.hidden_folder(path).__enter__(),
+        ):
+            with pytest.raises(InputError, match="is a URL; give a local path"):
+                use(path)
+    assert not list(tmp_path.iterdir())
+    assert files.local_path("C:/runs") == Path("C:/runs")
