@@ -1,4 +1,4 @@
-"""`python -m keras_resnet data preview` and `check`."""
+"""`python -m keras_resnet data preview`, `check` and `convert`."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from keras_resnet import detection
 from keras_resnet.classification import get_recipe
 from keras_resnet.data.check import check as check_folder
+from keras_resnet.data.convert import convert as convert_dataset
 from keras_resnet.data.pipeline import Transform, dataset_statistics
 from keras_resnet.data.preview import draw_views, sample_examples, save_sheet
 from keras_resnet.data.sources import names_detection_dataset, open_dataset
@@ -67,6 +68,11 @@ def preview(
     with os_errors_as_input_errors(Path(output)), atomic_path(output, suffix=".png") as temporary:
         save_sheet(sheet, titles, heading, temporary)
     print(f"{Path(output)}: {len(titles)} images, {draws} draws of each")
+
+
+def convert(name: str, output_dir: str, data_dir: str | None = None) -> None:
+    """Converts a TFDS dataset to ArrayRecord files."""
+    print(convert_dataset(name, output_dir, data_dir))
 
 
 def check(path: str) -> int:

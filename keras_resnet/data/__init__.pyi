@@ -3,6 +3,7 @@
 from .augmentation import AUGMENTATIONS as AUGMENTATIONS
 from .augmentation import Augmentation as Augmentation
 from .augmentation import get_augmentation as get_augmentation
+from .convert import convert as convert
 from .digits import held_out as held_out
 from .examples import BadImages as BadImages
 from .pipeline import Transform as Transform
@@ -11,6 +12,7 @@ from .pipeline import evaluation_batches as evaluation_batches
 from .pipeline import raw_images as raw_images
 from .pipeline import steps_per_epoch as steps_per_epoch
 from .pipeline import training_batches as training_batches
+from .sources import ArrayRecordSplit as ArrayRecordSplit
 from .sources import Dataset as Dataset
 from .sources import IndexedSplit as IndexedSplit
 from .sources import Split as Split

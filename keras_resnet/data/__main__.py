@@ -1,9 +1,9 @@
-"""`python -m keras_resnet data`: previews augmentations, checks images."""
+"""`python -m keras_resnet data`: previews augmentations, checks images, converts datasets."""
 
 from keras_resnet import cli
 
 COMMAND = cli.Group(
-    "Previews augmented training images, and finds images that cannot be used.",
+    "Previews augmented training images, finds images that cannot be used, and converts datasets.",
     {
         "preview": cli.Command(
             "keras_resnet.commands.data:preview",
@@ -30,6 +30,15 @@ COMMAND = cli.Group(
                     required=True,
                 ),
             ),
+        ),
+        "convert": cli.Command(
+            "keras_resnet.commands.data:convert",
+            "Converts a TFDS dataset to ArrayRecord files, of which each worker reads its own examples only.",
+            (
+                cli.Flag("output_dir", "The folder to write to: --data_dir of the result.", required=True),
+                cli.Flag("data_dir", "Where TFDS keeps its datasets."),
+            ),
+            (cli.Flag("name", "A TFDS name.", required=True),),
         ),
     },
 )

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.sources import IndexedSplit, Split
+from keras_resnet.data.sources import IndexedSplit, Split, StreamedSplit
 from keras_resnet.errors import InputError
 from keras_resnet.files import atomic_path
 from keras_resnet.images.decode import each, try_each
@@ -119,12 +119,12 @@ class Shard:
 def in_order(split: Split, multiple: int, limit: int | None = None) -> np.ndarray | tf.data.Dataset:
     """Every example once, in order, padded to a multiple of `multiple`, for `shard_examples`.
 
-    At most `limit` examples, if it is not None: spread evenly over an indexed split (folders are sorted
-    by class), or the first of a streamed one.
+    At most `limit` examples, if it is not None: spread evenly over the split (folders are sorted by class),
+    or the first of a streamed one.
     """
     count = len(split) if limit is None else min(limit, len(split))
     missing = -count % multiple
-    if isinstance(split, IndexedSplit):
+    if not isinstance(split, StreamedSplit):
         indices = np.arange(count, dtype="int64") * len(split) // max(count, 1)
         return np.append(indices, np.full(missing, PADDING))
     padding = tf.data.Dataset.from_tensors((np.int64(PADDING), b"")).repeat(missing)

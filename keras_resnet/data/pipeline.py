@@ -23,7 +23,7 @@ from keras_resnet.data.examples import (
     record_skipped_files,
     shard_examples,
 )
-from keras_resnet.data.sources import IndexedSplit, Split, pipeline_errors
+from keras_resnet.data.sources import Split, StreamedSplit, pipeline_errors
 from keras_resnet.errors import InputError
 from keras_resnet.images.decode import decode_mirrored
 from keras_resnet.images.ops import evaluation_view, normalize, with_channels
@@ -119,7 +119,7 @@ def training_batches(
     steps = steps_per_epoch(split, global_batch)
     shard = Shard(global_batch, workers, worker, replicas)
     order = epoch_order(seed, epoch)
-    if isinstance(split, IndexedSplit):
+    if not isinstance(split, StreamedSplit):
         examples = np.argsort(order.random_raw(len(split)), kind="stable")[: steps * global_batch]
     else:
         examples = split.records(np.random.Generator(order)).take(steps * global_batch)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_resnet.data.pipeline import Transform, raw_images, training_batches
-from keras_resnet.data.sources import IndexedSplit, Split, pipeline_errors
+from keras_resnet.data.sources import IndexedSplit, Split, StreamedSplit, pipeline_errors
 from keras_resnet.errors import InputError, printable
 from keras_resnet.images.preprocessing import Normalization
 
@@ -33,7 +34,10 @@ def sample_examples(
         names = [_name(split, int(index)) for index in chosen]
     else:
         with pipeline_errors():
-            fetched = [split.fetch(record) for _, record in split.records().take(count)]
+            if isinstance(split, StreamedSplit):
+                fetched = [split.fetch(record) for _, record in split.records().take(count)]
+            else:
+                fetched = [split.fetch(tf.constant(index)) for index in range(count)]
         # An object array: NumPy would convert a list of bytes to strings of one length.
         images = np.array([image.numpy() for image, _ in fetched], dtype=object)
         labels, files = np.array([int(label) for _, label in fetched]), False

@@ -4,9 +4,10 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -25,6 +26,7 @@ SHUFFLE_BUFFER = 8192
 """Size of the shuffle buffer of encoded records; the files are shuffled first."""
 
 _Keys = TypeVar("_Keys")
+_ARRAY_RECORD_ERRORS = (OSError, ValueError, RuntimeError, IndexError)
 _CYCLE_LENGTH, _BLOCK_LENGTH = 16, 16  # files read at once, and records read from each in turn
 _DOWNLOAD_RETRIES = 4
 _FOLDER = "folder:"
@@ -140,6 +142,42 @@ class StreamedSplit:
         return f"record {index}", decode_error(encoded)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayRecordSplit:
+    """Examples of ArrayRecord files, each of which is read without the others.
+
+    `records` has the serialized records by index; `parse` is that of `StreamedSplit`.
+    """
+
+    name: str
+    records: Sequence[bytes]
+    parse: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+    decoded = False
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def fetch(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The encoded image, string (), and the label, int32 (), of an example."""
+        record = tf.numpy_function(lambda index: self.records[int(index)], [index], tf.string)
+        image, label = self.parse(tf.ensure_shape(record, ()))
+        return image, tf.cast(label, tf.int32)
+
+    def decode_error(self, index: int, record: int) -> tuple[str, str | None]:
+        """The name of an example, and why it cannot be decoded, or None if it can."""
+        del record  # the same number
+        name = f"record {index}"
+        try:
+            content = self.records[index]
+        except _ARRAY_RECORD_ERRORS as error:
+            return name, f"unreadable: {_one_line(error)}"
+        try:
+            return name, decode_error(cast(Any, self.parse(tf.constant(content))[0]).numpy())
+        except tf.errors.InvalidArgumentError:
+            return name, "without a valid label"
+
+
 def _check_file(file: tf.Tensor, needed: tf.Tensor | int) -> tf.Tensor:
     """Returns a TFRecord file's name, if it can be opened and `needed` is 0.
 
@@ -188,7 +226,7 @@ def file_error(path: str | bytes) -> str | None:
         return f"unreadable: {error.strerror}"
 
 
-Split = IndexedSplit | StreamedSplit
+Split = IndexedSplit | StreamedSplit | ArrayRecordSplit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -372,12 +410,14 @@ def open_builder(
 
 def _open_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     builder, (image_key, label_key) = open_builder(name, data_dir, _feature_keys)
+    loader = _Loader(name, builder, image_key, label_key)
     return Dataset(
         name=name,
         class_names=tuple(builder.info.features[label_key].names),
         sizes={split: info.num_examples for split, info in builder.info.splits.items()},
-        load=_Loader(name, builder, image_key, label_key),
-        files=builder.info.full_name,
+        load=loader,
+        # The order of a large dataset's examples depends on the format.
+        files=builder.info.full_name + ", array_record" * (loader.is_array_record and loader.is_large),
     )
 
 
@@ -387,7 +427,7 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= 240 else text[:237] + "..."
 
 
-def unreadable(name: str, error: OSError | tf.errors.OpError) -> InputError:
+def unreadable(name: str, error: Exception) -> InputError:
     """The error for a TFDS dataset whose files cannot be read."""
     return InputError(f"the files of dataset {name!r} cannot be read: {_one_line(error)}")
 
@@ -451,12 +491,16 @@ class _Loader:
     label_key: str
 
     def __call__(self, spec: str, split: str, start: int, stop: int) -> Split:
-        if self.builder.info.dataset_size > INDEXED_BYTES:
-            opened = self._streamed(spec, split, start, stop)
+        if self.is_large:
+            open_split = self._array_record if self.is_array_record else self._streamed
+            opened = open_split(spec, split, start, stop)
             try:
-                first = next(tf.data.TFRecordDataset(opened.shards[0][0]).take(1).as_numpy_iterator())
+                if isinstance(opened, StreamedSplit):
+                    first = next(tf.data.TFRecordDataset(opened.shards[0][0]).take(1).as_numpy_iterator())
+                else:
+                    first = opened.records[0]
                 low = high = int(self._example(tf.constant(first))[1])
-            except tf.errors.OpError as error:
+            except (tf.errors.OpError, *_ARRAY_RECORD_ERRORS) as error:
                 raise unreadable(self.name, error) from None
         else:
             images, classes = self._arrays(split)
@@ -482,35 +526,71 @@ class _Loader:
         shape, count = info.features[self.image_key].shape, info.splits[split].num_examples
         # A fourth channel (alpha) or an unknown number of them is left to the decoder.
         decoded = None not in shape and shape[-1] in (1, 3) and count * np.prod(shape) <= INDEXED_BYTES
-        dataset = self.builder.as_dataset(
-            split=split,
-            shuffle_files=False,
-            decoders=None if decoded else {self.image_key: tfds.decode.SkipDecoding()},
-            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-        )
-        dataset = dataset.map(lambda example: (example[self.image_key], example[self.label_key]))
+        if self.is_array_record:
+            records = self._array_record(split, split, 0, count)
+            decode = info.features[self.image_key].decode_example if decoded else lambda image: image
+            dataset = tf.data.Dataset.range(count).map(records.fetch)
+            dataset = cast(Any, dataset).map(lambda image, label: (decode(image), label))
+        else:
+            dataset = self.builder.as_dataset(
+                split=split,
+                shuffle_files=False,
+                decoders=None if decoded else {self.image_key: tfds.decode.SkipDecoding()},
+                read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+            )
+            dataset = dataset.map(lambda example: (example[self.image_key], example[self.label_key]))
         try:
             images, classes = dataset.batch(count).get_single_element()
         except tf.errors.OpError as error:
             raise unreadable(self.name, error) from None
         return images.numpy(), classes.numpy().astype("int32")
 
-    def _streamed(self, spec: str, split: str, start: int, stop: int) -> StreamedSplit:
-        def parse(record):
-            image, label = self._example(record)
-            # The first record is checked when the split is opened; later ones are listed as bad images.
-            valid = tf.debugging.Assert((label >= 0) & (label < self._classes), [label])
-            with tf.control_dependencies([valid]):
-                return image, tf.identity(label)
+    @property
+    def is_large(self) -> bool:
+        """Whether the dataset is not kept in memory."""
+        return self.builder.info.dataset_size > INDEXED_BYTES
 
+    @property
+    def is_array_record(self) -> bool:
+        """Whether the records can be read in any order."""
+        return self.builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD
+
+    def _streamed(self, spec: str, split: str, start: int, stop: int) -> StreamedSplit:
         shards = tfrecords(self.name, self.builder.info, f"{split}[{start}:{stop}]")
-        return StreamedSplit(spec, shards, parse)
+        return StreamedSplit(spec, shards, self._parse)
+
+    def _array_record(self, spec: str, split: str, start: int, stop: int) -> ArrayRecordSplit:
+        files = self.builder.info.splits[f"{split}[{start}:{stop}]"].file_instructions
+        source = array_record("array_record_data_source").ArrayRecordDataSource
+        try:
+            return ArrayRecordSplit(spec, source(files), self._parse)
+        except _ARRAY_RECORD_ERRORS as error:
+            raise unreadable(self.name, error) from None
+
+    def _parse(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label = self._example(record)
+        # The first record is checked when the split is opened; later ones are listed as bad images.
+        valid = tf.debugging.Assert((label >= 0) & (label < self._classes), [label])
+        with tf.control_dependencies([valid]):
+            return image, tf.identity(label)
 
     def _example(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The encoded image and the label of a record."""
         decoders = {self.image_key: tfds.decode.SkipDecoding()}
         example = self.builder.info.features.deserialize_example(record, decoders=decoders)
         return example[self.image_key], example[self.label_key]
+
+
+def array_record(module: str) -> Any:
+    """A module of `array_record.python`, a package that TFDS installs on Linux and macOS.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(f"array_record.python.{module}")
+    except ImportError:
+        raise InputError("array_record is not installed; pip install array_record") from None
 
 
 def tfrecords(name: str, info: Any, spec: str) -> tuple[tuple[str, int, int], ...]:
