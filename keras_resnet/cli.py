@@ -86,7 +86,8 @@ def flags_of(options: type, names: Iterable[str] | None = None, optional: bool =
     fields = {field.name: field for field in dataclasses.fields(options)}
     found = []
     for field in fields.values() if names is None else (fields[name] for name in names):
-        kind: Any = (*typing.get_args(field.type), field.type)[0]  # str of str | None
+        is_tuple = typing.get_origin(field.type) is tuple
+        kind: Any = tuple if is_tuple else (*typing.get_args(field.type), field.type)[0]  # str of str | None
         found.append(Flag(field.name, field.metadata["help"], kind, None if optional else field.default))
     return tuple(found)
 

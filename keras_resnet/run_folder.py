@@ -24,6 +24,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "model.weights.h5"
         self.tensorboard = self.path / "tensorboard"
+        self.trackers = self.path / "trackers.json"
         self.lock = self.path / "lock"
 
     def bad_images(self, worker: int) -> Path:

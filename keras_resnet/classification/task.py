@@ -1,6 +1,7 @@
 """The classification task of the training loop."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from keras_resnet.training.distribution import Distribution
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.schedules import progressive_size
 from keras_resnet.training.task import Batch, Call, Curve, Task
+from keras_resnet.training.trackers import Tracker
 from keras_resnet.weights import ModelSpec, open_weights, save_weights
 
 
@@ -39,9 +41,10 @@ def train(
     folder: str | os.PathLike,
     options: RunOptions | None = None,
     observer: loop.Observer | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> dict:
     """Trains a classification recipe; see `keras_resnet.training.train`."""
-    return loop.train(ClassificationTask(recipe), folder, options, observer)
+    return loop.train(ClassificationTask(recipe), folder, options, observer, trackers)
 
 
 class ClassificationTask(Task):

@@ -33,6 +33,7 @@ from keras_resnet.training import loop
 from keras_resnet.training.distribution import Distribution
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.task import Batch, Call, Curve, Task, call_in_training
+from keras_resnet.training.trackers import Tracker
 
 _LOSSES = ("rpn_classification", "rpn_box", "roi_classification", "roi_box")
 
@@ -42,9 +43,10 @@ def train(
     folder: str | os.PathLike,
     options: RunOptions | None = None,
     observer: loop.Observer | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> dict:
     """Trains a detection recipe; see `keras_resnet.training.train`."""
-    return loop.train(DetectionTask(recipe), folder, options, observer)
+    return loop.train(DetectionTask(recipe), folder, options, observer, trackers)
 
 
 class DetectionTask(Task):

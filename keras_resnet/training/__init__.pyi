@@ -9,3 +9,4 @@ from .recipe import Recipe as Recipe
 from .sigterm import Preempted as Preempted
 from .task import Curve as Curve
 from .task import Task as Task
+from .trackers import Tracker as Tracker

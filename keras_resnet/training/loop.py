@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ from keras_resnet.training import checkpoints
 from keras_resnet.training.distribution import create
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.progress import draw_curves
+from keras_resnet.training.recipe import run_identity
 from keras_resnet.training.sigterm import Preempted, Sigterm, catch_sigterm
 from keras_resnet.training.state import Run, save_checkpoint, set_up
 from keras_resnet.training.step import Trainer
 from keras_resnet.training.task import Task
+from keras_resnet.training.trackers import Status, Tracker
 
 # Called with the trainer, the first step of a call and its results (see `Trainer.train`).
 Observer = Callable[[Trainer, int, np.ndarray], None]
@@ -34,10 +36,13 @@ def train(
     folder: str | os.PathLike,
     options: RunOptions | None = None,
     observer: Observer | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> dict:
     """Trains a task in a folder, from its start or from the newest checkpoint in the folder.
 
-    `observer` is called with the results of every call of the compiled graph.
+    Args:
+        observer: is called with the results of every call of the compiled graph.
+        trackers: log every epoch, in addition to those of `options.track`.
 
     Returns:
         The last row of history.csv.
@@ -55,11 +60,31 @@ def train(
         distribution = create(options.strategy, options.worker_timeout)
         sigterm.install()
         with distribution.name_lost_workers(), pipeline_errors():
-            run = set_up(task, RunFolder(folder), options, distribution, lock)
-            if not run.is_finished:
-                _train_and_evaluate(run, sigterm, observer)
-            _save_result(run, sigterm)
+            run = set_up(task, RunFolder(folder), options, distribution, lock, trackers)
+            with _tracked(run):
+                if not run.is_finished:
+                    _train_and_evaluate(run, sigterm, observer)
+                _save_result(run, sigterm)
             return run.history[-1]
+
+
+@contextlib.contextmanager
+def _tracked(run: Run) -> Iterator[None]:
+    """Begins and ends the trackers' logs, unless the run has already ended with its result."""
+    if run.is_finished and run.folder.weights.exists():
+        yield
+        return
+    identity = run_identity(run.task.recipe, run.options.seed, run.options.precision)
+    run.trackers.begin(run.folder, identity, run.history)
+    status: Status = "failed"
+    try:
+        yield
+        status = "finished"
+    except (Preempted, KeyboardInterrupt):
+        status = "stopped"
+        raise
+    finally:
+        run.trackers.end(status)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +213,7 @@ def _evaluate_epoch(run: Run, sigterm: Sigterm) -> None:
     if run.bad_images.count:
         path = run.folder.bad_images(run.distribution.worker)
         run.progress.say(f"{run.bad_images.count} images cannot be used: see {path}")
+    run.trackers.epoch(row)
     train = {name: row[f"train_{name}"] for name in run.task.train_metrics}
     run.progress.epoch(row, run.epochs, train, val)
 

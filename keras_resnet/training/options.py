@@ -4,6 +4,7 @@ import dataclasses
 
 from keras_resnet.errors import require, unknown_name
 from keras_resnet.training.recipe import described
+from keras_resnet.training.trackers import check_trackers
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
@@ -27,6 +28,7 @@ class RunOptions:
     sync_batch_norm: bool = described("Compute batch statistics over all replicas.", False)
     max_bad_images: int = described("Undecodable images that are skipped before the run stops.", 100)
     worker_timeout: float = described("Seconds to wait for other workers.", 300)
+    track: tuple[str, ...] = described("Trackers: tensorboard, mlflow, wandb.", ("tensorboard",))
 
     def __post_init__(self):
         if self.precision not in PRECISIONS:
@@ -34,4 +36,5 @@ class RunOptions:
         for least, names in _LEAST.items():
             for name in names:
                 require(getattr(self, name) >= least, f"{name} must be at least {least}", getattr(self, name))
+        check_trackers(self.track)
         require(self.seed < 2**32, "seed must be less than 4294967296", self.seed)

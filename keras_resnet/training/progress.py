@@ -1,11 +1,10 @@
-"""Progress of a run: progress bar, console lines, TensorBoard and curves."""
+"""Progress of a run: progress bar, console lines and curves."""
 
 import contextlib
 import itertools
 import sys
 import time
 
-import tensorflow as tf
 from tqdm import tqdm
 
 from keras_resnet.data.preview import legible
@@ -17,15 +16,14 @@ _MOST_MARKED = 20  # epochs whose points are marked in curves.png
 
 
 class Progress:
-    """Progress bar, console lines and TensorBoard; does nothing unless `visible`."""
+    """Progress bar and console lines; does nothing unless `visible`."""
 
-    def __init__(self, folder: RunFolder, task: Task, total_steps: int, visible: bool):
-        self._folder = folder
+    def __init__(self, task: Task, total_steps: int, visible: bool):
         self._total_steps = total_steps
         self._batch_size = task.recipe.batch_size
         self._describe = task.describe
         self._visible = visible
-        self._bar = self._writer = None
+        self._bar = None
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar."""
@@ -39,7 +37,6 @@ class Progress:
         self._begun_step = self._epoch_step = self._step = step
         if not self._visible:
             return
-        self._writer = tf.summary.create_file_writer(str(self._folder.tensorboard))
         self._bar = tqdm(
             total=self._total_steps * self._batch_size,
             initial=step * self._batch_size,
@@ -69,20 +66,12 @@ class Progress:
             f"epoch {row['epoch']:g}/{epochs}: train {self._describe(train)}; val {self._describe(val)}; "
             f"{row['images_per_second']:,.0f} images/s, {tqdm.format_interval(left)} left"
         )
-        if self._writer is not None:
-            with self._writer.as_default(step=row["step"]):
-                for name, value in row.items():
-                    if name not in ("epoch", "step"):
-                        tf.summary.scalar(name.replace("_", "/", 1), value)
-            self._writer.flush()
         self._epoch_begun, self._epoch_step = time.perf_counter(), self._step
 
     def end(self) -> None:
-        """Closes the progress bar and TensorBoard's log."""
+        """Closes the progress bar."""
         if self._bar is not None:
             self._bar.close()
-        if self._writer is not None:
-            self._writer.close()
 
 
 def draw_curves(folder: RunFolder, task: Task) -> None:

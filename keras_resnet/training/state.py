@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -23,6 +24,7 @@ from keras_resnet.training.recipe import Recipe, check_run_folder, run_identity
 from keras_resnet.training.schedules import Schedule
 from keras_resnet.training.step import Trainer
 from keras_resnet.training.task import Task
+from keras_resnet.training.trackers import Tracker, Trackers, create_trackers
 
 _OTHER_RUN = "the checkpoints in {} are of another model or recipe"
 
@@ -41,6 +43,7 @@ class Run:
     trainer: Trainer
     schedule: Schedule
     progress: Progress
+    trackers: Trackers
     bad_images: BadImages
     total_steps: int
     sums: dict[str, float]  # of the training metrics, and the "count" of examples, over the current epoch
@@ -96,6 +99,7 @@ def set_up(
     options: RunOptions,
     distribution: Distribution,
     lock: contextlib.ExitStack,
+    trackers: Sequence[Tracker] = (),
 ) -> Run:
     """Prepares a run, at its start or at its newest checkpoint; writes nothing if it raises `InputError`.
 
@@ -110,7 +114,8 @@ def set_up(
     task.open(options.data_dir)
     total_steps = recipe.steps or max(1, round(recipe.epochs * task.epoch_steps))
     _check_divisible(recipe, options, distribution)
-    progress = Progress(folder, task, total_steps, visible=distribution.is_chief)
+    progress = Progress(task, total_steps, visible=distribution.is_chief)
+    chosen = [*create_trackers(options.track), *trackers] if distribution.is_chief else []
     checkpoint = _load_checkpoint(folder, recipe, options, distribution, progress)
     _check_data(folder, task, checkpoint)
     bad_images = BadImages()
@@ -130,7 +135,19 @@ def set_up(
     )
     schedule = Schedule(recipe, total_steps, task.epoch_steps)
     sums = dict.fromkeys((*task.train_metrics, "count"), 0.0)
-    run = Run(task, folder, options, distribution, trainer, schedule, progress, bad_images, total_steps, sums)
+    run = Run(
+        task=task,
+        folder=folder,
+        options=options,
+        distribution=distribution,
+        trainer=trainer,
+        schedule=schedule,
+        progress=progress,
+        trackers=Trackers(chosen, progress.say),
+        bad_images=bad_images,
+        total_steps=total_steps,
+        sums=sums,
+    )
     if distribution.is_chief and is_new:  # only now, when all arguments are known to be valid
         _lock(lock, folder, options, distribution)
         if folder.recipe.exists():
