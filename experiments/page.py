@@ -108,8 +108,8 @@ def write_page(
 ) -> Path:
     """Writes a report atomically as one HTML file, with each picture as `<name>.png` beside it.
 
-    Equal input gives equal bytes. With more than one section, a summary of all claims comes first. The
-    environment says how the page was made: command, versions, time, machine.
+    Equal input gives equal bytes. With more than one section with claims, a summary of all claims comes
+    first. The environment says how the page was made: command, versions, time, machine.
 
     Raises:
         InputError: a picture is not a PNG file, its name is invalid or used twice, or a table's row is not as
@@ -127,6 +127,7 @@ def write_page(
         intro=intro,
         sections=list(zip(sections, _anchors(sections), strict=True)),
         environment=environment,
+        has_summary=sum(bool(section.claims) for section in sections) > 1,
         header=_CLAIM_HEADER,
         verdicts=_VERDICT_CLASS,
         counts=collections.Counter(claim.verdict for section in sections for claim in section.claims),
@@ -145,7 +146,10 @@ def summary_markdown(
 ) -> str:
     """A Markdown summary of the page report.html: the claims with their verdicts, and the pictures."""
     claims = [claim for section in sections for claim in section.claims]
-    rows = [[_markdown(cell) for cell in dataclasses.astuple(claim)] for claim in claims]
+    rows = [
+        [_markdown(cell) for cell in (claim.statement, claim.paper, claim.ours, claim.verdict)]
+        for claim in claims
+    ]
     parts = [
         f"# {_markdown(title)}",
         _markdown(intro),

@@ -17,6 +17,7 @@ from experiments.command import EXPERIMENTS
 from experiments.experiment import Experiment
 from experiments.runs import Outcomes, Run, is_done, run_all, slots
 from experiments.settings import BUDGETS, SETTINGS, Setting, Settings, get_setting
+from experiments.significance import significance_section
 from keras_resnet.classification.recipe import ClassificationRecipe
 from keras_resnet.data import Dataset, open_dataset
 from keras_resnet.errors import InputError
@@ -127,7 +128,7 @@ def main(name: str, set: Sequence[str], output_dir: str | None, jobs: int | None
         raise InputError(f"cannot write to {folder}: {error.strerror or error}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
-    for section in sections:
+    for section in (section for section in sections if section.claims):
         print(f"\n{section.title}")
         for claim in section.claims:
             print(f"  {claim.verdict:>13}: {claim.statement}")
@@ -145,6 +146,7 @@ def _carry_out(
     done = sum(is_done(run, folder / "runs") for run in runs)
     outcomes = run_all(runs, folder / "runs", data_dir=setting.data_dir, jobs=jobs)
     sections = [experiment.section(setting, outcomes) for experiment in experiments]
+    sections += [section for section in (significance_section(sections),) if section is not None]
     environment = _environment(setting, outcomes, time.perf_counter() - begun, done)
     following = () if setting.detector else BUDGETS[BUDGETS.index(setting.budget) + 1 :]
     if following:

@@ -65,28 +65,28 @@ def claims(depths: Sequence[int], train: Errors, test: Errors) -> list[Claim]:
             "ImageNet: plain-34 above plain-18 throughout (Fig. 4; top-1 error on validation "
             f"{TABLE_2['plain', 34]} % against {TABLE_2['plain', 18]} %, Table 2); CIFAR-10: Fig. 6, left",
             f"{deep_plain} % against {plain} %",
-            above(deep_plain, plain),
+            *above(deep_plain, plain),
         ),
         Claim(
             f"ResNet-{last}'s training error is not higher than ResNet-{first}'s",
             f"ImageNet: ResNet-34 below ResNet-18 (Fig. 4; {TABLE_2['resnet', 34]} % against "
             f"{TABLE_2['resnet', 18]} %, Table 2); CIFAR-10: Fig. 6, middle",
             f"{deep_resnet} % against {resnet} %",
-            not_above(deep_resnet, resnet),
+            *not_above(deep_resnet, resnet),
         ),
         Claim(
             f"at {last} layers the residual net's training error is lower than its plain twin's, with not "
             "one parameter more",
             "Fig. 4; Fig. 6, left and middle",
             f"{deep_resnet} % against {deep_plain} %",
-            above(deep_plain, deep_resnet),
+            *above(deep_plain, deep_resnet),
         ),
         Claim(
             f"the gain carries over to test images: ResNet-{last}'s test error is lower than plain-{last}'s",
             f"ImageNet, 34 layers: {TABLE_2['resnet', 34]} % against {TABLE_2['plain', 34]} % (Table 2); "
             f"CIFAR-10: plain-110 above {FIGURE_6_PLAIN_110} %, ResNet-110 {TABLE_6[110]} % (Fig. 6)",
             f"{test['resnet', last]} % against {test['plain', last]} %",
-            above(test["plain", last], test["resnet", last]),
+            *above(test["plain", last], test["resnet", last]),
         ),
         Claim(
             "the deeper the residual net, the lower its test error",
@@ -94,7 +94,10 @@ def claims(depths: Sequence[int], train: Errors, test: Errors) -> list[Claim]:
             + ", ".join(f"{depth}: {TABLE_6[depth]} %" for depth in (20, 32, 44, 56, 110))
             + " (Table 6)",
             ", ".join(f"{depth}: {test['resnet', depth]} %" for depth in depths),
-            all_of(above(test["resnet", a], test["resnet", b]) for a, b in itertools.pairwise(depths)),
+            *all_of(
+                above(test["resnet", a], test["resnet", b], f"{a} and {b} layers")
+                for a, b in itertools.pairwise(depths)
+            ),
         ),
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import figures
-from experiments.claims import FAILS, HOLDS, OPEN, Claim, Sample, Verdict, above, not_above
+from experiments.claims import FAILS, HOLDS, OPEN, Claim, Judgment, Sample, Verdict, above, not_above, welch
 from experiments.experiment import KINDS, Experiment, Groups, diverged, per_seed
 from experiments.page import Part, Picture, Table
 from experiments.paper_results import TABLE_2, TABLE_7, TABLE_8
@@ -97,7 +97,7 @@ def claims(
             f"{_GAIN:g} points, and each of its seeds above all from random weights",
             "not measured: all detectors start from classifiers of ImageNet (appendix A)",
             f"{shallow} % against {samples[SCRATCH, 'resnet', first]} %",
-            gains(maps[PRETRAINED, "resnet", first], maps[SCRATCH, "resnet", first], _GAIN),
+            *gains(maps[PRETRAINED, "resnet", first], maps[SCRATCH, "resnet", first], _GAIN),
         ),
         Claim(
             f"a deeper residual backbone detects at least as well: ResNet-{last} is not below ResNet-{first}",
@@ -105,14 +105,14 @@ def claims(
             f"(Table 7), {coco['ResNet-101']} % against {coco['VGG-16']} % on COCO, and +6.0 averaged over "
             "IoU .5 to .95 (Table 8)",
             f"{deep} % against {shallow} %",
-            not_above(shallow, deep),
+            *not_above(shallow, deep),
         ),
         Claim(
             f"a deeper plain backbone does not: plain-{last} is below plain-{first}",
             f"not measured; plain-34 classifies worse than plain-18: top-1 error {TABLE_2['plain', 34]} % "
             f"against {TABLE_2['plain', 18]} % (Table 2)",
             f"{deep_plain} % against {plain} %",
-            above(plain, deep_plain),
+            *above(plain, deep_plain),
         ),
         Claim(
             f"better classifiers make better detectors: the rank correlation of accuracy and mAP over "
@@ -130,14 +130,15 @@ def claims(
     ]
 
 
-def gains(better: Sequence[float], worse: Sequence[float], least: float) -> Verdict:
+def gains(better: Sequence[float], worse: Sequence[float], least: float) -> Judgment:
     """Whether the means differ by at least `least`, and each value of `better` is above all of `worse`.
 
     `FAILS` if the means differ by less; `OPEN` if only the ranges overlap, and for single seeds.
     """
-    if statistics.fmean(better) - statistics.fmean(worse) < least:
-        return FAILS
-    return HOLDS if min(better) > max(worse) and len(better) > 1 < len(worse) else OPEN
+    apart = min(better) > max(worse) and len(better) > 1 < len(worse)
+    is_less = statistics.fmean(better) - statistics.fmean(worse) < least
+    verdict = FAILS if is_less else HOLDS if apart else OPEN
+    return Judgment(verdict, (welch(Sample.of(better), Sample.of(worse)),))
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:

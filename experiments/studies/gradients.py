@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from experiments import figures
-from experiments.claims import FAILS, HOLDS, OPEN, Claim, Sample, above, all_of
+from experiments.claims import FAILS, HOLDS, OPEN, Claim, Judgment, Sample, above, all_of
 from experiments.experiment import Experiment, Groups, per_seed
 from experiments.networks import initial_network, network_images, training_loss
 from experiments.page import Part, Picture, Table
@@ -120,38 +120,38 @@ def claims(depth: int, measured: Measured, errors: Mapping[tuple[str, bool], Seq
     with_bn, without, residual = ("plain", True), ("plain", False), ("resnet", True)
     untrained = any(len(row) < 2 for row in measured[with_bn])  # only the start is known
     lasting = FAILS if _lost(measured[with_bn]) else OPEN if untrained else HOLDS
-    healthy = all_of([above(worst[with_bn], least), lasting])
+    healthy = all_of([above(worst[with_bn], least, "decay, logarithm"), Judgment(lasting)])
     return [
         Claim(
             f"with batch normalization the gradients of plain-{depth} do not vanish",
             "checked, and found healthy (section 4.1)",
             _worst(measured[with_bn]),
-            healthy,
+            *healthy,
         ),
         Claim(
             f"so vanishing gradients are not why plain-{depth} trains worse than ResNet-{depth}",
             "the difficulty is unlikely to come from vanishing gradients (section 4.1)",
             f"training error {error[with_bn]} % against {error[residual]} %, with gradients as above",
-            all_of([healthy, above(error[with_bn], error[residual])]),
+            *all_of([healthy, above(error[with_bn], error[residual], "training error")]),
         ),
         Claim(
             f"without batch normalization the gradients of plain-{depth} vanish on their way to the first "
             "layers",
             "not measured; the usual account of why deep plain networks fail (section 1)",
             _worst(measured[without]),
-            above(least, worst[without]),
+            *above(least, worst[without], "decay, logarithm"),
         ),
         Claim(
             f"the gradient that reaches plain-{depth}'s first layers is smaller without batch normalization",
             "not measured",
             f"at worst: {_factor(first[without])} against {_factor(first[with_bn])} with it",
-            above(first[with_bn], first[without]),
+            *above(first[with_bn], first[without], "norm, logarithm"),
         ),
         Claim(
             f"without batch normalization plain-{depth} trains worse than with it",
             "not measured; all networks are normalized (section 3.4)",
             f"training error {error[without]} % against {error[with_bn]} %",
-            above(error[without], error[with_bn]),
+            *above(error[without], error[with_bn]),
         ),
     ]
 

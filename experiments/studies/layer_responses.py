@@ -95,13 +95,18 @@ def claims(depths: Sequence[int], measured: Responses) -> list[Claim]:
             + ", ".join(
                 f"{depth}: {text['resnet', depth]} against {text['plain', depth]}" for depth in depths
             ),
-            all_of(above(means["plain", depth], means["resnet", depth]) for depth in depths),
+            *all_of(
+                above(means["plain", depth], means["resnet", depth], f"{depth} layers") for depth in depths
+            ),
         ),
         Claim(
             "the deeper a residual network, the smaller its layers' responses",
             "CIFAR-10: ResNet-20, 56 and 110, in this order (Fig. 7)",
             "mean over the layers: " + ", ".join(f"{depth}: {text['resnet', depth]}" for depth in depths),
-            all_of(above(means["resnet", a], means["resnet", b]) for a, b in itertools.pairwise(depths)),
+            *all_of(
+                above(means["resnet", a], means["resnet", b], f"{a} and {b} layers")
+                for a, b in itertools.pairwise(depths)
+            ),
         ),
     ]
 

@@ -100,13 +100,13 @@ def warmup_claims(
             "without: error below 90 % after several epochs; with: below 80 % after about 400 steps, one "
             "epoch (section 4.2)",
             f"training error below {_STARTED:g} % after {texts[False]} epochs without, {texts[True]} with",
-            above(start[False], start[True]),
+            *above(start[False], start[True]),
         ),
         Claim(
             "and still reaches similar accuracy",
             f"similar accuracy; {TABLE_6[110]} % with the warm-up (section 4.2, Table 6)",
             f"test error {error[False]} % without, {error[True]} % with",
-            similar(error[False], error[True], _SIMILAR),
+            *similar(error[False], error[True], _SIMILAR),
         ),
     ]
 

@@ -3,8 +3,25 @@
 import math
 
 import pytest
+from scipy import stats
 
-from experiments.claims import FAILS, HOLDS, OPEN, Sample, above, all_of, not_above, similar, spread
+from experiments.claims import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    Claim,
+    Judgment,
+    Sample,
+    above,
+    all_of,
+    holm,
+    not_above,
+    similar,
+    spread,
+    welch,
+)
+from experiments.page import Section, Table
+from experiments.significance import significance_section
 
 
 def test_a_sample_is_mean_and_sample_deviation():
@@ -41,8 +58,8 @@ def test_spread_is_of_the_difference():
 )
 def test_verdicts(a, b, is_above, is_not_above):
     a, b = Sample.of(a), Sample.of(b)
-    assert above(a, b) == is_above
-    assert not_above(a, b) == is_not_above
+    assert above(a, b).verdict == is_above
+    assert not_above(a, b).verdict == is_not_above
 
 
 @pytest.mark.parametrize(
@@ -56,12 +73,69 @@ def test_verdicts(a, b, is_above, is_not_above):
     ],
 )
 def test_similar_needs_a_small_spread(a, b, verdict):
-    assert similar(Sample.of(a), Sample.of(b), 1.0) == verdict
-    assert similar(Sample.of(b), Sample.of(a), 1.0) == verdict
+    assert similar(Sample.of(a), Sample.of(b), 1.0).verdict == verdict
+    assert similar(Sample.of(b), Sample.of(a), 1.0).verdict == verdict
 
 
 def test_the_weakest_part_decides():
-    assert all_of([HOLDS, HOLDS]) == HOLDS
-    assert all_of([HOLDS, OPEN]) == OPEN
-    assert all_of([OPEN, FAILS, HOLDS]) == FAILS
-    assert all_of([]) == OPEN
+    def weakest(*verdicts):
+        return all_of(map(Judgment, verdicts)).verdict
+
+    assert weakest(HOLDS, HOLDS) == HOLDS
+    assert weakest(HOLDS, OPEN) == OPEN
+    assert weakest(OPEN, FAILS, HOLDS) == FAILS
+    assert weakest() == OPEN
+
+
+def test_welchs_test_is_scipys():
+    first, second = [12.1, 13.4, 11.2], [9.0, 14.0, 8.5, 10.1]
+    expected = stats.ttest_ind(first, second, equal_var=False)
+    found = welch(Sample.of(first), Sample.of(second))
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.interval == pytest.approx(tuple(expected.confidence_interval()))
+    exact = welch(Sample.of(first), Sample(10.0, 0.0, 1))
+    assert exact.p == pytest.approx(stats.ttest_1samp(first, 10.0).pvalue)
+
+
+@pytest.mark.parametrize("values", [[5.0], [5.0, 5.0, 5.0], []])
+def test_no_test_without_variation(values):
+    assert welch(Sample.of(values), Sample.of([3.0])).p is None
+
+
+@pytest.mark.parametrize(("effect", "seeds"), [(0.5, 64), (0.8, 26), (1.0, 17)])
+def test_seeds_for_a_power_of_80_percent(effect, seeds):
+    """Table 2.4.1 of Cohen, "Statistical Power Analysis for the Behavioral Sciences", at 5 %, two-sided."""
+    assert welch(Sample(effect, 1.0, 3), Sample(0.0, 1.0, 3)).seeds == seeds
+
+
+def test_no_number_of_seeds_finds_no_difference():
+    assert welch(Sample(1.0, 1.0, 3), Sample(1.0, 1.0, 3)).seeds is None
+    assert welch(Sample(1.0001, 1.0, 3), Sample(1.0, 1.0, 3)).seeds is None
+
+
+def test_holms_correction():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_the_section_of_tests():
+    low, high, near = Sample.of([1, 2, 3]), Sample.of([11, 12, 13]), Sample.of([2, 2.5, 1.9])
+    parts = all_of([above(high, low, "first"), above(near, low, "second")])
+    claims = [
+        Claim("a", "paper", "ours", *above(high, low)),
+        Claim("b", "paper", "ours", *parts),
+        Claim("c", "paper", "ours", *above(Sample.of([1]), Sample.of([2]))),
+        Claim("d", "paper", "ours", HOLDS),
+    ]
+    assert claims[1].p == max(each.p for each in parts.comparisons)
+    section = significance_section([Section("one", claims[:2], []), Section("two", claims[2:], [])])
+    assert section is not None
+    (table,) = (part for part in section.body if isinstance(part, Table))
+    assert [row[:2] for row in table.rows] == [["a", "-"], ["b", "first"], ["b", "second"], ["c", "-"]]
+    first, _, second, single = table.rows
+    assert first[2:] == ["+10", "+7.73 to +12.3", "< .001", "< .001", HOLDS, "-"]
+    assert second[5] == f"{claims[1].p:.3f}".lstrip("0")  # the larger of two p-values is not multiplied
+    assert (second[6], second[7]) == (OPEN, str(parts.comparisons[1].seeds))
+    assert single[3:] == ["-", "-", "-", OPEN, "-"]
+    assert significance_section([Section("two", claims[3:], [])]) is None

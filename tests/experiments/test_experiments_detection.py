@@ -83,7 +83,7 @@ def test_a_collapsed_backbone_leaves_the_rest_as_it_is():
     ],
 )
 def test_a_gain_needs_its_size_and_ranges_apart(better, worse, verdict):
-    assert gains(better, worse, 10) == verdict
+    assert gains(better, worse, 10).verdict == verdict
 
 
 @pytest.mark.parametrize(
