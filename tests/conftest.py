@@ -1,4 +1,4 @@
-"""What all tests share: a quiet TensorFlow, and the same random numbers whatever ran before."""
+"""What all tests share: a quiet TensorFlow, the same random numbers whatever ran before, early progress."""
 
 import os
 
@@ -6,6 +6,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import pytest
+
+
+@pytest.fixture
+def early_progress(monkeypatch):
+    """The first line about the progress of an operation is printed at once, not after five seconds."""
+    monkeypatch.setattr("keras_resnet.progress._FIRST_SECONDS", 0.0)
 
 
 @pytest.fixture(autouse=True)
