@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_resnet import files
 from keras_resnet.errors import InputError
-from keras_resnet.export.artifacts import FORMATS, Options, check_formats
+from keras_resnet.export.artifacts import FORMATS, Options, check_formats, check_options_apply
 from keras_resnet.export.pipeline import export_weights
 from keras_resnet.export.publishing import PARITY
 from keras_resnet.export.report import ExportReport
@@ -42,9 +42,11 @@ def export_zoo(
         Whether all artifacts equal their models and, if `strict`, none is worse.
 
     Raises:
-        InputError: the folder of the weights is missing or holds no weights.
+        InputError: the folder of the weights is missing or holds no weights, or an option does not apply to
+            the formats.
     """
     artifacts = check_formats(formats, precision)
+    check_options_apply((options or Options()).changed, artifacts)
     output_dir = Path(output_dir or "exported")
     for name, mark in (("index.json", b'"networks"'), ("index.md", b"# Exported networks")):
         files.check_replaceable(output_dir / name, files.starts_with(mark))

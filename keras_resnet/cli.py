@@ -150,6 +150,13 @@ def _run(command: Command | Group, arguments: Sequence[str], program: str) -> in
         return main(**values, **command.fixed)
 
 
+def check_exclusive(given: Mapping[str, Any], flag: str, others: Iterable[str]) -> None:
+    """Raises `InputError` if a flag and one of the others are given: their values are not None."""
+    for other in others:
+        if given[flag] is not None and given[other] is not None:
+            raise InputError(f"--{flag} and --{other} exclude each other")
+
+
 def load(item: Any) -> Any:
     """Imports a "module:NAME", or the COMMAND of a "module"; returns anything else unchanged."""
     if not isinstance(item, str):

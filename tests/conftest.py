@@ -1,4 +1,4 @@
-"""What all tests share: a quiet TensorFlow, and the same random numbers whatever ran before."""
+"""What all tests share: a quiet TensorFlow, the same random numbers whatever ran before, early progress."""
 
 import os
 
@@ -7,6 +7,12 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands do
 
 import keras
 import pytest
+
+
+@pytest.fixture
+def early_progress(monkeypatch):
+    """The first line about the progress of an operation is printed at once, not after five seconds."""
+    monkeypatch.setattr("keras_resnet.progress._FIRST_SECONDS", 0.0)
 
 
 @pytest.fixture(autouse=True)

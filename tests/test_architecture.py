@@ -49,7 +49,7 @@ ROOMS = {
     "package": None,  # keras_resnet/__init__.py: names for type checkers, loaded at their first use
     "tools": None,  # None: anything
 }
-FLOOR_MODULES = {"cli", "errors", "files", "processes", "quiet", "tables", "version"}
+FLOOR_MODULES = {"cli", "errors", "files", "processes", "progress", "quiet", "tables", "version"}
 DETECTION_OPERATIONS = {"anchors", "boxes", "matching", "nms", "roi_align"}  # a floor below detection
 
 # The only imports of our own modules inside functions: (importing module, imported module).
@@ -58,7 +58,7 @@ LAZY: set[tuple[str, str]] = set()
 # What each room may import from elsewhere; rooms not named here may import anything.
 NUMERIC = {"keras", "numpy"}
 PACKAGES = {
-    "floor": {"numpy", "absl"},
+    "floor": {"numpy", "absl", "tqdm"},
     "models": NUMERIC,
     "images.preprocessing": {"numpy", "keras", "PIL"},
     "weights": NUMERIC | {"h5py", "lazy_loader", "ml_dtypes", "tqdm"},

@@ -19,6 +19,13 @@ def test_shown_only_after_an_exception(capfd):
     assert capfd.readouterr().err == "reason\n"
 
 
+def test_what_is_shown_nevertheless(capfd):
+    with quiet() as stderr:
+        os.write(2, b"chatter\n")
+        print("progress", file=stderr)
+    assert capfd.readouterr().err == "progress\n"
+
+
 @pytest.mark.parametrize("memory", [True, False], ids=["in memory", "nowhere"])
 def test_without_a_writable_folder(memory, monkeypatch, capfd):
     def refuse(*args, **kwargs):
@@ -33,6 +40,6 @@ def test_without_a_writable_folder(memory, monkeypatch, capfd):
 
 
 def test_without_standard_error():
-    code = "from keras_resnet.quiet import quiet\nwith quiet(): print('done')"
+    code = "from keras_resnet.quiet import quiet\nwith quiet() as stderr: print(stderr)"
     done = subprocess.run(f'{sys.executable} -c "{code}" 2>&-', shell=True, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert (done.returncode, done.stdout) == (0, "None\n")

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from keras_resnet.classification.batches import fits_batches, view_batches
 from keras_resnet.classification.evaluated_model import EvaluatedModel
@@ -23,6 +22,7 @@ from keras_resnet.data import BadImages, Dataset
 from keras_resnet.data.identity import check_classes
 from keras_resnet.data.sources import pipeline_errors
 from keras_resnet.errors import InputError, require
+from keras_resnet.progress import ProgressBar
 from keras_resnet.training.distribution import Distribution
 
 
@@ -93,14 +93,13 @@ def evaluate(
     shard = distribution.shard(global_batch)
     batches = view_batches(images, test_protocol, [model.preprocessing for model in models], shard, bad)
     steps = -(-len(images) // global_batch)
-    silent = None if distribution.is_chief else True  # None: no bar unless standard error is a terminal
     with distribution.name_lost_workers(), pipeline_errors():
         with distribution.scope():
             networks = [model.network(any_size=test_protocol.fully_convolutional) for model in models]
             if test_protocol.fully_convolutional:
                 networks = [fully_convolutional(network) for network in networks]
         begun = time.perf_counter()
-        with tqdm(total=len(images), unit=" images", dynamic_ncols=True, disable=silent) as bar:
+        with ProgressBar(len(images), "images", "evaluating", visible=distribution.is_chief) as bar:
             for scores, labels, losses in _scores(batches, steps, networks, test_protocol, distribution):
                 _add(scores, labels, losses, models, single, together)
                 bar.update(len(labels))

@@ -86,9 +86,9 @@ class ClassificationTask(Task):
         return model
 
     def prepare(self, distribution: Distribution, held: dict[str, np.ndarray] | None, bad: BadImages) -> None:
-        del distribution
         # Checkpoints of older versions lack it.
-        normalization = Normalization.from_arrays(held or {}) or self._choose_normalization(bad)
+        normalization = Normalization.from_arrays(held or {})
+        normalization = normalization or self._choose_normalization(bad, distribution.is_chief)
         preprocessing = Preprocessing(self.recipe.image_size, self._resize, "bilinear", normalization)
         self._transform = Transform(preprocessing, self.recipe.augmentation)
 
@@ -187,7 +187,7 @@ class ClassificationTask(Task):
         """The shorter side before the evaluation's center crop."""
         return get_augmentation(self.recipe.augmentation).evaluation_resize(self.recipe.image_size)
 
-    def _choose_normalization(self, bad: BadImages) -> Normalization:
+    def _choose_normalization(self, bad: BadImages, is_chief: bool) -> Normalization:
         recipe = self.recipe
         if recipe.normalization == "imagenet":
             return Normalization.imagenet().for_channels(recipe.channels)
@@ -200,6 +200,7 @@ class ClassificationTask(Task):
             per_pixel=recipe.normalization == "per_pixel",
             resize=self._resize,
             bad=bad,
+            show_progress=is_chief,
         )
 
 

@@ -29,6 +29,7 @@ from keras_resnet.detection.weight_files import read_detector_spec
 from keras_resnet.errors import InputError, printable, require, unknown_name
 from keras_resnet.files import atomic_path, os_errors_as_input_errors, write_json
 from keras_resnet.images.decode import is_image
+from keras_resnet.progress import ProgressBar
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.tables import engineering, markdown_table
 from keras_resnet.training.distribution import create
@@ -133,7 +134,7 @@ def detect(
     found: dict[str, tuple[tuple[int, ...], Detections]] = {}
     failed: dict[str, str] = {}
     drawings = []
-    for index, file in enumerate(tqdm(files, unit=" photos", dynamic_ncols=True, disable=None)):
+    for index, file in enumerate(ProgressBar(len(files), "photos", "detecting objects").track(files)):
         try:
             image = _read_photo(file)
             detections = opened.detect([image])[0].above(score)

@@ -56,10 +56,8 @@ def _evaluated_models(
     given: SimpleNamespace, distribution: Distribution
 ) -> tuple[list[EvaluatedModel], str, dict]:
     """The networks, the name of the dataset, and default values of arguments of `evaluate`."""
+    cli.check_exclusive(vars(given), "workdir", ("model", "weights"))
     if given.workdir is not None:
-        for name in ("model", "weights"):
-            if getattr(given, name) is not None:
-                raise InputError(f"--workdir and --{name} exclude each other")
         folder = RunFolder(given.workdir)
         recipe = folder.read_recipe()
         dataset = given.dataset or recipe["dataset"]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from keras_resnet import cli
 from keras_resnet.detection.config import list_detectors
 from keras_resnet.detection.export.pipeline import export_detector
 from keras_resnet.detection.export.request import IMAGES, DetectorExportRequest
@@ -27,11 +28,8 @@ def main(export_all: Callable[..., bool] | None = None, **given: Any) -> int:
         The exit status: 0 if all artifacts equal their models and, with `strict`, none is worse.
     """
     workdir, model = given["workdir"], given["model"]
-    if workdir is not None:
-        for name in ("model", "weights", "classes"):
-            if given[name] is not None:
-                raise InputError(f"--workdir and --{name} exclude each other")
-    elif model is None or given["weights"] is None:
+    cli.check_exclusive(given, "workdir", ("model", "weights", "classes"))
+    if workdir is None and (model is None or given["weights"] is None):
         raise InputError("give --workdir=DIR, or --model=NAME and --weights=FILE_OR_NAME")
     is_detector = _is_detector_run(workdir) if workdir is not None else model in list_detectors()
     defaults = {flag.name: flag.default for flag in COMMAND.flags}

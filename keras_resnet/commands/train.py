@@ -12,6 +12,7 @@ from keras_resnet.errors import unknown_name
 from keras_resnet.export import check_formats
 from keras_resnet.files import os_errors_as_input_errors
 from keras_resnet.training import RunOptions
+from keras_resnet.training.distribution import is_chief
 
 
 def changed_recipe(
@@ -31,6 +32,8 @@ def changed_recipe(
 def main(recipe: str, set: Sequence[str], workdir: str | None, export: Sequence[str], **given: Any) -> int:
     """Trains and, if there are formats to `export` to, exports; returns the exit status.
 
+    Only the first of several workers exports, after the run is finished on all of them.
+
     `given` has the fields of `RunOptions` and changed fields of the recipe.
     """
     options = RunOptions(**{field.name: given.pop(field.name) for field in dataclasses.fields(RunOptions)})
@@ -43,4 +46,6 @@ def main(recipe: str, set: Sequence[str], workdir: str | None, export: Sequence[
             detection.train(changed, workdir, options)
         else:
             classification.train(changed, workdir, options)
-    return export_run(workdir, export, options.data_dir) if export else 0
+    if not export or not is_chief(options.strategy):
+        return 0
+    return export_run(workdir, export, options.data_dir)

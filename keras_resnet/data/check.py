@@ -3,7 +3,6 @@
 import os
 
 import tensorflow as tf
-from tqdm import tqdm
 
 from keras_resnet.data.examples import (
     PADDING,
@@ -17,6 +16,7 @@ from keras_resnet.data.examples import (
 from keras_resnet.data.sources import Dataset, open_dataset
 from keras_resnet.errors import printable
 from keras_resnet.images.decode import decode_mirrored
+from keras_resnet.progress import ProgressBar
 from keras_resnet.tables import markdown_table
 
 _BATCH = 16
@@ -36,14 +36,13 @@ def check(path: str | os.PathLike) -> int:
 
 
 def find_unusable(dataset: Dataset) -> tuple[list[tuple[str, str]], int]:
-    """Decodes every image of every split, with a progress bar on standard error.
+    """Decodes every image of every split; shows the progress.
 
     Returns:
         Sorted `(path, reason)` of the unusable images, and the number of all images.
     """
     bad, total = BadImages(), sum(dataset.sizes.values())
-    # No bar where standard error is no terminal.
-    with tqdm(total=total, unit=" images", dynamic_ncols=True, disable=None) as bar:
+    with ProgressBar(total, "images", "decoding") as bar:
         for name in dataset.split_names:
             split = dataset.split(name)
             record_skipped_files(split, bad)
@@ -57,6 +56,5 @@ def find_unusable(dataset: Dataset) -> tuple[list[tuple[str, str]], int]:
                 bad,
             )
             for count in batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
-                bar.set_postfix(bad=bad.count, refresh=False)
-                bar.update(int(count))
+                bar.update(int(count), f"{bad.count} bad")
     return [(printable(path), why) for path, _, why in bad.rows()], total

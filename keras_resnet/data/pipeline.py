@@ -28,6 +28,7 @@ from keras_resnet.errors import InputError
 from keras_resnet.images.decode import decode_mirrored
 from keras_resnet.images.ops import evaluation_view, normalize, with_channels
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
+from keras_resnet.progress import ProgressBar
 
 _RAW_BATCH, _RAW_GROUP = 64, 8
 _ORDER, _AUGMENTATION = range(2)  # purposes of random keys
@@ -186,6 +187,7 @@ def dataset_statistics(
     resize: int | None = None,
     per_pixel: bool = False,
     bad: BadImages | None = None,
+    show_progress: bool = True,
 ) -> Normalization:
     """Computes the normalization of a split, resized to `size` and cropped as in evaluation.
 
@@ -198,11 +200,14 @@ def dataset_statistics(
     preprocessing = Preprocessing(size, resize, "bilinear", Normalization.identity(channels))
     total = np.zeros((size, size, channels), "float64")
     squares, count = np.zeros_like(total), 0
-    for images, _ in raw_images(split, preprocessing, bad=bad):
-        images = images.astype("float64")
-        total += images.sum(0)
-        squares += np.square(images).sum(0)
-        count += len(images)
+    about = "mean and standard deviation of the pixels"
+    with ProgressBar(len(split), "images", about, visible=show_progress) as bar:
+        for images, _ in raw_images(split, preprocessing, bad=bad):
+            images = images.astype("float64")
+            total += images.sum(0)
+            squares += np.square(images).sum(0)
+            count += len(images)
+            bar.update(len(images))
     if not count:
         raise InputError(f"not one image of the split {split.name!r} can be decoded")
     mean = total / count

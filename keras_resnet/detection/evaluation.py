@@ -9,7 +9,6 @@ from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from keras_resnet.data import BadImages
 from keras_resnet.detection.data.annotations import DetectionSplit
@@ -21,6 +20,7 @@ from keras_resnet.detection.metrics import (
     voc_average_precision,
 )
 from keras_resnet.errors import InputError, require
+from keras_resnet.progress import ProgressBar
 from keras_resnet.training.distribution import Distribution
 
 
@@ -96,12 +96,10 @@ def evaluate(
     bad = BadImages()
     found: dict[int, Detections] = {}
     own = range(distribution.worker, len(split), distribution.workers)
-    # None: no progress bar unless standard error is a terminal.
-    silent = None if distribution.is_chief else True
     begun = time.perf_counter()
     with (
         distribution.name_lost_workers(),
-        tqdm(total=len(own), unit=" images", dynamic_ncols=True, disable=silent) as bar,
+        ProgressBar(len(own), "images", "evaluating", visible=distribution.is_chief) as bar,
     ):
         for index, detections in _detect_all(detector, split, own, batch_size, distribution.devices, bad):
             found[index] = relabeled(detections, labels, detector.name)

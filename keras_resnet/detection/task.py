@@ -29,6 +29,7 @@ from keras_resnet.detection.weight_files import open_detector_weights
 from keras_resnet.errors import InputError
 from keras_resnet.images.ops import static_shape
 from keras_resnet.images.preprocessing import Normalization
+from keras_resnet.progress import ProgressBar
 from keras_resnet.training import loop
 from keras_resnet.training.distribution import Distribution
 from keras_resnet.training.options import RunOptions
@@ -118,10 +119,12 @@ class DetectionTask(Task):
         low, high = self.recipe.scale_jitter
         self._policy = DetectionAugmentation(self.recipe.flip, (low, high), fill=mean.tolist())
         if held is None and self.recipe.statistics_batches:
-            count = min(self.recipe.statistics_batches, self.epoch_steps)
             shard = distribution.shard(self.recipe.batch_size)
-            batches = self._train.training(shard, self._policy, seed=0, epoch=0, bad=bad)
-            images = _whole_images(batches.take(count * shard.replicas), config.size_multiple)
+            count = min(self.recipe.statistics_batches, self.epoch_steps) * shard.replicas
+            batches = self._train.training(shard, self._policy, seed=0, epoch=0, bad=bad).take(count)
+            about = "statistics of batch normalization"
+            progress = ProgressBar(count, "batches", about, visible=distribution.is_chief)
+            images = _whole_images(progress.track(batches), config.size_multiple)
             reestimate_statistics(self._detector, images, distribution.gather)
 
     def parts(self, model: keras.Model) -> list[keras.Model]:

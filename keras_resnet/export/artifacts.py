@@ -64,6 +64,14 @@ OLDEST_OPSET = 13  # the first whose quantization knows channels, and whose soft
 NEWEST_OPSET = 23  # tested; ONNX Runtime lags behind the newest
 LEAST_CALIBRATION_IMAGES = 32
 
+# The formats that an option applies to.
+_FORMATS_OF_OPTIONS = {
+    "io_dtype": ("tflite", "onnx"),
+    "image_size": ("tflite",),
+    **dict.fromkeys(("opset", "layout", "dynamic_size"), ("onnx",)),
+}
+_TITLES = {"tflite": "TFLite", "onnx": "ONNX"}
+
 
 def precisions(format: str) -> tuple[str, ...]:
     """The precisions of a format."""
@@ -106,6 +114,12 @@ class Options:
         """The values that the command line has flags for."""
         return {name: getattr(self, name) for name in ("io_dtype", "opset", "layout", "dynamic_size")}
 
+    @property
+    def changed(self) -> dict[str, str | int | bool]:
+        """Those of `choices` that differ from their defaults."""
+        defaults = Options().choices
+        return {name: value for name, value in self.choices.items() if value != defaults[name]}
+
 
 def check_choice(kind: str, name: str, known: Collection[str]) -> None:
     """Raises `InputError` unless `name` is one of `known`."""
@@ -117,6 +131,21 @@ def check_opset(opset: int, newest: int = NEWEST_OPSET) -> None:
     """Raises `InputError` for an opset that `to_onnx` does not write."""
     if opset not in range(OLDEST_OPSET, newest + 1):
         raise InputError(f"ONNX files are written with opset {OLDEST_OPSET} to {newest}; got {opset}")
+
+
+def check_options_apply(changed: Iterable[str], artifacts: Iterable[str]) -> None:
+    """Raises `InputError` for an option that does not apply to any of the artifacts.
+
+    Args:
+        changed: names of options that differ from their defaults.
+        artifacts: keys of `ARTIFACTS`.
+    """
+    formats = {ARTIFACTS[name].format for name in artifacts}
+    for name in changed:
+        applies_to = _FORMATS_OF_OPTIONS[name]
+        if formats.isdisjoint(applies_to):
+            titles = " and ".join(_TITLES[format] for format in applies_to)
+            raise InputError(f"{name} applies to {titles} files, which are not among the formats")
 
 
 def check_calibration(calibration: Iterable[np.ndarray] | None, shape: tuple) -> list[np.ndarray]:

@@ -24,11 +24,13 @@ class Images:
             0-255, and int labels (batch,) or None.
         source: description of the images, for the report.
         calibration: returns float32 batches of other images, for int8.
+        count: number of images to compare on, for the progress; None if it is unknown.
     """
 
     batches: Callable[[], Iterable[Batch]]
     source: str
     calibration: Callable[[], list[np.ndarray]]
+    count: int | None = None
 
 
 def photo_images(spec: ModelSpec, calibration_images: int) -> Images:
@@ -74,7 +76,7 @@ def dataset_images(
     def batches() -> Iterable[Batch]:
         return data.raw_images(opened.split(split), preprocessing)
 
-    return Images(batches, f"the {split} split of {dataset}", calibration)
+    return Images(batches, f"the {split} split of {dataset}", calibration, opened.sizes[split])
 
 
 def sample_photos(height: int, width: int, channels: int = 3) -> np.ndarray:

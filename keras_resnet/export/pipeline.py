@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import keras
 from keras_resnet import files
 from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options
 from keras_resnet.export.graph import Graph, fold
-from keras_resnet.export.images import Images, photo_images
+from keras_resnet.export.images import Batch, Images, photo_images
 from keras_resnet.export.model_card import draw_predictions, model_card
 from keras_resnet.export.publishing import (
     CARD,
@@ -37,6 +37,7 @@ from keras_resnet.export.writers.saved_model import to_saved_model
 from keras_resnet.export.writers.tflite import to_tflite
 from keras_resnet.models.complexity import complexity
 from keras_resnet.processes import cores
+from keras_resnet.progress import ProgressBar
 from keras_resnet.weights import ModelSpec, WeightFile
 
 _PICTURE = "predictions.png"
@@ -185,7 +186,7 @@ def export_and_verify(
             artifacts, hidden, lambda name, path: write_artifact(name, graph, path, options), tell
         )
         tell(f"comparing with the Keras model on {images.source}")
-        report = verify(model, written, images.batches(), options, max_top1_drop / 100)
+        report = verify(model, written, _tracked(images), options, max_top1_drop / 100)
         timed = {
             name: dataclasses.replace(found, **time_artifact(ARTIFACTS[name].format, path, spec.input_shape))
             for (name, found), path in zip(report.formats.items(), written.values(), strict=True)
@@ -215,6 +216,14 @@ def export_and_verify(
     tell(parity_table(report, output_dir))
     tell_rejected(report.files, equal, output_dir, tell)
     return report
+
+
+def _tracked(images: Images) -> Iterator[Batch]:
+    """The batches to compare on; shows the progress."""
+    with ProgressBar(images.count, "images", "comparing") as bar:
+        for batch in images.batches():
+            yield batch
+            bar.update(len(batch[0]))
 
 
 def write_artifact(name: str, model: keras.Model | Graph, path: str | Path, options: Options) -> Path:

@@ -12,7 +12,14 @@ import keras
 import numpy as np
 
 from keras_resnet.errors import InputError, require
-from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options, check_calibration, check_formats
+from keras_resnet.export.artifacts import (
+    ARTIFACTS,
+    FORMATS,
+    Options,
+    check_calibration,
+    check_formats,
+    check_options_apply,
+)
 from keras_resnet.export.images import Images, dataset_images, photo_images
 from keras_resnet.export.serving import network_for_export
 from keras_resnet.run_folder import RunFolder
@@ -59,6 +66,7 @@ class ExportRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "artifacts", check_formats(self.formats, self.precision))
+        check_options_apply(self.options.changed, self.artifacts)
         if self.calibration_images < 1:
             raise InputError(f"calibration_images must be at least 1; got {self.calibration_images}")
         require(0 <= self.max_top1_drop <= 100, "max_top1_drop must be 0 to 100", self.max_top1_drop)
@@ -66,10 +74,7 @@ class ExportRequest:
     @property
     def command(self) -> str:
         """The command line that repeats this request."""
-        changed = {
-            name: value for name, value in self.options.choices.items() if value != Options().choices[name]
-        }
-        return export_command(self, {"options": None, **changed})
+        return export_command(self, {"options": None, **self.options.changed})
 
     def source(self) -> "Source":
         """Opens the run or the weights.

@@ -164,6 +164,12 @@ def create(name: str, timeout: float = RunOptions.worker_timeout) -> Distributio
     return _multi_worker(timeout)
 
 
+def is_chief(name: str) -> bool:
+    """Whether this process is the only or the first worker of the strategy `name` that `create` has made."""
+    config = os.environ.get("TF_CONFIG")
+    return name in ("one_device", "mirrored") or not config or cluster.read_tf_config(config)[1] == 0
+
+
 @functools.cache  # two mirrored strategies in one process would mix up their collectives
 def _mirrored(kind: str) -> Distribution:
     devices = [device.name for device in tf.config.list_logical_devices(kind)]

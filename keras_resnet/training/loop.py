@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_resnet.data.sources import pipeline_errors
 from keras_resnet.errors import CommandFailed
+from keras_resnet.progress import ProgressBar
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
 from keras_resnet.training.distribution import create
@@ -223,7 +224,9 @@ def _evaluate(run: Run, sigterm: Sigterm) -> dict[str, float]:
     iterator = iter(run.evaluation_batches)
     total: Any = 0.0
     collected = []
-    for _ in range(run.task.evaluation_steps):
+    steps = run.task.evaluation_steps
+    progress = ProgressBar(steps, "batches", "evaluating", visible=run.distribution.is_chief)
+    for _ in progress.track(range(steps)):
         sums, more, stop = run.trainer.evaluate(iterator, tf.constant(float(sigterm.received)))
         if stop.numpy() > 0:
             raise _preempted(run)

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from keras_resnet.data.preview import legible
 from keras_resnet.files import atomic_path
+from keras_resnet.progress import ProgressBar
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training.task import Task
 
@@ -37,20 +38,13 @@ class Progress:
         self._begun_step = self._epoch_step = self._step = step
         if not self._visible:
             return
-        self._bar = tqdm(
-            total=self._total_steps * self._batch_size,
-            initial=step * self._batch_size,
-            unit=" images",
-            unit_scale=True,
-            dynamic_ncols=True,
-            disable=None,  # no bar if standard error is not a terminal
-        )
+        images = self._total_steps * self._batch_size
+        self._bar = ProgressBar(images, "images", "training", initial=step * self._batch_size)
 
     def advance(self, step: int, means: dict[str, float]) -> None:
         """Shows that `step` steps are done, and the training metrics."""
         if self._bar is not None:
-            self._bar.set_postfix_str(self._describe(means), refresh=False)
-            self._bar.update((step - self._step) * self._batch_size)
+            self._bar.update((step - self._step) * self._batch_size, self._describe(means))
         self._step = step
 
     def images_per_second(self) -> float:

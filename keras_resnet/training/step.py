@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_resnet.errors import InputError
+from keras_resnet.progress import ProgressBar
 from keras_resnet.training.distribution import Distribution
 from keras_resnet.training.remat import Rematerialized
 from keras_resnet.training.task import Batch, Task, call_in_training
@@ -128,8 +129,10 @@ class Trainer:
         for layer in normalizations:
             layer.momentum = 0.0  # a constant of the graph that the first call traces
         sums: Any = [0.0] * len(self._statistics)
+        about, is_chief = "statistics of batch normalization", self._distribution.is_chief
+        progress = ProgressBar(batches, "batches", about, visible=is_chief)
         try:
-            for _ in range(batches):
+            for _ in progress.track(range(batches)):
                 values = [value.numpy().astype("float64") for value in self._observe(iterator)]
                 sums = [a + b for a, b in zip(sums, values, strict=True)]
         finally:

@@ -136,7 +136,9 @@ def test_single_crops_are_the_images_of_trainings_validation(folder, resize):
         np.testing.assert_array_equal(ours["weights"], theirs["weights"])
 
 
-def test_images_that_cannot_be_decoded_are_an_error_or_left_out(folder, weights_of, one_device):
+def test_images_that_cannot_be_decoded_are_an_error_or_left_out(
+    folder, weights_of, one_device, early_progress, capsys
+):
     model = load_evaluated_model(weights_of(tiny_spec(classes=2)))
     split = folder.split("test")
     path = os.fsdecode(split.images[1])
@@ -144,7 +146,8 @@ def test_images_that_cannot_be_decoded_are_an_error_or_left_out(folder, weights_
         file.truncate(200)
     with pytest.raises(InputError, match=r"1 images cannot be used, 0 are allowed.*is truncated"):
         evaluate([model], folder, distribution=one_device)
-    found = evaluate([model], folder, distribution=one_device, max_bad_images=1)
+    found = evaluate([model], folder, distribution=one_device, batch_size=2, max_bad_images=1)
+    assert "evaluating: 2 of 5 images, " in capsys.readouterr().err
     assert found.metrics.images == 4
     assert found.bad_images == ((path, "test", "truncated"),)
     others = [image for index, image in enumerate(split.images) if index != 1]

@@ -215,11 +215,13 @@ def test_records_without_a_valid_label(imagenet_dir, streamed, monkeypatch):
         open_dataset("imagenet2012", imagenet_dir).split("train")
 
 
-def test_check_finds_what_training_would(dirty, capsys):
+def test_check_finds_what_training_would(dirty, early_progress, capsys):
     root, bad_train, bad_val = dirty
     assert_lists(find_unusable(open_dataset(f"folder:{root}"))[0], bad_train | bad_val)
     assert check(str(root)) == 1
-    printed = capsys.readouterr().out.splitlines()
+    printed, progress = (stream.splitlines() for stream in capsys.readouterr())
+    assert progress[0].startswith("decoding: ")
+    assert progress[0].endswith(" bad")
     images = 2 * len(open_dataset(f"folder:{root}").split("train"))
     assert printed[0].split("|")[1].strip() == "path"
     assert printed[-1] == f"{images} images, {len(bad_train | bad_val)} cannot be used"

@@ -204,7 +204,7 @@ def test_channels_first(pixels, monkeypatch):
         np.testing.assert_array_equal(one["images"].transpose(0, 2, 3, 1), other["images"])
 
 
-def test_statistics(pixels, digits):
+def test_statistics(pixels, digits, early_progress, capsys):
     images = pixels.images.astype("float64")
     channel = dataset_statistics(pixels, 12, 3, per_pixel=False)
     np.testing.assert_allclose(channel.mean, images.mean((0, 1, 2)), rtol=1e-12)
@@ -215,7 +215,12 @@ def test_statistics(pixels, digits):
     transform = Transform.create(12, pixel, "pad_crop_flip")
     batch = next(iter(evaluation_batches(pixels, transform.preprocessing, global_batch=50)))["images"]
     assert np.abs(np.mean(batch, 0)).max() < 1e-3
+    capsys.readouterr()
     gray = dataset_statistics(digits.split("train"), 8, 1, per_pixel=False)
+    about = f"mean and standard deviation of the pixels: 64 of {len(digits.split('train')):,} images, "
+    assert capsys.readouterr().err.startswith(about)
+    dataset_statistics(digits.split("train"), 8, 1, show_progress=False)
+    assert capsys.readouterr().err == ""
     np.testing.assert_allclose(gray.mean, [digits.split("train").images.mean(dtype="float64")], rtol=1e-12)
     flat = IndexedSplit("flat", np.full((4, 2, 2, 3), 100, np.uint8), np.zeros(4, "int32"))
     assert dataset_statistics(flat, 2).std == (1.0, 1.0, 1.0)

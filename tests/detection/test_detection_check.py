@@ -53,9 +53,10 @@ def test_all_faults_are_listed(folder):
     )
 
 
-def test_the_command(folder, capsys):
+def test_the_command(folder, early_progress, capsys):
     assert check(f"coco:{folder}") == 1
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert progress.startswith("decoding train: 1 of 4 images, ")
     assert "| split | file" in printed
     assert printed.splitlines()[-1] == f"coco:{folder}: 7 faults"
 

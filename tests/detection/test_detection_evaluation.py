@@ -71,7 +71,7 @@ class OnTwoDevices(StandInDetector):
         return super().detect(images)
 
 
-def test_two_devices_share_the_images(one_device, two_devices):
+def test_two_devices_share_the_images(one_device, two_devices, early_progress, capsys):
     truth, found = random_case(images=6)
     split, detector = made_split(truth, NAMES), OnTwoDevices(found, two_devices)
     both = evaluate(detector, split, distribution=two_devices)
@@ -79,6 +79,7 @@ def test_two_devices_share_the_images(one_device, two_devices):
     assert len(set(detector.devices)) == 2
     alone = evaluate(StandInDetector(found, NAMES), split, distribution=one_device)
     assert both.coco.figures == alone.coco.figures
+    assert capsys.readouterr().err.count("evaluating: 1 of 6 images, ") == 2
     assert (both.replicas, alone.replicas) == (2, 1)
 
 

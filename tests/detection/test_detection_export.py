@@ -13,7 +13,8 @@ from helpers.export_detectors import C4, build, scenes
 from PIL import Image
 
 from export.__main__ import COMMAND
-from keras_resnet import detection
+from keras_resnet import classification, detection
+from keras_resnet.commands import train as train_command
 from keras_resnet.commands.recipes import TRAIN
 from keras_resnet.detection.export import pipeline
 from keras_resnet.detection.export.onnx import detector_to_onnx
@@ -50,9 +51,11 @@ def flat(path):
     return re.sub(" +", " ", path.read_text())  # tables are padded
 
 
-def test_a_run(workdir, no_openvino, capsys, monkeypatch):
+def test_a_run(workdir, no_openvino, early_progress, capsys, monkeypatch):
     assert run(COMMAND, f"--workdir={workdir}", "--formats=onnx") == 0
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    for operation in ("detecting objects", "comparing"):
+        assert f"{operation}: 1 of 6 images, " in progress
     output = workdir / "export"
     assert sorted(path.name for path in output.iterdir()) == [
         "MODEL_CARD.md",
@@ -145,7 +148,15 @@ def test_weights_in_all_formats(weights, tmp_path, capsys):
         ({"dataset": "scene"}, "scene"),
         ({"model": C4}, "--workdir and --model exclude each other"),
         ({"opset": "15"}, "opset 16 to 23; got 15"),
-        ({"image_size": "64,64", "formats": "onnx"}, "image_size applies to TFLite files"),
+        (
+            {"image_size": "64,64", "formats": "onnx"},
+            "image_size applies to TFLite files, which are not among",
+        ),
+        (
+            {"opset": "18", "formats": "saved_model,tflite"},
+            "opset applies to ONNX files, which are not among",
+        ),
+        ({"io_dtype": "uint8", "formats": "saved_model"}, "io_dtype applies to TFLite and ONNX files, which"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(flags, message, workdir, capsys):
@@ -210,6 +221,28 @@ def test_bad_workdirs(workdir):
     (workdir / "model.weights.h5").unlink()
     with pytest.raises(InputError, match=r"holds no model\.weights\.h5; train first"):
         request.source()
+
+
+@pytest.mark.parametrize("recipe", ["digits", "detect_scenes"])
+@pytest.mark.parametrize(
+    ("strategy", "index", "exports"),
+    [
+        ("multi_worker", 1, False),
+        ("multi_worker", 0, True),
+        ("auto", 1, False),
+        ("one_device", 1, True),
+    ],
+)
+def test_only_the_first_worker_exports(recipe, strategy, index, exports, tmp_path, monkeypatch):
+    exported = []
+    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": index}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    monkeypatch.setattr(train_command, "export_run", lambda workdir, *more: exported.append(workdir) or 1)
+    for task in (classification, detection):
+        monkeypatch.setattr(task, "train", lambda *arguments: None)
+    flags = [f"--recipe={recipe}", f"--workdir={tmp_path}", f"--strategy={strategy}", "--export=onnx"]
+    assert run(TRAIN, *flags) == int(exports)  # the status of the export
+    assert exported == [str(tmp_path)] * exports
 
 
 def test_training_exports(weights, tmp_path, no_openvino, monkeypatch, capsys):

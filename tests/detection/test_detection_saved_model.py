@@ -115,7 +115,30 @@ def test_labels_and_preprocessing_are_files_of_the_version(exported):
 
 
 def test_every_signature_equals_the_detector(exported, artifact):
-    assert broken_signatures(artifact, exported[0], scenes(1)[0]) == []
+    counting = Counting(exported[0])
+    assert broken_signatures(artifact, counting, scenes(1)[0]) == []
+    # Three views of either orientation, which all signatures get, and a JPEG file.
+    assert len(counting.seen) == len(set(counting.seen)) == 7
+
+
+class Counting:
+    """A detector that remembers which images it has seen."""
+
+    def __init__(self, detector):
+        self.class_names, self._detect, self.seen = detector.class_names, detector.detect, []
+
+    def detect(self, images):
+        self.seen += [image.tobytes() for image in images]
+        return self._detect(images)
+
+
+def test_nothing_is_detected_for_answers_that_cannot_be_compared(exported, artifact):
+    counting = Counting(exported[0])
+    empty = Artifact(PIXELS, {}, artifact.run, "tensorflow", call=lambda signature, inputs: {})
+    problems = broken_signatures(empty, counting, scenes(1)[0])
+    for signature in ("serving_default", "serving_uint8", "detect_bytes"):
+        assert f"its signature {signature} returns unexpected outputs: it has no output boxes" in problems
+    assert counting.seen == []
 
 
 def test_images_of_several_sizes(exported, verify_here):

@@ -162,9 +162,14 @@ def operators(path):
 
 
 @pytest.mark.slow
-def test_int8_networks_with_float_boxes(tmp_path):
+def test_int8_networks_with_float_boxes(tmp_path, monkeypatch, early_progress, capfd):
+    """In two chunks of regions."""
+    monkeypatch.setattr(module, "_CHUNK", 10 * 14**2 * 8)
     detector = build(C4)
     path = write(detector, tmp_path, precision="int8", calibration=scenes(4) * 8)
+    progress = capfd.readouterr().err
+    assert "int8 calibration: 1 of 32 samples, " in progress
+    assert "int8 calibration: 1 of 64 samples, " in progress  # the box head of each chunk
     kinds = {}
     for inputs, kind, outputs in operators(path):
         kinds.setdefault(kind, set()).add((inputs[0], outputs[0]))

@@ -404,7 +404,7 @@ def test_a_real_dataset(weights, tmp_path):
 
 
 @pytest.mark.slow
-def test_less_precise_files(weights, tmp_path):
+def test_less_precise_files(weights, tmp_path, early_progress, capfd):
     """With every option that changes the inputs; the card's code still runs."""
     options = Options(io_dtype="uint8", layout="nchw", opset=18)
     output = tmp_path / "out"
@@ -413,6 +413,10 @@ def test_less_precise_files(weights, tmp_path):
     assert pipeline.export_weights(
         "cifar_resnet20", weights, precision="float16,int8", formats="onnx,tflite", **arguments
     )
+    progress = capfd.readouterr().err
+    assert "int8 calibration: 1 of 64 samples, " in progress  # TFLite
+    assert "int8 calibration: 1 of 8 batches, " in progress  # ONNX
+    assert "comparing: 64 of 355 images, " in progress
     parity = json.loads((output / "parity.json").read_text())
     assert list(parity["formats"]) == ["tflite_float16", "tflite_int8", "onnx_float16", "onnx_int8"]
     assert parity["options"] == {"io_dtype": "uint8", "opset": 18, "layout": "nchw", "dynamic_size": False}
@@ -529,6 +533,29 @@ def test_random_weights_are_finite_and_not_trivial(model):
 def test_an_artifact_that_does_not_run_has_no_latency(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no ONNX")
     assert time_artifact("onnx", tmp_path / "model.onnx", (32, 32, 3)) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"opset": 18}, "opset applies to ONNX files, which are not among the formats"),
+        ({"layout": "nchw"}, "layout applies to ONNX files, which"),
+        ({"dynamic_size": True}, "dynamic_size applies to ONNX files, which"),
+        ({"io_dtype": "uint8"}, "io_dtype applies to TFLite and ONNX files, which"),
+    ],
+)
+def test_options_of_other_formats(options, message, weights, tmp_path, capsys):
+    flags = ["--formats=saved_model", f"--output_dir={tmp_path / 'out'}"]
+    flags += [f"--{name}={value}" for name, value in options.items()]
+    for model, file in (("cifar_resnet20", weights), ("all", "none")):
+        assert run_here(COMMAND, f"--model={model}", f"--weights={file}", *flags) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith(f"error: {message}")
+        assert printed.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    if "io_dtype" in options:
+        request.ExportRequest(formats="saved_model,tflite", options=Options(**options))
 
 
 def test_options_are_checked_before_anything_is_written():

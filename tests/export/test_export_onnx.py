@@ -206,7 +206,7 @@ def test_later_families_in_less_precision(network, name, precision, tmp_path):
     assert error({"logits": logits}, expected) <= bound
 
 
-def test_every_kind_of_operation(tmp_path):
+def test_every_kind_of_operation(tmp_path, early_progress, capfd):
     """Covers operations that no network of the zoo needs, too."""
     layers = keras.layers
     x = images = keras.Input((24, 20, 3), name="images")
@@ -239,6 +239,7 @@ def test_every_kind_of_operation(tmp_path):
     assert error(run(to_onnx(model, path, precision="float16"), pixels), expected) <= 0.01
     batches = [random.uniform(0, 255, (40, 24, 20, 3))]
     to_onnx(model, path, precision="int8", calibration=batches)
+    assert "int8 calibration: 1 of 5 batches, " in capfd.readouterr().err
     assert error(run(path, pixels), expected) <= 0.05
 
 

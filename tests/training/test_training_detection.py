@@ -104,9 +104,12 @@ def test_a_resumed_pyramid_ends_with_the_same_bytes(tmp_path, run_options, break
 
 
 @pytest.mark.slow
-def test_frozen_layers_and_statistics(tmp_path, classifier, run_options):
+def test_frozen_layers_and_statistics(tmp_path, classifier, run_options, early_progress, capsys):
     recipe = small_recipe(backbone_weights=classifier, statistics_batches=2, freeze="C2", steps=1)
     train(recipe, tmp_path, run_options())
+    printed = capsys.readouterr().err
+    assert "statistics of batch normalization: 1 of 2 batches, " in printed
+    assert "evaluating: 1 of 2 batches, " in printed
     arrays = checkpoints.load(checkpoints.list_checkpoints(RunFolder(tmp_path).checkpoints)[-1]).arrays
     # Frozen statistics are not those of the file, and frozen layers have no velocity.
     assert np.abs(arrays["weights/conv2_block1_1_bn/moving_mean"]).max() > 0
@@ -159,7 +162,7 @@ def write_coco(folder, seed):
 
 @pytest.mark.slow
 def test_images_of_both_orientations(tmp_path, run_options, capsys):
-    """Of two datasets; in the step of portrait images, one of two devices has only padding."""
+    """Of two datasets; in the step of portrait images, one of two devices has only repeated images."""
     recipe = small_recipe(
         dataset=write_coco(tmp_path / "a", 0),
         also_train=write_coco(tmp_path / "b", 1),

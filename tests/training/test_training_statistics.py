@@ -15,7 +15,7 @@ BATCHES = 3
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "ema"), [("one_device", 0), ("mirrored", 0.5)])
 def test_statistics_are_means_over_batches_of_their_own_epoch(
-    strategy, ema, tmp_path, tiny, run_options, data_dir, capsys
+    strategy, ema, tmp_path, tiny, run_options, data_dir, early_progress, capsys
 ):
     recipe = tiny.replace(reestimate_batches=BATCHES, ema_decay=ema, epochs=1)
     train(recipe, tmp_path / "run", run_options(strategy=strategy))
@@ -37,7 +37,11 @@ def test_statistics_are_means_over_batches_of_their_own_epoch(
     variance = np.mean([output.var((0, 1, 2)) for output in outputs], 0)
     np.testing.assert_allclose(bn.moving_mean, mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(bn.moving_variance, variance, rtol=1e-4)
-    assert "averaged over 3 batches: val loss" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "averaged over 3 batches: val loss" in printed
+    assert "statistics of batch normalization: 1 of 3 batches, " in printed
+    assert "evaluating: 1 of 6 batches, " in printed
+    assert "training: 64 of 320 images, " in printed
     if strategy == "one_device":
         # Only the statistics differ.
         train(recipe.replace(reestimate_batches=0), tmp_path / "without", run_options())

@@ -1,7 +1,7 @@
 """Reproducible batches of images with their objects, padded to the same size."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +23,7 @@ ABSENT, OBJECT, CROWD = range(3)
 """Kinds of a batch's objects: padding, objects, and crowd regions, which are ignored in training."""
 
 _PORTRAIT_PADDING = PADDING - 1  # index of padding in batches of portrait images
+_REPEATED = _PORTRAIT_PADDING - 1  # minus an image's index: the image again, with weight 0
 _ATTEMPTS = 2  # file system errors may be temporary
 
 
@@ -34,7 +35,8 @@ class DetectionBatches:
     one that fits all images as the detector resizes them; for portrait images it is rotated by 90 degrees.
 
     Training drops incomplete batches, so each epoch leaves out a few images, different ones each time. If one
-    orientation has fewer images than a batch, they form one batch with padding of weight 0.
+    orientation has fewer images than a batch, they form one batch, in which they are repeated with weight 0:
+    zeros would distort the statistics of batch normalization that is trained.
     """
 
     split: DetectionSplit
@@ -96,22 +98,22 @@ class DetectionBatches:
             A dataset whose elements are batches of one replica: "images", float32 (batch, height, width, 3),
             normalized; "sizes", int32 (batch, 2), height and width without padding; "boxes", float32
             (batch, n, 4), pixels of the padded images; "labels", int32 (batch, n); "kinds", int32 (batch, n),
-            `ABSENT`, `OBJECT` or `CROWD`; "weights", float32 (batch,), 0 for padding and for images that
-            cannot be decoded; and "indices", int32 (batch,), of the images in the split, -1 for padding.
+            `ABSENT`, `OBJECT` or `CROWD`; "weights", float32 (batch,), 0 for repeated images and for images
+            that cannot be decoded; and "indices", int32 (batch,), of the images in the split.
         """
         order = np.random.Generator(epoch_order(seed, epoch))
         groups = []
-        for group, padding in self._padded_orientations():
+        for group in self._orientations():
             size = _training_steps(len(group), self.global_batch) * self.global_batch
             shuffled = order.permutation(group)[:size]
-            groups.append(np.append(shuffled, np.full(size - len(shuffled), padding)))
+            groups.append(np.append(shuffled, _REPEATED - np.resize(shuffled, size - len(shuffled))))
         steps = order.permutation(np.concatenate(groups).reshape(-1, self.global_batch))
         return self._batches(steps, shard, first_step, bad, policy, augmentation_seed(seed, epoch))
 
     def evaluation(self, shard: Shard, bad: BadImages | None = None) -> tf.data.Dataset:
-        """Returns each image once, padded with images of weight 0 and index -1; elements as in `training`."""
+        """Returns each image once, padded with zeros of weight 0 and index -1; elements as in `training`."""
         groups = []
-        for group, padding in self._padded_orientations():
+        for group, padding in zip(self._orientations(), (PADDING, _PORTRAIT_PADDING), strict=True):
             missing = -len(group) % self.global_batch
             groups.append(np.append(group, np.full(missing, padding)))
         return self._batches(np.concatenate(groups), shard, 0, bad)
@@ -120,10 +122,6 @@ class DetectionBatches:
         """The indices of landscape and square images, and those of portrait images."""
         is_portrait = self.split.sizes[:, 0] > self.split.sizes[:, 1]
         return [np.flatnonzero(is_portrait == value) for value in (False, True)]
-
-    def _padded_orientations(self) -> Iterable[tuple[np.ndarray, int]]:
-        """The groups of `_orientations`, each with the index of its padding."""
-        return zip(self._orientations(), (PADDING, _PORTRAIT_PADDING), strict=True)
 
     def _batches(self, steps, shard, first_step, bad, policy=None, seed=0) -> tf.data.Dataset:
         split, config, most = self.split, self.config, self.most_objects
@@ -134,7 +132,8 @@ class DetectionBatches:
         def read(index):
             return _read(split, int(index), most, bad)
 
-        def load(index, _):
+        def load(place, _):
+            index = tf.where(place <= _REPEATED, _REPEATED - place, place)
             image, boxes, labels, kinds, ok = tf.numpy_function(
                 read, [index], [tf.uint8, tf.float32, tf.int32, tf.int32, tf.bool]
             )
@@ -150,15 +149,14 @@ class DetectionBatches:
                 kinds, shape = tf.where(keep, kinds, ABSENT), tf.shape(image)[:2]
             size = resized_shape_within(shape, config.shorter_side, config.longer_side, room)
             pixels = normalize_then_resize(image, config.normalization, size, room)
-            weight = tf.cast(ok, tf.float32)
             ratio = tf.cast(size, tf.float32) / tf.cast(shape, tf.float32)
             return {
-                "images": tf.ensure_shape(pixels * weight, (*static, 3)),
+                "images": tf.ensure_shape(tf.where(ok, pixels, 0.0), (*static, 3)),
                 "sizes": size,
                 "boxes": tf.where(kinds[:, None] == ABSENT, 0.0, boxes * tf.gather(ratio, [1, 0, 1, 0])),
                 "labels": tf.where(kinds == OBJECT, labels, 0),
                 "kinds": kinds,
-                "weights": weight,
+                "weights": tf.cast(ok & (place >= 0), tf.float32),
                 "indices": tf.cast(tf.maximum(index, PADDING), tf.int32),
             }
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
 from keras_resnet.detection.anchors import cell_anchors
 from keras_resnet.detection.data.annotations import DetectionDataset, DetectionSplit, Faults
 from keras_resnet.detection.data.sources import open_detection_dataset
 from keras_resnet.errors import InputError, printable
+from keras_resnet.progress import ProgressBar
 from keras_resnet.tables import markdown_table
 
 _ANCHOR_SIZES = (32, 64, 128, 256, 512)  # of torchvision's Faster R-CNN
@@ -40,7 +40,7 @@ def check(dataset: str, data_dir: str | os.PathLike | None = None) -> int:
 
 
 def find_faults(dataset: DetectionDataset) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """Reads all annotations and decodes all images, with a progress bar on standard error.
+    """Reads all annotations and decodes all images; shows the progress.
 
     Returns:
         `(split, file, reason)` of each fault, and one line per split that summarizes it.
@@ -67,11 +67,10 @@ def _undecodable(split: DetectionSplit) -> list[tuple[str, str]]:
             return split.image_names[index], str(error)
         return None
 
-    # disable=None: no progress bar unless standard error is a terminal.
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(fault, range(len(split)))
-        bar = tqdm(found, split.name, len(split), unit=" images", dynamic_ncols=True, disable=None)
-        return [row for row in bar if row]
+        progress = ProgressBar(len(split), "images", f"decoding {split.name}")
+        return [row for row in progress.track(found) if row]
 
 
 def _summary(split: DetectionSplit, repaired: Counter[str]) -> str:

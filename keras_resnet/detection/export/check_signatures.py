@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from keras_resnet.detection.data.files import decode_file
+from keras_resnet.detection.detections import Detections
 from keras_resnet.detection.detector import Detector
 from keras_resnet.detection.export.comparison import detect_on_cpu, problem, read_detections
 from keras_resnet.detection.export.serving import CLASSES, COUNT, DETECT_BYTES, IMAGE_BYTES, LABELS
@@ -33,7 +34,7 @@ def broken_signatures(file: Artifact, detector: Detector, image: np.ndarray) -> 
     _, shape = file.inputs[INPUT]
     if tuple(shape) != (None, None, None, 3):
         return [f"its input {INPUT} is of shape {tuple(shape)}, not of any number of images of any size"]
-    side = min(image.shape[:2])
+    side, own = min(image.shape[:2]), _OwnDetections(detector)
     views = [image[: -(-side * 3 // 4), :side], image[:side, : -(-side * 3 // 4)]]
     checks: list[tuple[str, Callable[..., str | None]]] = []
     for view in views:
@@ -48,7 +49,7 @@ def broken_signatures(file: Artifact, detector: Detector, image: np.ndarray) -> 
     problems = []
     for signature, check in checks:
         try:
-            found = check(signature, file, detector)
+            found = check(signature, file, own)
         except RunError as error:
             found = str(error).splitlines()[0]
         except InputError as error:
@@ -58,20 +59,36 @@ def broken_signatures(file: Artifact, detector: Detector, image: np.ndarray) -> 
     return list(dict.fromkeys(problems))
 
 
-def _pixels(signature: str, file: Artifact, detector: Detector, pixels: np.ndarray) -> str | None:
+class _OwnDetections:
+    """The detector's own detections, computed once for equal images, and only if they are needed."""
+
+    def __init__(self, detector: Detector):
+        self.class_names = detector.class_names
+        self._detector = detector
+        self._known: dict[tuple, Detections] = {}
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        keys = [(image.shape, image.tobytes()) for image in images]
+        for key, image in zip(keys, images, strict=True):
+            if key not in self._known:
+                (self._known[key],) = detect_on_cpu(self._detector, [image])
+        return [self._known[key] for key in keys]
+
+
+def _pixels(signature: str, file: Artifact, own: _OwnDetections, pixels: np.ndarray) -> str | None:
     images = list(pixels.astype("uint8"))
     answers = file.run(pixels) if file.call is None else file.call(signature, {INPUT: pixels})
-    return _difference(answers, file, detector, images)
+    return _difference(answers, file, own, images)
 
 
-def _bytes(signature: str, file: Artifact, detector: Detector, images: Sequence[np.ndarray]) -> str | None:
+def _bytes(signature: str, file: Artifact, own: _OwnDetections, images: Sequence[np.ndarray]) -> str | None:
     assert file.call is not None
     files = [encoded(image, "JPEG" if index % 2 else "PNG") for index, image in enumerate(images)]
     decoded = [decode_file(content, "image") for content in files]
-    return _difference(file.call(signature, {IMAGE_BYTES: np.array(files)}), file, detector, decoded)
+    return _difference(file.call(signature, {IMAGE_BYTES: np.array(files)}), file, own, decoded)
 
 
-def _damaged(signature: str, file: Artifact, detector: Detector, image: np.ndarray) -> str | None:
+def _damaged(signature: str, file: Artifact, own: _OwnDetections, image: np.ndarray) -> str | None:
     assert file.call is not None
     good, bad = encoded(image, "PNG"), encoded(image, "JPEG")
     try:
@@ -82,7 +99,7 @@ def _damaged(signature: str, file: Artifact, detector: Detector, image: np.ndarr
     return "accepts a damaged image"
 
 
-def _no_images(signature: str, file: Artifact, detector: Detector) -> str | None:
+def _no_images(signature: str, file: Artifact, own: _OwnDetections) -> str | None:
     assert file.call is not None
     inputs = {
         SIGNATURE: {INPUT: np.zeros((0, 8, 8, 3), "float32")},
@@ -94,16 +111,16 @@ def _no_images(signature: str, file: Artifact, detector: Detector) -> str | None
 
 
 def _difference(
-    answers: dict[str, np.ndarray], file: Artifact, detector: Detector, images: Sequence[np.ndarray]
+    answers: dict[str, np.ndarray], file: Artifact, own: _OwnDetections, images: Sequence[np.ndarray]
 ) -> str | None:
     """Returns the first difference between the outputs for a batch and the detector's detections."""
-    expected = detect_on_cpu(detector, images)
-    for index, (found, own) in enumerate(zip(read_detections(answers, len(images)), expected, strict=True)):
-        if sentence := problem(found, own):
+    found = read_detections(answers, len(images))
+    for index, pair in enumerate(zip(found, own(images), strict=True)):
+        if sentence := problem(*pair):
             return f"{sentence} in image {index} of a batch of {len(images)}"
     if CLASSES not in answers:
         return f"has no output {CLASSES}" if file.call is not None else None
-    names = np.array([*detector.class_names, ""])
+    names = np.array([*own.class_names, ""])
     valid = np.arange(answers[LABELS].shape[1]) < answers[COUNT][:, None]
     right = names[np.where(valid, answers[LABELS], len(names) - 1)]
     return None if np.array_equal(answers[CLASSES], right) else "returns classes that do not match the labels"

@@ -38,6 +38,7 @@ from keras_resnet.export.publishing import (
     tell_rejected,
     write_all,
 )
+from keras_resnet.progress import ProgressBar
 
 _PICTURE = "detections.png"
 _DRAWN_IMAGES = 8
@@ -68,7 +69,8 @@ def export_detector(
             request.artifacts, hidden, lambda name, path: _write(name, path, source, request), tell
         )
         tell(f"detecting objects in {images.source}")
-        expected = [detect_on_cpu(detector, [image])[0] for image in images]
+        progress = ProgressBar(len(images), "images", "detecting objects")
+        expected = [detect_on_cpu(detector, [image])[0] for image in progress.track(images)]
         split, ap = images.images, None
         if isinstance(split, DetectionSplit) and has_objects(split):
             ap = average_precision(detector, split, expected)

@@ -17,7 +17,15 @@ from keras_resnet.detection.export.tflite import PRECISIONS
 from keras_resnet.detection.task import validation_split
 from keras_resnet.detection.weight_files import DetectorWeights, open_detector_weights
 from keras_resnet.errors import InputError, require
-from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, IO_DTYPES, OPSET, check_choice, check_formats
+from keras_resnet.export.artifacts import (
+    ARTIFACTS,
+    FORMATS,
+    IO_DTYPES,
+    OPSET,
+    check_choice,
+    check_formats,
+    check_options_apply,
+)
 from keras_resnet.export.images import photos
 from keras_resnet.export.request import CALIBRATION_IMAGES, export_command
 from keras_resnet.run_folder import RunFolder
@@ -105,11 +113,12 @@ class DetectorExportRequest:
         check_choice("io_dtype", self.io_dtype, IO_DTYPES)
         for name in ("images", "calibration_images"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
-        formats = {ARTIFACTS[name].format for name in self.artifacts}
-        if self.image_size is not None and "tflite" not in formats:
-            raise InputError("image_size applies to TFLite files, which are not among the formats")
-        if "onnx" in formats:
-            check_opset(self.opset)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        options = ("io_dtype", "opset", "image_size")
+        check_options_apply(
+            [name for name in options if getattr(self, name) != defaults[name]], self.artifacts
+        )
+        check_opset(self.opset)
 
     @property
     def command(self) -> str:

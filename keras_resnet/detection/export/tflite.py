@@ -195,7 +195,8 @@ class _Writer:
         for chunk in self._chunks:
             regions = {"regions": tensors[f"regions_{chunk}"]}
             pooled = self._add("pool", self._pool, regions | {name: tensors[name] for name in self._maps})
-            found = self._add("head", self._compute_head, pooled, self._head.layers, self._sample_pooled)
+            samples = self._sample_pooled, len(self._chunks)
+            found = self._add("head", self._compute_head, pooled, self._head.layers, *samples)
             selected |= {f"regions_{chunk}": regions["regions"], f"features_{chunk}": found["features"]}
         return self._merged.finish(self._add("select", self._select, selected, self._predictor.layers))
 
@@ -206,6 +207,7 @@ class _Writer:
         given: Mapping[str, int],
         layers: Iterable[Node] = (),
         samples: Callable[[], Iterator[list[np.ndarray]]] | None = None,
+        samples_per_image: int = 1,
     ) -> dict[str, int]:
         """Appends a part, which is converted when it is first needed; returns its outputs.
 
@@ -213,6 +215,7 @@ class _Writer:
             given: its inputs.
             layers: the nodes whose weights it uses.
             samples: returns samples of its input, if it is a network; only networks are quantized.
+            samples_per_image: number of samples per calibration image.
         """
         if name not in self._parts:
             content = convert(
@@ -222,6 +225,7 @@ class _Writer:
                 self._folder / name,
                 precision=self._precision if samples else "float32",
                 samples=samples if self._precision == "int8" else None,
+                sample_count=len(self._images or ()) * samples_per_image,
             )
             self._parts[name] = read_model(content)
         return self._merged.append(self._parts[name], given)

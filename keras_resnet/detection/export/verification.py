@@ -25,6 +25,7 @@ from keras_resnet.detection.sizes import rescale_boxes
 from keras_resnet.errors import InputError
 from keras_resnet.export.runtimes import Artifact, RunError, open_artifact
 from keras_resnet.export.serving import INPUT
+from keras_resnet.progress import ProgressBar
 
 # Share of images in which rounding may decide which of two boxes suppresses the other.
 _LARGEST_ROUNDED_SHARE = 0.01
@@ -161,18 +162,19 @@ def _compare(
     """
     pairs = []
     _, shape = file.inputs.get(INPUT, ("", (None,) * 4))
-    for index in range(len(images)):
+    progress = ProgressBar(len(images), "images", "comparing")
+    for index in progress.track(range(len(images))):
         image = _read(images, index)
         original = image.shape[:2]
         size = tuple(fixed or side for fixed, side in zip(shape[1:3], original, strict=True))
         if size != original:
             image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-        own = expected[index] if expected and size == original else detect_on_cpu(detector, [image])[0]
         try:
             (found,) = read_detections(file.run(image[None].astype("float32")), 1)
         except (RunError, InputError) as error:
             problems.append(f"does not run on image {index}: {str(error).splitlines()[0]}")
             break
+        own = expected[index] if expected and size == original else detect_on_cpu(detector, [image])[0]
         pairs.append(
             tuple(
                 dataclasses.replace(each, boxes=rescale_boxes(each.boxes, size, original))

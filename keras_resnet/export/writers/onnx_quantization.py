@@ -12,6 +12,7 @@ import numpy as np
 from keras_resnet.export.artifacts import Options
 from keras_resnet.export.graph import Affine, Graph, Input, Mean, Softmax
 from keras_resnet.export.serving import INPUT
+from keras_resnet.progress import ProgressBar
 from keras_resnet.quiet import quiet
 
 if TYPE_CHECKING:
@@ -47,11 +48,14 @@ def quantize(
     source.write_bytes(proto.SerializeToString())
     name, ir_version = proto.graph.name, proto.ir_version
     proto.Clear()
-    with quiet(), _contained(folder):
+    count = sum(-(-len(batch) // _BATCH_SIZE) for batch in batches)
+    with quiet() as stderr, _contained(folder):
+        progress = ProgressBar(count, "batches", "int8 calibration", stream=stderr)
+        reader = _Reader(progress.track(_feeds(batches, options)))
         quantize_static(
             source,
             target,
-            _Reader(batches, options),  # pyright: ignore[reportArgumentType] (it has `get_next`)
+            reader,  # pyright: ignore[reportArgumentType] (it has `get_next`)
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=kinds,
             nodes_to_quantize=names,
@@ -78,8 +82,8 @@ def quantize(
 class _Reader:
     """Feeds the calibration images to ONNX Runtime."""
 
-    def __init__(self, batches: list[np.ndarray], options: Options):
-        self._feeds = _feeds(batches, options)
+    def __init__(self, feeds: Iterator[dict[str, np.ndarray]]):
+        self._feeds = feeds
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._feeds, None)

@@ -92,6 +92,7 @@ def to_tflite(
                 precision=precision,
                 io_dtype=io_dtype,
                 samples=None if images is None else lambda: ([x[None].astype("float32")] for x in images),
+                sample_count=None if images is None else len(images),
             )
         except tf.errors.OpError as error:
             raise InputError(f"cannot write {path}: {error.message}") from error

@@ -12,6 +12,7 @@ from keras_resnet.export.graph import Node
 from keras_resnet.export.serving import SIGNATURE
 from keras_resnet.export.writers.tensorflow_ops import Weights, weight_arrays
 from keras_resnet.models.graph import recursion_limit
+from keras_resnet.progress import ProgressBar
 from keras_resnet.quiet import quiet
 
 Compute = Callable[[Weights, dict[str, Any]], dict[str, Any]]
@@ -26,6 +27,7 @@ def convert(
     precision: str = "float32",
     io_dtype: str = "float32",
     samples: Callable[[], Iterable[list[np.ndarray]]] | None = None,
+    sample_count: int | None = None,
 ) -> bytes:
     """Converts a function to a TFLite model whose signature `serving_default` has the function's names.
 
@@ -39,13 +41,14 @@ def convert(
             weights and activations in int8.
         io_dtype: dtype of the inputs and outputs of an "int8" model.
         samples: returns lists of inputs, from which the ranges of an "int8" model's activations are measured.
+        sample_count: number of samples, for the progress.
 
     Raises:
         InputError: the function needs an operator that TFLite lacks.
         tf.errors.OpError: the folder cannot be written; this is how TensorFlow reports a full disk.
     """
     _write_source(compute, inputs, layers, folder)
-    return _convert(folder, precision, io_dtype, samples)
+    return _convert(folder, precision, io_dtype, samples, sample_count)
 
 
 def _write_source(
@@ -72,11 +75,15 @@ def _write_source(
 
 
 def _convert(
-    source: Path, precision: str, io_dtype: str, samples: Callable[[], Iterable[list[np.ndarray]]] | None
+    source: Path,
+    precision: str,
+    io_dtype: str,
+    samples: Callable[[], Iterable[list[np.ndarray]]] | None,
+    sample_count: int | None,
 ) -> bytes:
     from tensorflow.lite.python.convert import ConverterError
 
-    with quiet(), recursion_limit():
+    with quiet() as stderr, recursion_limit():
         converter = tf.lite.TFLiteConverter.from_saved_model(str(source), signature_keys=[SIGNATURE])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.exclude_conversion_metadata = True  # costs two more copies of the model
@@ -86,7 +93,9 @@ def _convert(
             converter.target_spec.supported_types = [tf.float16]
         if samples is not None:
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.representative_dataset = samples
+            converter.representative_dataset = lambda: ProgressBar(
+                sample_count, "samples", "int8 calibration", stream=stderr
+            ).track(samples())
             converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io_dtype)
         try:
             return converter.convert()
