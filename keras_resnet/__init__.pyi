@@ -49,6 +49,7 @@ from .models.features import extract_features as extract_features
 from .models.features import feature_info as feature_info
 from .models.features import feature_maps as feature_maps
 from .models.features import freeze as freeze
+from .models.layers import load_model as load_model
 from .version import __version__ as __version__
 from .weights.labels import decode_predictions as decode_predictions
 from .weights.registry import Entry as Entry

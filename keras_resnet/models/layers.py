@@ -1,18 +1,26 @@
-"""Batch normalization on TensorFlow's fused kernel."""
+"""Batch normalization on TensorFlow's fused kernel, also in models that are loaded from `.keras` files."""
 
+import os
+import zipfile
 from typing import Any
 
 import keras
 
+from keras_resnet.errors import require
+from keras_resnet.models.graph import recursion_limit
 
-@keras.saving.register_keras_serializable(package="keras_resnet")
+
 class BatchNormalization(keras.layers.BatchNormalization):
     """Keras' batch normalization, on TensorFlow's fused kernel where both are equal.
 
     Variables, configuration, saved weights and results are those of `keras.layers.BatchNormalization`.
     Where the fused kernel cannot compute the same, Keras' own code runs. Outputs have the layer's compute
-    dtype; the arithmetic is float32.
+    dtype; the arithmetic is float32. A saved model names Keras' layer instead of this one, so that it can be
+    loaded without this package; `load_model` loads it with this layer.
     """
+
+    # Keras saves a class by its module and its name.
+    __module__ = "keras.layers"
 
     # Set when the layer is built; None for Keras' types.
     moving_mean: keras.Variable
@@ -57,3 +65,32 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.compute_dtype in ("float32", "float16", "bfloat16")
             and keras.backend.standardize_dtype(inputs.dtype) == self.compute_dtype
         )
+
+
+# The name of this layer in the files of earlier versions.
+keras.saving.get_custom_objects()["keras_resnet>BatchNormalization"] = BatchNormalization
+
+
+def load_model(
+    path: str | os.PathLike[str], custom_objects: dict[str, Any] | None = None, compile: bool = True
+) -> keras.Model:
+    """Loads a model from a `.keras` file, with batch normalization on the fused kernel.
+
+    Otherwise the model is that of `keras.models.load_model`, in safe mode: no code in the file is executed.
+
+    Args:
+        custom_objects: classes and functions by the names in the file, except Keras' and registered ones.
+        compile: whether a model that was compiled when it was saved has its optimizer and loss again.
+
+    Raises:
+        InputError: `path` is not a `.keras` file.
+    """
+    path = os.fspath(path)
+    is_keras_file = path.endswith(".keras") and zipfile.is_zipfile(path)
+    require(is_keras_file, "load_model needs the path of a .keras file", path)
+    with recursion_limit():
+        model = keras.models.load_model(path, custom_objects, compile, safe_mode=True)
+    for layer in model._flatten_layers():  # with those of models inside the model
+        if type(layer) is keras.layers.BatchNormalization:
+            layer.__class__ = BatchNormalization  # which differs in `call` only
+    return model

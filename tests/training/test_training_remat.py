@@ -7,7 +7,7 @@ import tensorflow as tf
 from helpers.zoo_networks import ALL_SMALL, randomize
 
 from experiments.step_cost import measure
-from keras_resnet import build_model, build_resnet, freeze
+from keras_resnet import build_model, build_resnet, freeze, load_model
 from keras_resnet.classification import ClassificationRecipe, ClassificationTask, train
 from keras_resnet.training import distribution as distributions
 from keras_resnet.training.remat import Rematerialized
@@ -212,7 +212,7 @@ def test_the_model_stays_as_it_was(tmp_path):
     assert model.get_config() == before[0]
     assert all(layer.output is output for layer, output in zip(model.layers, before[1], strict=True))
     model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(images()), model(images()))
 
 
