@@ -119,8 +119,8 @@ def _check_network(model: keras.Model) -> None:
     if activation not in (None, keras.activations.linear):
         raise InputError(
             f"export needs logits, but layer {last.name!r} of {model.name!r} ends in "
-            f"{getattr(activation, '__name__', activation)!r}; build with classifier_activation=None, or, for "
-            "a softmax or sigmoid, use export_model"
+            f"{getattr(activation, '__name__', activation)!r}; build with classifier_activation=None, or "
+            "export a softmax or sigmoid by export_model"
         )
     for layer in model.layers:
         # Only convolutions tell: option A pads channels with a "channels first" padding layer.

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.export.artifacts import Options
@@ -38,13 +39,22 @@ def convert(graph: Graph, options: Options) -> "onnx.ModelProto":
         if options.layout == "nchw":
             images = tf.transpose(images, [0, 2, 3, 1])
         results = compute(graph, images, weights)
-        return {name: results[name] for name in OUTPUTS}
+        return [results[name] for name in OUTPUTS]
+
+    # tf2onnx would make inputs of the tensors that Keras' layers keep as attributes.
+    frozen = convert_variables_to_constants_v2(serve.get_concrete_function(), lower_control_flow=False)
+
+    @tf.function(input_signature=[spec], autograph=False)
+    def serve_frozen(images):
+        return dict(zip(OUTPUTS, tf.nest.flatten(frozen(images)), strict=True))
 
     with quiet(), recursion_limit():
         import tf2onnx
 
         try:
-            proto, _ = tf2onnx.convert.from_function(serve, input_signature=[spec], opset=options.opset)
+            proto, _ = tf2onnx.convert.from_function(
+                serve_frozen, input_signature=[spec], opset=options.opset
+            )
         except (ValueError, RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
             raise InputError(f"tf2onnx cannot convert {graph.name!r}: {one_line(error)}") from error
     # It leaves what it does not know as it was in TensorFlow.
