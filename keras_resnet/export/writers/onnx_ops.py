@@ -198,10 +198,9 @@ class OnnxWriter:
             case nodes.Dense():
                 weights = self._weights(node, x.dtype, kernel=node.kernel, bias=node.bias)
                 return self._node("Gemm", node.name, [*inputs, *weights])
-            case nodes.Relu(limit=limit) if limit is not None:
-                limits = {"min": np.array(0, x.dtype), "max": np.array(limit, x.dtype)}
-                names = [self.constant(f"{node.name}/{key}", array) for key, array in limits.items()]
-                return self._node("Clip", node.name, [*inputs, *names])
+            case nodes.Relu() if node.limit is not None:
+                limits = [self.constant(f"{node.name}/{n}", np.array(n, x.dtype)) for n in (0, node.limit)]
+                return self._node("Clip", node.name, [*inputs, *limits])
             case nodes.Relu() | nodes.Add() | nodes.Sigmoid():
                 return self._node(type(node).__name__, node.name, inputs)
             case nodes.Concat():
