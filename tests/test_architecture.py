@@ -74,7 +74,7 @@ LAZY_PACKAGES = {
 }
 # Only the functions that need these may import them.
 NEVER_AT_IMPORT = {
-    *("matplotlib", "sklearn", "onnx", "onnxruntime", "ai_edge_litert", "torch", "safetensors"),
+    *("matplotlib", "sklearn", "onnx", "onnxruntime", "tf2onnx", "ai_edge_litert", "torch", "safetensors"),
     "pycocotools",
 }
 

@@ -11,11 +11,15 @@ from keras_resnet.errors import InputError, require
 from keras_resnet.export import export_weights, export_workdir
 from keras_resnet.export.__main__ import COMMAND
 from keras_resnet.export.artifacts import Options
+from keras_resnet.export.pipeline import export
+from keras_resnet.export.request import ExportRequest
 from keras_resnet.run_folder import RunFolder
 
+_OPTIONS = ("io_dtype", "opset", "layout", "dynamic_size")
 # Flags that apply to one of the two tasks only.
 _CLASSIFIERS = ("classes", "layout", "dynamic_size", "max_top1_drop", "strict")
 _DETECTORS = ("images", "image_size")
+_KERAS = ("mean", "std", "resize", "labels")  # of a .keras file
 
 
 def main(export_all: Callable[..., bool] | None = None, **given: Any) -> int:
@@ -27,15 +31,21 @@ def main(export_all: Callable[..., bool] | None = None, **given: Any) -> int:
     Returns:
         The exit status: 0 if all artifacts equal their models and, with `strict`, none is worse.
     """
-    workdir, model = given["workdir"], given["model"]
-    cli.check_exclusive(given, "workdir", ("model", "weights", "classes"))
-    if workdir is None and (model is None or given["weights"] is None):
-        raise InputError("give --workdir=DIR, or --model=NAME and --weights=FILE_OR_NAME")
+    workdir, model, keras = given["workdir"], given["model"], given["keras"]
+    cli.check_exclusive(given, "workdir", ("model", "weights", "classes", "keras"))
+    cli.check_exclusive(given, "keras", ("model", "weights", "classes"))
+    if workdir is None and keras is None and (model is None or given["weights"] is None):
+        raise InputError("give --workdir=DIR, --model=NAME and --weights=FILE_OR_NAME, or --keras=FILE")
     is_detector = _is_detector_run(workdir) if workdir is not None else model in list_detectors()
     defaults = {flag.name: flag.default for flag in COMMAND.flags}
     for name in _CLASSIFIERS if is_detector else _DETECTORS:
         if given.pop(name) != defaults[name]:
             raise InputError(f"--{name} applies to {'classifiers' if is_detector else 'detectors'} only")
+    if keras is not None:
+        return _export_keras(**given)
+    for name in ("keras", *_KERAS):
+        if given.pop(name) != defaults[name]:
+            raise InputError(f"--{name} applies to --keras only")
     return _export_detector(**given) if is_detector else _export_classifier(export_all, **given)
 
 
@@ -63,6 +73,13 @@ def _export_detector(
     return 0 if export_detector(request).equal else 1
 
 
+def _export_keras(strict: bool, **given: Any) -> int:
+    options = Options(**{name: given.pop(name) for name in _OPTIONS})
+    statistics = {name: ",".join(given.pop(name)) for name in ("mean", "std")}
+    request = ExportRequest(strict=strict, options=options, **statistics, **given)
+    return 0 if export(request).passes(strict) else 1
+
+
 def _export_classifier(
     export_all: Callable[..., bool] | None,
     workdir: str | None,
@@ -71,8 +88,7 @@ def _export_classifier(
     classes: int | None,
     **given: Any,
 ) -> int:
-    names = ("io_dtype", "opset", "layout", "dynamic_size")
-    given["options"] = Options(**{name: given.pop(name) for name in names})
+    given["options"] = Options(**{name: given.pop(name) for name in _OPTIONS})
     if workdir is not None:
         return 0 if export_workdir(workdir, **given) else 1
     require(classes is None or classes >= 1, "--classes must be at least 1", classes)

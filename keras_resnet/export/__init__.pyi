@@ -5,6 +5,7 @@ from .artifacts import FORMATS as FORMATS
 from .artifacts import Options as Options
 from .artifacts import check_formats as check_formats
 from .pipeline import export_and_verify as export_and_verify
+from .pipeline import export_model as export_model
 from .pipeline import export_weights as export_weights
 from .pipeline import export_workdir as export_workdir
 from .report import ArtifactReport as ArtifactReport

@@ -4,7 +4,7 @@ from keras_resnet import cli
 
 COMMAND = cli.Command(
     "keras_resnet.commands.export:main",
-    "Exports a training run, or weights of a classifier or detector, to verified artifacts.\n\n"
+    "Exports a training run, weights of a classifier or detector, or a Keras model to verified artifacts.\n\n"
     "Exit status: 0 if every artifact equals the Keras model, 1 if one differs (with --strict also if the "
     "top-1 of one falls too far), 2 for invalid input.",
     (
@@ -18,6 +18,25 @@ COMMAND = cli.Command(
             "name of published weights such as imagenet, or none for random ones. For --model=all none, or a "
             "folder of MODEL.weights.h5.",
         ),
+        cli.Flag(
+            "keras",
+            "A .keras file with a classifier of any origin, instead of --model and --weights. It is loaded "
+            "in Keras' safe mode, which refuses Lambda layers.",
+        ),
+        cli.Flag(
+            "mean",
+            "Of --keras: what its training subtracted from pixels 0-255; one number, or one per channel.",
+            tuple,
+            ["0"],
+        ),
+        cli.Flag("std", "Of --keras: by what its training divided them afterwards.", tuple, ["1"]),
+        cli.Flag(
+            "resize",
+            "Of --keras: length to which the shorter side of an image is resized before the center crop. "
+            "Default: whole images are resized.",
+            int,
+        ),
+        cli.Flag("labels", "Of --keras: a text file with the names of the classes, one per line."),
         cli.Flag("classes", "Number of classes, if not the network's own.", int),
         cli.Flag("formats", "What to write, separated by commas.", default="saved_model,tflite,onnx"),
         cli.Flag(

@@ -21,7 +21,7 @@ class ArtifactKind:
         precision: precision of the weights, and in some kinds of the activations.
         tolerance: largest allowed logit difference. In float32: of any image, over the largest logit of
             all (artifacts reach 2e-6). Otherwise: the differences' root mean square over the logits'.
-        probability_tolerance: largest allowed difference from the softmax of the file's own logits.
+        probability_tolerance: largest allowed difference from the probabilities of the file's own logits.
     """
 
     format: str
@@ -62,6 +62,7 @@ LAYOUTS = ("nhwc", "nchw")
 OPSET = 17
 OLDEST_OPSET = 13  # the first whose quantization knows channels, and whose softmax has one axis
 NEWEST_OPSET = 23  # tested; ONNX Runtime lags behind the newest
+NEWEST_CONVERTED_OPSET = 18  # of tf2onnx
 LEAST_CALIBRATION_IMAGES = 32
 
 # The formats that an option applies to.

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.export.artifacts import Options
+from keras_resnet.export.graph import is_identity
 from keras_resnet.export.runtimes import Artifact, RunError
 from keras_resnet.export.serving import (
     INPUT,
@@ -20,7 +21,7 @@ from keras_resnet.export.serving import (
 from keras_resnet.export.writers.saved_model import CLASSIFY_BYTES, LABELS, TOP
 from keras_resnet.export.writers.tensorflow_ops import FEATURES
 from keras_resnet.images.ops import evaluation_view
-from keras_resnet.models.graph import recursion_limit
+from keras_resnet.models.graph import layer_calls, recursion_limit, tensor_key
 
 _IMAGES = 8
 
@@ -87,9 +88,18 @@ def _features(call, model, serve, pixels, options, tolerance):
     features = call(FEATURES, {INPUT: pixels.astype("float32")})[FEATURES]
     network = model.get_layer(model.name)
     with recursion_limit():
-        pooled = serving_function(keras.Model(network.input, network.get_layer("avg_pool").output))
+        compute = serving_function(keras.Model(network.input, _classifier_input(network)))
     normalized = model.get_layer("normalization")(pixels.astype("float32"))
-    return _difference(features, pooled(normalized).numpy(), tolerance)
+    return _difference(features, compute(normalized).numpy(), tolerance)
+
+
+def _classifier_input(network):
+    """The tensor that the last dense layer takes; the logits if that layer is not dense."""
+    calls = {tensor_key(tensor): call for call in layer_calls(network.outputs) for tensor in call.outputs}
+    call = calls[tensor_key(network.outputs[0])]
+    while is_identity(call.layer):
+        call = calls[tensor_key(call.inputs[0])]
+    return call.inputs[0] if type(call.layer) is keras.layers.Dense else network.outputs[0]
 
 
 def _classify_bytes(call, model, serve, pixels, options, tolerance):

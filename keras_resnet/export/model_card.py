@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_resnet.data.preview import legible
 from keras_resnet.export.artifacts import ARTIFACTS
+from keras_resnet.export.keras_models import KerasModelSpec
 from keras_resnet.export.report import ExportReport, percent
 from keras_resnet.export.serving import PROBABILITIES, serving_function
 from keras_resnet.tables import markdown_table
@@ -52,6 +53,7 @@ def model_card(
         command=command,
         picture=picture,
         origin=origin,
+        own=isinstance(spec, KerasModelSpec),
         table=markdown_table,
         percent=percent,
         overrides=", ".join(f"{name}={value!r}" for name, value in sorted(spec.overrides.items())),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from keras_resnet.export.request import (
     CALIBRATION_IMAGES,
     MAX_TOP1_DROP,
     ExportRequest,
+    Source,
     complete_options,
+    keras_source,
 )
 from keras_resnet.export.runtimes import time_artifact
 from keras_resnet.export.serving import serving_model
@@ -35,6 +37,7 @@ from keras_resnet.export.verification import verify
 from keras_resnet.export.writers.onnx import to_onnx
 from keras_resnet.export.writers.saved_model import to_saved_model
 from keras_resnet.export.writers.tflite import to_tflite
+from keras_resnet.images.preprocessing import Preprocessing
 from keras_resnet.models.complexity import complexity
 from keras_resnet.processes import cores
 from keras_resnet.progress import ProgressBar
@@ -122,18 +125,76 @@ def export_weights(
     return export(request).passes(strict)
 
 
+def export_model(
+    model: keras.Model,
+    preprocessing: Preprocessing,
+    path: str | Path,
+    formats: str | Iterable[str] = FORMATS,
+    *,
+    labels: Sequence[str] = (),
+    precision: str | Iterable[str] = "float32",
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    calibration_images: int = CALIBRATION_IMAGES,
+    max_top1_drop: float = MAX_TOP1_DROP,
+    options: Options | None = None,
+) -> ExportReport:
+    """Exports a Keras classifier of any origin, and verifies the artifacts.
+
+    The artifacts take raw pixels 0-255 and return `logits` and `probabilities`, float32 (batch, classes),
+    like those of the networks of the zoo, whatever the model's dtype policy. A softmax or sigmoid at the
+    model's end computes the probabilities. A model that ends in logits gets a softmax or, if it has a single
+    class, a sigmoid. For several classes that do not exclude each other, add a sigmoid to the model first.
+
+    Layers that the exporter does not fold are computed by Keras' own code, and then tf2onnx converts the ONNX
+    file; `ExportReport.keras_layers` names them.
+
+    Args:
+        model: functional or Sequential, with any layers and nested models: one input, images (batch, height,
+            width, channels), float or integer; one output (batch, classes). It is not changed.
+        preprocessing: how its images are resized and normalized; size and channels are those of the model's
+            input. For a model that takes raw pixels, the normalization is `Normalization.identity(channels)`.
+        path: folder for the artifacts, `parity.json`, `MODEL_CARD.md` and `predictions.png`.
+        labels: class names in the order of the outputs, or empty.
+
+    See `ExportRequest` for the other arguments.
+
+    Returns:
+        The report; `report.equal` is False if an artifact differs from the model.
+
+    Raises:
+        InputError: the model has other inputs or outputs, a layer that is channels first or cannot be rebuilt
+            from its config, or an operator that a format lacks; the preprocessing or the labels do not fit;
+            see also `export_and_verify`.
+    """
+    request = ExportRequest(
+        output_dir=path,
+        formats=formats,
+        precision=precision,
+        dataset=dataset,
+        data_dir=data_dir,
+        calibration_images=calibration_images,
+        max_top1_drop=max_top1_drop,
+        options=options or Options(),
+    )
+    return _export(request, keras_source(request, model, preprocessing, labels), None)
+
+
 def export(request: ExportRequest) -> ExportReport:
-    """Carries out a request; see `export_workdir` and `export_weights` for the errors."""
-    source = request.source()
+    """Carries out a request; see `export_workdir`, `export_weights` and `export_model` for the errors."""
+    return _export(request, request.source(), request.command)
+
+
+def _export(request: ExportRequest, source: Source, command: str | None) -> ExportReport:
     return export_and_verify(
         source.spec,
-        serving_model(source.load(), source.spec.normalization),
+        serving_model(source.load(), source.spec.normalization, source.activation),
         source.output_dir,
         request.artifacts,
         source.images,
         request.options,
         source.recipe,
-        request.command,
+        command,
         source.origin,
         max_top1_drop=request.max_top1_drop,
     )
@@ -208,6 +269,7 @@ def export_and_verify(
         options=options.choices,
         files={name: path.relative_to(output_dir).as_posix() for name, path in published.items()},
         formats=timed,
+        keras_layers=graph.keras_layers,
     )
     files.write_json(output_dir / PARITY, report.to_json())
     with files.replacing(output_dir / _PICTURE, files.starts_with(b"PNG")) as temporary:

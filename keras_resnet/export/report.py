@@ -1,7 +1,7 @@
 """The results of an export, and the table that the terminal shows."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ class ArtifactReport:
         max_relative_difference: `max_abs_logit_difference` over the largest logit of the Keras model.
         rms_relative_difference: root mean square of the differences over that of the logits.
         tolerance: limit of `max_relative_difference` in float32, else of `rms_relative_difference`.
-        max_probability_error: largest difference from the softmax of the artifact's own logits.
+        max_probability_error: largest difference from the softmax, or sigmoid, of the artifact's own logits.
         top1_agreement: share of the images for which the Keras model predicts the same class.
         top1_drop: the Keras model's top-1 minus the artifact's.
         max_top1_drop: the `top1_drop` above which a less precise artifact is "worse"; None never calls it so.
@@ -83,6 +83,9 @@ class ExportReport:
 
     Attributes:
         images: number of images.
+        activation: from logits to probabilities: "softmax" or "sigmoid".
+        keras_layers: layers, such as "norm (LayerNormalization)", that the exporter does not fold. Keras' own
+            code computes them, and tf2onnx converts the ONNX file.
         top1: of the Keras model, between 0 and 1; None without labels.
         versions: of the runtimes, and of Keras under "keras".
         overrides: fields of the network's config that differ from the zoo's.
@@ -110,6 +113,8 @@ class ExportReport:
     cores: int | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    activation: str = "softmax"
+    keras_layers: Sequence[str] = ()
 
     @property
     def equal(self) -> bool:
@@ -163,6 +168,8 @@ def parity_table(report: ExportReport, output_dir: str | Path = "") -> str:
         ]
         rows.append([*row, *(artifact.latency_texts if timed else ())])
     lines = [f"{report.model} on {report.images} images, {report.images_from}", markdown_table(header, rows)]
+    if report.keras_layers:
+        lines.append(f"  not folded, computed by Keras' own code: {', '.join(report.keras_layers)}")
     for name, artifact in report.formats.items():
         lines += [f"  {name}: {problem}" for problem in artifact.problems]
         if artifact.verdict == "worse":

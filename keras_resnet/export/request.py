@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +20,11 @@ from keras_resnet.export.artifacts import (
     check_formats,
     check_options_apply,
 )
-from keras_resnet.export.images import Images, dataset_images, photo_images
-from keras_resnet.export.serving import network_for_export
+from keras_resnet.export.images import Images, dataset_images, photo_images, sample_photos
+from keras_resnet.export.keras_models import KerasModelSpec, load_keras_file, to_logits
+from keras_resnet.export.serving import Activation, network_for_export
+from keras_resnet.images.preprocessing import Normalization, Preprocessing
+from keras_resnet.models.graph import is_functional
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.weights import ModelSpec, WeightFile, open_weights
 
@@ -38,8 +41,14 @@ class ExportRequest:
         weights: a weight file, of this package or another zoo; the name of pretrained weights; or "none"
             for random weights, to measure size and speed.
         classes: number of classes. Default: the file's, or the network's own.
+        keras: a `.keras` file with a classifier of any origin, instead of `model` and `weights`.
+        mean: what its training subtracted from pixels 0-255: one number, or one per channel with commas.
+        std: by what its training divided them afterwards.
+        resize: length in pixels to which the shorter side of its images is resized before the center crop;
+            None resizes whole images.
+        labels: a text file with the names of its classes, one per line.
         dataset: dataset to verify on. Default: the recipe's; without a run, scikit-learn's two photos.
-        output_dir: where to write. Default: `WORKDIR/export` or `exported/MODEL`.
+        output_dir: where to write. Default: `WORKDIR/export`, `exported/MODEL` or `exported/NAME_OF_FILE`.
         calibration_images: number of images for int8, from the dataset's training split or of the photos.
         max_top1_drop: percentage points by which the top-1 of a less precise file may fall; a file that loses
             more is called "worse".
@@ -53,6 +62,11 @@ class ExportRequest:
     model: str | None = None
     weights: str | Path | None = None
     classes: int | None = None
+    keras: str | Path | None = None
+    mean: str = "0"
+    std: str = "1"
+    resize: int | None = None
+    labels: str | Path | None = None
     dataset: str | None = None
     data_dir: str | None = None
     output_dir: str | Path | None = None
@@ -77,21 +91,23 @@ class ExportRequest:
         return export_command(self, {"options": None, **self.options.changed})
 
     def source(self) -> "Source":
-        """Opens the run or the weights.
+        """Opens the run, the weights or the Keras model.
 
         Raises:
             InputError: they are missing or damaged, or contradict the request or each other.
         """
         if self.workdir is not None:
             return self._run(self.workdir)
+        if self.keras is not None:
+            return self._keras_file(Path(self.keras))
         if self.model is None or self.weights is None:
-            raise InputError("an export needs a workdir, or a model and weights")
+            raise InputError("an export needs a workdir, a model and weights, or a Keras model")
         # An unknown name is reported before any file is read.
         default = ModelSpec.default(self.model, self.classes)
         output_dir = Path(self.output_dir or Path("exported") / self.model)
         if str(self.weights) == "none":
             load = functools.partial(network_with_random_weights, default)
-            return Source(default, load, output_dir, self._images(default, self.dataset))
+            return Source(default, load, output_dir, self.images(default, self.dataset))
         file = open_weights(self.weights, self.model)
         is_native = file.kind == "native"
         # A native file without a description does not contain the number of classes.
@@ -104,7 +120,7 @@ class ExportRequest:
                 raise InputError(f"--{option}={given}, but {self.weights} has weights of {option} {found}")
         load = functools.partial(network_for_export, spec, file)
         origin = None if is_native else file
-        return Source(spec, load, output_dir, self._images(spec, self.dataset), origin=origin)
+        return Source(spec, load, output_dir, self.images(spec, self.dataset), origin=origin)
 
     def _run(self, workdir: str | Path) -> "Source":
         folder = RunFolder(workdir)
@@ -125,12 +141,26 @@ class ExportRequest:
             )
         # Only a dataset that is not named must be the one of the training.
         unchanged = trained_on if self.dataset is None else None
-        images = self._images(spec, self.dataset or recipe["dataset"], unchanged)
+        images = self.images(spec, self.dataset or recipe["dataset"], unchanged)
         output_dir = Path(self.output_dir or folder.path / "export")
         load = functools.partial(network_for_export, spec, file)
         return Source(spec, load, output_dir, images, recipe)
 
-    def _images(self, spec: ModelSpec, dataset: str | None, trained_on: Any = None) -> Images:
+    def _keras_file(self, path: Path) -> "Source":
+        model = load_keras_file(path)
+        shape = model.inputs[0].shape[1:] if getattr(model, "inputs", None) else ()
+        if len(shape) != 3 or None in shape:
+            raise InputError(f"{path} takes images of the shape {shape}; the command needs three fixed sizes")
+        height, _, channels = shape
+        normalization = Normalization(
+            *(_numbers(name, getattr(self, name), channels) for name in ("mean", "std"))
+        )
+        preprocessing = Preprocessing(height, self.resize, "bilinear", normalization)
+        request = dataclasses.replace(self, output_dir=self.output_dir or Path("exported") / path.stem)
+        return keras_source(request, model, preprocessing, _read_labels(self.labels))
+
+    def images(self, spec: ModelSpec, dataset: str | None, trained_on: Any = None) -> Images:
+        """Returns the images to verify and to calibrate on."""
         if dataset:
             return dataset_images(spec, dataset, self.data_dir, self.calibration_images, trained_on)
         return photo_images(spec, self.calibration_images)
@@ -163,6 +193,7 @@ class Source:
         load: builds the network with its weights.
         recipe: the training's recipe, for the model card.
         origin: the weight file, if another zoo trained it.
+        activation: the function from the network's logits to probabilities.
     """
 
     spec: ModelSpec
@@ -171,6 +202,53 @@ class Source:
     images: Images
     recipe: Mapping[str, Any] | None = None
     origin: WeightFile | None = None
+    activation: Activation = "softmax"
+
+
+def keras_source(
+    request: ExportRequest, model: keras.Model, preprocessing: Preprocessing, labels: Sequence[str]
+) -> Source:
+    """Returns the network that a Keras classifier of any origin becomes; see `export_model`."""
+    _check_types(model, preprocessing)
+    size, _, channels = preprocessing.input_shape
+    given = model.inputs[0].shape if is_functional(model) else ()
+    # A preprocessing is for squares; only `classify_bytes` needs one.
+    shape = (size, given[2] if len(given) == 4 and given[2] else size, channels)
+    sample = preprocessing.normalization(sample_photos(*shape)[:2])
+    network, activation = to_logits(model, np.asarray(sample, "float32"))
+    classes, labels = int(network.output_shape[-1]), tuple(labels)
+    if len(labels) not in (0, classes):
+        raise InputError(f"{len(labels)} labels do not fit the {classes} classes of {model.name!r}")
+    spec = KerasModelSpec(network.name, {}, classes, shape, preprocessing, labels)
+    output_dir = Path(request.output_dir or Path("exported") / spec.model)
+    images = request.images(spec, request.dataset)
+    return Source(spec, lambda: network, output_dir, images, activation=activation)
+
+
+def _check_types(model: Any, preprocessing: Any) -> None:
+    for value, kind in ((model, keras.Model), (preprocessing, Preprocessing)):
+        if not isinstance(value, kind):
+            raise InputError(f"export_model takes a {kind.__name__}, not {type(value).__name__}")
+
+
+def _numbers(name: str, text: str, channels: int) -> list[float]:
+    """Parses a number for all channels, or one per channel."""
+    try:
+        values = [float(number) for number in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, channels):
+        raise InputError(f"--{name} must be one number, or {channels} separated by commas; got {text!r}")
+    return values if len(values) == channels else values * channels
+
+
+def _read_labels(path: str | Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the labels {path}: {error}") from error
 
 
 def complete_options(
@@ -183,8 +261,9 @@ def complete_options(
         "classes": str(spec.classes),
         "normalization": json.dumps({"inside": True, "scale": scale, "offset": offset}),
     }
-    if origin is not None:
-        license = origin.entry.license if origin.entry else "NOASSERTION"  # SPDX for "unknown"
+    if origin is not None or isinstance(spec, KerasModelSpec):
+        entry = origin.entry if origin else None
+        license = entry.license if entry else "NOASSERTION"  # SPDX for "unknown"
         metadata = {"license": license, **metadata}
     calibration = None
     if any(ARTIFACTS[name].precision == "int8" for name in artifacts):

@@ -3,14 +3,14 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import keras
 import numpy as np
 
 from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization
-from keras_resnet.models.graph import recursion_limit
+from keras_resnet.models.graph import layer_calls, recursion_limit
 from keras_resnet.weights import ModelSpec, WeightFile, open_weights
 
 INPUT = "images"
@@ -20,6 +20,8 @@ OUTPUTS = (LOGITS, PROBABILITIES)
 SIGNATURE = "serving_default"
 UINT8_SIGNATURE = "serving_uint8"
 BATCH = "batch"  # name of the batch axis, where a format can name axes
+
+Activation = Literal["softmax", "sigmoid"]  # from logits to probabilities
 
 
 def network_for_export(spec: ModelSpec, weights: str | os.PathLike | WeightFile | None = None) -> keras.Model:
@@ -31,7 +33,7 @@ def network_for_export(spec: ModelSpec, weights: str | os.PathLike | WeightFile 
     Raises:
         InputError: the file is missing, broken, or of another network.
     """
-    with _channels_last_float32():
+    with channels_last_float32():
         network = spec.build()
     if weights is not None:
         file = weights if isinstance(weights, WeightFile) else open_weights(weights, spec.config)
@@ -39,13 +41,16 @@ def network_for_export(spec: ModelSpec, weights: str | os.PathLike | WeightFile 
     return network
 
 
-def serving_model(model: keras.Model, normalization: Normalization) -> keras.Model:
-    """Adds the normalization before a network and the softmax after it.
+def serving_model(
+    model: keras.Model, normalization: Normalization, activation: Activation = "softmax"
+) -> keras.Model:
+    """Adds the normalization before a network and the softmax or sigmoid after it.
 
     Args:
-        model: a network of the zoo that gives logits (`classifier_activation=None`), channels last,
-            float32; `network_for_export` builds one.
+        model: a functional model that gives logits (`classifier_activation=None`), channels last, float32;
+            `network_for_export` builds one. `export_model` takes other models, too.
         normalization: for pixels 0-255, with statistics per channel or per pixel.
+        activation: of the probabilities: "softmax", or "sigmoid" for classes that do not exclude each other.
 
     Returns:
         A model from `images`, float32 (batch, height, width, channels) of raw pixels 0-255, to a
@@ -60,13 +65,19 @@ def serving_model(model: keras.Model, normalization: Normalization) -> keras.Mod
     _check_network(model)
     _check_normalization(normalization, model.input_shape[1:])
     scale, offset = normalization.as_scale_and_offset()
-    with _channels_last_float32(), recursion_limit():
+    with channels_last_float32(), recursion_limit():
         images = keras.Input(model.input_shape[1:], name=INPUT, dtype="float32")
         # Keras annotates numbers, and takes lists.
         normalize = keras.layers.Rescaling(scale, cast(Any, offset), name="normalization")
         logits = model(normalize(images))
-        probabilities = keras.layers.Softmax(name=PROBABILITIES)(logits)
+        probabilities = keras.layers.Activation(activation, name=PROBABILITIES)(logits)
         return keras.Model(images, {LOGITS: logits, PROBABILITIES: probabilities}, name=model.name)
+
+
+def activation_of(model: keras.Model) -> Activation:
+    """The function from logits to probabilities of a model made by `serving_model`."""
+    layer = cast(keras.layers.Activation, model.get_layer(PROBABILITIES))
+    return "sigmoid" if layer.activation is keras.activations.sigmoid else "softmax"
 
 
 def serving_function(model: keras.Model):
@@ -84,7 +95,8 @@ def serving_function(model: keras.Model):
 
 
 @contextlib.contextmanager
-def _channels_last_float32() -> Iterator[None]:
+def channels_last_float32() -> Iterator[None]:
+    """Builds the layers inside the block channels last and in float32, unless they say otherwise."""
     data_format, policy = keras.config.image_data_format(), keras.config.dtype_policy()
     keras.config.set_image_data_format("channels_last")
     keras.config.set_dtype_policy("float32")
@@ -102,12 +114,13 @@ def _check_network(model: keras.Model) -> None:
         raise InputError(f"{needs} gives the features {names}; build it without features_only")
     if len(model.input_shape) != 4 or len(model.output_shape) != 2:
         raise InputError(f"{needs} goes from {model.input_shape} to {model.output_shape}")
-    last = model.layers[-1]
+    last = layer_calls(model.outputs)[-1].layer
     activation = getattr(last, "activation", None)
     if activation not in (None, keras.activations.linear):
         raise InputError(
             f"export needs logits, but layer {last.name!r} of {model.name!r} ends in "
-            f"{keras.activations.serialize(activation)!r}; build with classifier_activation=None"
+            f"{getattr(activation, '__name__', activation)!r}; build with classifier_activation=None, or "
+            "export a softmax or sigmoid by export_model"
         )
     for layer in model.layers:
         # Only convolutions tell: option A pads channels with a "channels first" padding layer.

@@ -17,7 +17,15 @@ from keras_resnet.export.artifacts import ARTIFACTS, ArtifactKind, Options
 from keras_resnet.export.check_signatures import broken_signatures
 from keras_resnet.export.report import ArtifactReport, ExportReport
 from keras_resnet.export.runtimes import Artifact, RunError, TensorTypes, open_artifact
-from keras_resnet.export.serving import INPUT, LOGITS, OUTPUTS, PROBABILITIES, serving_function
+from keras_resnet.export.serving import (
+    INPUT,
+    LOGITS,
+    OUTPUTS,
+    PROBABILITIES,
+    Activation,
+    activation_of,
+    serving_function,
+)
 
 
 def verify(
@@ -51,7 +59,7 @@ def verify(
             kind = ARTIFACTS[name]
             artifact = stack.enter_context(open_artifact(kind.format, path))
             problems = _signature_problems(artifact, kind, model, options)
-            comparisons[name] = _Comparison(artifact, kind, problems)
+            comparisons[name] = _Comparison(artifact, kind, reference.activation, problems)
         for images, labels in batches:
             images = np.ascontiguousarray(images, "float32")
             if options.io_dtype == "uint8":
@@ -74,6 +82,7 @@ def verify(
     return ExportReport(
         model=model.name,
         images=reference.images,
+        activation=reference.activation,
         top1=_finite(reference.top1),
         versions={"keras": f"keras {keras.__version__}", **versions},
         formats={
@@ -107,6 +116,7 @@ class _Reference:
 
     def __init__(self, model):
         self.serve = serving_function(model)
+        self.activation = activation_of(model)
         self.images = 0
         self.largest_logit = 0.0
         self.squares = 0.0
@@ -134,6 +144,7 @@ class _Comparison:
 
     artifact: Artifact
     kind: ArtifactKind
+    activation: Activation
     problems: list[str]
     images: int = 0
     agreeing: float = 0.0
@@ -165,7 +176,8 @@ class _Comparison:
         self.images += len(images)
         self.difference = _worse(self.difference, logits - reference_logits)
         self.squares += float(np.square(logits - reference_logits).sum())
-        self.probability_error = _worse(self.probability_error, probabilities - _softmax(logits))
+        expected = _ACTIVATIONS[self.activation](logits)
+        self.probability_error = _worse(self.probability_error, probabilities - expected)
         self.agreeing += _hits(logits, reference_logits.argmax(-1))
         self.correct += _hits(logits, labels)
 
@@ -177,7 +189,7 @@ class _Comparison:
         elif not math.isfinite(self.difference):
             self._problem("some logits are not finite, or missing")
         elif not self.probability_error <= self.kind.probability_tolerance:
-            self._problem("the probabilities are not the softmax of the logits")
+            self._problem(f"the probabilities are not the {self.activation} of the logits")
         top1 = self.correct / self.images
         # In float32, each logit must be equal.
         decisive = relative if self.kind.precision == "float32" else rms
@@ -255,6 +267,13 @@ def _hits(logits, labels):
 def _softmax(logits):
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
+
+
+def _sigmoid(logits):
+    return np.exp(-np.logaddexp(0, -logits))
+
+
+_ACTIVATIONS = {"softmax": _softmax, "sigmoid": _sigmoid}
 
 
 def _finite(value):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, cast
 
 import keras
 
@@ -52,11 +52,13 @@ def complexity(model: keras.Model, input_shape: Shape | None = None) -> Complexi
         weighted += isinstance(layer, keras.layers.Conv2D | keras.layers.Dense) and not is_projection
     multiply_adds = activations = 0
     for call in layer_calls(model.outputs):
-        if isinstance(call.layer, keras.layers.Conv2D):
+        if isinstance(call.layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
             # Every kernel element is used once at every output pixel.
-            outputs = _size(call.outputs[0])
+            kernel, outputs = cast(Any, call.layer).kernel, _size(call.outputs[0])
+            is_depthwise = isinstance(call.layer, keras.layers.DepthwiseConv2D)
+            channels = math.prod(kernel.shape[2:]) if is_depthwise else kernel.shape[-1]
             activations += outputs
-            multiply_adds += outputs // call.layer.filters * _size(call.layer.kernel)
+            multiply_adds += outputs // channels * _size(kernel)
         elif isinstance(call.layer, keras.layers.Dense):
             multiply_adds += _size(call.layer.kernel)
     return Complexity(parameters, multiply_adds, activations, weighted)

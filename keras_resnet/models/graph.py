@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import keras
@@ -16,6 +16,20 @@ class LayerCall:
     layer: keras.Operation  # a `keras.layers.Layer`, or a function of `keras.ops`
     inputs: tuple[keras.KerasTensor, ...]
     outputs: tuple[keras.KerasTensor, ...]
+    arguments: Any  # Keras' record of all arguments of the call
+
+    def repeat(self, values: Sequence[Any], layer: keras.Operation | None = None) -> list:
+        """Calls the layer, or another one in its place, in inference mode; returns the outputs as a list.
+
+        Args:
+            values: tensors, or symbolic tensors, in place of `inputs`; the other arguments are as recorded.
+        """
+        layer = layer or self.layer
+        given = {id(tensor): value for tensor, value in zip(self.inputs, values, strict=True)}
+        arguments, options = self.arguments.fill_in(given)
+        if isinstance(layer, keras.layers.Layer):
+            options = {**options, "training": False}  # as a model passes it on to all of its layers
+        return keras.tree.flatten(layer(*arguments, **options))
 
 
 def layer_calls(outputs: Iterable[keras.KerasTensor]) -> list[LayerCall]:
@@ -25,12 +39,18 @@ def layer_calls(outputs: Iterable[keras.KerasTensor]) -> list[LayerCall]:
     while stack:  # not recursive: cifar_resnet1202 is deeper than Python's stack
         node, is_ready = stack.pop()
         if is_ready:
-            order.append(LayerCall(node.operation, tuple(node.input_tensors), tuple(node.outputs)))
+            given, results = tuple(node.input_tensors), tuple(node.outputs)
+            order.append(LayerCall(node.operation, given, results, node.arguments))
         elif id(node) not in seen:
             seen.add(id(node))
             stack.append((node, True))
             stack.extend((_node(tensor), False) for tensor in node.input_tensors)
     return order
+
+
+def is_functional(layer: keras.Operation) -> bool:
+    """Whether a layer is itself a model with a graph: a functional one, or a Sequential one that is built."""
+    return isinstance(layer, keras.Model) and bool(getattr(layer, "inputs", None))
 
 
 def tensor_key(tensor: keras.KerasTensor) -> tuple[int, int, int]:

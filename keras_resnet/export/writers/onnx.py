@@ -9,7 +9,9 @@ import numpy as np
 
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import (
+    NEWEST_CONVERTED_OPSET,
     NEWEST_OPSET,
+    OLDEST_OPSET,
     OPSET,
     Options,
     check_calibration,
@@ -17,7 +19,8 @@ from keras_resnet.export.artifacts import (
     check_opset,
     precisions,
 )
-from keras_resnet.export.graph import Affine, Graph, fold
+from keras_resnet.export.graph import Affine, Flatten, Graph, fold
+from keras_resnet.export.writers.onnx_conversion import convert
 from keras_resnet.export.writers.onnx_ops import write_graph
 from keras_resnet.export.writers.onnx_quantization import quantize
 from keras_resnet.files import replacing, starts_with
@@ -62,6 +65,9 @@ def to_onnx(
         calibration: for "int8" only: float32 batches (n, height, width, channels) of raw pixels 0-255,
             from which the ranges of the activations are measured; 32 images or more.
 
+    A network with layers that the exporter has no operators for is converted by tf2onnx: in float32, for
+    images of its own size, with opset 13 to 18.
+
     Raises:
         InputError: another file exists at `path`, or it cannot be written; an unknown precision, layout,
             dtype or opset; a network that does not support it; too few calibration images.
@@ -72,11 +78,16 @@ def to_onnx(
     options = Options(io_dtype=io_dtype, opset=opset, layout=layout, dynamic_size=dynamic_size)
     check_opset(opset, min(NEWEST_OPSET, onnx.defs.onnx_opset_version()))
     graph = fold(model)
+    if graph.keras_layers:
+        _check_convertible(graph, precision, options)
     if dynamic_size:
         _check_any_size(graph)
     batches = check_calibration(calibration, graph.input_shape) if precision == "int8" else None
     with replacing(path, is_our_onnx_file) as temporary:
-        proto = write_graph(graph, options, "float32" if batches else precision)
+        if graph.keras_layers:
+            proto = convert(graph, options)
+        else:
+            proto = write_graph(graph, options, "float32" if batches else precision)
         if batches:
             folder = temporary.with_name(f"{temporary.name}.quantization")
             folder.mkdir()
@@ -96,8 +107,21 @@ def write_onnx_file(proto: "onnx.ModelProto", path: Path, metadata: Mapping[str,
     onnx.checker.check_model(str(path), full_check=True)
 
 
+def _check_convertible(graph: Graph, precision: str, options: Options) -> None:
+    layers = f"a network with layers that the exporter does not fold ({', '.join(graph.keras_layers)})"
+    if precision != "float32":
+        raise InputError(f"the ONNX file of {layers} exists in float32 only, not in {precision}")
+    if options.dynamic_size:
+        raise InputError(f"dynamic_size does not support {layers}")
+    if options.opset > NEWEST_CONVERTED_OPSET:
+        newest = NEWEST_CONVERTED_OPSET
+        raise InputError(f"the ONNX file of {layers} is written with opset {OLDEST_OPSET} to {newest}")
+
+
 def _check_any_size(graph: Graph) -> None:
     for node in graph.nodes:
+        if isinstance(node, Flatten) or getattr(node, "fixed_size", False):
+            raise InputError(f"dynamic_size needs layers for any size; {node.name!r} fits one size only")
         shape = np.broadcast_shapes(node.scale.shape, node.offset.shape) if isinstance(node, Affine) else ()
         if any(size > 1 for size in shape[:-1]):
             raise InputError(

@@ -165,14 +165,14 @@ class OnnxWriter:
         inputs = [self.tensors[name] for name in node.inputs]
         if isinstance(node, nodes.Conv):
             inputs = [self._cast(node, inputs[0], self._precision)]
-        elif isinstance(node, nodes.Dense | nodes.Mean | nodes.Softmax):
+        elif isinstance(node, nodes.Dense | nodes.Mean | nodes.Max | nodes.Softmax | nodes.Sigmoid):
             inputs = [self._cast(node, inputs[0], "float32")]
         elif len({x.dtype for x in inputs}) > 1:
             inputs = [self._cast(node, x, "float32", f"cast_{i}") for i, x in enumerate(inputs, 1)]
         self.tensors[node.name] = dataclasses.replace(
             inputs[0],
             name=self._operation(node, inputs[0], [x.name for x in inputs]),
-            spatial=inputs[0].spatial and not isinstance(node, nodes.Mean | nodes.Flatten),
+            spatial=inputs[0].spatial and not isinstance(node, nodes.Mean | nodes.Max | nodes.Flatten),
         )
 
     def _operation(self, node: Node, x: _Tensor, inputs: list[str]) -> str:
@@ -198,12 +198,18 @@ class OnnxWriter:
             case nodes.Dense():
                 weights = self._weights(node, x.dtype, kernel=node.kernel, bias=node.bias)
                 return self._node("Gemm", node.name, [*inputs, *weights])
-            case nodes.Relu() | nodes.Add():
+            case nodes.Relu() if node.limit is not None:
+                limits = [self.constant(f"{node.name}/{n}", np.array(n, x.dtype)) for n in (0, node.limit)]
+                return self._node("Clip", node.name, [*inputs, *limits])
+            case nodes.Relu() | nodes.Add() | nodes.Sigmoid():
                 return self._node(type(node).__name__, node.name, inputs)
+            case nodes.Concat():
+                return self._node("Concat", node.name, inputs, axis=1)
             case nodes.Softmax():
                 return self._node("Softmax", node.name, inputs, axis=1 if x.spatial else -1)
-            case nodes.Mean():
-                pooled = self._node("GlobalAveragePool", f"{node.name}/pool", inputs)
+            case nodes.Mean() | nodes.Max():
+                kind = "GlobalAveragePool" if isinstance(node, nodes.Mean) else "GlobalMaxPool"
+                pooled = self._node(kind, f"{node.name}/pool", inputs)
                 return self._node("Flatten", node.name, [pooled], axis=1)
             case nodes.Flatten():
                 last = self._node("Transpose", f"{node.name}/nhwc", inputs, perm=[0, 2, 3, 1])
@@ -227,6 +233,8 @@ class OnnxWriter:
                 # A window of one pixel subsamples: the layout that ONNX Runtime blocks by channels has a
                 # kernel for it, while a Slice would make it reorder the tensor twice.
                 attributes = {"pads": _pads(padding)}
+            case nodes.KerasLayer():
+                raise InputError(f"layer {node.name!r} has no ONNX operator of the exporter's own")
             case _:
                 raise TypeError(f"{node!r} has no ONNX operator")
         attributes |= {"kernel_shape": node.size, "strides": node.strides}

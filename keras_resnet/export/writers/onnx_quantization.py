@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_resnet.export.artifacts import Options
-from keras_resnet.export.graph import Affine, Graph, Input, Mean, Softmax
+from keras_resnet.export.graph import Affine, Graph, Input, Max, Mean, Sigmoid, Softmax
 from keras_resnet.export.serving import INPUT
 from keras_resnet.progress import ProgressBar
 from keras_resnet.quiet import quiet
@@ -39,8 +39,9 @@ def quantize(
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    # The normalization, the mean and the softmax stay float32: they cost nothing.
-    names = [node.name for node in graph.nodes if not isinstance(node, Input | Affine | Mean | Softmax)]
+    # The normalization, the mean and the probabilities stay float32: they cost nothing.
+    stay = Input | Affine | Mean | Max | Softmax | Sigmoid
+    names = [node.name for node in graph.nodes if not isinstance(node, stay)]
     kinds = sorted({node.op_type for node in proto.graph.node if node.name in names})
     source, target = folder / "float32.onnx", folder / "int8.onnx"
     # Marks ONNX Runtime's preprocessing as done: it would fold what is folded already.

@@ -15,7 +15,7 @@ from keras_resnet.export.artifacts import check_choice, precisions
 from keras_resnet.export.graph import Graph, fold
 from keras_resnet.export.serving import INPUT, OUTPUTS, PROBABILITIES, SIGNATURE, UINT8_SIGNATURE
 from keras_resnet.export.writers.image_bytes import decode_batch
-from keras_resnet.export.writers.tensorflow_ops import FEATURES, compute, weight_arrays
+from keras_resnet.export.writers.tensorflow_ops import FEATURES, compute, keras_variables, weight_arrays
 from keras_resnet.export.writers.tflite_metadata import check_labels, text_files
 from keras_resnet.files import replacing
 from keras_resnet.images.preprocessing import Preprocessing
@@ -62,7 +62,8 @@ def to_saved_model(
         - `classify_bytes`: `image_bytes`, string (batch,), JPEG or PNG files, to `classes`, string, and
           `probabilities`, float32, both (batch, k), the five most probable first.
         - `labels`: nothing to `labels`, string (classes,), in the order of the logits.
-        - `features`: float32 `images` to `features`, float32 (batch, channels), the pooled last map.
+        - `features`: float32 `images` to `features`, float32 (batch, n), what the last dense layer takes: in
+          the networks of the zoo, the pooled last map.
 
     Raises:
         InputError: something else exists at `path`, or it cannot be written.
@@ -158,6 +159,7 @@ def _signatures(
 ) -> dict:
     """Returns the signatures; `module` keeps their variables. Without Keras objects, nothing is nested."""
     weights = constants_or_variables(weight_arrays(graph.nodes, precision), module)
+    module.keras_variables = keras_variables(graph.nodes)
     shape = (None, *graph.input_shape)
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)

@@ -23,11 +23,9 @@ from keras_resnet.export.writers.tflite_metadata import (
 from keras_resnet.files import replacing, starts_with
 
 is_tflite_file = starts_with(b"TFL3")
-_DESCRIPTIONS = {
-    LOGITS: OutputMetadata("Scores of the classes, before the softmax.", labels="axis"),
-    PROBABILITIES: OutputMetadata(
-        "Probabilities of the classes; they sum to 1.", limits=(1.0, 0.0), labels="axis"
-    ),
+_PROBABILITIES = {
+    "softmax": "Probabilities of the classes; they sum to 1.",
+    "sigmoid": "Probabilities of the classes, each by itself.",
 }
 
 
@@ -53,7 +51,7 @@ def to_tflite(
         metadata: strings to keep in the file, see `write_with_metadata`.
         precision: "float32"; "float16", weights in float16; "dynamic", weights in int8 and activations
             quantized at run time; "int8", weights and activations in int8, by calibration, but the classifier
-            and the softmax in float32 with a kernel in float16.
+            and the probabilities in float32 with a kernel in float16.
         io_dtype: "float32"; or "uint8", for images as bytes. With precision "int8" the whole file
             then computes in integers: the outputs become uint8 too, with their scale and zero point in the
             file, and the two largest logits can become equal, which costs accuracy.
@@ -100,8 +98,14 @@ def to_tflite(
         if float_classifier:
             append_classifier(model, graph)
         task = f"Classifies images into {metadata['classes']} classes"
-        write_with_metadata(model, temporary, metadata, labels, _DESCRIPTIONS, task)
+        write_with_metadata(model, temporary, metadata, labels, _descriptions(graph), task)
     return Path(path)
+
+
+def _descriptions(graph: Graph) -> dict[str, OutputMetadata]:
+    logits = OutputMetadata(f"Scores of the classes, before the {graph.activation}.", labels="axis")
+    meaning = _PROBABILITIES[graph.activation]
+    return {LOGITS: logits, PROBABILITIES: OutputMetadata(meaning, limits=(1.0, 0.0), labels="axis")}
 
 
 def _calibration_images(batches: Iterable[np.ndarray] | None, shape: tuple) -> list[np.ndarray]:

@@ -28,8 +28,8 @@ def append_classifier(model: Any, graph: Graph) -> None:
         match node:
             case nodes.Dense():
                 tensors[node.name] = builder.dense(node, x)
-            case nodes.Softmax():
-                tensors[node.name] = builder.softmax(node, x, graph.classes)
+            case nodes.Softmax() | nodes.Sigmoid():
+                tensors[node.name] = builder.probabilities(node, x, graph.classes)
             case _:
                 raise TypeError(f"{node!r} has no TFLite operator behind the features")
     subgraph.outputs = [tensors[name] for name in graph.outputs.values()]
@@ -56,9 +56,12 @@ class _Builder:
         self._operator("FULLY_CONNECTED", 1, inputs, result, self._schema.FullyConnectedOptionsT())
         return result
 
-    def softmax(self, node: nodes.Softmax, x: int, classes: int) -> int:
+    def probabilities(self, node: nodes.Softmax | nodes.Sigmoid, x: int, classes: int) -> int:
         result = self._tensor(node.name, (-1, classes))
-        self._operator("SOFTMAX", 1, [x], result, self._schema.SoftmaxOptionsT(beta=1.0))
+        if isinstance(node, nodes.Softmax):
+            self._operator("SOFTMAX", 1, [x], result, self._schema.SoftmaxOptionsT(beta=1.0))
+        else:
+            self._operator("LOGISTIC", 1, [x], result)
         return result
 
     def entries(self, tensors: dict[str, int]) -> list:

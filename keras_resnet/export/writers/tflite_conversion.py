@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_resnet.errors import InputError
 from keras_resnet.export.graph import Node
 from keras_resnet.export.serving import SIGNATURE
-from keras_resnet.export.writers.tensorflow_ops import Weights, weight_arrays
+from keras_resnet.export.writers.tensorflow_ops import Weights, keras_variables, weight_arrays
 from keras_resnet.models.graph import recursion_limit
 from keras_resnet.progress import ProgressBar
 from keras_resnet.quiet import quiet
@@ -54,6 +54,7 @@ def convert(
 def _write_source(
     compute: Compute, inputs: Sequence[tf.TensorSpec], layers: Iterable[Node], path: Path
 ) -> None:
+    layers = list(layers)
     arrays = weight_arrays(layers)
     # One variable for all nodes that share an array, such as the calls of a layer on several feature maps.
     variables = {
@@ -62,7 +63,7 @@ def _write_source(
     }
     weights = {key: variables[id(array)] for key, array in arrays.items()}
     module: Any = tf.Module()
-    module.model_variables = list(variables.values())
+    module.model_variables = [*variables.values(), *keras_variables(layers)]
 
     @tf.function(input_signature=inputs, autograph=False)
     def serve(*tensors):

@@ -1,0 +1,252 @@
+"""Keras classifiers of any origin, rebuilt as networks that the exporters take."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import keras
+import numpy as np
+
+from keras_resnet.errors import InputError, one_line
+from keras_resnet.export.graph import is_identity, is_keras_own
+from keras_resnet.export.serving import (
+    INPUT,
+    LOGITS,
+    PROBABILITIES,
+    Activation,
+    channels_last_float32,
+)
+from keras_resnet.models.graph import LayerCall, is_functional, layer_calls, recursion_limit, tensor_key
+from keras_resnet.weights import ModelSpec
+
+_SERVING_LAYERS = (INPUT, LOGITS, PROBABILITIES, "normalization")  # names that the network may not have
+_COPY_TOLERANCE = 1e-3
+
+
+class KerasModelSpec(ModelSpec):
+    """A classifier that is not a network of the zoo: it has no `config`."""
+
+
+def load_keras_file(path: str | Path) -> keras.Model:
+    """Loads a `.keras` file in Keras' safe mode, which runs no code from the file.
+
+    Raises:
+        InputError: the file is missing or damaged, has another format, or holds a `Lambda` layer or another
+            object that the safe mode refuses.
+    """
+    path = Path(path)
+    if path.suffix != ".keras":
+        raise InputError(f"a Keras model is read from a file that ends with .keras, not from {path}")
+    if not path.is_file():
+        raise InputError(f"there is no {path}")
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # a damaged file fails in any part of Keras
+        cause = str(error).rpartition("Exception encountered: ")[2]  # Keras puts the whole config before it
+        raise InputError(f"{path} cannot be loaded in safe mode: {one_line(cause)}") from error
+    return cast(keras.Model, model)
+
+
+def to_logits(model: keras.Model, sample: np.ndarray) -> tuple[keras.Model, Activation]:
+    """Rebuilds a classifier as a flat functional model in float32 that returns logits.
+
+    Nested models are dissolved, and a softmax or sigmoid at the end is left out. The weights are copied; the
+    model itself is not changed.
+
+    Args:
+        model: one input, images channels last; one output (batch, classes).
+        sample: images as the model takes them, float32 (n, height, width, channels). They determine the input
+            shape, and a model in float32 must give the same outputs for them after the rebuild.
+
+    Returns:
+        The network, and the function from its logits to probabilities. A model without a softmax or sigmoid
+        at its end returns logits, of a softmax or, if it has a single class, of a sigmoid.
+
+    Raises:
+        InputError: the model has other inputs or outputs, or a layer that cannot be rebuilt.
+    """
+    _check_ends(model, sample.shape[1:])
+    ending, activation = _ending(model)
+    rebuilder = _Rebuilder(ending if activation else None)
+    with channels_last_float32(), recursion_limit():
+        images = keras.Input(sample.shape[1:], name=INPUT)
+        (logits,) = rebuilder.call(model.outputs, {tensor_key(model.inputs[0]): images})
+        name = f"{model.name}_" if model.name in _SERVING_LAYERS else model.name
+        network = keras.Model(images, logits, name=name)
+    rebuilder.copy_weights()
+    if rebuilder.is_float32:
+        _check_same_outputs(model, network, activation, sample)
+    return network, activation or ("softmax" if network.output_shape[-1] > 1 else "sigmoid")
+
+
+class _Rebuilder:
+    """Calls copies of a model's layers, in float32, without the softmax or sigmoid at its end.
+
+    Attributes:
+        is_float32: whether all layers so far computed in float32 before.
+    """
+
+    def __init__(self, ending: keras.Operation | None):
+        self.is_float32 = True
+        self._ending = ending
+        self._copies: dict[int, tuple[keras.layers.Layer, keras.layers.Layer]] = {}
+        self._names = {INPUT}
+
+    def call(self, outputs: Iterable[keras.KerasTensor], tensors: Mapping[tuple, Any]) -> list:
+        """Repeats the calls that `outputs` depend on.
+
+        Args:
+            tensors: the new inputs, by the keys of the old ones.
+
+        Returns:
+            The tensors in place of `outputs`.
+        """
+        tensors, outputs = dict(tensors), list(outputs)
+        for call in layer_calls(outputs):
+            if isinstance(call.layer, keras.layers.InputLayer):
+                continue
+            inputs = [tensors[tensor_key(tensor)] for tensor in call.inputs]
+            if is_functional(call.layer):
+                inner = cast(keras.Model, call.layer)
+                results = self.call(
+                    inner.outputs, dict(zip(map(tensor_key, inner.inputs), inputs, strict=True))
+                )
+            elif call.layer is self._ending and not _has_weights(call.layer):
+                results = inputs
+            else:
+                results = call.repeat(inputs, self._copy(call.layer))
+            tensors.update(zip(map(tensor_key, call.outputs), results, strict=True))
+        return [tensors[tensor_key(tensor)] for tensor in outputs]
+
+    def copy_weights(self) -> None:
+        """Copies the weights of all layers that were called."""
+        for layer, copy in self._copies.values():
+            try:
+                copy.set_weights(layer.get_weights())
+            except ValueError as error:
+                raise _cannot_rebuild(layer, error) from error
+            if isinstance(copy, keras.layers.Normalization):
+                copy.finalize_state()
+
+    def _copy(self, operation: keras.Operation) -> keras.Operation:
+        if not isinstance(operation, keras.layers.Layer):
+            self._names.add(operation.name)
+            return operation  # a function of `keras.ops` has neither weights nor a precision
+        if id(operation) not in self._copies:
+            self.is_float32 &= operation.compute_dtype == "float32"
+            self._copies[id(operation)] = operation, self._rebuild(operation)
+        return self._copies[id(operation)][1]
+
+    def _rebuild(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        name = layer.name
+        # Option A pads channels with a "channels first" padding layer.
+        is_padding = isinstance(layer, keras.layers.ZeroPadding2D)
+        if getattr(layer, "data_format", None) == "channels_first" and not is_padding:
+            raise InputError(f"layer {name!r} is channels first; export needs channels last")
+        while name in self._names:
+            name += "_"
+        self._names.add(name)
+        if isinstance(layer, keras.layers.Lambda):  # Keras refuses to make one from a config
+            return keras.layers.Lambda(layer.function, arguments=layer.arguments, name=name, dtype="float32")
+        try:
+            config = cast(dict[str, Any], _in_float32(layer.get_config()))
+            changes = {"name": name, "dtype": "float32"}
+            if hasattr(layer, "activation"):  # as it is, because a function of the user's has no config
+                changes["activation"] = None if layer is self._ending else cast(Any, layer).activation
+            return type(layer).from_config(
+                config | {key: value for key, value in changes.items() if key in config}
+            )
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise _cannot_rebuild(layer, error) from error
+
+
+def _cannot_rebuild(layer: keras.layers.Layer, error: Exception) -> InputError:
+    kind = type(layer).__name__
+    return InputError(f"layer {layer.name!r}, a {kind}, cannot be rebuilt from its config: {one_line(error)}")
+
+
+def _in_float32(config: Any) -> Any:
+    """Returns a layer's config with float32 in place of every dtype policy."""
+    if isinstance(config, dict):
+        if "DTypePolicy" in str(config.get("class_name")):
+            return "float32"
+        return {key: _in_float32(value) for key, value in config.items()}
+    return [_in_float32(value) for value in config] if isinstance(config, list) else config
+
+
+def _has_weights(operation: keras.Operation) -> bool:
+    return isinstance(operation, keras.layers.Layer) and bool(operation.weights)
+
+
+def _check_ends(model: keras.Model, shape: tuple[int, ...]) -> None:
+    if not is_functional(model):
+        raise InputError(
+            f"export needs a functional model or a Sequential one that is built; {model.name!r} is neither"
+        )
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        counts = f"{len(model.inputs)} and {len(model.outputs)}"
+        raise InputError(f"export needs one input and one output; {model.name!r} has {counts}")
+    given, result = model.inputs[0].shape, model.outputs[0].shape
+    if len(given) != 4 or len(result) != 2 or result[-1] is None:
+        raise InputError(
+            "export needs a model from images (batch, height, width, channels) to (batch, classes); "
+            f"{model.name!r} goes from {given} to {result}"
+        )
+    if any(size not in (None, expected) for size, expected in zip(given[1:], shape, strict=True)):
+        raise InputError(
+            f"{model.name!r} takes images of the shape {given[1:]}; the preprocessing gives {shape}"
+        )
+
+
+def _ending(model: keras.Model) -> tuple[keras.Operation, Activation | None]:
+    """Returns the last operation that changes the output, and the activation that it ends in, if any."""
+    tensor = model.outputs[0]
+    while True:
+        call = layer_calls([tensor])[-1]
+        if is_functional(call.layer):
+            tensor = cast(keras.Model, call.layer).outputs[tensor_key(tensor)[-1]]
+        elif is_identity(call.layer) or _keeps_the_classes(call):
+            tensor = call.inputs[0]
+        else:
+            return call.layer, _activation_of(call)
+
+
+def _keeps_the_classes(call: LayerCall) -> bool:
+    """Whether a call only removes axes of length 1."""
+    is_reshape = isinstance(call.layer, keras.layers.Flatten | keras.layers.Reshape)
+    return is_reshape and call.inputs[0].shape[-1] == call.outputs[0].shape[-1]
+
+
+def _activation_of(call: LayerCall) -> Activation | None:
+    layer = cast(Any, call.layer)
+    if not is_keras_own(layer):
+        return None
+    function, kind = getattr(layer, "activation", None), type(layer).__name__
+    # Layers and functions of `keras.ops` have the same class names.
+    if function is keras.activations.sigmoid or kind == "Sigmoid":
+        return "sigmoid"
+    last = (-1, len(call.outputs[0].shape) - 1)
+    if function is keras.activations.softmax or (kind == "Softmax" and layer.axis in last):
+        return "softmax"
+    return None
+
+
+def _check_same_outputs(
+    model: keras.Model, network: keras.Model, activation: Activation | None, sample: np.ndarray
+) -> None:
+    """Compares the rebuilt network with the model; raises `InputError` if they differ."""
+    images = keras.ops.cast(sample, model.inputs[0].dtype)
+    with recursion_limit():
+        (expected,) = keras.tree.flatten(model(images, training=False))
+        found = network(sample, training=False)
+    if activation:
+        found = getattr(keras.activations, activation)(found)
+    expected, found = (np.asarray(keras.ops.convert_to_numpy(values)) for values in (expected, found))
+    if not np.isfinite(expected).all():
+        return  # the verification reports it
+    difference = np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo("float32").tiny)
+    if not difference <= _COPY_TOLERANCE:
+        raise InputError(
+            f"{model.name!r} cannot be rebuilt from the configs and weights of its layers: the outputs "
+            f"differ by {difference:.1e} relative; a layer's config is incomplete, or its results are random"
+        )
