@@ -37,10 +37,10 @@ def build_resnet(
         include_top: whether the network ends with global average pooling and the classifier.
         weights: None for He-normal initialization; the name of pretrained weights (`list_weights`), where
             "imagenet" is the network's default; or the path of a file: our own `.weights.h5`,
-            torchvision's or timm's `.safetensors` or `.pth`, keras.applications' `.h5`. If the file has
-            another number of classes, the classifier stays randomly initialized; if it has another
-            number of input channels, the first convolution is adapted as in timm: summed for one
-            channel, otherwise repeated and scaled. Images are RGB.
+            torchvision's or timm's `.safetensors` or `.pth`, keras.applications' `.h5`, or a folder with
+            timm's `config.json`. If the file has another number of classes, the classifier stays
+            randomly initialized; if it has another number of input channels, the first convolution is
+            adapted as in timm: summed for one channel, otherwise repeated and scaled. Images are RGB.
         input_shape: (height, width, channels), or channels first under that image data format;
             height and width may be None. Default: (size, size, 3) with the network's own size, and
             (None, None, 3) without the top.

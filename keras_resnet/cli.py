@@ -138,8 +138,8 @@ def _run(command: Command | Group, arguments: Sequence[str], program: str) -> in
         print(_help(command, program))
         return 0
     values = parse(command, arguments)
-    # Before TensorFlow is loaded. It logs a lot at start-up; on CPUs without AVX-512 VNNI it uses oneDNN, with
-    # which training is two to three times as fast, only on request; and it takes all memory of the GPUs.
+    # Before TensorFlow is loaded. It logs a lot at start-up; uses oneDNN, with which training is two to three
+    # times as fast, only on request on CPUs without AVX-512 VNNI; and takes all memory of the GPUs.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import keras
 
@@ -9,6 +10,7 @@ from keras_resnet.errors import InputError
 from keras_resnet.files import sha256
 from keras_resnet.images.preprocessing import Preprocessing
 from keras_resnet.weights import ModelSpec, WeightFile, open_weights
+from keras_resnet.weights.huggingface import CONFIG
 from keras_resnet.weights.weight_file import HDF5
 
 
@@ -44,12 +46,13 @@ class EvaluatedModel:
 
 
 def load_evaluated_model(weights: str, model: str | None = None) -> EvaluatedModel:
-    """Opens a file, or downloads published weights; files of this package need no `model`.
+    """Opens a file or folder, or downloads published weights; those with a description need no `model`.
 
     Raises:
         InputError: the weights do not exist, do not name their network, or are for another network.
     """
-    file = open_weights(weights, model) if model or weights.endswith(HDF5) else None
+    may_be_described = weights.endswith((*HDF5, ".safetensors")) or Path(weights, CONFIG).is_file()
+    file = open_weights(weights, model) if model or may_be_described else None
     if file is None or (model is None and file.described is None):
         raise InputError(f"{weights} does not name its network; pass --model=NAME")
     spec = file.spec

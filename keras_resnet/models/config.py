@@ -187,6 +187,11 @@ def list_models() -> list[str]:
     return list(MODELS)
 
 
+def zoo_name(config: ResNetConfig) -> str | None:
+    """Returns the name of the network of the zoo with this architecture; None if there is none."""
+    return next((name for name, row in MODELS.items() if row.architecture == config.architecture), None)
+
+
 def get_config(name: str, **overrides: Any) -> ResNetConfig:
     """Returns a config of the zoo; raises `InputError` for a name or a field that does not exist."""
     if name not in MODELS:

@@ -13,3 +13,4 @@ from .weight_file import WeightFile as WeightFile
 from .weight_file import open_weights as open_weights
 from .weight_file import preprocess_input as preprocess_input
 from .weight_file import preprocessing_of as preprocessing_of
+from .writers import write_weights as write_weights

@@ -6,7 +6,7 @@ from keras_resnet.weights.registry import entries_of
 
 _SOURCE = cli.Flag(
     "source",
-    "A name of published weights, or a file: .safetensors, .pth, .pt, keras.applications' .h5.",
+    "A name of published weights, a file (.safetensors, .pth, .h5), or a folder with timm's config.json.",
     required=True,
 )
 _MODEL = cli.Flag("model", "A network, such as resnet50_v1_5.", required=True)
@@ -33,8 +33,20 @@ COMMAND = cli.Group(
         ),
         "convert": cli.Command(
             "keras_resnet.commands.weights:convert",
-            "Converts another library's weights to a .weights.h5 file.",
-            (_MODEL, cli.Flag("output", "The file to write; ends with .weights.h5.", required=True)),
+            "Converts weights from the format of another library, or to it.",
+            (
+                cli.Flag("model", "The network of a source that does not name it, such as resnet50_v1_5."),
+                cli.Flag(
+                    "output",
+                    "What to write: a .weights.h5 file; for torchvision and timm, .safetensors or .pth; "
+                    "for keras_applications, .h5; for huggingface, a folder.",
+                    required=True,
+                ),
+                cli.Flag("to", "torchvision, timm, keras_applications or huggingface."),
+                cli.Flag(
+                    "license", "Of the weights, for the model card of --to=huggingface, such as apache-2.0."
+                ),
+            ),
             (_SOURCE,),
         ),
         "compare": cli.Command(

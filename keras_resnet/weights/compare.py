@@ -9,8 +9,11 @@ import keras
 import numpy as np
 
 from keras_resnet.errors import InputError
+from keras_resnet.models.config import get_config
 from keras_resnet.weights.conversion import Tensors
-from keras_resnet.weights.spec import ModelSpec
+from keras_resnet.weights.keras_applications import applications_model
+from keras_resnet.weights.spec import ModelSpec, check_architecture
+from keras_resnet.weights.torch_files import torch_model
 from keras_resnet.weights.weight_file import Weights, open_weights
 
 TOLERANCE = 1e-4
@@ -29,6 +32,7 @@ def compare(source: Weights, model: str) -> tuple[str, float]:
     """
     with open_weights(source, model) as file:
         tensors, spec = dict(file.tensors()), file.spec
+        check_architecture(file.path, spec.model, spec.config, get_config(model))
         ours = spec.build()
         file.load(ours)
     images = _smooth_noise(spec.input_shape)
@@ -54,7 +58,7 @@ def _on_torch(spec: ModelSpec, path: Path, tensors: Tensors, images: np.ndarray)
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(f"to compare {path}, install torch, and torchvision or timm") from None
-    name = spec.model.removesuffix("_v1_5")
+    name = torch_model(spec.config)
     for package in ("torchvision", "timm"):  # only timm has networks such as resnet50d
         # RuntimeError: the package is compiled for another version of torch.
         with contextlib.suppress(ImportError, AttributeError, RuntimeError):
@@ -71,7 +75,7 @@ def _on_torch(spec: ModelSpec, path: Path, tensors: Tensors, images: np.ndarray)
 
 
 def _on_keras_applications(spec: ModelSpec, path: Path, tensors: Tensors, images: np.ndarray) -> _Result:
-    name = spec.model.replace("resnet", "ResNet").replace("_v2", "V2")
+    name = applications_model(spec.config)
     network = getattr(keras.applications, name)(
         weights=None, classes=spec.classes, classifier_activation=None, input_shape=images.shape[1:]
     )

@@ -1,4 +1,4 @@
-"""Converts tensors of other libraries to variables of our networks, and adapts weights to new ends."""
+"""Converts tensors of other libraries to variables of our networks and back; adapts weights to new ends."""
 
 import math
 import os
@@ -58,6 +58,25 @@ class Source(NamedTuple):
         terms = [tensors[name].astype("float64") for name in self.names]
         signed = (sign * term for sign, term in zip(self.signs, terms, strict=True))
         return np.asarray(sum(signed) + self.offset).astype("float32")
+
+    def restore(self, value: np.ndarray) -> Tensors:
+        """Returns tensors from which `compute` gives `value`; all but the first are zeros.
+
+        With an `offset`, float32 rounds values that are smaller than it, such as variances of dead channels.
+        """
+        tensor = value.astype("float32", copy=False)
+        if self.flattened is not None:
+            channels, height, width = self.flattened
+            maps = tensor.reshape(height, width, channels, -1)
+            tensor = maps.transpose(3, 2, 0, 1).reshape(maps.shape[-1], -1)
+        else:
+            tensor = tensor.transpose(np.argsort(self.axes))
+        if self.reversed_axis is not None:
+            tensor = np.flip(tensor, self.axes[self.reversed_axis])
+        if self.offset:
+            tensor = (tensor.astype("float64") - self.offset).astype("float32")
+        first, *others = self.names
+        return {first: np.ascontiguousarray(tensor), **{name: np.zeros_like(tensor) for name in others}}
 
 
 Table = dict[Variable, Source]
@@ -126,6 +145,16 @@ def assign_tensors(
         variables, table, tensors, f"{path} does not fit {model.name}", hint, stem if transfer else None
     )
     assign_variables(variables, table, tensors, stem)
+
+
+def collect_tensors(model: keras.Model, table: Table) -> Tensors:
+    """Returns the weights of a model built by `build_resnet` as another library's tensors."""
+    tensors = {}
+    for layer in own_layers(model):
+        for variable in layer.weights:
+            value = keras.ops.convert_to_numpy(variable)
+            tensors.update(table[layer.name, variable.name].restore(value))
+    return tensors
 
 
 def drop_step_counters(tensors: Tensors) -> None:

@@ -1,13 +1,16 @@
-"""Reads HDF5 files of keras.applications' ResNets in the layouts of Keras 1 to 3."""
+"""Reads HDF5 files of keras.applications' ResNets in the layouts of Keras 1 to 3; writes that of Keras 2."""
 
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
+import keras
 
 from keras_resnet.errors import InputError, one_line
-from keras_resnet.models.config import MODELS, ResNetConfig
+from keras_resnet.files import atomic_path
+from keras_resnet.models.config import MODELS, ResNetConfig, zoo_name
 from keras_resnet.weights.conversion import BN_ATTRIBUTES, HEAD, Budget, Source, Table, Tensors, convolutions
 from keras_resnet.weights.hdf5 import (
     check_weight,
@@ -17,18 +20,26 @@ from keras_resnet.weights.hdf5 import (
     read_dataset,
     read_strings,
 )
+from keras_resnet.weights.spec import SPEC_KEY, ModelSpec
 
 _TOP_ALIASES = ("probs", "fc1000")  # the classifier in older files
 _EPSILON_EXCESS = 1e-8  # their epsilon, 1.001e-5, minus ours, 1e-5
 _DEEPEST_NAME = 16  # groups between a layer and its variable
 
 
-def applications_names(config: ResNetConfig) -> Table:
-    """Maps a network's variables to those of ResNet50 ... ResNet152V2 of keras.applications.
+def applications_model(config: ResNetConfig) -> str:
+    """Returns the name of a network in keras.applications; raises `InputError` if it is not there."""
+    _check_architecture(config)
+    name = zoo_name(config)
+    if name is None:
+        raise InputError(
+            f"keras.applications has no network with these options: stage_depths is {config.stage_depths}, "
+            f"stage_filters is {config.stage_filters}, batch_norm is {config.batch_norm}"
+        )
+    return name.replace("resnet", "ResNet").replace("_v2", "V2")
 
-    Convolutions have biases and batch normalization has another epsilon there; both are absorbed into the
-    moving statistics. The first kernel is reversed for networks without pre-activation, which take BGR.
-    """
+
+def _check_architecture(config: ResNetConfig) -> None:
     preactivated = config.block == "preactivation"
     wanted = MODELS["resnet50_v2" if preactivated else "resnet50"]
     for field in ("block", "stem", "shortcut", "bottleneck_stride", "groups", "width_per_group"):
@@ -38,6 +49,16 @@ def applications_names(config: ResNetConfig) -> Table:
                 "keras.applications' ResNets are resnet50, resnet101, resnet152 and their _v2: "
                 f"{field} is {theirs!r} there, {ours!r} here"
             )
+
+
+def applications_names(config: ResNetConfig) -> Table:
+    """Maps a network's variables to those of ResNet50 ... ResNet152V2 of keras.applications.
+
+    Convolutions have biases and batch normalization has another epsilon there; both are absorbed into the
+    moving statistics. The first kernel is reversed for networks without pre-activation, which take BGR.
+    """
+    _check_architecture(config)
+    preactivated = config.block == "preactivation"
     table = {}
 
     def normalization(bn: str, bias: str | None = None) -> None:
@@ -64,6 +85,29 @@ def applications_names(config: ResNetConfig) -> Table:
     table[HEAD, "kernel"] = Source((f"{HEAD}/kernel",), (0, 1))
     table[HEAD, "bias"] = Source((f"{HEAD}/bias",))
     return table
+
+
+def write_applications(tensors: Tensors, path: Path, spec: ModelSpec) -> None:
+    """Writes tensors atomically in the layout of keras.applications' published files, with `spec`.
+
+    `weights=path` of its functions reads the layers in their order there. Raises `OSError` if the file cannot
+    be written.
+    """
+    name = applications_model(spec.config)
+    network = getattr(keras.applications, name)(weights=None, classes=spec.classes)
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in network.layers]
+        file.attrs["backend"], file.attrs["keras_version"] = b"tensorflow", keras.__version__.encode()
+        file.attrs[SPEC_KEY] = spec.to_json()
+        for layer in network.layers:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}/{variable.name}" for variable in layer.weights]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name in names:
+                group[name] = tensors[name]
+    with atomic_path(path, suffix=".h5") as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def is_applications(file: h5py.File, path: Path, config: ResNetConfig | None) -> bool:

@@ -13,14 +13,12 @@ from keras_resnet.errors import InputError, one_line
 from keras_resnet.files import atomic_path
 from keras_resnet.weights.conversion import HEAD, adapt_stem, differs_only, own_layers, spell_shape, stem_of
 from keras_resnet.weights.hdf5 import layer_groups, open_hdf5, read_dataset, read_text, refuse_damage
-from keras_resnet.weights.spec import ModelSpec
+from keras_resnet.weights.spec import SPEC_KEY, ModelSpec
 
 DETECTOR = "keras_resnet_detector"
 """The attribute of a file with the description of a detector."""
 
 LOAD_DETECTOR = "pass it to keras_resnet.detection.build_detector, or to `python -m keras_resnet detect`"
-
-_SPEC = "keras_resnet"
 
 
 class _Memory(io.BytesIO):
@@ -36,7 +34,7 @@ def save_weights(model: keras.Model, path: str | os.PathLike, spec: ModelSpec | 
     `path` must end with `.weights.h5`. `spec` is stored as an attribute of the file. Equal weights give equal
     bytes. Raises `OSError` if the file cannot be written; an existing one is unchanged.
     """
-    return save_described(model, path, {} if spec is None else {_SPEC: spec.to_json()})
+    return save_described(model, path, {} if spec is None else {SPEC_KEY: spec.to_json()})
 
 
 def save_described(model: keras.Model, path: str | os.PathLike, attributes: Mapping[str, str]) -> Path:
@@ -65,7 +63,7 @@ def described(file: h5py.File) -> ModelSpec | None:
     """
     if DETECTOR in file.attrs:
         raise InputError(f"{file.filename} holds a detector, not a classifier; {LOAD_DETECTOR}")
-    text = read_text(file, _SPEC)
+    text = read_text(file, SPEC_KEY)
     return None if text is None else ModelSpec.from_json(text, file.id.get_filesize())
 
 

@@ -13,6 +13,9 @@ from keras_resnet.models.config import ResNetConfig, get_config
 from keras_resnet.models.resnet import build_network
 from keras_resnet.weights.conversion import MAX_ELEMENTS
 
+SPEC_KEY = "keras_resnet"
+"""The name of a description in the attributes or the metadata of a file."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:

@@ -1,4 +1,4 @@
-"""Reads state dicts of torchvision and timm (.safetensors, .pth, .pt) without unpickling."""
+"""Reads and writes state dicts of torchvision and timm (.safetensors, .pth, .pt); nothing is unpickled."""
 
 import contextlib
 import io
@@ -7,35 +7,44 @@ import pickletools
 import re
 import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keras_resnet.errors import InputError, one_line
-from keras_resnet.models.config import ResNetConfig
+from keras_resnet.files import atomic_path
+from keras_resnet.models.config import ResNetConfig, zoo_name
 from keras_resnet.weights.conversion import BN_ATTRIBUTES, HEAD, Budget, Source, Table, Tensors, convolutions
 from keras_resnet.weights.hdf5 import check_readable, refuse_damage
+from keras_resnet.weights.spec import SPEC_KEY, ModelSpec
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 # What torch's safe reader calls and no state dict needs: a few bytes of a pickle allocate any size.
 _ALLOCATING = re.compile(r"\S+ (bytearray|\w*Tensor)")
 _LEGACY_PICKLES = 5  # at the start of a file in torch's older format
+_NEEDS_SAFETENSORS = "needs the package safetensors: pip install safetensors"
 _BN_NAMES = ("weight", "bias", "running_mean", "running_var")
+
+
+def torch_model(config: ResNetConfig, library: str = "timm") -> str:
+    """Returns the name of a network in torchvision or timm; raises `InputError` if it is not there."""
+    _check_architecture(config)
+    name = zoo_name(config)
+    if name is None:
+        raise InputError(
+            f"{library} has no network with these options: stage_depths is {config.stage_depths}, "
+            f"stage_filters is {config.stage_filters}, shortcut is {config.shortcut!r}"
+        )
+    if library == "torchvision" and config.shortcut == "D":
+        raise InputError(f"torchvision has no {name}; timm has")
+    return name.removesuffix("_v1_5")
 
 
 def torch_names(config: ResNetConfig) -> Table:
     """Maps a network's variables to the tensors of a torchvision or timm state dict."""
-    theirs = "torchvision's and timm's"
-    if config.block == "preactivation":
-        raise InputError(
-            f"{theirs} ResNets normalize after their convolutions; block is 'preactivation' here"
-        )
-    if config.shortcut not in ("B", "C", "D"):
-        raise InputError(f"{theirs} networks have projection shortcuts; shortcut is {config.shortcut!r} here")
-    if config.block == "bottleneck" and config.bottleneck_stride != "3x3":
-        raise InputError(
-            f"{theirs} bottlenecks have their stride on the 3x3 convolution: load them into a network named "
-            "..._v1_5"
-        )
+    _check_architecture(config)
     table = {}
     for layer, stage, index, number in convolutions(config):
         if stage is None:
@@ -55,6 +64,21 @@ def torch_names(config: ResNetConfig) -> Table:
     return table
 
 
+def _check_architecture(config: ResNetConfig) -> None:
+    theirs = "torchvision's and timm's"
+    if config.block == "preactivation":
+        raise InputError(
+            f"{theirs} ResNets normalize after their convolutions; block is 'preactivation' here"
+        )
+    if config.shortcut not in ("B", "C", "D"):
+        raise InputError(f"{theirs} networks have projection shortcuts; shortcut is {config.shortcut!r} here")
+    if config.block == "bottleneck" and config.bottleneck_stride != "3x3":
+        raise InputError(
+            f"{theirs} bottlenecks have their stride on the 3x3 convolution, like the networks named "
+            f"..._v1_5 here; bottleneck_stride is {config.bottleneck_stride!r}"
+        )
+
+
 def read_torch_file(path: Path) -> Tensors:
     """Reads all tensors of a state dict, without the prefix `module.` of DataParallel."""
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
@@ -64,13 +88,60 @@ def read_torch_file(path: Path) -> Tensors:
     return stripped
 
 
-def _read_safetensors(path: Path) -> Tensors:
+def read_description(path: Path) -> ModelSpec | None:
+    """Returns the description in a file that `write_torch_file` wrote; None for other files and for .pth."""
+    if path.suffix != ".safetensors":
+        return None
+    with _open_safetensors(path) as file:
+        text = (file.metadata() or {}).get(SPEC_KEY)
+    return None if text is None else ModelSpec.from_json(text, path.stat().st_size)
+
+
+def write_torch_file(tensors: Tensors, path: Path, spec: ModelSpec) -> None:
+    """Writes a state dict atomically; a .safetensors file also holds `spec`, in its metadata.
+
+    PyTorch's step counters are left out; its strict loading does not need them. Raises `InputError` without
+    the package that the format needs, and `OSError` if the file cannot be written.
+    """
+    if path.suffix == ".safetensors":
+        content = _to_safetensors(tensors, path, {"format": "pt", SPEC_KEY: spec.to_json()})
+    else:
+        content = _to_pth(tensors, path)
+    with atomic_path(path, suffix=path.suffix) as temporary:
+        temporary.write_bytes(content)
+
+
+def _to_safetensors(tensors: Tensors, path: Path, metadata: dict[str, str]) -> bytes:
+    try:
+        from safetensors.numpy import save
+    except ImportError:
+        raise InputError(f"{path} {_NEEDS_SAFETENSORS}") from None
+    return save(tensors, metadata)
+
+
+def _to_pth(tensors: Tensors, path: Path) -> bytes:
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise InputError(f"{path} needs PyTorch: install torch, or write a .safetensors file") from None
+    content = io.BytesIO()
+    torch.save({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}, content)
+    return content.getvalue()
+
+
+@contextlib.contextmanager
+def _open_safetensors(path: Path) -> Iterator[Any]:
     try:
         import safetensors
     except ImportError:
-        raise InputError(f"{path} needs the package safetensors: pip install safetensors") from None
-    tensors, budget = {}, Budget(path)
+        raise InputError(f"{path} {_NEEDS_SAFETENSORS}") from None
     with refuse_damage(path, safetensors.SafetensorError), safetensors.safe_open(path, "np") as file:
+        yield file
+
+
+def _read_safetensors(path: Path) -> Tensors:
+    tensors, budget = {}, Budget(path)
+    with _open_safetensors(path) as file:
         for name in file.keys():  # noqa: SIM118 (not a mapping)
             budget.take(name, file.get_slice(name).get_shape())
             tensors[name] = file.get_tensor(name)

@@ -1,4 +1,4 @@
-"""Opens weights of any origin: published ones by name, and files by path."""
+"""Opens weights of any origin: published ones by name, files and folders by path."""
 
 import contextlib
 import functools
@@ -13,8 +13,8 @@ import numpy as np
 
 from keras_resnet.errors import InputError
 from keras_resnet.images.preprocessing import Normalization, Preprocessing, usual_resize
-from keras_resnet.models.config import MODELS, ResNetConfig, get_config
-from keras_resnet.weights import keras_applications, registry, torch_files
+from keras_resnet.models.config import ResNetConfig, get_config, zoo_name
+from keras_resnet.weights import huggingface, keras_applications, registry, torch_files
 from keras_resnet.weights.conversion import Tensors, assign_tensors, count_classes, own_layers
 from keras_resnet.weights.download import fetch
 from keras_resnet.weights.hdf5 import check_is_file, open_hdf5, refuse_damage
@@ -27,20 +27,23 @@ HDF5 = (".h5", ".hdf5")
 SUFFIXES = torch_files.SUFFIXES + HDF5
 
 Weights = str | os.PathLike | PretrainedWeights
-"""A name of published weights, an entry of the registry, or the path of a file."""
+"""A name of published weights, an entry of the registry, or the path of a file or of timm's folder."""
 
 
 class WeightFile:
     """An open weight file, made by `open_weights`.
 
     The first `load` reads the tensors and closes the file; loading again opens it again. `kind` is "native"
-    for this package's files, "torch" for torchvision's and timm's, "applications" for keras.applications';
-    `described` is the description in a native file, if it has one.
+    for this package's files, "torch" for torchvision's and timm's, "applications" for keras.applications'.
+    `described` is the description in the file or in the config.json of its folder; None if there is none.
     """
 
     def __init__(
         self, path: Path, entry: PretrainedWeights | None, model: str | None, config: ResNetConfig | None
     ):
+        in_folder = None
+        if path.is_dir():
+            path, in_folder = huggingface.read_folder(path)
         self.path, self.entry = check_is_file(path), entry
         self.kind: Literal["native", "torch", "applications"] = "torch"
         self.described: ModelSpec | None = None
@@ -54,14 +57,27 @@ class WeightFile:
             except BaseException:
                 self.close()
                 raise
-        elif path.suffix not in torch_files.SUFFIXES:
+        elif in_folder is None and path.suffix not in torch_files.SUFFIXES:
             raise InputError(f"{path} is not a .safetensors, .pth, .pt or .h5 file")
+        else:
+            spec = torch_files.read_description(path)
+            self._describe(
+                spec if in_folder is None else huggingface.with_all_digits(in_folder, spec), config
+            )
 
     def _identify(self, config: ResNetConfig | None) -> None:
         with self._hdf5() as file:
-            spec = self.described = described(file)
-            is_theirs = spec is None and keras_applications.is_applications(file, self.path, self._config)
+            spec = described(file)
+            if spec is None:
+                is_theirs = keras_applications.is_applications(file, self.path, self._config)
+            else:  # ours, but maybe in their layout
+                is_theirs = "layers" not in file
         self.kind = "applications" if is_theirs else "native"
+        self._describe(spec, config)
+
+    def _describe(self, spec: ModelSpec | None, config: ResNetConfig | None) -> None:
+        """Stores the description; raises `InputError` if it is not of the architecture of `config`."""
+        self.described = spec
         if spec is not None:
             if config is not None:
                 check_architecture(self.path, spec.model, spec.config, config)
@@ -179,7 +195,8 @@ class WeightFile:
 def open_weights(weights: Weights, network: str | ResNetConfig | None = None) -> WeightFile:
     """Opens weights, downloading published ones; use it in a `with` statement.
 
-    A `network` is the name of the network of a file without a description, or a config that must have the
+    A folder holds a config.json of timm's format and model.safetensors, as on the Hugging Face Hub. A
+    `network` is the name of the network of a file without a description, or a config that must have the
     architecture of the weights. Raises `InputError` if there are no such weights, if they cannot be
     downloaded or opened, or if they are for another network.
     """
@@ -191,10 +208,10 @@ def open_weights(weights: Weights, network: str | ResNetConfig | None = None) ->
     if isinstance(found, str):
         if expected is None:
             raise InputError(f"weights {found!r} exist for several networks; specify one")
-        zoo = [name for name, row in MODELS.items() if row.architecture == expected.architecture]
-        if not zoo:
+        name = zoo_name(expected)
+        if name is None:
             raise InputError(f"no network of the zoo has these options, so it has no weights {found!r}")
-        found = registry.get_entry(found, zoo[0])
+        found = registry.get_entry(found, name)
     if expected is not None:
         check_architecture(repr(found.name), found.model, get_config(found.model), expected)
     return WeightFile(fetch(found.url, found.digest), found, found.model, config)
@@ -254,4 +271,5 @@ def _find(weights: Weights) -> PretrainedWeights | Path | str:
         return registry.get_entry(name, model)
     # A folder named imagenet is fine.
     is_path = os.path.isfile(weights) or os.sep in weights or Path(weights).suffix in SUFFIXES
+    is_path = is_path or Path(weights, huggingface.CONFIG).is_file()
     return Path(weights) if is_path else weights

@@ -601,7 +601,8 @@ def test_converted_networks_take_rgb(tmp_path):
     ("arguments", "told"),
     [
         ([], "required: command"),
-        (["convert"], "required: source, --model, --output"),
+        (["convert"], "required: source, --output"),
+        (["convert", "{}", "--output=m.weights.h5"], "does not name its network; pass --model=NAME"),
         (["convert", "{}", "--model=resnet51", "--output=m.weights.h5"], "did you mean"),
         (["convert", "{}", "--model=resnet18", "--output=m.h5"], "must end with .weights.h5"),
         (["convert", "none.pth", "--model=resnet18", "--output=m.weights.h5"], "does not exist"),
