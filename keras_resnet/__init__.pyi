@@ -51,7 +51,6 @@ from .models.features import feature_maps as feature_maps
 from .models.features import freeze as freeze
 from .version import __version__ as __version__
 from .weights.labels import decode_predictions as decode_predictions
-from .weights.registry import Entry as Entry
 from .weights.registry import PretrainedWeights as PretrainedWeights
 from .weights.registry import get_entry as get_entry
 from .weights.registry import list_weights as list_weights
