@@ -1,9 +1,5 @@
-"""The export application, `python -m export`; has the public names of the library `keras_resnet.export`."""
+"""The export application, `python -m export`. The library is `keras_resnet.export`."""
 
-from keras_resnet import export as _library
+from keras_resnet.deprecation import with_old_names
 
-__all__ = dir(_library)  # its public names
-
-
-def __getattr__(name: str):
-    return getattr(_library, name)
+__getattr__ = with_old_names(__name__)

@@ -5,4 +5,7 @@ The names are imported on first use: `import keras_resnet` loads neither Keras n
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from keras_resnet.deprecation import with_old_names
+
+_find, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__ = with_old_names(__name__, _find)

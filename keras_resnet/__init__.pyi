@@ -52,7 +52,6 @@ from .models.features import freeze as freeze
 from .models.layers import load_model as load_model
 from .version import __version__ as __version__
 from .weights.labels import decode_predictions as decode_predictions
-from .weights.registry import Entry as Entry
 from .weights.registry import PretrainedWeights as PretrainedWeights
 from .weights.registry import get_entry as get_entry
 from .weights.registry import list_weights as list_weights

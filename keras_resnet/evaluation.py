@@ -1,12 +1,13 @@
-"""`keras_resnet.classification` by its name in the first edition, also for `python -m`."""
+"""`keras_resnet.classification` by its old name, also for `python -m`."""
 
-from keras_resnet import classification, cli
+import sys
+
+from keras_resnet import cli
 from keras_resnet.classification.__main__ import COMMAND
+from keras_resnet.deprecation import get_old_name, with_old_names
 
-
-def __getattr__(name: str) -> object:
-    return getattr(classification, name)
-
+__getattr__ = with_old_names("keras_resnet.evaluation")
 
 if __name__ == "__main__":
+    print(f"warning: {get_old_name('python -m keras_resnet.evaluation').message}", file=sys.stderr)
     cli.run(COMMAND)

@@ -2,7 +2,7 @@
 
 The parent process starts `python -m MODULE` with a specification and calls the functions that it serves:
 
-    with Worker("keras_resnet.export.isolated", {"runtime": "onnx", "path": "model.onnx"}) as worker:
+    with Worker("keras_resnet.export.isolated", {"open": opener, "path": "model.onnx"}) as worker:
         print(worker.ready)
         worker.call("time", shape=[1, 224, 224, 3])
 

@@ -49,7 +49,9 @@ ROOMS = {
     "package": None,  # keras_resnet/__init__.py: names for type checkers, loaded at their first use
     "tools": None,  # None: anything
 }
-FLOOR_MODULES = {"cli", "errors", "files", "processes", "progress", "quiet", "tables", "version"}
+FLOOR_MODULES = {
+    *("cli", "deprecation", "errors", "files", "processes", "progress", "quiet", "tables", "version"),
+}
 DETECTION_OPERATIONS = {"anchors", "boxes", "matching", "nms", "roi_align"}  # a floor below detection
 
 # The only imports of our own modules inside functions: (importing module, imported module).

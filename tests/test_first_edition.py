@@ -13,8 +13,8 @@ from ai_edge_litert.interpreter import Interpreter
 from helpers.commands import run
 
 from export.__main__ import COMMAND as EXPORT
+from keras_resnet.classification.__main__ import COMMAND as EVALUATE
 from keras_resnet.commands.recipes import TRAIN
-from keras_resnet.evaluation import COMMAND as EVALUATE
 
 FIXTURES = Path(__file__).parent / "fixtures" / "first_edition"
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import keras
 import pytest
 from helpers.commands import run
+from helpers.pages import blocks
 from helpers.torch_files import state_dict, write_old_layout
 from helpers.zoo_networks import relative_difference, zeros_for_weights
 from safetensors.numpy import save_file
@@ -40,11 +41,6 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
 
-def blocks(page):
-    """(language, text) of each fenced block of a page."""
-    return re.findall(r"^```(\w+)\n(.*?)^```", (DOCS / page).read_text(), flags=re.DOTALL | re.MULTILINE)
-
-
 class Notebook:
     """Runs all blocks of a page in order.
 
@@ -57,7 +53,7 @@ class Notebook:
         self.checked = 0  # values stated on the page
 
     def run(self, page):
-        for language, text in blocks(page):
+        for language, text in blocks((DOCS / page).read_text()):
             if language in self.languages:
                 self._python(text)
             elif language == "py":
@@ -206,7 +202,7 @@ def test_commands_of_the_guide_in_processes(command):
     spec = ModelSpec.default("resnet18", 10, {"stage_depths": (1, 1), "stage_filters": (64, 64)}, (64, 64, 3))
     save_weights(spec.build(), "mine.weights.h5", spec)
     ran = []
-    for language, text in blocks("guide.md"):
+    for language, text in blocks((DOCS / "guide.md").read_text()):
         for line in text.replace("\\\n", " ").splitlines() if language == "sh" else ():
             words = shlex.split(line)
             if {"export", "-c", "--dataset=folder:photos"} & set(words):

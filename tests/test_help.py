@@ -15,7 +15,7 @@ from keras_resnet.training.options import RunOptions
 from keras_resnet.training.recipe import Recipe
 
 MODULES = ["export", "experiments.step_cost", *(f"experiments.{name}" for name in EXPERIMENTS)]
-MODULES += [f"keras_resnet.{name}" for name in ("weights", "data", "training", "evaluation", "export")]
+MODULES += [f"keras_resnet.{name}" for name in ("weights", "data", "training", "export")]
 MODULES += ["keras_resnet.training.launch_local"]
 
 

@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 
 from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.export.formats import FILE_FORMATS
 from keras_resnet.images.preprocessing import Preprocessing
 
-FLOAT32_TOLERANCE = 1e-5
+_PROBABILITY_TOLERANCE = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class ArtifactKind:
     """One format in one precision.
 
     Attributes:
-        format: "saved_model", "tflite" or "onnx".
+        format: a key of `FILE_FORMATS`.
         precision: precision of the weights, and in some kinds of the activations.
         tolerance: largest allowed logit difference. In float32: of any image, over the largest logit of
             all (artifacts reach 2e-6). Otherwise: the differences' root mean square over the logits'.
@@ -27,7 +28,7 @@ class ArtifactKind:
     format: str
     precision: str
     tolerance: float
-    probability_tolerance: float = 1e-5
+    probability_tolerance: float = _PROBABILITY_TOLERANCE
 
     @property
     def name(self) -> str:
@@ -37,25 +38,20 @@ class ArtifactKind:
     @property
     def file_name(self) -> str:
         """Name of the file, or of the folder, in the output folder."""
-        if self.format == "saved_model":
+        if FILE_FORMATS[self.format].mark is None:
             return self.name
         return f"{self.name.replace(self.format, 'model', 1)}.{self.format}"
 
 
-_KINDS = (
-    ArtifactKind("saved_model", "float32", FLOAT32_TOLERANCE),
-    ArtifactKind("saved_model", "bfloat16", 0.02),
-    ArtifactKind("tflite", "float32", FLOAT32_TOLERANCE),
-    ArtifactKind("tflite", "float16", 0.002),
-    ArtifactKind("tflite", "dynamic", 0.03),
-    # An int8 TFLite file rounds its probabilities, and the logits that they come from, to 8 bits.
-    ArtifactKind("tflite", "int8", 0.1, probability_tolerance=1 / 64),
-    ArtifactKind("onnx", "float32", FLOAT32_TOLERANCE),
-    ArtifactKind("onnx", "float16", 0.002),
-    ArtifactKind("onnx", "int8", 0.1),
+_KINDS = tuple(
+    ArtifactKind(
+        name, precision, tolerance, row.probability_tolerances.get(precision, _PROBABILITY_TOLERANCE)
+    )
+    for name, row in FILE_FORMATS.items()
+    for precision, tolerance in row.tolerances.items()
 )
 ARTIFACTS: Mapping[str, ArtifactKind] = types.MappingProxyType({kind.name: kind for kind in _KINDS})
-FORMATS = tuple(dict.fromkeys(kind.format for kind in _KINDS))
+FORMATS = ("saved_model", "tflite", "onnx")  # written by default
 PRECISIONS = ("float32", "float16", "bfloat16", "dynamic", "int8")
 IO_DTYPES = ("float32", "uint8")
 LAYOUTS = ("nhwc", "nchw")
@@ -180,12 +176,15 @@ def check_formats(
     Raises:
         InputError: an unknown name, no name, or a format or precision that no pair has.
     """
-    formats = _names("format", names, FORMATS)
+    formats = _names("format", names, tuple(FILE_FORMATS))
     wanted = _names("precision", precisions, PRECISIONS)
     kinds = [kind for kind in known if kind.format in formats and kind.precision in wanted]
     for name in formats:
         if all(kind.format != name for kind in kinds):
             choices = ", ".join(kind.precision for kind in known if kind.format == name)
+            if not choices:
+                others = ", ".join(dict.fromkeys(kind.format for kind in known))
+                raise InputError(f"this network is not exported to {name}; choose from {others}")
             raise InputError(f"{name} has no precision {' or '.join(wanted)}; choose from {choices}")
     for precision in wanted:
         if all(kind.precision != precision for kind in kinds):

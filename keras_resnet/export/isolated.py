@@ -8,13 +8,16 @@ the signature is None, the default signature on images of raw pixels; arrays are
 import dataclasses
 import importlib.metadata
 import os
+import pkgutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from keras_resnet.export.formats import FILE_FORMATS
 from keras_resnet.processes import Worker, cores, resident_memory, serve
 
+_OPENVINO = "keras_resnet.export.isolated:_open_openvino"
 _BLOCKED = ("keras", "keras_resnet", "tf_keras", "export")
 _SIGNATURE = "serving_default"
 
@@ -26,18 +29,19 @@ def start_runtime(runtime: str, path: str | os.PathLike) -> Worker:
     """Starts a process that opens a file on the CPU.
 
     Args:
-        runtime: "saved_model", "tflite", "onnx" or "openvino".
+        runtime: a key of `FILE_FORMATS`, or "openvino" for an ONNX file in OpenVINO.
 
     Raises:
         WorkerError: the runtime is not installed or cannot open the file.
     """
     environment = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    spec = {"runtime": runtime, "path": os.fspath(path)}
+    opener = _OPENVINO if runtime == "openvino" else FILE_FORMATS[runtime].open
+    spec = {"open": opener, "path": os.fspath(path)}
     return Worker("keras_resnet.export.isolated", spec, environment=environment)
 
 
 @dataclasses.dataclass
-class _Opened:
+class Opened:
     """A file that a runtime has opened.
 
     Attributes:
@@ -61,7 +65,8 @@ def _type(dtype: str | None, shape: Sequence[Any]) -> tuple[str | None, list[int
     return dtype, [size if isinstance(size, int) and size >= 0 else None for size in shape]
 
 
-def _open_saved_model(path):
+def open_saved_model(path: str) -> Opened:
+    """Opens a SavedModel in TensorFlow."""
     import tensorflow as tf
 
     signatures = tf.saved_model.load(path).signatures
@@ -85,10 +90,11 @@ def _open_saved_model(path):
         }
         for name, function in signatures.items()
     }
-    return _Opened(f"tensorflow {tf.__version__}", described, call)
+    return Opened(f"tensorflow {tf.__version__}", described, call)
 
 
-def _open_tflite(path):
+def open_tflite(path: str) -> Opened:
+    """Opens a TFLite file in LiteRT."""
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.interpreter import Interpreter
@@ -113,7 +119,7 @@ def _open_tflite(path):
             floats[name] = (value.astype("float32") - zero) * np.float32(scale) if scale else value
         return floats
 
-    return _Opened(
+    return Opened(
         f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}",
         {_SIGNATURE: {"inputs": describe(inputs), "outputs": describe(outputs)}},
         lambda signature, tensors: runner(**tensors),
@@ -122,7 +128,8 @@ def _open_tflite(path):
     )
 
 
-def _open_onnx(path):
+def open_onnx(path: str) -> Opened:
+    """Opens an ONNX file in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -136,7 +143,7 @@ def _open_onnx(path):
         return {tensor.name: _type(dtypes.get(tensor.type, tensor.type), tensor.shape) for tensor in tensors}
 
     inputs, outputs = describe(session.get_inputs()), describe(session.get_outputs())
-    return _Opened(
+    return Opened(
         f"onnxruntime {onnxruntime.__version__}",
         {_SIGNATURE: {"inputs": inputs, "outputs": outputs}},
         lambda signature, tensors: dict(zip(outputs, session.run(list(outputs), tensors), strict=True)),
@@ -145,7 +152,7 @@ def _open_onnx(path):
     )
 
 
-def _open_openvino(path):
+def _open_openvino(path: str) -> Opened:
     import openvino
 
     core = openvino.Core()
@@ -161,7 +168,7 @@ def _open_openvino(path):
 
     described = {_SIGNATURE: {"inputs": inputs, "outputs": {}}}
     version = f"openvino {openvino.__version__}"
-    return _Opened(version, described, call, channels_first=_is_channels_first(inputs))
+    return Opened(version, described, call, channels_first=_is_channels_first(inputs))
 
 
 def _is_channels_first(inputs: Types) -> bool:
@@ -169,15 +176,8 @@ def _is_channels_first(inputs: Types) -> bool:
     return len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (1, 3, 4)
 
 
-_RUNTIMES = {
-    "saved_model": _open_saved_model,
-    "tflite": _open_tflite,
-    "onnx": _open_onnx,
-    "openvino": _open_openvino,
-}
-
-
 def _prepare(spec):
+    open_file = pkgutil.resolve_name(spec["open"])
     for name in [name for name in sys.modules if name.partition(".")[0] in _BLOCKED]:
         del sys.modules[name]
     blocked: dict[str, Any] = dict.fromkeys(_BLOCKED)
@@ -185,7 +185,7 @@ def _prepare(spec):
     sys.setrecursionlimit(20_000)
     import numpy as np
 
-    opened = _RUNTIMES[spec["runtime"]](spec["path"])
+    opened = open_file(spec["path"])
 
     def images_to_inputs(images):
         ((name, (dtype, _)),) = opened.signatures[_SIGNATURE]["inputs"].items()

@@ -1,7 +1,9 @@
 """Writes the model card, which describes the exported files, and its picture."""
 
+import string
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import keras
@@ -9,6 +11,7 @@ import numpy as np
 
 from keras_resnet.data.preview import legible
 from keras_resnet.export.artifacts import ARTIFACTS
+from keras_resnet.export.formats import FILE_FORMATS
 from keras_resnet.export.keras_models import KerasModelSpec
 from keras_resnet.export.report import ExportReport, percent
 from keras_resnet.export.serving import PROBABILITIES, serving_function
@@ -19,6 +22,10 @@ _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 _DRAWN_IMAGES = 8
 _LONGEST_RECIPE_VALUE = 200
+_DEQUANTIZED = """\
+scale, zero = model.get_output_details()["probabilities"]["quantization"]
+probabilities = (probabilities.astype("float32") - zero) * scale
+"""
 
 
 def model_card(
@@ -60,7 +67,10 @@ def model_card(
         recipe_rows=recipe_rows(recipe) if recipe else None,
         mode=mode,
         colors="gray" if mode == "L" else mode or f"{channels} channels",
-        snippets=snippets,
+        usages=[
+            (_usage(format, files[0], quantized, report.options), files[1:])
+            for (format, quantized), files in snippets.items()
+        ],
         folders=snippets.get(("saved_model", False)),
         file_rows=[[file, f"{artifact.bytes:,}", f"`{artifact.sha256}`"] for file, artifact in files],
         parity_rows=[
@@ -77,6 +87,17 @@ def model_card(
         versions=", ".join(sorted(set(report.versions.values()))),
         speed_rows=[[file, *artifact.latency_texts] for file, artifact in files],
     )
+
+
+def _usage(format: str, file: str, quantized: bool, options: Mapping[str, Any]) -> str:
+    """Python code that computes the probabilities of `images` with a file."""
+    file_format, images = FILE_FORMATS[format], "images"
+    if "layout" in file_format.options and options["layout"] == "nchw":
+        images += ".transpose(0, 3, 1, 2)"
+    if "io_dtype" in file_format.options and options["io_dtype"] == "uint8":
+        images += '.round().astype("uint8")'
+    code = string.Template(file_format.usage).substitute(file=file, images=images)
+    return code + _DEQUANTIZED if quantized else code
 
 
 def read_template(path: Path) -> jinja2.Template:

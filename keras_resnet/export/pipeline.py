@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import keras
 
 from keras_resnet import files
 from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options
+from keras_resnet.export.formats import FILE_FORMATS
 from keras_resnet.export.graph import Graph, fold
 from keras_resnet.export.images import Batch, Images, photo_images
 from keras_resnet.export.model_card import draw_predictions, model_card
@@ -34,9 +36,6 @@ from keras_resnet.export.request import (
 from keras_resnet.export.runtimes import time_artifact
 from keras_resnet.export.serving import serving_model
 from keras_resnet.export.verification import verify
-from keras_resnet.export.writers.onnx import to_onnx
-from keras_resnet.export.writers.saved_model import to_saved_model
-from keras_resnet.export.writers.tflite import to_tflite
 from keras_resnet.images.preprocessing import Preprocessing
 from keras_resnet.models.complexity import complexity
 from keras_resnet.processes import cores
@@ -299,15 +298,12 @@ def write_artifact(name: str, model: keras.Model | Graph, path: str | Path, opti
         InputError: see the writers; or a package is not installed.
     """
     kind = ARTIFACTS[name]
-    calibration = options.calibration if kind.precision == "int8" else None
-    given: dict[str, Any] = {"precision": kind.precision}
+    file_format, metadata = FILE_FORMATS[kind.format], dict(options.metadata)
+    if "labels" not in file_format.options:
+        metadata |= {"labels": json.dumps(list(options.labels)), "layout": options.layout}
+    if kind.precision != "int8":
+        options = dataclasses.replace(options, calibration=None)
+    given = {option: getattr(options, option) for option in file_format.options}
     with missing_packages_as_input_errors(name):
-        if kind.format == "saved_model":
-            given |= {"labels": options.labels, "preprocessing": options.preprocessing}
-            return to_saved_model(model, path, options.metadata, **given)
-        given |= {"io_dtype": options.io_dtype, "calibration": calibration}
-        if kind.format == "tflite":
-            return to_tflite(model, path, options.metadata, labels=options.labels, **given)
-        metadata = {**options.metadata, "labels": json.dumps(list(options.labels)), "layout": options.layout}
-        given |= {"opset": options.opset, "layout": options.layout, "dynamic_size": options.dynamic_size}
-        return to_onnx(model, path, metadata, **given)
+        write = pkgutil.resolve_name(file_format.write)
+        return write(model, path, metadata, precision=kind.precision, **given)

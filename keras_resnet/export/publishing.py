@@ -9,9 +9,8 @@ from pathlib import Path
 from keras_resnet import files
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import ARTIFACTS
-from keras_resnet.export.writers.onnx import is_our_onnx_file
+from keras_resnet.export.formats import FILE_FORMATS
 from keras_resnet.export.writers.saved_model import next_version
-from keras_resnet.export.writers.tflite import is_tflite_file
 
 PARITY = "parity.json"
 CARD = "MODEL_CARD.md"
@@ -20,12 +19,6 @@ _REJECTED = ".rejected"
 # What the files of a report have in their first bytes, so that no other program's file is replaced.
 _MARKS = {PARITY: b'"model"', CARD: b"Python package `keras_resnet`"}
 _PICTURE_MARK = b"PNG"
-# Whether an existing file or folder with an artifact's name may be replaced, by format.
-_IS_OURS: Mapping[str, Callable[[Path], bool]] = {
-    "saved_model": lambda version: False,
-    "tflite": is_tflite_file,
-    "onnx": is_our_onnx_file,
-}
 
 
 def check_output_folder(output_dir: Path, artifacts: Iterable[str], picture: str) -> None:
@@ -100,7 +93,8 @@ def publish(
     published = {}
     for name, path in written.items():
         published[name] = _final_path(name, output_dir if name in equal else rejected)
-        with files.replacing(published[name], _IS_OURS[ARTIFACTS[name].format]) as temporary:
+        is_ours = FILE_FORMATS[ARTIFACTS[name].format].is_ours
+        with files.replacing(published[name], is_ours) as temporary:
             shutil.move(path, temporary)
     return published
 
@@ -108,8 +102,8 @@ def publish(
 def _final_path(name: str, folder: Path) -> Path:
     """Returns where an artifact belongs: a SavedModel in the next version; refuses other programs' files."""
     kind = ARTIFACTS[name]
-    path = folder / kind.file_name
-    if kind.format == "saved_model":
+    file_format, path = FILE_FORMATS[kind.format], folder / kind.file_name
+    if file_format.mark is None:
         return path / str(next_version(path))
-    files.check_replaceable(path, _IS_OURS[kind.format])
+    files.check_replaceable(path, file_format.is_ours)
     return path

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_resnet.export.artifacts import FLOAT32_TOLERANCE
+from keras_resnet.export.formats import FLOAT32_TOLERANCE
 from keras_resnet.tables import markdown_table
 
 

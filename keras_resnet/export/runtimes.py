@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import pkgutil
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,19 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.errors import InputError
+from keras_resnet.export.formats import FILE_FORMATS, FileFormat
 from keras_resnet.export.isolated import start_runtime
 from keras_resnet.export.serving import SIGNATURE
-from keras_resnet.export.writers.tflite_metadata import read_labels
 from keras_resnet.processes import WorkerError
 
 TensorTypes = dict[str, tuple[str, tuple]]  # names to dtype and shape, with None for an axis of any size
 _TIMED_BATCHES = (1, 32)
-_RUNTIMES = {
-    "saved_model": "TensorFlow",
-    "tflite": "LiteRT",
-    "onnx": "ONNX Runtime",
-    "openvino": "OpenVINO",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +49,7 @@ class RunError(Exception):
 
 @contextlib.contextmanager
 def open_artifact(format: str, path: str | Path) -> Iterator[Artifact]:
-    """Opens an artifact of one of `FORMATS` on the CPU, where float32 is not rounded to shorter formats.
+    """Opens an artifact of one of `FILE_FORMATS` on the CPU, where float32 is not rounded to shorter formats.
 
     "openvino" opens an ONNX file in OpenVINO, which returns neither its labels nor the types of its outputs.
 
@@ -62,7 +57,8 @@ def open_artifact(format: str, path: str | Path) -> Iterator[Artifact]:
         InputError: it does not exist, or its runtime cannot load it or is not installed.
     """
     path = Path(path).resolve()
-    cannot_open = f"{path} cannot be opened by {_RUNTIMES[format]}"
+    file_format = FILE_FORMATS.get(format)
+    cannot_open = f"{path} cannot be opened by {'OpenVINO' if file_format is None else file_format.runtime}"
     if not path.exists():
         raise InputError(f"there is no {path}")
     try:
@@ -95,8 +91,8 @@ def open_artifact(format: str, path: str | Path) -> Iterator[Artifact]:
             run=lambda images: call(None, {"images": images}),
             version=worker.ready["version"],
             problems=(f"needs operators that are not built in: {custom}",) if custom else (),
-            labels=_labels(format, path, worker.ready),
-            call=call if format == "saved_model" else None,
+            labels=None if file_format is None else _labels(file_format, path, worker.ready),
+            call=call if file_format is not None and file_format.several_signatures else None,
         )
 
 
@@ -124,14 +120,9 @@ def _types(tensors: dict) -> TensorTypes:
     return {name: (dtype, tuple(shape)) for name, (dtype, shape) in tensors.items()}
 
 
-def _labels(format: str, path: Path, described: dict) -> tuple[str, ...] | None:
-    if format == "openvino":
-        return None
-    if format == "tflite":
-        return read_labels(path)
-    if format == "saved_model":
-        labels = path / "assets" / "labels.txt"
-        return tuple(labels.read_text("utf-8").splitlines()) if labels.is_file() else ()
+def _labels(file_format: FileFormat, path: Path, described: dict) -> tuple[str, ...]:
+    if file_format.read_labels is not None:
+        return pkgutil.resolve_name(file_format.read_labels)(path)
     try:
         return tuple(json.loads(described["metadata"].get("labels", "[]")))
     except (ValueError, TypeError):

@@ -15,6 +15,7 @@ from keras_resnet import files
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import ARTIFACTS, ArtifactKind, Options
 from keras_resnet.export.check_signatures import broken_signatures
+from keras_resnet.export.formats import FILE_FORMATS
 from keras_resnet.export.report import ArtifactReport, ExportReport
 from keras_resnet.export.runtimes import Artifact, RunError, TensorTypes, open_artifact
 from keras_resnet.export.serving import (
@@ -99,12 +100,13 @@ def expected_signature(
 ) -> tuple[TensorTypes, TensorTypes]:
     """Returns the types of an artifact's inputs and outputs."""
     batch, height, width, channels = model.input_shape
-    input_dtype = "float32" if kind.format == "saved_model" else options.io_dtype
+    taken = FILE_FORMATS[kind.format].options
+    input_dtype = options.io_dtype if "io_dtype" in taken else "float32"
     output_dtype = options.io_dtype if kind.name == "tflite_int8" else "float32"
-    if kind.format == "onnx" and options.dynamic_size:
+    if "dynamic_size" in taken and options.dynamic_size:
         height = width = None
     shape = (batch, height, width, channels)
-    if kind.format == "onnx" and options.layout == "nchw":
+    if "layout" in taken and options.layout == "nchw":
         shape = (batch, channels, height, width)
     tensors = cast(dict[str, keras.KerasTensor], model.output)
     outputs = {name: (output_dtype, tuple(tensors[name].shape)) for name in OUTPUTS}

@@ -46,9 +46,6 @@ class PretrainedWeights:
     default: bool = False
 
 
-Entry = PretrainedWeights  # its name in the first edition
-
-
 def _pytorch(name, model, url, top1, top5, source, license, preprocessing, default) -> PretrainedWeights:
     digest = "sha256:" + url.removesuffix(".pth").rsplit("-", 1)[1]  # names in PyTorch Hub end with it
     return PretrainedWeights(

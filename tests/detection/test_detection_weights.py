@@ -85,7 +85,7 @@ def state_dict(detector, seed=0, counters=False):
 
 
 def values(detector):
-    return {f"{layer.name}/{v.name}": np.array(v) for layer in detector.model.layers for v in layer.weights}
+    return {f"{layer.name}/{v.name}": v.numpy() for layer in detector.model.layers for v in layer.weights}
 
 
 def written(tensors, tmp_path):

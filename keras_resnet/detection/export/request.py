@@ -108,7 +108,7 @@ class DetectorExportRequest:
     artifacts: tuple[str, ...] = dataclasses.field(init=False, default=())
 
     def __post_init__(self) -> None:
-        kinds = [kind for kind in ARTIFACTS.values() if kind.precision in _PRECISIONS[kind.format]]
+        kinds = [kind for kind in ARTIFACTS.values() if kind.precision in _PRECISIONS.get(kind.format, ())]
         object.__setattr__(self, "artifacts", check_formats(self.formats, self.precision, kinds))
         check_choice("io_dtype", self.io_dtype, IO_DTYPES)
         for name in ("images", "calibration_images"):

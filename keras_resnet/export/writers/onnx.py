@@ -19,18 +19,19 @@ from keras_resnet.export.artifacts import (
     check_opset,
     precisions,
 )
+from keras_resnet.export.formats import FILE_FORMATS
 from keras_resnet.export.graph import Affine, Flatten, Graph, fold
 from keras_resnet.export.writers.onnx_conversion import convert
 from keras_resnet.export.writers.onnx_ops import write_graph
 from keras_resnet.export.writers.onnx_quantization import quantize
-from keras_resnet.files import replacing, starts_with
+from keras_resnet.files import replacing
 from keras_resnet.version import __version__
 
 if TYPE_CHECKING:
     import onnx
 
 _PRODUCER = "keras_resnet"
-is_our_onnx_file = starts_with(_PRODUCER.encode())
+is_our_onnx_file = FILE_FORMATS["onnx"].is_ours
 
 
 def to_onnx(

@@ -111,6 +111,12 @@ def write_version(
     return version
 
 
+def read_labels(version: Path) -> tuple[str, ...]:
+    """Reads the names of the classes from the folder of a version; returns no names if there are none."""
+    labels = version / "assets" / "labels.txt"
+    return tuple(labels.read_text("utf-8").splitlines()) if labels.is_file() else ()
+
+
 def constants_or_variables(
     weights: Mapping[tuple[str, str], np.ndarray], module: Any
 ) -> Mapping[tuple[str, str], Any]:

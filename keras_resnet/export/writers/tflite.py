@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import IO_DTYPES, check_calibration, check_choice, precisions
+from keras_resnet.export.formats import FILE_FORMATS
 from keras_resnet.export.graph import Graph, fold
 from keras_resnet.export.serving import INPUT, LOGITS, OUTPUTS, PROBABILITIES
 from keras_resnet.export.writers.tensorflow_ops import FEATURES, compute
@@ -20,9 +21,9 @@ from keras_resnet.export.writers.tflite_metadata import (
     read_model,
     write_with_metadata,
 )
-from keras_resnet.files import replacing, starts_with
+from keras_resnet.files import replacing
 
-is_tflite_file = starts_with(b"TFL3")
+is_tflite_file = FILE_FORMATS["tflite"].is_ours
 _PROBABILITIES = {
     "softmax": "Probabilities of the classes; they sum to 1.",
     "sigmoid": "Probabilities of the classes, each by itself.",
