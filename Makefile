@@ -7,7 +7,11 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 DEMO := runs/digits-cifar_resnet20
 DETECTION_DEMO := runs/demo-detection
 
-.PHONY: demo demo-detection test test-slow test-torch test-gpu test-kill lint format readme clean
+# What `test-wheel` installs the wheel with.
+WHEEL_PYTHON ?= $(PYTHON)
+WHEEL_CONSTRAINTS ?= constraints.txt
+
+.PHONY: demo demo-detection test test-slow test-torch test-gpu test-kill dist test-wheel test-oldest lint format readme clean
 
 demo: $(VENV)/installed  ## Train on the embedded digits, export, verify, show a table.
 	$(BIN)/python train_main.py --recipe=digits --workdir=$(DEMO) --export=saved_model,tflite,onnx
@@ -16,7 +20,7 @@ demo-detection: $(VENV)/installed  ## Train a detector on composited scenes, exp
 	$(BIN)/python train_main.py --recipe=detect_scenes --workdir=$(DETECTION_DEMO) --epochs=2 --export=saved_model,tflite,onnx
 
 test: $(VENV)/installed $(VENV)/browser  ## Every test but the slow ones.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network and not torch" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network and not torch and not wheel" $(ARGS)
 
 test-slow: $(VENV)/installed $(VENV)/browser  ## Kills, several processes, big exports, fuzzing.
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not torch" $(ARGS)
@@ -30,6 +34,17 @@ test-gpu: $(VENV)/installed  ## On a GPU; with GPU_DRY_RUN=1 the same tests on t
 # Not part of .ci/run: it takes up to an hour.
 test-kill: $(VENV)/installed  ## 100 SIGKILLs and 20 SIGTERMs, each followed by the same command again.
 	PYTHONPATH=tests $(BIN)/python -m kill --output=docs/results/kill/README.md $(ARGS)
+
+dist: $(VENV)/installed  ## The source distribution and the wheel, in dist/.
+	rm -rf dist *.egg-info
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+test-wheel: dist  ## The metadata, and the wheel with each extra in an environment of its own and an empty folder.
+	WHEEL_PYTHON=$(WHEEL_PYTHON) WHEEL_CONSTRAINTS=$(WHEEL_CONSTRAINTS) $(BIN)/python -m pytest -m wheel tests/wheel $(ARGS)
+
+# Not part of .ci/run: it downloads another TensorFlow.
+test-oldest:  ## The same with the oldest versions that setup.cfg allows.
+	$(MAKE) test-wheel WHEEL_CONSTRAINTS=constraints-oldest.txt
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -45,7 +60,7 @@ readme: $(VENV)/installed  ## Write the README's tables anew.
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all,test]"
 	touch $@
 
 # Without what torchvision and timm depend on: the first wants one exact build of torch, the second
@@ -61,4 +76,4 @@ $(VENV)/browser: tests/experiments/install_browser.sh | $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build dist *.egg-info

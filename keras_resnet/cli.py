@@ -28,6 +28,9 @@ from keras_resnet.files import temporary_files_in
 from keras_resnet.processes import exit_on_sigterm
 from keras_resnet.quiet import quiet
 
+DISTRIBUTION = "keras-resnet-zoo"
+"""The name that pip installs this package by."""
+
 # The kinds of flags: how absl defines them, and how the help spells them.
 _KINDS: dict[type, tuple[Callable, str]] = {
     str: (absl_flags.DEFINE_string, "--{}=TEXT"),
@@ -64,6 +67,7 @@ class Command:
     flags: tuple[Flag, ...] = ()
     arguments: tuple[Flag, ...] = ()
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # more keyword arguments
+    extra: str = "train"  # the extra of the distribution that installs what the function imports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,10 +148,18 @@ def _run(command: Command | Group, arguments: Sequence[str], program: str) -> in
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with temporary_files_in(values.get("output_dir") or values.get("workdir") or "."):
-        with quiet():
-            main = load(command.main)
-        logging.set_verbosity(logging.WARNING)
-        return main(**values, **command.fixed)
+        try:
+            with quiet():
+                main = load(command.main)
+            logging.set_verbosity(logging.WARNING)
+            return main(**values, **command.fixed)
+        except ModuleNotFoundError as error:
+            if error.name is None or "." in error.name:
+                raise  # part of a package is missing
+            raise InputError(
+                f"{error.name} is not installed; install what this command needs: "
+                f"pip install '{DISTRIBUTION}[{command.extra}]'"
+            ) from error
 
 
 def check_exclusive(given: Mapping[str, Any], flag: str, others: Iterable[str]) -> None:

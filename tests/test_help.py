@@ -1,10 +1,12 @@
 """`--help` of every command prints help and nothing else, and loads neither TensorFlow nor Keras."""
 
+import configparser
 import inspect
 import subprocess
 import sys
 
 import pytest
+from helpers.commands import run
 
 from experiments.command import COMMANDS as EXPERIMENTS
 from export.__main__ import COMMAND as EXPORT
@@ -74,6 +76,40 @@ def test_help_of_a_flag_is_that_of_its_field():
     for options, names in ((Recipe, CHANGES), (RunOptions, RunOptions.__dataclass_fields__)):
         for name in names:
             assert texts[name] == options.__dataclass_fields__[name].metadata["help"]
+
+
+def test_a_package_that_is_not_installed_is_one_line(capsys):
+    def main():
+        import no_such_package  # noqa: F401
+
+    assert run(cli.Command(main, "Imports.", extra="export")) == 2
+    assert capsys.readouterr().err == (
+        "error: no_such_package is not installed; install what this command needs: "
+        "pip install 'keras-resnet-zoo[export]'\n"
+    )
+
+
+def test_a_missing_part_of_a_package_is_a_bug():
+    def main():
+        import keras_resnet.no_such_module  # noqa: F401
+
+    with pytest.raises(ModuleNotFoundError):
+        cli.run(cli.Command(main, "Imports."), [])
+
+
+def test_the_extras_of_the_commands_exist(pytestconfig):
+    metadata = configparser.ConfigParser()
+    metadata.read(pytestconfig.rootpath / "setup.cfg")
+    extras = {command.extra for command in (*commands_of(COMMAND), EXPORT)}
+    assert extras == {"train", "export", "detection"}
+    assert extras <= set(metadata["options.extras_require"])
+    assert metadata["metadata"]["name"] == cli.DISTRIBUTION
+
+
+def test_workers_run_the_command_train(pytestconfig):
+    words = [sys.executable, "-m", "keras_resnet", "launch", "--workers=1", "--", "--help"]
+    done = subprocess.run(words, cwd=pytestconfig.rootpath, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("[0] usage: python -m keras_resnet train [flags]\n")
 
 
 def test_sigterm_ends_any_command_with_status_143():

@@ -89,6 +89,7 @@ DETECT = cli.Command(
         *_IMPROVEMENTS,
     ),
     (cli.Flag("photos", "Photos, or folders of photos.", tuple),),
+    extra="detection",
 )
 
 EVALUATE = cli.Command(
@@ -113,6 +114,7 @@ EVALUATE = cli.Command(
         ),
         *cli.flags_of(RunOptions, ("strategy", "data_dir", "worker_timeout")),
     ),
+    extra="detection",
 )
 
 COMMAND = cli.Group(
@@ -128,6 +130,7 @@ COMMAND = cli.Group(
                     tuple,
                 ),
             ),
+            extra="detection",
         ),
         "preview": cli.Command(
             "keras_resnet.commands.detection:preview",
@@ -146,11 +149,13 @@ COMMAND = cli.Group(
                 cli.Flag("draws", "Number of columns in addition to the annotated image.", int, 3),
                 _SKIP_FAULTY,
             ),
+            extra="detection",
         ),
         "check": cli.Command(
             "keras_resnet.detection.data.check:check",
             "Finds faulty annotations and images in a dataset; the exit status is 1 if there are any.",
             (_DATASET, _DATA_DIR),
+            extra="detection",
         ),
         "evaluate": EVALUATE,
     },

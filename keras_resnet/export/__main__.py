@@ -70,6 +70,7 @@ COMMAND = cli.Command(
         ),
         cli.Flag("data_dir", "Where TFDS keeps its datasets."),
     ),
+    extra="export",
 )
 
 if __name__ == "__main__":

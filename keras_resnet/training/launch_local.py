@@ -21,12 +21,12 @@ _GRACE_SECONDS = 60
 _POLL_SECONDS = 0.1
 
 
-def main(workers: int, program: str, flags: Sequence[str]) -> int:
-    """Runs a program in several workers; returns the exit status of `wait`."""
+def main(workers: int, program: str | None, flags: Sequence[str]) -> int:
+    """Runs the command `train`, or a program, in several workers; returns the exit status of `wait`."""
     require(workers >= 1, "--workers must be at least 1", workers)
-    if not Path(program).is_file():
-        raise InputError(f"there is no {program} here; run this from the project's folder")
-    command = [sys.executable, program, *flags]
+    if program is not None and not Path(program).is_file():
+        raise InputError(f"there is no program {program}")
+    command = [sys.executable, *(["-m", "keras_resnet", "train"] if program is None else [program]), *flags]
     if not any(flag.startswith("--strategy") for flag in flags):
         command.append("--strategy=multi_worker")
     started = start(command, workers)
@@ -102,7 +102,7 @@ COMMAND = cli.Command(
     "python -m keras_resnet launch --workers=2 -- --recipe=digits --workdir=runs/two",
     (
         cli.Flag("workers", "Number of processes.", int, 2),
-        cli.Flag("program", "The program that they run.", default="train_main.py"),
+        cli.Flag("program", "A Python file that they run instead of the command train."),
     ),
     (cli.Flag("flags", "Flags of the program, after --.", tuple),),
 )
