@@ -55,7 +55,11 @@ _KINDS = (
     ArtifactKind("onnx", "int8", 0.1),
 )
 ARTIFACTS: Mapping[str, ArtifactKind] = types.MappingProxyType({kind.name: kind for kind in _KINDS})
+"""The kinds of files that can be exported, by names such as "onnx" or "onnx_int8"."""
+
 FORMATS = tuple(dict.fromkeys(kind.format for kind in _KINDS))
+"""The formats: "saved_model", "tflite" and "onnx"."""
+
 PRECISIONS = ("float32", "float16", "bfloat16", "dynamic", "int8")
 IO_DTYPES = ("float32", "uint8")
 LAYOUTS = ("nhwc", "nchw")

@@ -46,7 +46,8 @@ class PretrainedWeights:
     default: bool = False
 
 
-Entry = PretrainedWeights  # its name in the first edition
+Entry = PretrainedWeights
+"""The first edition's name of `PretrainedWeights`."""
 
 
 def _pytorch(name, model, url, top1, top5, source, license, preprocessing, default) -> PretrainedWeights:
