@@ -11,7 +11,7 @@ DETECTION_DEMO := runs/demo-detection
 WHEEL_PYTHON ?= $(PYTHON)
 WHEEL_CONSTRAINTS ?= constraints.txt
 
-.PHONY: demo demo-detection test test-slow test-torch test-gpu test-kill dist test-wheel test-oldest lint format readme clean
+.PHONY: demo demo-detection test test-slow test-torch test-gpu test-kill dist test-wheel test-oldest lint format readme docs clean
 
 demo: $(VENV)/installed  ## Train on the embedded digits, export, verify, show a table.
 	$(BIN)/python train_main.py --recipe=digits --workdir=$(DEMO) --export=saved_model,tflite,onnx
@@ -22,7 +22,7 @@ demo-detection: $(VENV)/installed  ## Train a detector on composited scenes, exp
 test: $(VENV)/installed $(VENV)/browser  ## Every test but the slow ones.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network and not torch and not wheel" $(ARGS)
 
-test-slow: $(VENV)/installed $(VENV)/browser  ## Kills, several processes, big exports, fuzzing.
+test-slow: $(VENV)/installed $(VENV)/browser $(VENV)/docs-installed  ## Kills, several processes, big exports, fuzzing.
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not torch" $(ARGS)
 
 test-torch: $(VENV)/torch-installed  ## Against torchvision's and timm's own networks, and Keras on torch.
@@ -58,6 +58,9 @@ format: $(VENV)/installed
 readme: $(VENV)/installed  ## Write the README's tables anew.
 	$(BIN)/python docs/tables.py
 
+docs: $(VENV)/docs-installed  ## Build the documentation as a site, in site/.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all,test]"
@@ -70,10 +73,14 @@ $(VENV)/torch-installed: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps torchvision timm
 	touch $@
 
+$(VENV)/docs-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 # The pages are tested in a real browser, which is no Python package.
 $(VENV)/browser: tests/experiments/install_browser.sh | $(VENV)/installed
 	sh tests/experiments/install_browser.sh
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) runs build dist site *.egg-info

@@ -1,4 +1,4 @@
-"""Every snippet and command of docs/guide.md and docs/migration.md runs, with the results on the page."""
+"""The snippets and commands of the guide, the tutorial and other pages run, with the results on the page."""
 
 import ast
 import contextlib
@@ -211,22 +211,42 @@ def test_commands_of_the_guide_in_processes(command):
     assert len(ran) == 4
 
 
-@pytest.mark.slow
-def test_detection_page(tmp_path, monkeypatch):
+@pytest.fixture
+def parsed(tmp_path, monkeypatch):
+    """A function that parses a command of a page, in an empty folder; its attribute `commands` lists them."""
     monkeypatch.chdir(tmp_path)
-    ran = []
 
     def parse(words):
         assert words[:3] == ["python", "-m", "keras_resnet"]
         command, flags = PROGRAM, words[3:]
         while isinstance(command, cli.Group):
             command = cli.load(command.commands[flags.pop(0)])
-        ran.append(cli.parse(command, flags))
+        parse.commands.append(cli.parse(command, flags))
 
-    notebook = Notebook(parse)
+    parse.commands = []
+    return parse
+
+
+@pytest.mark.slow
+def test_detection_page(parsed):
+    notebook = Notebook(parsed)
     notebook.run("detection.md")
     assert notebook.checked == 17
-    assert len(ran) == 16
+    assert len(parsed.commands) == 16
+
+
+def test_tutorial(parsed):
+    notebook = Notebook(parsed)
+    notebook.run("understanding_resnet.md")
+    assert notebook.checked == 12
+    assert len(parsed.commands) == 4
+
+
+@pytest.mark.slow
+def test_first_page_of_the_site(here):
+    installed = []
+    Notebook(installed.append).run("index.md")
+    assert installed == [["pip", "install", ".[train,export]"]]
 
 
 @pytest.mark.slow

@@ -138,6 +138,7 @@ PROTOCOLS = {
         ),
     )
 }
+"""The test protocols: `single_crop`, `ten_crop` and `multi_scale`."""
 
 
 def get_protocol(name: str) -> Protocol:

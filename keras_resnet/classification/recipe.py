@@ -125,6 +125,7 @@ RECIPES: dict[str, ClassificationRecipe] = {
         label_smoothing=0.1,
     ),
 }
+"""The recipes of classifiers, by name."""
 
 
 # "In this case, we find that the initial learning rate of 0.1 is slightly too large" (section 4.2).

@@ -128,6 +128,7 @@ RECIPES: dict[str, DetectionRecipe] = {
         warmup_epochs=0.135,
     ),
 }
+"""The recipes of detectors, by name."""
 
 
 def get_recipe(name: str, model: str | None = None) -> DetectionRecipe:

@@ -51,7 +51,11 @@ _KINDS = tuple(
     for precision, tolerance in row.tolerances.items()
 )
 ARTIFACTS: Mapping[str, ArtifactKind] = types.MappingProxyType({kind.name: kind for kind in _KINDS})
-FORMATS = ("saved_model", "tflite", "onnx")  # written by default
+"""The kinds of files that can be exported, by names such as "onnx" or "onnx_int8"."""
+
+FORMATS = ("saved_model", "tflite", "onnx")
+"""The formats that are written by default."""
+
 PRECISIONS = ("float32", "float16", "bfloat16", "dynamic", "int8")
 IO_DTYPES = ("float32", "uint8")
 LAYOUTS = ("nhwc", "nchw")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -166,7 +166,7 @@ class Preprocessing:
             kind = type(self.normalization).__name__
             raise InputError(f"the normalization must be a Normalization, not {kind}")
 
-    def __call__(self, images, crop: bool = True) -> np.ndarray:
+    def __call__(self, images: Any, crop: bool = True) -> np.ndarray:
         """Prepares one image, a batch, or a list of images of different sizes.
 
         Resizing and crop are those of torchvision's evaluation. uint8 images are resized bit for bit as

@@ -180,6 +180,7 @@ MODELS: dict[str, ResNetConfig] = {
     "wide_resnet50_2": _v1_5((3, 4, 6, 3), width_per_group=128),
     "wide_resnet101_2": _v1_5((3, 4, 23, 3), width_per_group=128),
 }
+"""The configs of the zoo, by name, in the order of `list_models`."""
 
 
 def list_models() -> list[str]:

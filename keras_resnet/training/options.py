@@ -7,6 +7,7 @@ from keras_resnet.training.recipe import described
 from keras_resnet.training.trackers import check_trackers
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+"""Keras' dtype policy for each precision of `RunOptions`."""
 
 _LEAST = {0: ("seed", "checkpoint_every", "max_bad_images"), 1: ("keep", "steps_per_call", "accumulate")}
 

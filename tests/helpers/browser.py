@@ -70,21 +70,25 @@ def launched() -> Iterator[sync_api.Browser]:
         browser.close()
 
 
-def faults(browser: sync_api.Browser, file: Path, device: Device, scheme: str) -> list[str]:
-    """Opens a page and says what is wrong with it.
+@contextlib.contextmanager
+def opened(
+    browser: sync_api.Browser, address: str, device: Device, scheme: str, host: str | None = None
+) -> Iterator[tuple[sync_api.Page, list[str]]]:
+    """Opens a page; yields it with a list, to which a line is added for each fault while it is open.
 
     Args:
         browser: of `launched`.
-        file: an HTML file.
+        address: URL of the page.
         device: to show it on.
         scheme: "light" or "dark".
+        host: what the URLs start with that the page may load; None: only the page itself.
     """
-    address = file.resolve().as_uri()
     found = []
 
     def on_request(route):
         url = route.request.url
-        if url.partition("#")[0] == address or url.startswith("data:"):
+        is_own = url.partition("#")[0] == address if host is None else url.startswith(host)
+        if is_own or url.startswith("data:"):
             route.continue_()
         else:
             found.append(f"asks for {url}")
@@ -98,8 +102,9 @@ def faults(browser: sync_api.Browser, file: Path, device: Device, scheme: str) -
         found.append(f"opens a dialog: {dialog.message}")
         dialog.dismiss()
 
-    viewport = {"width": device.width, "height": device.height}
-    context = browser.new_context(viewport=viewport, color_scheme=scheme, **dict(device.options))
+    options = {"viewport": {"width": device.width, "height": device.height}, **dict(device.options)}
+    # Colors are looked at when no transition is under way.
+    context = browser.new_context(color_scheme=scheme, reduced_motion="reduce", **options)
     with contextlib.closing(context):
         context.route("**/*", on_request)
         page = context.new_page()
@@ -107,17 +112,29 @@ def faults(browser: sync_api.Browser, file: Path, device: Device, scheme: str) -
         page.on("console", on_console)
         page.on("dialog", on_dialog)
         page.goto(address, wait_until="load")
-        return found + page.evaluate(_LOOK, device.width)
+        yield page, found
+
+
+def look(page: sync_api.Page, device: Device, within: str = "body") -> list[str]:
+    """Says what is wrong with the part of an open page that a selector names."""
+    return page.evaluate(_LOOK, [device.width, within])
+
+
+def faults(browser: sync_api.Browser, file: Path, device: Device, scheme: str) -> list[str]:
+    """Opens an HTML file and says what is wrong with it, on a device, in the scheme "light" or "dark"."""
+    with opened(browser, file.resolve().as_uri(), device, scheme) as (page, found):
+        return found + look(page, device)
 
 
 _LOOK = """\
-(width) => {
+([width, within]) => {
   const found = [];
+  const part = document.querySelector(within);
   const name = (e) => {
     const text = (e.alt || e.textContent || e.getAttribute("src") || "").trim().replace(/\\s+/g, " ");
     return `<${e.tagName.toLowerCase()}> "${text.slice(0, 40)}"`;
   };
-  const all = [...document.body.querySelectorAll("*")];
+  const all = [...part.querySelectorAll("*")];
   const ancestors = (e) => { const l = []; for (; e; e = e.parentElement) l.push(e); return l; };
   const scrolls = (e) => ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
   // Text for screen readers alone is put into a box of a pixel.
@@ -126,10 +143,10 @@ _LOOK = """\
   const root = document.documentElement;
   if (root.scrollWidth > width) found.push(`the page is ${root.scrollWidth} px wide on ${width} px`);
 
-  for (const e of document.images)
+  for (const e of part.querySelectorAll("img"))
     if (!e.complete || !e.naturalWidth) found.push(`picture not shown: ${name(e)}`);
 
-  for (const e of document.querySelectorAll("p")) {
+  for (const e of part.querySelectorAll("p")) {
     const size = parseFloat(getComputedStyle(e).fontSize);
     if (size < 15) found.push(`text of ${size} px: ${name(e)}`);
   }
@@ -168,7 +185,7 @@ _LOOK = """\
     if (contrast < 4.5) found.push(`contrast ${contrast.toFixed(2)}: ${name(e)}`);
   }
 
-  const headings = [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")];
+  const headings = [...part.querySelectorAll("h1, h2, h3, h4, h5, h6")];
   const levels = headings.map((e) => Number(e.tagName[1]));
   const first = levels.filter((level) => level === 1).length;
   if (first !== 1) found.push(`${first} headings of level 1`);
@@ -178,7 +195,7 @@ _LOOK = """\
       found.push(`heading of level ${level} after level ${before}: ${name(headings[i])}`);
   });
 
-  for (const e of document.querySelectorAll('a[href^="#"]'))
+  for (const e of part.querySelectorAll('a[href^="#"]'))
     if (!document.getElementById(decodeURIComponent(e.hash.slice(1))))
       found.push(`leads nowhere: ${name(e)}`);
   return found;

@@ -68,6 +68,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     # Erasing (Zhong et al. 2020) as often as torchvision's later weights (V2) were trained with it.
     "randaugment_erasing": Augmentation(area=(0.08, 1.0), flip=True, randaugment=(2, 9), erasing=0.1),
 }
+"""The augmentations, by name."""
 
 
 def get_augmentation(name: str) -> Augmentation:
