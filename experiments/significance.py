@@ -16,7 +16,7 @@ _HEADER = (
     "seeds to decide",
 )
 _TEXT = (
-    "The verdicts compare differences with the spread of the seeds. For the same differences, this table shows "
+    "The verdicts compare differences with the spread of the seeds. This table shows, for the same ones, "
     "Welch's t-test (two-sided, unequal variances) and its 95 % confidence interval. A claim with several "
     "comparisons has the largest of their p-values; Holm's correction is over all claims of this page with "
     "p-values. Where a verdict is not decided, the last column estimates how many seeds per network the test "

@@ -65,12 +65,6 @@ NEWEST_OPSET = 23  # tested; ONNX Runtime lags behind the newest
 NEWEST_CONVERTED_OPSET = 18  # of tf2onnx
 LEAST_CALIBRATION_IMAGES = 32
 
-# The formats that an option applies to.
-_FORMATS_OF_OPTIONS = {
-    "io_dtype": ("tflite", "onnx"),
-    "image_size": ("tflite",),
-    **dict.fromkeys(("opset", "layout", "dynamic_size"), ("onnx",)),
-}
 _TITLES = {"tflite": "TFLite", "onnx": "ONNX"}
 
 
@@ -143,7 +137,9 @@ def check_options_apply(changed: Iterable[str], artifacts: Iterable[str]) -> Non
     """
     formats = {ARTIFACTS[name].format for name in artifacts}
     for name in changed:
-        applies_to = _FORMATS_OF_OPTIONS[name]
+        # Detectors' TFLite files have one option more.
+        rows = FILE_FORMATS.items()
+        applies_to = [format for format, row in rows if name in row.options] or ["tflite"]
         if formats.isdisjoint(applies_to):
             titles = " and ".join(_TITLES[format] for format in applies_to)
             raise InputError(f"{name} applies to {titles} files, which are not among the formats")
