@@ -20,7 +20,7 @@ demo-detection: $(VENV)/installed  ## Train a detector on composited scenes, exp
 	$(BIN)/python train_main.py --recipe=detect_scenes --workdir=$(DETECTION_DEMO) --epochs=2 --export=saved_model,tflite,onnx
 
 test: $(VENV)/installed $(VENV)/browser  ## Every test but the slow ones.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network and not torch and not wheel" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network and not torch and not wheel and not trackers" $(ARGS)
 
 test-slow: $(VENV)/installed $(VENV)/browser $(VENV)/docs-installed  ## Kills, several processes, big exports, fuzzing.
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not torch" $(ARGS)
