@@ -65,8 +65,6 @@ NEWEST_OPSET = 23  # tested; ONNX Runtime lags behind the newest
 NEWEST_CONVERTED_OPSET = 18  # of tf2onnx
 LEAST_CALIBRATION_IMAGES = 32
 
-_TITLES = {"tflite": "TFLite", "onnx": "ONNX"}
-
 
 def precisions(format: str) -> tuple[str, ...]:
     """The precisions of a format."""
@@ -141,7 +139,7 @@ def check_options_apply(changed: Iterable[str], artifacts: Iterable[str]) -> Non
         rows = FILE_FORMATS.items()
         applies_to = [format for format, row in rows if name in row.options] or ["tflite"]
         if formats.isdisjoint(applies_to):
-            titles = " and ".join(_TITLES[format] for format in applies_to)
+            titles = " and ".join(FILE_FORMATS[format].title for format in applies_to)
             raise InputError(f"{name} applies to {titles} files, which are not among the formats")
 
 

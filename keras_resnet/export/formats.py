@@ -17,6 +17,7 @@ class FileFormat:
     Functions are named as "module:function" and imported when they are called.
 
     Attributes:
+        title: name of the format, for messages.
         runtime: name of the runtime that opens the files, for messages.
         write: function of a folded graph, the path, the metadata, and by keyword `precision` and `options`;
             returns the path of the file, or of the SavedModel's version.
@@ -34,6 +35,7 @@ class FileFormat:
         probability_tolerances: `ArtifactKind.probability_tolerance` of some precisions.
     """
 
+    title: str
     runtime: str
     write: str
     open: str
@@ -75,6 +77,7 @@ model = onnxruntime.InferenceSession("$file", providers=["CPUExecutionProvider"]
 FILE_FORMATS: Mapping[str, FileFormat] = types.MappingProxyType(
     {
         "saved_model": FileFormat(
+            title="SavedModel",
             runtime="TensorFlow",
             write="keras_resnet.export.writers.saved_model:to_saved_model",
             open="keras_resnet.export.isolated:open_saved_model",
@@ -85,6 +88,7 @@ FILE_FORMATS: Mapping[str, FileFormat] = types.MappingProxyType(
             several_signatures=True,
         ),
         "tflite": FileFormat(
+            title="TFLite",
             runtime="LiteRT",
             write="keras_resnet.export.writers.tflite:to_tflite",
             open="keras_resnet.export.isolated:open_tflite",
@@ -97,6 +101,7 @@ FILE_FORMATS: Mapping[str, FileFormat] = types.MappingProxyType(
             read_labels="keras_resnet.export.writers.tflite_metadata:read_labels",
         ),
         "onnx": FileFormat(
+            title="ONNX",
             runtime="ONNX Runtime",
             write="keras_resnet.export.writers.onnx:to_onnx",
             open="keras_resnet.export.isolated:open_onnx",
