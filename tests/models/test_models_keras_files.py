@@ -190,15 +190,15 @@ def test_a_file_may_be_deeper_than_the_stack(tmp_path, request):
     assert len(load_model(tmp_path / "deep.keras").layers) == 251
 
 
-def test_code_in_a_file_is_not_executed(tmp_path):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x)])
-    model.save(tmp_path / "code.keras")
-    with pytest.raises(ValueError, match="lambda"):
-        load_model(tmp_path / "code.keras")
-
-
-@pytest.mark.parametrize("name", ["missing.keras", "model.weights.h5", "text.keras"])
-def test_other_files_are_refused(name, tmp_path):
-    (tmp_path / "text.keras").write_text("text")
-    with pytest.raises(InputError, match=r"needs the path of a \.keras file; got"):
-        load_model(tmp_path / name)
+def test_files_that_are_refused(tmp_path):
+    unsafe, text = tmp_path / "unsafe.keras", tmp_path / "text.keras"
+    keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x)]).save(unsafe)
+    text.write_text("text")
+    for path, message in (
+        (unsafe, r"unsafe\.keras cannot be loaded in safe mode: .*Lambda"),
+        (text, r"text\.keras cannot be loaded in safe mode: "),
+        (tmp_path / "missing.keras", r"there is no .*missing\.keras"),
+        (tmp_path / "model.weights.h5", r"ends with \.keras, not from .*model\.weights\.h5"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_model(path)
