@@ -1,7 +1,7 @@
 """Batch normalization on TensorFlow's fused kernel, also in models that are loaded from `.keras` files."""
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import keras
 
@@ -24,6 +24,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
     # Set when the layer is built; None for Keras' types.
     moving_mean: keras.Variable
     moving_variance: keras.Variable
+
+    def __reduce__(self) -> tuple:
+        # Pickle would look for our class in the module above, where Keras' is.
+        return keras.layers.BatchNormalization._unpickle_model, super().__reduce__()[1]
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalizes `inputs` (batch, height, width, channels), as Keras' layer does."""
@@ -92,11 +96,12 @@ def load_model(
         raise InputError(f"there is no {path}")
     try:
         with recursion_limit():
-            model = keras.models.load_model(path, custom_objects, compile, safe_mode=True)
+            loaded = keras.models.load_model(path, custom_objects, compile, safe_mode=True)
     except Exception as error:  # a damaged file fails in any part of Keras
         cause = str(error).rpartition("Exception encountered: ")[2]  # Keras puts the whole config before it
         raise InputError(f"{path} cannot be loaded in safe mode: {one_line(cause)}") from error
+    model = cast(keras.Model, loaded)
     for layer in model._flatten_layers():  # with those of models inside the model
         if type(layer) is keras.layers.BatchNormalization:
-            layer.__class__ = BatchNormalization  # which differs in `call` only
+            layer.__class__ = BatchNormalization  # it has no attributes of its own
     return model
