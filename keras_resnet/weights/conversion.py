@@ -152,7 +152,7 @@ def collect_tensors(model: keras.Model, table: Table) -> Tensors:
     tensors = {}
     for layer in own_layers(model):
         for variable in layer.weights:
-            value = keras.ops.convert_to_numpy(variable)
+            value = np.asarray(keras.ops.convert_to_numpy(variable))
             tensors.update(table[layer.name, variable.name].restore(value))
     return tensors
 

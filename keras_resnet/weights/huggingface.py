@@ -215,7 +215,7 @@ def _resize(given: Mapping[str, Any], size: int) -> int | None:
 
 def _labels(config: Mapping[str, Any], given: Mapping[str, Any], classes: int) -> list[str]:
     """Returns the class names; none if they are not one per class."""
-    names = config.get("label_names") or given.get("label_names") or given.get("labels")
+    names: Any = config.get("label_names") or given.get("label_names") or given.get("labels")
     if not isinstance(names, dict | list) or len(names) != classes:
         return []
     if isinstance(names, dict):
