@@ -201,8 +201,8 @@ class Trackers:
                 getattr(tracker, method)(*arguments)
             except Exception as error:
                 self._trackers.remove(tracker)
-                reason = one_line(error) or type(error).__name__
-                self._say(f"warning: {type(tracker).__name__.lstrip("_")} does not log this run any more: {reason}")
+                name, reason = type(tracker).__name__.lstrip("_"), one_line(error) or type(error).__name__
+                self._say(f"warning: {name} does not log this run any more: {reason}")
 
 
 def _metrics(row: Row) -> dict[str, float]:
