@@ -56,6 +56,7 @@ PAGES = (
             "Configuration": ("models.config",),
             "Feature maps": ("models.features",),
             "Complexity": ("models.complexity",),
+            "Saved models": ("models.layers",),
             "Errors and version": ("errors", "version"),
         },
     ),
@@ -78,7 +79,7 @@ PAGES = (
         {
             "Open any file": ("weight_file",),
             "Native files": ("native", "spec"),
-            "Other libraries": ("torch_files",),
+            "Other libraries": ("writers", "torch_files"),
         },
     ),
     Page(
@@ -86,7 +87,7 @@ PAGES = (
         "keras_resnet.data",
         "Datasets by name, and reproducible `tf.data` pipelines.",
         {
-            "Datasets": ("sources", "examples", "digits"),
+            "Datasets": ("sources", "examples", "digits", "convert"),
             "Pipelines": ("pipeline",),
             "Augmentation": ("augmentation",),
         },
@@ -100,6 +101,7 @@ PAGES = (
         {
             "Train": ("loop", "recipe", "options"),
             "Tasks": ("task",),
+            "Trackers": ("trackers",),
             "Interruptions": ("cluster", "sigterm"),
         },
     ),
