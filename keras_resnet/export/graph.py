@@ -494,7 +494,9 @@ def _weights(layer: Any) -> dict[str, np.ndarray]:
     kernel = layer.kernel.numpy().astype("float32")
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         kernel = kernel.reshape((*kernel.shape[:2], 1, -1))
-    bias = layer.bias.numpy().astype("float32") if layer.use_bias else np.zeros(kernel.shape[-1], "float32")
+    bias = np.zeros(kernel.shape[-1], "float32")
+    if layer.use_bias:
+        bias = cast(Any, layer).bias.numpy().astype("float32")
     return {"kernel": kernel, "bias": bias}
 
 
