@@ -11,13 +11,16 @@ DETECTION_DEMO := runs/demo-detection
 WHEEL_PYTHON ?= $(PYTHON)
 WHEEL_CONSTRAINTS ?= constraints.txt
 
-.PHONY: demo demo-detection test test-slow test-torch test-gpu test-kill dist test-wheel test-oldest lint format readme docs clean
+.PHONY: demo demo-detection demo-page test test-slow test-torch test-gpu test-kill dist test-wheel test-oldest lint format readme docs clean
 
 demo: $(VENV)/installed  ## Train on the embedded digits, export, verify, show a table.
 	$(BIN)/python train_main.py --recipe=digits --workdir=$(DEMO) --export=saved_model,tflite,onnx
 
 demo-detection: $(VENV)/installed  ## Train a detector on composited scenes, export, verify, draw boxes.
 	$(BIN)/python train_main.py --recipe=detect_scenes --workdir=$(DETECTION_DEMO) --epochs=2 --export=saved_model,tflite,onnx
+
+demo-page: $(VENV)/installed  ## Try the network of `make demo` in the browser.
+	$(BIN)/python -m keras_resnet zoo serve $(DEMO)
 
 test: $(VENV)/installed $(VENV)/browser  ## Every test but the slow ones.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network and not torch and not wheel and not trackers" $(ARGS)

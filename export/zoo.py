@@ -9,8 +9,7 @@ from keras_resnet import files
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import FORMATS, Options, check_formats, check_options_apply
 from keras_resnet.export.pipeline import export_weights
-from keras_resnet.export.publishing import PARITY
-from keras_resnet.export.report import ExportReport
+from keras_resnet.export.report import PARITY, ExportReport
 from keras_resnet.export.request import MAX_TOP1_DROP
 from keras_resnet.models.config import list_models
 from keras_resnet.tables import markdown_table

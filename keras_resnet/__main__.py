@@ -35,6 +35,7 @@ COMMAND = cli.Group(
         "weights": "keras_resnet.weights.__main__",
         "data": "keras_resnet.data.__main__",
         "export": "keras_resnet.export.__main__",
+        "zoo": "keras_resnet.commands.zoo",
         "detect": "keras_resnet.detection.__main__:DETECT",
         "detection": "keras_resnet.detection.__main__",
         "experiments": "experiments.__main__",

@@ -10,14 +10,13 @@ from keras_resnet.detection.export.request import IMAGES, DetectorExportRequest
 from keras_resnet.errors import InputError, require
 from keras_resnet.export import export_weights, export_workdir
 from keras_resnet.export.__main__ import COMMAND
-from keras_resnet.export.artifacts import Options
+from keras_resnet.export.artifacts import CHOICES, Options
 from keras_resnet.export.pipeline import export
 from keras_resnet.export.request import ExportRequest
 from keras_resnet.run_folder import RunFolder
 
-_OPTIONS = ("io_dtype", "opset", "layout", "dynamic_size")
 # Flags that apply to one of the two tasks only.
-_CLASSIFIERS = ("classes", "layout", "dynamic_size", "max_top1_drop", "strict")
+_CLASSIFIERS = ("classes", "layout", "dynamic_size", "batch_size", "max_top1_drop", "strict")
 _DETECTORS = ("images", "image_size")
 _KERAS = ("mean", "std", "resize", "labels")  # of a .keras file
 
@@ -74,7 +73,7 @@ def _export_detector(
 
 
 def _export_keras(strict: bool, **given: Any) -> int:
-    options = Options(**{name: given.pop(name) for name in _OPTIONS})
+    options = Options(**{name: given.pop(name) for name in CHOICES})
     statistics = {name: ",".join(given.pop(name)) for name in ("mean", "std")}
     request = ExportRequest(strict=strict, options=options, **statistics, **given)
     return 0 if export(request).passes(strict) else 1
@@ -88,7 +87,7 @@ def _export_classifier(
     classes: int | None,
     **given: Any,
 ) -> int:
-    given["options"] = Options(**{name: given.pop(name) for name in _OPTIONS})
+    given["options"] = Options(**{name: given.pop(name) for name in CHOICES})
     if workdir is not None:
         return 0 if export_workdir(workdir, **given) else 1
     require(classes is None or classes >= 1, "--classes must be at least 1", classes)

@@ -49,6 +49,12 @@ COMMAND = cli.Command(
         cli.Flag("opset", "Opset of ONNX files.", int, 17),
         cli.Flag("layout", "Layout of the images that ONNX files take: nhwc or nchw.", default="nhwc"),
         cli.Flag("dynamic_size", "ONNX files take images of any size.", bool, False),
+        cli.Flag(
+            "batch_size",
+            "Number of images that TFLite files take per call, as LiteRT.js and the accelerators of phones "
+            "require; 1 is usual. Default: any number.",
+            int,
+        ),
         cli.Flag("calibration_images", "For int8: images of the dataset's training split.", int, 256),
         cli.Flag(
             "max_top1_drop",

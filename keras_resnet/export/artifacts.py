@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from keras_resnet.errors import InputError, unknown_name
+from keras_resnet.errors import InputError, require, unknown_name
 from keras_resnet.export.formats import FILE_FORMATS
 from keras_resnet.images.preprocessing import Preprocessing
 
@@ -59,6 +59,7 @@ FORMATS = ("saved_model", "tflite", "onnx")
 PRECISIONS = ("float32", "float16", "bfloat16", "dynamic", "int8")
 IO_DTYPES = ("float32", "uint8")
 LAYOUTS = ("nhwc", "nchw")
+CHOICES = ("io_dtype", "opset", "layout", "dynamic_size", "batch_size")  # fields of `Options` with a flag
 OPSET = 17
 OLDEST_OPSET = 13  # the first whose quantization knows channels, and whose softmax has one axis
 NEWEST_OPSET = 23  # tested; ONNX Runtime lags behind the newest
@@ -81,6 +82,7 @@ class Options:
         opset: ONNX operator set version.
         layout: of the images that ONNX files take: "nhwc" or "nchw".
         dynamic_size: whether ONNX files take images of any height and width.
+        batch_size: number of images that TFLite files take per call; None for any number.
         metadata: strings by name to store in an artifact.
         labels: class names in the order of the logits, or empty.
         preprocessing: how the SavedModel's `classify_bytes` resizes and crops images; None resizes whole
@@ -92,6 +94,7 @@ class Options:
     opset: int = OPSET
     layout: str = "nhwc"
     dynamic_size: bool = False
+    batch_size: int | None = None
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
@@ -101,14 +104,17 @@ class Options:
         check_choice("io_dtype", self.io_dtype, IO_DTYPES)
         check_choice("layout", self.layout, LAYOUTS)
         check_opset(self.opset)
+        require(
+            self.batch_size is None or self.batch_size >= 1, "batch_size must be at least 1", self.batch_size
+        )
 
     @property
-    def choices(self) -> dict[str, str | int | bool]:
+    def choices(self) -> dict[str, str | int | bool | None]:
         """The values that the command line has flags for."""
-        return {name: getattr(self, name) for name in ("io_dtype", "opset", "layout", "dynamic_size")}
+        return {name: getattr(self, name) for name in CHOICES}
 
     @property
-    def changed(self) -> dict[str, str | int | bool]:
+    def changed(self) -> dict[str, str | int | bool | None]:
         """Those of `choices` that differ from their defaults."""
         defaults = Options().choices
         return {name: value for name, value in self.choices.items() if value != defaults[name]}

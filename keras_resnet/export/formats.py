@@ -95,7 +95,7 @@ FILE_FORMATS: Mapping[str, FileFormat] = types.MappingProxyType(
             tolerances={"float32": FLOAT32_TOLERANCE, "float16": 0.002, "dynamic": 0.03, "int8": 0.1},
             # An int8 file rounds its probabilities, and the logits that they come from, to 8 bits.
             probability_tolerances={"int8": 1 / 64},
-            options=("labels", "io_dtype", "calibration"),
+            options=("labels", "io_dtype", "calibration", "batch_size"),
             usage=_IN_LITERT,
             mark=b"TFL3",
             read_labels="keras_resnet.export.writers.tflite_metadata:read_labels",

@@ -2,15 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from keras_resnet import data
 from keras_resnet.data.identity import check_classes, data_changes
 from keras_resnet.errors import InputError
 from keras_resnet.weights.spec import ModelSpec
+
+_SAMPLES = 8
 
 Batch = tuple[np.ndarray, np.ndarray | None]
 
@@ -31,6 +35,11 @@ class Images:
     source: str
     calibration: Callable[[], list[np.ndarray]]
     count: int | None = None
+
+    def samples(self) -> Batch:
+        """Returns the first images, up to eight, with their labels."""
+        images, labels = next(iter(self.batches()))
+        return images[:_SAMPLES], None if labels is None else labels[:_SAMPLES]
 
 
 def photo_images(spec: ModelSpec, calibration_images: int) -> Images:
@@ -119,6 +128,12 @@ def photos() -> list[np.ndarray]:
     from sklearn.datasets import load_sample_images
 
     return load_sample_images().images
+
+
+def save_strip(images: np.ndarray, path: str | Path) -> None:
+    """Saves images side by side as a PNG file; float32 (n, height, width, 1 or 3), pixels 0-255, rounded."""
+    strip = np.concatenate(np.rint(images).clip(0, 255).astype("uint8"), axis=1)
+    Image.fromarray(strip[..., 0] if strip.shape[-1] == 1 else strip).save(path, format="png")
 
 
 def _resized(images: list[np.ndarray], height: int, width: int, channels: int) -> np.ndarray:

@@ -187,21 +187,31 @@ def _prepare(spec):
 
     opened = open_file(spec["path"])
 
-    def images_to_inputs(images):
-        ((name, (dtype, _)),) = opened.signatures[_SIGNATURE]["inputs"].items()
+    def prepare(images):
+        """Returns inputs for one call, or for several if the file takes a fixed number of images."""
+        ((name, (dtype, (batch, *_))),) = opened.signatures[_SIGNATURE]["inputs"].items()
         if opened.channels_first:
             images = images.transpose(0, 3, 1, 2)
         if dtype == "uint8":
             images = np.rint(images)
-        return {name: np.ascontiguousarray(images, dtype)}
+        images = np.ascontiguousarray(images, dtype)
+        if batch is None:
+            return [{name: images}]
+        missing = -len(images) % batch
+        whole = np.concatenate([images, np.repeat(images[-1:], missing, 0)])
+        return [{name: whole[start : start + batch]} for start in range(0, len(whole), batch)]
+
+    def call_prepared(inputs):
+        return [opened.call(_SIGNATURE, part) for part in inputs]
+
+    def classify(images):
+        results = [opened.finish(part) for part in call_prepared(prepare(images))]
+        return {key: np.concatenate([part[key] for part in results])[: len(images)] for key in results[0]}
 
     def call(signature, inputs, outputs):
         with np.load(inputs) as arrays:
             given = dict(arrays)
-        if signature is None:
-            results = opened.finish(opened.call(_SIGNATURE, images_to_inputs(given["images"])))
-        else:
-            results = opened.call(signature, given)
+        results: Tensors = classify(given["images"]) if signature is None else opened.call(signature, given)
         # NumPy can store byte strings of Python only as pickles.
         texts = {name: value for name, value in results.items() if value.dtype == object}
         for name, value in texts.items():
@@ -211,12 +221,12 @@ def _prepare(spec):
     def time_calls(shape, calls=None):
         """Returns the seconds of each call with random images; `calls` of them, or at least 3 in 1 second."""
         images = np.random.default_rng(0).integers(0, 256, shape, "uint8").astype("float32")
-        inputs, times = images_to_inputs(images), []
-        opened.call(_SIGNATURE, inputs)  # the first call is slower
+        inputs, times = prepare(images), []
+        call_prepared(inputs)  # the first call is slower
         began = time.perf_counter()
         while len(times) < (calls or 3) or (calls is None and time.perf_counter() - began < 1):
             before = time.perf_counter()
-            opened.call(_SIGNATURE, inputs)
+            call_prepared(inputs)
             times.append(time.perf_counter() - before)
         return times
 

@@ -20,7 +20,6 @@ from keras_resnet.weights import ModelSpec, WeightFile
 
 _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
-_DRAWN_IMAGES = 8
 _LONGEST_RECIPE_VALUE = 200
 _DEQUANTIZED = """\
 scale, zero = model.get_output_details()["probabilities"]["quantization"]
@@ -123,7 +122,7 @@ def draw_predictions(
     labels: tuple[str, ...],
     path: str | Path,
 ) -> None:
-    """Draws eight images with the predicted class and its probability; wrong predictions are red.
+    """Draws up to eight images with the predicted class and its probability; wrong predictions are red.
 
     Args:
         model: made by `serving_model`.
@@ -134,7 +133,7 @@ def draw_predictions(
     """
     from matplotlib.figure import Figure
 
-    images, truth = batch[0][:_DRAWN_IMAGES], batch[1]
+    images, truth = batch
     # As a function: called eagerly, Keras keeps every layer's output until the end.
     probabilities = serving_function(model)(images)[PROBABILITIES].numpy()
     names = [*map(legible, labels)] or [f"class {index}" for index in range(probabilities.shape[-1])]

@@ -13,18 +13,18 @@ from keras_resnet import files
 from keras_resnet.export.artifacts import ARTIFACTS, FORMATS, Options
 from keras_resnet.export.formats import FILE_FORMATS
 from keras_resnet.export.graph import Graph, fold
-from keras_resnet.export.images import Batch, Images, photo_images
+from keras_resnet.export.images import Batch, Images, photo_images, save_strip
 from keras_resnet.export.model_card import draw_predictions, model_card
 from keras_resnet.export.publishing import (
     CARD,
-    PARITY,
     check_output_folder,
+    is_png,
     missing_packages_as_input_errors,
     publish,
     tell_rejected,
     write_all,
 )
-from keras_resnet.export.report import ExportReport, parity_table
+from keras_resnet.export.report import PARITY, SAMPLES, ExportReport, parity_table
 from keras_resnet.export.request import (
     CALIBRATION_IMAGES,
     MAX_TOP1_DROP,
@@ -43,6 +43,7 @@ from keras_resnet.progress import ProgressBar
 from keras_resnet.weights import ModelSpec, WeightFile
 
 _PICTURE = "predictions.png"
+_PICTURES = (_PICTURE, SAMPLES)
 
 
 def export_workdir(
@@ -219,8 +220,8 @@ def export_and_verify(
 
     Args:
         model: made by `serving_model`.
-        output_dir: folder for the artifacts, `parity.json`, `MODEL_CARD.md` and `predictions.png`;
-            created if missing.
+        output_dir: folder for the artifacts, `parity.json`, `MODEL_CARD.md`, `predictions.png` and
+            `samples.png`; created if missing.
         artifacts: keys of `ARTIFACTS`.
         images: images to compare on and to calibrate with. Default: scikit-learn's photos.
         options: options of the artifacts. Labels, metadata, preprocessing and calibration images are
@@ -239,7 +240,7 @@ def export_and_verify(
     artifacts, output_dir = tuple(artifacts), Path(output_dir)
     images = images or photo_images(spec, CALIBRATION_IMAGES)
     options = complete_options(options or Options(), spec, artifacts, images, origin)
-    check_output_folder(output_dir, artifacts, _PICTURE)
+    check_output_folder(output_dir, artifacts, _PICTURES)
     with files.hidden_folder(output_dir / "export") as hidden:
         graph = fold(model)
         written = write_all(
@@ -252,8 +253,9 @@ def export_and_verify(
             for (name, found), path in zip(report.formats.items(), written.values(), strict=True)
         }
         equal = {name for name, found in timed.items() if found.equal}
-        published = publish(written, equal, output_dir, _PICTURE)
+        published = publish(written, equal, output_dir, _PICTURES)
     cost = complexity(model.get_layer(model.name))
+    samples, labels = images.samples()
     report = dataclasses.replace(
         report,
         model=spec.model,
@@ -261,9 +263,11 @@ def export_and_verify(
         classes=spec.classes,
         parameters=cost.parameters,
         multiply_adds=cost.multiply_adds,
+        input_shape=spec.input_shape,
         images_from=images.source,
         resize=spec.preprocessing.resize,
         interpolation=spec.preprocessing.interpolation,
+        sample_labels=() if labels is None else tuple(map(int, labels)),
         cores=len(cores()),
         options=options.choices,
         files={name: path.relative_to(output_dir).as_posix() for name, path in published.items()},
@@ -271,12 +275,19 @@ def export_and_verify(
         keras_layers=graph.keras_layers,
     )
     files.write_json(output_dir / PARITY, report.to_json())
-    with files.replacing(output_dir / _PICTURE, files.starts_with(b"PNG")) as temporary:
-        draw_predictions(model, next(iter(images.batches())), spec.labels, temporary)
+    _write_pictures(model, (samples, labels), spec.labels, output_dir)
     files.write_text(output_dir / CARD, model_card(spec, report, recipe, command, _PICTURE, origin))
     tell(parity_table(report, output_dir))
     tell_rejected(report.files, equal, output_dir, tell)
     return report
+
+
+def _write_pictures(model: keras.Model, samples: Batch, labels: tuple[str, ...], output_dir: Path) -> None:
+    with files.replacing(output_dir / _PICTURE, is_png) as temporary:
+        draw_predictions(model, samples, labels, temporary)
+    if samples[0].shape[-1] in (1, 3):
+        with files.replacing(output_dir / SAMPLES, is_png) as temporary:
+            save_strip(samples[0], temporary)
 
 
 def _tracked(images: Images) -> Iterator[Batch]:

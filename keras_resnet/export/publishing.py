@@ -10,26 +10,28 @@ from keras_resnet import files
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import ARTIFACTS
 from keras_resnet.export.formats import FILE_FORMATS
+from keras_resnet.export.report import PARITY
 from keras_resnet.export.writers.saved_model import next_version
 
-PARITY = "parity.json"
 CARD = "MODEL_CARD.md"
 
 _REJECTED = ".rejected"
 # What the files of a report have in their first bytes, so that no other program's file is replaced.
 _MARKS = {PARITY: b'"model"', CARD: b"Python package `keras_resnet`"}
-_PICTURE_MARK = b"PNG"
+is_png = files.starts_with(b"PNG")
 
 
-def check_output_folder(output_dir: Path, artifacts: Iterable[str], picture: str) -> None:
+def check_output_folder(output_dir: Path, artifacts: Iterable[str], pictures: Iterable[str]) -> None:
     """Raises `InputError` if an artifact or a file of the report would replace another program's file.
 
     Args:
         artifacts: keys of `ARTIFACTS`.
-        picture: file name of the report's picture.
+        pictures: file names of the report's pictures.
     """
-    for name, mark in (_MARKS | {picture: _PICTURE_MARK}).items():
+    for name, mark in _MARKS.items():
         files.check_replaceable(output_dir / name, files.starts_with(mark))
+    for name in pictures:
+        files.check_replaceable(output_dir / name, is_png)
     for name in artifacts:
         _final_path(name, output_dir)
 
@@ -73,14 +75,14 @@ def tell_rejected(
 
 
 def publish(
-    written: Mapping[str, Path], equal: Collection[str], output_dir: Path, picture: str
+    written: Mapping[str, Path], equal: Collection[str], output_dir: Path, pictures: Iterable[str]
 ) -> dict[str, Path]:
     """Moves artifacts to their final names, rejected ones to the hidden folder; removes the old report.
 
     Args:
         written: the artifacts' paths by keys of `ARTIFACTS`.
         equal: the keys of those that equal the Keras model; the others are rejected.
-        picture: file name of the report's picture.
+        pictures: file names of the report's pictures.
 
     Returns:
         Their new paths by key.
@@ -88,7 +90,7 @@ def publish(
     rejected = output_dir / _REJECTED
     with files.os_errors_as_input_errors(output_dir):
         shutil.rmtree(rejected, ignore_errors=True)
-        for name in (*_MARKS, picture):
+        for name in (*_MARKS, *pictures):
             (output_dir / name).unlink(missing_ok=True)
     published = {}
     for name, path in written.items():

@@ -8,6 +8,10 @@ from typing import Any
 from keras_resnet.export.formats import FLOAT32_TOLERANCE
 from keras_resnet.tables import markdown_table
 
+# Files of an export.
+PARITY = "parity.json"
+SAMPLES = "samples.png"  # the first images that it was verified on, side by side
+
 
 @dataclasses.dataclass(frozen=True)
 class ArtifactReport:
@@ -90,11 +94,13 @@ class ExportReport:
         versions: of the runtimes, and of Keras under "keras".
         overrides: fields of the network's config that differ from the zoo's.
         multiply_adds: per image.
+        input_shape: (height, width, channels) of the images.
         images_from: description of the images.
         resize: length to which the shorter side of an image is resized, in pixels; None resizes the whole
             image to the input size.
+        sample_labels: the classes of the images in `samples.png`, from left to right; empty if unknown.
         cores: number of CPU cores that the latency was measured on.
-        options: io_dtype, opset, layout and dynamic_size.
+        options: the values of `Options.choices`.
         files: paths relative to the output folder.
     """
 
@@ -107,9 +113,11 @@ class ExportReport:
     classes: int | None = None
     parameters: int | None = None
     multiply_adds: int | None = None
+    input_shape: Sequence[int] | None = None
     images_from: str = "images"
     resize: int | None = None
     interpolation: str = "bilinear"
+    sample_labels: Sequence[int] = ()
     cores: int | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -105,11 +105,13 @@ def expected_signature(
     output_dtype = options.io_dtype if kind.name == "tflite_int8" else "float32"
     if "dynamic_size" in taken and options.dynamic_size:
         height = width = None
+    if kind.format == "tflite":
+        batch = options.batch_size
     shape = (batch, height, width, channels)
     if "layout" in taken and options.layout == "nchw":
         shape = (batch, channels, height, width)
     tensors = cast(dict[str, keras.KerasTensor], model.output)
-    outputs = {name: (output_dtype, tuple(tensors[name].shape)) for name in OUTPUTS}
+    outputs = {name: (output_dtype, (batch, tensors[name].shape[-1])) for name in OUTPUTS}
     return {INPUT: (input_dtype, shape)}, outputs
 
 

@@ -167,7 +167,10 @@ def _described(config: Any, file_size: float = math.inf) -> ModelSpec:
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise InputError("it names no architecture, so it is not in timm's format")
     given = config.get("pretrained_cfg", config)
-    arguments = config.get("model_args") or {}
+    arguments = dict(config.get("model_args") or {})
+    pooling = arguments.pop("global_pool", config.get("global_pool", "avg"))
+    if pooling != "avg":
+        raise InputError(f"networks with global_pool {one_line(pooling)} are not supported")
     if unknown := sorted(arguments.keys() - _HARMLESS_ARGUMENTS):
         raise InputError(f"networks with model_args {one_line(', '.join(unknown))} are not supported")
     channels, height, width = given.get("input_size") or _SHAPE

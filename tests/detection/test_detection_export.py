@@ -140,6 +140,7 @@ def test_weights_in_all_formats(weights, tmp_path, capsys):
     [
         ({"layout": "nchw"}, "--layout applies to classifiers only"),
         ({"dynamic_size": "true"}, "--dynamic_size applies to classifiers only"),
+        ({"batch_size": "1"}, "--batch_size applies to classifiers only"),
         ({"strict": "true"}, "--strict applies to classifiers only"),
         ({"precision": "float32,bfloat16"}, "bfloat16 does not exist; choose from float32"),
         ({"formats": "onnx", "precision": "int8"}, "onnx has no precision int8; choose from float32"),

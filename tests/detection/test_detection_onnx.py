@@ -1,5 +1,7 @@
 """ONNX files of tiny detectors, run by ONNX Runtime, against the detectors."""
 
+import dataclasses
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -7,6 +9,8 @@ import pytest
 from helpers.export_detectors import C4, FPN, RETINANET, RETINANET_V2, SMALL, V2, build, scenes
 from onnx.utils import Extractor
 
+from keras_resnet.detection.detections import Detections
+from keras_resnet.detection.export.comparison import difference
 from keras_resnet.detection.export.onnx import detector_to_onnx
 from keras_resnet.detection.export.verification import verify
 from keras_resnet.detection.sizes import resized_shape
@@ -100,6 +104,15 @@ def test_another_detectors_file_is_not_equal(c4):
     verification = verify(other, "onnx", c4[1], scenes(1))
     assert not verification.equal
     assert verification.problems
+
+
+def test_boxes_without_area_have_counterparts():
+    boxes = np.float32([[0, 5, 9, 5], [1, 1, 6, 8]])
+    expected = Detections(boxes, np.float32([0.9, 0.8]), np.int32([2, 1]))
+    assert difference(expected, expected) == (1.0, 0.0)
+    for moved in ([[0, 6, 9, 6], [1, 1, 6, 8]], [[0, 5, 9, 5], [1, 1, 6, 4]]):
+        found = dataclasses.replace(expected, boxes=np.float32(moved))
+        assert difference(found, expected)[0] < 0.6
 
 
 def test_what_cannot_be_written(tmp_path):

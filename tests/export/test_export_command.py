@@ -95,7 +95,8 @@ def test_weights_from_the_command_line(weights, tmp_path):
     assert result.stdout.count(" equal") == 2
     assert result.stderr == ""  # the converters' output is hidden
     entries = sorted(path.name for path in output.iterdir())
-    assert entries == ["MODEL_CARD.md", "model.onnx", "model.tflite", "parity.json", "predictions.png"]
+    reports = ["parity.json", "predictions.png", "samples.png"]
+    assert entries == ["MODEL_CARD.md", "model.onnx", "model.tflite", *reports]
     parity = json.loads((output / "parity.json").read_text())
     assert set(parity["formats"]) == {"tflite", "onnx"}
     for entry in parity["formats"].values():
@@ -141,6 +142,7 @@ def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
     parity = json.loads((output / "parity.json").read_text())
     assert list(parity["formats"]) == ["tflite", "onnx"]
     assert parity["top1"] is not None
+    assert (parity["input_shape"], parity["sample_labels"]) == ([32, 32, 3], list(range(8)))
     assert "the test split of toy" in capsys.readouterr().out
 
     card = (output / "MODEL_CARD.md").read_text()
@@ -159,9 +161,12 @@ def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
         assert expected in re.sub(" +", " ", card)  # tables are padded
     assert "class_names" not in card
 
-    # The card's code runs.
     from PIL import Image
 
+    samples = np.asarray(Image.open(output / "samples.png"))
+    np.testing.assert_array_equal(samples, np.concatenate(np.rint(sample_photos(32, 32)), axis=1))
+
+    # The card's code runs.
     Image.fromarray(np.arange(40 * 50 * 3, dtype="uint8").reshape(40, 50, 3)).save(output / "photo.jpg")
     monkeypatch.chdir(output)
     prepare, *snippets = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
@@ -203,6 +208,7 @@ def test_a_difference_is_reported(workdir, toy_dataset, monkeypatch, capsys):
         "MODEL_CARD.md",
         "parity.json",
         "predictions.png",
+        "samples.png",
     ]
     parity = json.loads((output / "parity.json").read_text())
     assert parity["equal"] is False
@@ -235,7 +241,7 @@ def test_a_version_gets_its_number_after_its_verification(equal, place, tmp_path
     report = pipeline.export_and_verify(SPEC, serving(SPEC), tmp_path, ["saved_model"])
     assert report.files == {"saved_model": place}
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
-    reports = {"MODEL_CARD.md", "parity.json", "predictions.png"}
+    reports = {"MODEL_CARD.md", "parity.json", "predictions.png", "samples.png"}
     folders = {"saved_model", "saved_model/2", str(Path(place).parent), place}
     assert files == reports | folders | {f"{place}/saved_model.pb"} | ({".rejected"} if not equal else set())
 
@@ -419,7 +425,7 @@ def test_less_precise_files(weights, tmp_path, early_progress, capfd):
     assert "comparing: 64 of 355 images, " in progress
     parity = json.loads((output / "parity.json").read_text())
     assert list(parity["formats"]) == ["tflite_float16", "tflite_int8", "onnx_float16", "onnx_int8"]
-    assert parity["options"] == {"io_dtype": "uint8", "opset": 18, "layout": "nchw", "dynamic_size": False}
+    assert parity["options"] == options.choices
     for name, entry in parity["formats"].items():
         assert entry["problems"] == [], name
         assert entry["top1_drop"] == pytest.approx(parity["top1"] - entry["top1"])
@@ -442,6 +448,40 @@ def test_less_precise_files(weights, tmp_path, early_progress, capfd):
     assert "`model_int8.onnx` can be used in the same way." in card
     for answer in answers[1:]:
         np.testing.assert_allclose(answer, answers[0], atol=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch_size", "precision"), [(1, "float32,int8"), (3, "float32")])
+def test_tflite_files_of_a_fixed_batch_size(batch_size, precision, weights, tmp_path):
+    """No tensor has an axis of unknown size; the files are still compared on all images."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    options, output = Options(batch_size=batch_size), tmp_path / "out"
+    given = {"output_dir": output, "options": options, "calibration_images": 32, "max_top1_drop": 100}
+    assert pipeline.export_weights("cifar_resnet20", weights, formats="tflite", precision=precision, **given)
+    parity = json.loads((output / "parity.json").read_text())
+    assert parity["options"]["batch_size"] == batch_size
+    for name, file in parity["files"].items():
+        assert parity["formats"][name]["images"] == 8
+        model = schema.ModelT.InitFromPackedBuf((output / file).read_bytes())
+        (graph,) = model.subgraphs
+        for tensor in graph.tensors:
+            signature = () if tensor.shapeSignature is None else tuple(tensor.shapeSignature)
+            assert min(signature, default=1) > 0, tensor.name
+        shapes = [tuple(graph.tensors[index].shape) for index in (*graph.inputs, *graph.outputs)]
+        assert shapes == [(batch_size, 32, 32, 3), (batch_size, 10), (batch_size, 10)]
+    card = (output / "MODEL_CARD.md").read_text()
+    assert f"--batch_size={batch_size}" in card
+    assert f"take exactly {batch_size} image{'s' if batch_size > 1 else ''} per call" in card
+
+
+def test_other_batch_sizes_are_refused():
+    with pytest.raises(InputError, match="batch_size must be at least 1; got 0"):
+        Options(batch_size=0)
+    with pytest.raises(
+        InputError, match="batch_size applies to TFLite files, which are not among the formats"
+    ):
+        request.ExportRequest(formats="onnx,saved_model", options=Options(batch_size=1))
 
 
 def test_too_few_calibration_images(weights, tmp_path):

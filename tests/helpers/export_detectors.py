@@ -43,6 +43,7 @@ def build(name, classes=("cat", "dog", "owl"), **options):
             inputs = math.prod(layer.kernel.shape[:-1])
             deviation = 1.5 / math.sqrt(inputs) if layer.name.endswith("_logits") else 0.05
             layer.kernel.assign(random.normal(0, deviation, layer.kernel.shape))
+            layer.bias.assign(np.zeros(layer.bias.shape))  # RetinaNet's begins with a low probability
     return detector
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from keras_resnet import InputError
+from keras_resnet import InputError, cli
 from keras_resnet.classification import train
+from keras_resnet.commands.recipes import TRAIN
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import RunOptions, Tracker, trackers
 
@@ -79,3 +80,9 @@ def test_trackers_that_do_not_exist_or_are_not_installed(tiny, tmp_path, run_opt
     with pytest.raises(InputError, match="--track=wandb needs the package wandb: pip install wandb"):
         train(tiny, tmp_path / "run", run_options(track=("tensorboard", "wandb")))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_flag_of_the_command():
+    flags = ["--recipe=digits", "--workdir=runs"]
+    assert cli.parse(TRAIN, flags)["track"] == ["tensorboard"]
+    assert cli.parse(TRAIN, [*flags, "--track=mlflow,wandb"])["track"] == ["mlflow", "wandb"]

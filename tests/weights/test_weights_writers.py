@@ -356,6 +356,7 @@ HALF = {"mean": [0.5] * 3, "std": [0.5] * 3}
             {"resize": None},
         ),
         ({"num_classes": 3, "model_args": {"in_chans": 1, "drop_rate": 0.1}}, {"channels": 1}),
+        ({"num_classes": 3, "global_pool": "max", "model_args": {"global_pool": "avg"}}, {}),
         ({"num_classes": 3, "pretrained_cfg": {"interpolation": "bilinear"}}, {"interpolation": "bilinear"}),
     ],
 )
@@ -383,6 +384,7 @@ def test_folders_of_others(config, changes, edited):
         ({"architecture": "tiny", "num_classes": "many"}, "is invalid"),
         ({"architecture": "tiny", "model_args": {"output_stride": 8}}, "model_args output_stride are not"),
         ({"architecture": "tiny", "model_args": [8]}, "is truncated or damaged"),
+        ({"architecture": "tiny", "global_pool": "avgmax"}, "networks with global_pool avgmax are not"),
         ({"architecture": "tiny", "crop_mode": "border"}, "crop_mode border with crop_pct 0.875"),
         ({"architecture": "tiny", "crop_pct": -1}, "resize must be None or an integer"),
         ({"architecture": "tiny", "crop_pct": 1e-320}, "is truncated or damaged"),

@@ -31,13 +31,13 @@ from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import ARTIFACTS
 from keras_resnet.export.publishing import (
     CARD,
-    PARITY,
     check_output_folder,
     missing_packages_as_input_errors,
     publish,
     tell_rejected,
     write_all,
 )
+from keras_resnet.export.report import PARITY
 from keras_resnet.progress import ProgressBar
 
 _PICTURE = "detections.png"
@@ -63,7 +63,7 @@ def export_detector(
     source = request.source()
     detector, output_dir, images = source.detector, source.output_dir, source.images
     _check(detector, request, images)
-    check_output_folder(output_dir, request.artifacts, _PICTURE)
+    check_output_folder(output_dir, request.artifacts, [_PICTURE])
     with files.hidden_folder(output_dir / "export") as hidden:
         written = write_all(
             request.artifacts, hidden, lambda name, path: _write(name, path, source, request), tell
@@ -79,7 +79,7 @@ def export_detector(
             tell(f"comparing {ARTIFACTS[name].file_name} with the detector")
             formats[name] = _verified(detector, name, path, images, expected)
         equal = {name for name, found in formats.items() if found.equal}
-        published = publish(written, equal, output_dir, _PICTURE)
+        published = publish(written, equal, output_dir, [_PICTURE])
     report = DetectorExportReport(
         model=detector.name,
         class_names=detector.class_names,

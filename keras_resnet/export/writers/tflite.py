@@ -1,6 +1,8 @@
 """Writes TFLite files, in float32 or quantized."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -39,12 +41,13 @@ def to_tflite(
     io_dtype: str = "float32",
     calibration: Iterable[np.ndarray] | None = None,
     labels: Sequence[str] = (),
+    batch_size: int | None = None,
 ) -> Path:
     """Writes a TFLite file that needs built-in operators only, so the plain interpreter runs it.
 
     Its signature `serving_default` maps `images`, `io_dtype` (batch, height, width, channels) of raw pixels
-    0-255, to `logits` and `probabilities`, (batch, classes). It takes any batch size after resizing the
-    input, which signature runners do themselves.
+    0-255, to `logits` and `probabilities`, (batch, classes). Unless `batch_size` is given, it takes any
+    number of images after resizing the input, which signature runners do themselves.
 
     Args:
         model: made by `serving_model`, or folded by `graph.fold`.
@@ -59,6 +62,8 @@ def to_tflite(
         calibration: for "int8": batches (n, height, width, channels) of raw pixels 0-255, at least 32
             images in all, like those that the network will see.
         labels: names of the classes in the order of the logits, kept in the file.
+        batch_size: number of images per call; None for any. LiteRT.js and the accelerators of phones need a
+            fixed one.
 
     Raises:
         InputError: an unknown precision or dtype, too few calibration images or images of another
@@ -76,7 +81,7 @@ def to_tflite(
     with replacing(path, is_tflite_file) as temporary:
         # Integer files are made from a function of float32; the converter turns its ends into bytes.
         dtype = io_dtype if images is None else "float32"
-        given = tf.TensorSpec((None, *graph.input_shape), dtype, name=INPUT)
+        given = tf.TensorSpec((batch_size, *graph.input_shape), dtype, name=INPUT)
 
         def serve(weights, inputs):
             results = compute(graph, inputs[INPUT], weights)
@@ -90,14 +95,14 @@ def to_tflite(
                 temporary.with_name("source"),
                 precision=precision,
                 io_dtype=io_dtype,
-                samples=None if images is None else lambda: ([x[None].astype("float32")] for x in images),
-                sample_count=None if images is None else len(images),
+                samples=None if images is None else lambda: _groups(images, batch_size or 1),
+                sample_count=None if images is None else math.ceil(len(images) / (batch_size or 1)),
             )
         except tf.errors.OpError as error:
             raise InputError(f"cannot write {path}: {error.message}") from error
         model = read_model(content)
         if float_classifier:
-            append_classifier(model, graph)
+            append_classifier(model, graph, batch_size)
         task = f"Classifies images into {metadata['classes']} classes"
         write_with_metadata(model, temporary, metadata, labels, _descriptions(graph), task)
     return Path(path)
@@ -107,6 +112,13 @@ def _descriptions(graph: Graph) -> dict[str, OutputMetadata]:
     logits = OutputMetadata(f"Scores of the classes, before the {graph.activation}.", labels="axis")
     meaning = _PROBABILITIES[graph.activation]
     return {LOGITS: logits, PROBABILITIES: OutputMetadata(meaning, limits=(1.0, 0.0), labels="axis")}
+
+
+def _groups(images: list[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    """Yields inputs for the calibration, of `size` images each; the last one repeats the first images."""
+    for start in range(0, len(images), size):
+        group = itertools.islice(itertools.cycle(images), start, start + size)
+        yield [np.stack(list(group)).astype("float32")]
 
 
 def _calibration_images(batches: Iterable[np.ndarray] | None, shape: tuple) -> list[np.ndarray]:

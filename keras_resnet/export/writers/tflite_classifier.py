@@ -8,7 +8,7 @@ from keras_resnet.export import graph as nodes
 from keras_resnet.export.graph import Graph
 
 
-def append_classifier(model: Any, graph: Graph) -> None:
+def append_classifier(model: Any, graph: Graph, batch_size: int | None = None) -> None:
     """Adds the operators behind the features, whose results become the outputs of a converted model.
 
     In int8, one scale for all logits of all images leaves so few values that the two largest are often
@@ -18,9 +18,10 @@ def append_classifier(model: Any, graph: Graph) -> None:
         model: a `ModelT` of TFLite's schema with one subgraph and one signature, whose only output is the
             node `graph.features` in float32.
         graph: the network that the model was converted from.
+        batch_size: of the model; None for any.
     """
     (subgraph,), (signature,) = model.subgraphs, model.signatureDefs
-    builder = _Builder(model)
+    builder = _Builder(model, -1 if batch_size is None else batch_size)
     tensors = {graph.features: int(subgraph.outputs[0])}
     first = [node.name for node in graph.nodes].index(graph.features) + 1
     for node in graph.nodes[first:]:
@@ -39,25 +40,25 @@ def append_classifier(model: Any, graph: Graph) -> None:
 class _Builder:
     """Adds float32 operators to the subgraph of a model."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, batch: int):
         from ai_edge_litert import schema_py_generated as schema
 
         # Untyped: the schema's annotations say str and list where it packs bytes and arrays.
         self._schema: Any = schema
-        self._model, (self._subgraph,) = model, model.subgraphs
+        self._model, (self._subgraph,), self._batch = model, model.subgraphs, batch
 
     def dense(self, node: nodes.Dense, x: int) -> int:
         kernel, bias = node.kernel.T.astype("<f2"), node.bias.astype("<f4")
         small = self._tensor(f"{node.name}/kernel", kernel.shape, kernel)
         large = self._tensor(f"{node.name}/float32", kernel.shape)
         self._operator("DEQUANTIZE", 3, [small], large)  # version 3 is the first for float16
-        result = self._tensor(node.name, (-1, len(bias)))
+        result = self._tensor(node.name, (self._batch, len(bias)))
         inputs = [x, large, self._tensor(f"{node.name}/bias", bias.shape, bias)]
         self._operator("FULLY_CONNECTED", 1, inputs, result, self._schema.FullyConnectedOptionsT())
         return result
 
     def probabilities(self, node: nodes.Softmax | nodes.Sigmoid, x: int, classes: int) -> int:
-        result = self._tensor(node.name, (-1, classes))
+        result = self._tensor(node.name, (self._batch, classes))
         if isinstance(node, nodes.Softmax):
             self._operator("SOFTMAX", 1, [x], result, self._schema.SoftmaxOptionsT(beta=1.0))
         else:

@@ -1,0 +1,1 @@
+"""Exported networks as a web page, in which ONNX Runtime Web computes."""
