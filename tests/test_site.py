@@ -122,6 +122,14 @@ def test_a_table_without_its_place_is_an_error(modules):
         tables.replaced("a <!-- table: x --><!-- end --> b", "y", "")
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_links_lead_to_files(page):
+    """On GitHub, a link to a folder works, too; on the site, it does not."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    targets = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link}
+    assert {target for target in targets if target and not (page.parent / target).is_file()} == set()
+
+
 def test_the_numbers_of_the_tutorial_are_those_of_the_results():
     text = " ".join((DOCS / "understanding_resnet.md").read_text().split())
     numbers = set(re.findall(r"\d+\.\d+ ± \d+\.\d+", text))

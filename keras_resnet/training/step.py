@@ -310,8 +310,9 @@ class _Compiled:
         self._function = function
         self._graphs: dict[str, Callable] = {}  # by device
 
+    @tf.autograph.experimental.do_not_convert  # which devices there are is known when the graph is built
     def __call__(self, *arguments: Any) -> Any:
-        (device,) = tf.distribute.get_replica_context().devices
+        device = str(*tf.distribute.get_replica_context().devices)
         if device not in self._graphs:
             self._graphs[device] = tf.function(self._function, jit_compile=True)
         return self._graphs[device](*arguments)

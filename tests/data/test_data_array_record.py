@@ -140,7 +140,7 @@ def test_a_damaged_record_is_a_bad_image(converted_dir, tmp_path):
         for batch in training_batches(split, TRANSFORM, global_batch=53, seed=0, epoch=0, bad=bad)
         for weight in batch["weights"]
     ]
-    assert 0 < bad.count < 8
+    assert 0 < bad.count < 20  # of one of four files
     assert weights.count(0.0) == bad.count
     assert all(name.startswith("record ") and "unreadable" in reason for name, _, reason in bad.rows())
 

@@ -79,7 +79,8 @@ def test_the_source_distribution_has_the_documentation(contents):
         assert info is not None
         assert info.read() == contents[f"{INFO}/METADATA"]
     assert names >= source_files()
-    assert names >= {"LICENSE", "README.md", "setup.py", "setup.cfg", "pyproject.toml", "docs/guide.md"}
+    assert names >= {"LICENSE", "README.md", "setup.py", "setup.cfg", "pyproject.toml"}
+    assert names >= {"CHANGELOG.md", "docs/guide.md"}
     assert not [name for name in names if name.startswith("tests")]
 
 
