@@ -42,12 +42,12 @@ def convert_weights(
     with open_weights(source, model) as file:
         if model is None and file.described is None and file.entry is None:
             raise InputError(f"{source} does not name its network; pass --model=NAME")
+        if to is None:
+            file.tensors()  # raises for a native file
         spec, entry = file.spec, file.entry
         if model is not None:
             check_architecture(source, spec.model, spec.config, get_config(model))
-        if to is None:
-            file.tensors()  # raises for a native file
-        else:
+        if to is not None:
             check_writable(to, spec, output)
         network = spec.build()
         file.load(network)

@@ -1,7 +1,6 @@
 """Keras classifiers of any origin, rebuilt as networks that the exporters take."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import keras
@@ -25,26 +24,6 @@ _COPY_TOLERANCE = 1e-3
 
 class KerasModelSpec(ModelSpec):
     """A classifier that is not a network of the zoo: it has no `config`."""
-
-
-def load_keras_file(path: str | Path) -> keras.Model:
-    """Loads a `.keras` file in Keras' safe mode, which runs no code from the file.
-
-    Raises:
-        InputError: the file is missing or damaged, has another format, or holds a `Lambda` layer or another
-            object that the safe mode refuses.
-    """
-    path = Path(path)
-    if path.suffix != ".keras":
-        raise InputError(f"a Keras model is read from a file that ends with .keras, not from {path}")
-    if not path.is_file():
-        raise InputError(f"there is no {path}")
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # a damaged file fails in any part of Keras
-        cause = str(error).rpartition("Exception encountered: ")[2]  # Keras puts the whole config before it
-        raise InputError(f"{path} cannot be loaded in safe mode: {one_line(cause)}") from error
-    return cast(keras.Model, model)
 
 
 def to_logits(model: keras.Model, sample: np.ndarray) -> tuple[keras.Model, Activation]:

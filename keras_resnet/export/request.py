@@ -21,10 +21,11 @@ from keras_resnet.export.artifacts import (
     check_options_apply,
 )
 from keras_resnet.export.images import Images, dataset_images, photo_images, sample_photos
-from keras_resnet.export.keras_models import KerasModelSpec, load_keras_file, to_logits
+from keras_resnet.export.keras_models import KerasModelSpec, to_logits
 from keras_resnet.export.serving import Activation, network_for_export
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.models.graph import is_functional
+from keras_resnet.models.layers import load_model
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.weights import ModelSpec, WeightFile, open_weights
 
@@ -147,7 +148,7 @@ class ExportRequest:
         return Source(spec, load, output_dir, images, recipe)
 
     def _keras_file(self, path: Path) -> "Source":
-        model = load_keras_file(path)
+        model = load_model(path, compile=False)
         shape = model.inputs[0].shape[1:] if getattr(model, "inputs", None) else ()
         if len(shape) != 3 or None in shape:
             raise InputError(f"{path} takes images of the shape {shape}; the command needs three fixed sizes")

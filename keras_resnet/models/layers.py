@@ -1,12 +1,11 @@
 """Batch normalization on TensorFlow's fused kernel, also in models that are loaded from `.keras` files."""
 
 import os
-import zipfile
-from typing import Any
+from typing import Any, cast
 
 import keras
 
-from keras_resnet.errors import require
+from keras_resnet.errors import InputError, one_line
 from keras_resnet.models.graph import recursion_limit
 
 
@@ -25,6 +24,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
     # Set when the layer is built; None for Keras' types.
     moving_mean: keras.Variable
     moving_variance: keras.Variable
+
+    def __reduce__(self) -> tuple:
+        # Pickle would look for our class in the module above, where Keras' is.
+        return keras.layers.BatchNormalization._unpickle_model, super().__reduce__()[1]
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalizes `inputs` (batch, height, width, channels), as Keras' layer does."""
@@ -76,21 +79,29 @@ def load_model(
 ) -> keras.Model:
     """Loads a model from a `.keras` file, with batch normalization on the fused kernel.
 
-    Otherwise the model is that of `keras.models.load_model`, in safe mode: no code in the file is executed.
+    Otherwise the model is that of `keras.models.load_model` in safe mode, which runs no code from the file.
 
     Args:
         custom_objects: classes and functions by the names in the file, except Keras' and registered ones.
         compile: whether a model that was compiled when it was saved has its optimizer and loss again.
 
     Raises:
-        InputError: `path` is not a `.keras` file.
+        InputError: the file is missing or damaged, has another format, or holds a `Lambda` layer or another
+            object that the safe mode refuses.
     """
     path = os.fspath(path)
-    is_keras_file = path.endswith(".keras") and zipfile.is_zipfile(path)
-    require(is_keras_file, "load_model needs the path of a .keras file", path)
-    with recursion_limit():
-        model = keras.models.load_model(path, custom_objects, compile, safe_mode=True)
+    if not path.endswith(".keras"):
+        raise InputError(f"a Keras model is read from a file that ends with .keras, not from {path}")
+    if not os.path.isfile(path):
+        raise InputError(f"there is no {path}")
+    try:
+        with recursion_limit():
+            loaded = keras.models.load_model(path, custom_objects, compile, safe_mode=True)
+    except Exception as error:  # a damaged file fails in any part of Keras
+        cause = str(error).rpartition("Exception encountered: ")[2]  # Keras puts the whole config before it
+        raise InputError(f"{path} cannot be loaded in safe mode: {one_line(cause)}") from error
+    model = cast(keras.Model, loaded)
     for layer in model._flatten_layers():  # with those of models inside the model
         if type(layer) is keras.layers.BatchNormalization:
-            layer.__class__ = BatchNormalization  # which differs in `call` only
+            layer.__class__ = BatchNormalization  # it has no attributes of its own
     return model

@@ -1,6 +1,8 @@
 """Saved `.keras` files need no package but Keras, and in this package they have the fused kernel again."""
 
 import collections
+import functools
+import inspect
 import json
 import os
 import subprocess
@@ -15,7 +17,6 @@ from helpers import train_keras_files
 from helpers.zoo_networks import ALL_SMALL, images, randomize, relative_difference
 
 from keras_resnet import InputError, build_resnet, load_model
-from keras_resnet.models.graph import recursion_limit
 from keras_resnet.models.layers import BatchNormalization
 
 SHAPE = (32, 32, 3)
@@ -97,11 +98,11 @@ def test_models_open_and_train_without_this_package(backend, folder, expected):
     done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     for name, ours in expected.items():
+        assert abs(ours["losses"][-1] / ours["losses"][0] - 1) > 1e-2  # it trained
         with np.load(folder / f"{name}-{backend}.npz") as theirs:
             assert relative_difference(theirs["before"], ours["before"]) < 1e-5
             assert relative_difference(theirs["losses"], ours["losses"]) < 1e-4
             assert relative_difference(theirs["after"], ours["after"]) < 1e-3
-        assert relative_difference(ours["after"], ours["before"]) > 1e-2  # it trained
 
 
 def normalizations(model):
@@ -112,26 +113,24 @@ def types_of_normalizations(model):
     return {type(layer) for layer in normalizations(model)}
 
 
-def test_load_model_gives_the_same_model(networks, folder):
+@pytest.mark.parametrize("name", ["cifar", "head"])
+def test_load_model_gives_the_same_model(name, networks, folder):
     """Bit for bit: with the fused kernel, which rounds differently from Keras' layer."""
+    model, again = networks[name], load_model(folder / f"{name}.keras")
+    assert types_of_normalizations(again) == {BatchNormalization}
     batch = np.load(folder / "batch.npy")
-    for name, model in networks.items():
-        again = load_model(folder / f"{name}.keras")
-        assert types_of_normalizations(again) == {BatchNormalization}
-        np.testing.assert_array_equal(again(batch), model(batch))
-
-
-def test_load_model_restores_the_optimizer(folder):
-    assert int(load_model(folder / "head.keras").optimizer.iterations) == SAVED_STEPS
-    assert not load_model(folder / "head.keras", compile=False).compiled
+    np.testing.assert_array_equal(again(batch), model(batch))
+    assert again.compiled == model.compiled
+    assert not again.compiled or int(again.optimizer.iterations) == SAVED_STEPS
 
 
 def test_a_model_that_was_saved_elsewhere_has_the_fused_kernel_again(networks, folder, tmp_path):
     elsewhere = keras.models.load_model(folder / "head.keras")
     assert types_of_normalizations(elsewhere) == {keras.layers.BatchNormalization}
     elsewhere.save(tmp_path / "back.keras")
-    back = load_model(tmp_path / "back.keras")
+    back = load_model(tmp_path / "back.keras", compile=False)
     assert types_of_normalizations(back) == {BatchNormalization}
+    assert not back.compiled
     batch = np.load(folder / "batch.npy")
     np.testing.assert_array_equal(back(batch), networks["head"](batch))
 
@@ -179,26 +178,27 @@ def test_fit_runs_the_fused_kernel(origin, folder):
     assert counts["FusedBatchNormV3"] == counts["FusedBatchNormGradV3"] == count > 0
 
 
-def test_a_file_may_be_deeper_than_the_stack(tmp_path):
+def test_a_file_may_be_deeper_than_the_stack(tmp_path, request):
     x = inputs = keras.Input((2,))
-    with recursion_limit():
-        for _ in range(1000):
-            x = keras.layers.Activation("relu")(x)
-        keras.Model(inputs, x).save(tmp_path / "deep.keras")
+    for _ in range(250):
+        x = keras.layers.Activation("relu")(x)
+    keras.Model(inputs, x).save(tmp_path / "deep.keras")
+    request.addfinalizer(functools.partial(sys.setrecursionlimit, sys.getrecursionlimit()))
+    sys.setrecursionlimit(len(inspect.stack()) + 200)
     with pytest.raises(RecursionError):
         keras.models.load_model(tmp_path / "deep.keras")
-    assert len(load_model(tmp_path / "deep.keras").layers) == 1001
+    assert len(load_model(tmp_path / "deep.keras").layers) == 251
 
 
-def test_code_in_a_file_is_not_executed(tmp_path):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x)])
-    model.save(tmp_path / "code.keras")
-    with pytest.raises(ValueError, match="lambda"):
-        load_model(tmp_path / "code.keras")
-
-
-@pytest.mark.parametrize("name", ["missing.keras", "model.weights.h5", "text.keras"])
-def test_other_files_are_refused(name, tmp_path):
-    (tmp_path / "text.keras").write_text("text")
-    with pytest.raises(InputError, match=r"needs the path of a \.keras file; got"):
-        load_model(tmp_path / name)
+def test_files_that_are_refused(tmp_path):
+    unsafe, text = tmp_path / "unsafe.keras", tmp_path / "text.keras"
+    keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x)]).save(unsafe)
+    text.write_text("text")
+    for path, message in (
+        (unsafe, r"unsafe\.keras cannot be loaded in safe mode: .*Lambda"),
+        (text, r"text\.keras cannot be loaded in safe mode: "),
+        (tmp_path / "missing.keras", r"there is no .*missing\.keras"),
+        (tmp_path / "model.weights.h5", r"ends with \.keras, not from .*model\.weights\.h5"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_model(path)

@@ -1,5 +1,7 @@
 """Our batch normalization equals that of Keras, except for TensorFlow's kernel."""
 
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -185,6 +187,14 @@ def test_same_configuration():
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(ours))
     assert type(again) is keras.layers.BatchNormalization  # saved models need no package but Keras
     assert again.get_config() == ours.get_config()
+
+
+def test_pickles_contain_the_layer_of_keras():
+    layer, _ = pair((2, 3, 3, 4))
+    again = pickle.loads(pickle.dumps(layer))
+    assert type(again) is keras.layers.BatchNormalization
+    assert again.get_config() == layer.get_config()
+    equal(again.get_weights(), layer.get_weights(), 0)
 
 
 def test_symbolic_shapes_are_those_of_keras():
