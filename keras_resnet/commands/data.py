@@ -6,7 +6,7 @@ from pathlib import Path
 from keras_resnet import detection
 from keras_resnet.classification import get_recipe
 from keras_resnet.data.check import check as check_folder
-from keras_resnet.data.convert import convert as convert_dataset
+from keras_resnet.data.conversion import convert as convert_dataset
 from keras_resnet.data.pipeline import Transform, dataset_statistics
 from keras_resnet.data.preview import draw_views, sample_examples, save_sheet
 from keras_resnet.data.sources import names_detection_dataset, open_dataset

@@ -3,7 +3,7 @@
 from .augmentation import AUGMENTATIONS as AUGMENTATIONS
 from .augmentation import Augmentation as Augmentation
 from .augmentation import get_augmentation as get_augmentation
-from .convert import convert as convert
+from .conversion import convert as convert
 from .digits import held_out as held_out
 from .examples import BadImages as BadImages
 from .pipeline import Transform as Transform

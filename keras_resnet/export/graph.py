@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import keras
 import numpy as np
@@ -487,13 +487,16 @@ def _has_scale_and_offset(layer: keras.layers.GroupNormalization) -> bool:
     return layer.axis in (-1, 3) and layer.scale and layer.center
 
 
-def _weights(layer) -> dict[str, np.ndarray]:
+def _weights(layer: Any) -> dict[str, np.ndarray]:
     if isinstance(layer, keras.layers.GroupNormalization):
-        return {"scale": layer.gamma.numpy(), "offset": layer.beta.numpy()}
+        weights = {"scale": layer.gamma, "offset": layer.beta}
+        return {name: cast(Any, weight).numpy() for name, weight in weights.items()}
     kernel = layer.kernel.numpy().astype("float32")
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         kernel = kernel.reshape((*kernel.shape[:2], 1, -1))
-    bias = layer.bias.numpy().astype("float32") if layer.use_bias else np.zeros(kernel.shape[-1], "float32")
+    bias = np.zeros(kernel.shape[-1], "float32")
+    if layer.use_bias:
+        bias = cast(Any, layer).bias.numpy().astype("float32")
     return {"kernel": kernel, "bias": bias}
 
 

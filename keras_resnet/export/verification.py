@@ -120,7 +120,7 @@ class _Reference:
 
     def __init__(self, model):
         self.serve = serving_function(model)
-        self.activation = activation_of(model)
+        self.activation: Activation = activation_of(model)
         self.images = 0
         self.largest_logit = 0.0
         self.squares = 0.0

@@ -46,7 +46,7 @@ class Tracker:
         """Ends the log."""
 
 
-class TensorBoard(Tracker):
+class _TensorBoard(Tracker):
     """Writes TensorBoard's logs to the folder `tensorboard` of the run."""
 
     def begin(self, folder: RunFolder, config: Mapping[str, Any], rows: Sequence[Row]) -> None:
@@ -67,7 +67,7 @@ class TensorBoard(Tracker):
         self._writer.close()
 
 
-class MLflow(Tracker):
+class _MLflow(Tracker):
     """Logs to MLflow.
 
     MLflow's environment variables `MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAME` (default: keras_resnet)
@@ -119,7 +119,7 @@ class MLflow(Tracker):
         self._client.set_terminated(self._run, names[status])
 
 
-class WandB(Tracker):
+class _WandB(Tracker):
     """Logs to Weights & Biases.
 
     W&B's environment variables, such as `WANDB_PROJECT` (default: keras_resnet) and `WANDB_MODE=offline`,
@@ -157,20 +157,20 @@ class WandB(Tracker):
         self._run.finish(exit_code=0 if status == "finished" else 1)
 
 
-TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
+_TRACKERS: dict[str, type[Tracker]] = {"tensorboard": _TensorBoard, "mlflow": _MLflow, "wandb": _WandB}
 """The trackers by the names that `RunOptions.track` takes."""
 
 
 def check_trackers(names: Iterable[str]) -> None:
     """Raises `InputError` for an unknown tracker."""
     for name in names:
-        if name not in TRACKERS:
-            raise unknown_name("tracker", name, TRACKERS)
+        if name not in _TRACKERS:
+            raise unknown_name("tracker", name, _TRACKERS)
 
 
 def create_trackers(names: Iterable[str]) -> list[Tracker]:
     """Creates trackers; raises `InputError` if the package of one is not installed."""
-    kinds = {name: TRACKERS[name] for name in dict.fromkeys(names)}
+    kinds = {name: _TRACKERS[name] for name in dict.fromkeys(names)}
     for name, kind in kinds.items():
         if kind.package is not None and importlib.util.find_spec(kind.package) is None:
             raise InputError(f"--track={name} needs the package {kind.package}: pip install {kind.package}")
@@ -201,8 +201,8 @@ class Trackers:
                 getattr(tracker, method)(*arguments)
             except Exception as error:
                 self._trackers.remove(tracker)
-                reason = one_line(error) or type(error).__name__
-                self._say(f"warning: {type(tracker).__name__} does not log this run any more: {reason}")
+                name, reason = type(tracker).__name__.lstrip("_"), one_line(error) or type(error).__name__
+                self._say(f"warning: {name} does not log this run any more: {reason}")
 
 
 def _metrics(row: Row) -> dict[str, float]:

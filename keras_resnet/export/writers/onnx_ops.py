@@ -222,22 +222,25 @@ class OnnxWriter:
                 return self._node("Resize", node.name, [*inputs, "", factors], mode="nearest", **nearest)
             case nodes.Pad():
                 return self._pad(node.name, inputs, node.padding, node.channels)
-            case nodes.AveragePool():
-                # Not as numbers: with images of any size they are not known yet.
-                attributes: dict = {"auto_pad": "SAME_UPPER", "count_include_pad": 0} if node.same else {}
-            case nodes.MaxPool():
-                padding = node.padding
-                if any(max(sides) >= size for sides, size in zip(padding, node.size, strict=True)):
-                    # ONNX Runtime refuses windows that see nothing but padding.
-                    inputs, padding = [self._pad(f"{node.name}/pad", inputs, padding)], NO_PADDING
-                # A window of one pixel subsamples: the layout that ONNX Runtime blocks by channels has a
-                # kernel for it, while a Slice would make it reorder the tensor twice.
-                attributes = {"pads": _pads(padding)}
+            case nodes.AveragePool() | nodes.MaxPool():
+                return self._pool(node, inputs)
             case nodes.KerasLayer():
                 raise InputError(f"layer {node.name!r} has no ONNX operator of the exporter's own")
-            case _:
-                raise TypeError(f"{node!r} has no ONNX operator")
-        attributes |= {"kernel_shape": node.size, "strides": node.strides}
+        raise TypeError(f"{node!r} has no ONNX operator")
+
+    def _pool(self, node: nodes.AveragePool | nodes.MaxPool, inputs: list[str]) -> str:
+        attributes: dict = {"kernel_shape": node.size, "strides": node.strides}
+        if isinstance(node, nodes.MaxPool):
+            padding = node.padding
+            if any(max(sides) >= size for sides, size in zip(padding, node.size, strict=True)):
+                # ONNX Runtime refuses windows that see nothing but padding.
+                inputs, padding = [self._pad(f"{node.name}/pad", inputs, padding)], NO_PADDING
+            # A window of one pixel subsamples: the layout that ONNX Runtime blocks by channels has a
+            # kernel for it, while a Slice would make it reorder the tensor twice.
+            attributes["pads"] = _pads(padding)
+        elif node.same:
+            # Not as numbers: with images of any size they are not known yet.
+            attributes |= {"auto_pad": "SAME_UPPER", "count_include_pad": 0}
         return self._node(type(node).__name__, node.name, inputs, **attributes)
 
     def _group_norm(self, node: nodes.GroupNorm, inputs: list[str]) -> str:
