@@ -48,11 +48,7 @@ class Trainer:
         """
         several = distribution.total_replicas > 1
         self._synchronized = several and any(getattr(layer, "synchronized", False) for layer in model.layers)
-        if jit and self._synchronized:
-            raise InputError(
-                "--jit cannot be combined with --sync_batch_norm on several devices: XLA cannot compile their"
-                " communication; leave out one of them"
-            )
+        _check_compilable(jit, self._synchronized)
         self.model = model
         self._calls: dict[int, Callable] = {
             id(part): Rematerialized(part, jit) if remat else functools.partial(call_in_training, part)
@@ -316,6 +312,14 @@ class _Compiled:
         if device not in self._graphs:
             self._graphs[device] = tf.function(self._function, jit_compile=True)
         return self._graphs[device](*arguments)
+
+
+def _check_compilable(jit: bool, synchronized: bool) -> None:
+    if jit and synchronized:
+        raise InputError(
+            "--jit cannot be combined with --sync_batch_norm on several devices: XLA cannot compile their"
+            " communication; leave out one of them"
+        )
 
 
 def _assign(variables, values) -> None:

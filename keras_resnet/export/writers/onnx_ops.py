@@ -217,9 +217,7 @@ class OnnxWriter:
             case nodes.GroupNorm():
                 return self._group_norm(node, inputs)
             case nodes.Upsample():
-                factors = self.constant(f"{node.name}/factors", np.array((1, 1, *node.size), "float32"))
-                nearest = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-                return self._node("Resize", node.name, [*inputs, "", factors], mode="nearest", **nearest)
+                return self._upsample(node, inputs)
             case nodes.Pad():
                 return self._pad(node.name, inputs, node.padding, node.channels)
             case nodes.AveragePool() | nodes.MaxPool():
@@ -242,6 +240,11 @@ class OnnxWriter:
             # Not as numbers: with images of any size they are not known yet.
             attributes |= {"auto_pad": "SAME_UPPER", "count_include_pad": 0}
         return self._node(type(node).__name__, node.name, inputs, **attributes)
+
+    def _upsample(self, node: nodes.Upsample, inputs: list[str]) -> str:
+        factors = self.constant(f"{node.name}/factors", np.array((1, 1, *node.size), "float32"))
+        nearest = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return self._node("Resize", node.name, [*inputs, "", factors], mode="nearest", **nearest)
 
     def _group_norm(self, node: nodes.GroupNorm, inputs: list[str]) -> str:
         """Normalizes each group as one channel: ONNX has group normalization since opset 18 only."""
