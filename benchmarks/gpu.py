@@ -109,8 +109,8 @@ def _measure(
         memory = {name: [each.call("peak_memory")] for name, each in workers.items()}
         for name in others:
             run.add(f"peak_memory/{subject}", "MiB", memory[ours], memory[name], name)
-            first = ([workers[each].ready["first_step"]] for each in (ours, name))
-            run.add(f"first_step/{subject}", "s", *first, name)
+            first, peers = ([workers[each].ready["first_step"]] for each in (ours, name))
+            run.add(f"first_step/{subject}", "s", first, peers, name)
         own_speed = workers[ours].call("measure", steps=steps)
         multiply_adds = _PASSES[task] * workers[ours].ready["multiply_adds"]
     with matrix_product.start(multiply_adds, spec["precision"], limit_side) as limit:

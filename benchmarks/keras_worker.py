@@ -94,7 +94,7 @@ def _infer(model: keras.Model, spec: dict[str, Any]) -> tuple[keras.Model, TakeS
     compute = tf.function(lambda images: model(images, training=False), jit_compile=spec.get("jit", False))
 
     def take_steps(steps: int) -> None:
-        results = None
+        results: Any = images
         for _ in range(steps):
             results = compute(images)
         tf.reduce_sum(results).numpy()  # waits for the device

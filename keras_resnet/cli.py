@@ -92,7 +92,9 @@ def flags_of(options: type, names: Iterable[str] | None = None, optional: bool =
     for field in fields.values() if names is None else (fields[name] for name in names):
         is_tuple = typing.get_origin(field.type) is tuple
         kind: Any = tuple if is_tuple else (*typing.get_args(field.type), field.type)[0]  # str of str | None
-        default = None if optional else list(field.default) if is_tuple else field.default  # absl takes lists
+        default: Any = None if optional else field.default
+        if is_tuple and not optional:
+            default = list(default)  # absl takes lists
         found.append(Flag(field.name, field.metadata["help"], kind, default))
     return tuple(found)
 

@@ -40,7 +40,7 @@ class ProgressBar:
     ):
         stream = stream or sys.stderr  # None if it is closed
         is_visible = visible and stream is not None
-        is_terminal = is_visible and stream.isatty()
+        is_terminal = visible and stream is not None and stream.isatty()
         self._total, self._unit, self._description = total, unit, description
         self._log = stream if is_visible and not is_terminal else None
         self._bar = None

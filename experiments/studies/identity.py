@@ -168,7 +168,7 @@ def claims(shallow: int, deep: int, measured: Measured) -> list[Claim]:
                 for start, name in (("zero", "scale zero"), ("he", "He"))
             ),
             *all_of(
-                above(*reversed(errors["plain", start]), name)
+                above(errors["plain", start][1], errors["plain", start][0], name)
                 for start, name in (("zero", "scale zero"), ("he", "He"))
             ),
         ),

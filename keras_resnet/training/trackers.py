@@ -78,7 +78,7 @@ class _MLflow(Tracker):
 
     def begin(self, folder: RunFolder, config: Mapping[str, Any], rows: Sequence[Row]) -> None:
         """Creates a run with the recipe as its parameters, or continues that of the run's folder."""
-        import mlflow
+        import mlflow  # pyright: ignore[reportMissingImports]
 
         self._entities, self._folder = mlflow.entities, folder
         self._client = client = mlflow.MlflowClient()
@@ -130,7 +130,7 @@ class _WandB(Tracker):
 
     def begin(self, folder: RunFolder, config: Mapping[str, Any], rows: Sequence[Row]) -> None:
         """Creates a run with the recipe as its config, or continues that of the run's folder."""
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         known = _read_ids(folder).get("wandb")
         self._run = wandb.init(
