@@ -234,7 +234,7 @@ def epoch_order(seed: int, epoch: int) -> np.random.Philox:
 
 def augmentation_seed(seed: int, epoch: int) -> int:
     """The first number of the seed pairs of an epoch's augmentations; the second is the example's index."""
-    return int(_key(seed, epoch, _AUGMENTATION).generate_state(1, np.uint64)[0] >> 1)
+    return int(_key(seed, epoch, _AUGMENTATION).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _batches(split, transform, examples, shard, first_step, seed, bad) -> tf.data.Dataset:
