@@ -63,7 +63,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.scale
             and self.center
             and not self.synchronized
-            and not self.renorm
+            and not getattr(self, "renorm", False)  # Keras 3.12 has no renormalization
             and self.variable_dtype == "float32"
             and self.compute_dtype in ("float32", "float16", "bfloat16")
             and keras.backend.standardize_dtype(inputs.dtype) == self.compute_dtype
