@@ -249,6 +249,8 @@ class Detector:
             found = [self.head_features(pool(part), training=training) for pool in pools]
             return tf.reshape(functools.reduce(tf.maximum, found), [tf.shape(part)[0], size, features])
 
+        if count == 0:  # oneDNN's convolutions of no images have outputs of wrong shapes
+            return tf.zeros([tf.shape(boxes)[0], 0, features], self.head_features.outputs[0].dtype)
         if parts == 1:
             return compute(boxes)
         padded = tf.pad(boxes, [[0, 0], [0, parts * size - count], [0, 0]])
