@@ -308,7 +308,7 @@ class _Compiled:
 
     @tf.autograph.experimental.do_not_convert  # which devices there are is known when the graph is built
     def __call__(self, *arguments: Any) -> Any:
-        device = str(*tf.distribute.get_replica_context().devices)
+        device = tf.constant(0).device  # the replica's; its context does not know it on other workers
         if device not in self._graphs:
             self._graphs[device] = tf.function(self._function, jit_compile=True)
         return self._graphs[device](*arguments)
