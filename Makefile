@@ -23,9 +23,9 @@ demo-page: $(VENV)/installed  ## Try the network of `make demo` in the browser.
 	$(BIN)/python -m keras_resnet zoo serve $(DEMO)
 
 test: $(VENV)/installed $(VENV)/browser  ## Every test but the slow ones.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network and not torch and not wheel and not trackers" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not torch and not wheel and not trackers" $(ARGS)
 
-test-slow: $(VENV)/installed $(VENV)/browser $(VENV)/docs-installed  ## Kills, several processes, big exports, fuzzing.
+test-slow: $(VENV)/installed $(VENV)/browser $(VENV)/docs-installed  ## Kills, several processes, big exports, fuzzing, the site.
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not torch" $(ARGS)
 
 test-torch: $(VENV)/torch-installed  ## Against torchvision's and timm's own networks, and Keras on torch.

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import harness, input_pipeline, matrix_product, torch_peer
 from keras_resnet import cli
+from keras_resnet.errors import InputError
 from keras_resnet.models.config import get_config
 from keras_resnet.processes import Worker
 
@@ -26,7 +27,7 @@ _LIMIT_SIDE = 8192
 _PEERS = ("keras", "torch")
 _FLAGS = (
     cli.Flag("peers", f"Peers: {', '.join(_PEERS)}.", tuple, list(_PEERS)),
-    cli.Flag("model", "The network; peers other than PyTorch have resnet50 only.", default="resnet50"),
+    cli.Flag("model", "The network; Keras as a peer has resnet50 only.", default="resnet50"),
     cli.Flag("precision", "float32 or bfloat16.", default="bfloat16"),
     cli.Flag("steps", "Steps per round.", int, 50),
     cli.Flag("batch_size", "Images per step, instead of the subject's own.", int),
@@ -52,6 +53,8 @@ def main(
 ) -> None:
     """Compares our step with and without XLA, Keras, PyTorch and a large matrix product."""
     peers = harness.chosen("peer", peers, _PEERS) if peers else []
+    if "keras" in peers and model != "resnet50":
+        raise InputError(f"the peer keras has resnet50 only, not {model}; give --peers=torch")
     torch = torch_peer.Torch(torch_python) if "torch" in peers else None
     for subject in subjects:
         task, _, batch = subject.partition("/")
@@ -109,8 +112,8 @@ def _measure(
         memory = {name: [each.call("peak_memory")] for name, each in workers.items()}
         for name in others:
             run.add(f"peak_memory/{subject}", "MiB", memory[ours], memory[name], name)
-            first, peers = ([workers[each].ready["first_step"]] for each in (ours, name))
-            run.add(f"first_step/{subject}", "s", first, peers, name)
+            own_first, peer_first = ([workers[each].ready["first_step"]] for each in (ours, name))
+            run.add(f"first_step/{subject}", "s", own_first, peer_first, name)
         own_speed = workers[ours].call("measure", steps=steps)
         multiply_adds = _PASSES[task] * workers[ours].ready["multiply_adds"]
     with matrix_product.start(multiply_adds, spec["precision"], limit_side) as limit:

@@ -128,7 +128,9 @@ def main(name: str, set: Sequence[str], output_dir: str | None, jobs: int | None
         raise InputError(f"cannot write to {folder}: {error.strerror or error}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
-    for section in (section for section in sections if section.claims):
+    for section in sections:
+        if not section.claims:
+            continue
         print(f"\n{section.title}")
         for claim in section.claims:
             print(f"  {claim.verdict:>13}: {claim.statement}")
@@ -146,7 +148,8 @@ def _carry_out(
     done = sum(is_done(run, folder / "runs") for run in runs)
     outcomes = run_all(runs, folder / "runs", data_dir=setting.data_dir, jobs=jobs)
     sections = [experiment.section(setting, outcomes) for experiment in experiments]
-    sections += [section for section in (significance_section(sections),) if section is not None]
+    if tests := significance_section(sections):
+        sections.append(tests)
     environment = _environment(setting, outcomes, time.perf_counter() - begun, done)
     following = () if setting.detector else BUDGETS[BUDGETS.index(setting.budget) + 1 :]
     if following:

@@ -1,5 +1,6 @@
-"""The tests of the field beside the verdicts: Welch's t-test, with Holm's correction over a page."""
+"""The section with Welch's t-tests of all claims, with Holm's correction over a page."""
 
+import math
 from collections.abc import Sequence
 
 from experiments.claims import MOST_SEEDS, OPEN, Claim, Comparison, holm
@@ -11,16 +12,18 @@ _HEADER = (
     "difference of the means",
     "95 % interval",
     "p (Welch)",
-    "p of the claim (Holm)",
+    "largest p (Holm)",
     "verdict",
-    "seeds to decide",
+    "seeds for the test",
 )
 _TEXT = (
-    "The verdicts compare differences with the spread of the seeds. This table shows, for the same ones, "
-    "Welch's t-test (two-sided, unequal variances) and its 95 % confidence interval. A claim with several "
-    "comparisons has the largest of their p-values; Holm's correction is over all claims of this page with "
-    "p-values. Where a verdict is not decided, the last column estimates how many seeds per network the test "
-    "needs to find the measured difference with a power of 80 % at a level of 5 %.",
+    "The verdicts compare differences with the spread of the seeds. This table shows, for the same "
+    "differences, Welch's t-test (two-sided, unequal variances) and its 95 % confidence interval. A claim "
+    "with several comparisons has the largest of their p-values; Holm's correction is over all claims of "
+    "this page with p-values. Where a verdict is not decided, the last column estimates how many seeds per "
+    "network the test needs to find the measured difference with a power of 80 % at a level of 5 %.",
+    "The test is always of equal means. For a claim that two values are similar, that one is not above the "
+    "other, or that they differ by a given amount, its p-value neither confirms nor refutes the claim.",
     "A p-value is missing where no sample varies or there is one seed only. The test assumes normally "
     "distributed values, which a few seeds cannot confirm; the differences of gradients are of logarithms to "
     "base 10.",
@@ -58,7 +61,7 @@ def _row(claim: Claim, comparison: Comparison, adjusted: float | None) -> list[s
 
 
 def _number(value: float) -> str:
-    return "-" if value != value else f"{value:+.3g}"
+    return "-" if math.isnan(value) else f"{value:+.3g}"
 
 
 def _p(value: float | None) -> str:

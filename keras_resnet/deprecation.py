@@ -20,7 +20,8 @@ class OldName(NamedTuple):
     @property
     def message(self) -> str:
         """What the warning says."""
-        return f"{self.old} is called {self.new} since version {self.since}, and is removed in {self.until}"
+        renamed = f"{self.old} was renamed to {self.new} in version {self.since}"
+        return f"{renamed} and will be removed in {self.until}"
 
 
 OLD_NAMES = (

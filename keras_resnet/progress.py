@@ -23,6 +23,7 @@ class ProgressBar:
     Args:
         total: number of items; None if it is unknown.
         unit: name of the items, in the plural.
+        description: what is done, such as "evaluating"; begins each line.
         initial: number of items that were processed before.
         visible: whether to show anything; False for all workers but the chief.
         stream: where to write, instead of standard error.
@@ -38,11 +39,10 @@ class ProgressBar:
         visible: bool = True,
         stream: TextIO | None = None,
     ):
-        stream = stream or sys.stderr  # None if it is closed
-        is_visible = visible and stream is not None
-        is_terminal = visible and stream is not None and stream.isatty()
+        stream = (stream or sys.stderr) if visible else None  # standard error is None if it is closed
+        is_terminal = stream is not None and stream.isatty()
         self._total, self._unit, self._description = total, unit, description
-        self._log = stream if is_visible and not is_terminal else None
+        self._log = None if is_terminal else stream
         self._bar = None
         if is_terminal:
             self._bar = tqdm(

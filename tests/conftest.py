@@ -18,3 +18,12 @@ def early_progress(monkeypatch):
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser without a window."""
+    from helpers import browser  # not for the tests that need none
+
+    with browser.launched() as launched:
+        yield launched

@@ -45,7 +45,7 @@ def test_an_old_name_gives_the_new_object_and_one_warning(old):
     assert found is pkgutil.resolve_name(NAMES[old])
     assert warning.category is FutureWarning
     assert warning.filename == "user.py"
-    text = f"{old} is called {NAMES[old]} since version 0.2.0, and is removed in 0.4.0"
+    text = f"{old} was renamed to {NAMES[old]} in version 0.2.0 and will be removed in 0.4.0"
     assert str(warning.message) == text
 
 

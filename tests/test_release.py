@@ -63,9 +63,3 @@ def test_the_workflow_runs_ci_on_the_supported_versions():
     supported = re.findall(r"Python :: (\d\.\d+)", classifiers)
     assert versions.replace('"', "").split(", ") == supported
     assert metadata["options"]["python_requires"] == f">={supported[0]}"
-
-
-@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"])
-def test_the_links_lead_to_files(page):
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
-    assert [target for target in targets if not (ROOT / target).exists()] == []

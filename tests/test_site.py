@@ -122,7 +122,9 @@ def test_a_table_without_its_place_is_an_error(modules):
         tables.replaced("a <!-- table: x --><!-- end --> b", "y", "")
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize(
+    "page", sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")]), ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_links_lead_to_files(page):
     """On GitHub, a link to a folder works, too; on the site, it does not."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -174,12 +176,6 @@ def host(site):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser.launched() as launched:
-        yield launched
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from keras_resnet.images.preprocessing import Preprocessing
 from keras_resnet.models.config import get_config
 from keras_resnet.weights.compare import TOLERANCE
 from keras_resnet.weights.compare import compare as compare_weights
-from keras_resnet.weights.huggingface import UNKNOWN, license_id
+from keras_resnet.weights.huggingface import license_id
 from keras_resnet.weights.native import save_weights
 from keras_resnet.weights.spec import ModelSpec, check_architecture
 from keras_resnet.weights.weight_file import open_weights
-from keras_resnet.weights.writers import check_writable, write_weights
+from keras_resnet.weights.writers import check_writable, name_in, write_weights
 
 
 def convert_weights(
@@ -38,7 +38,8 @@ def convert_weights(
         raise InputError(f"--output must end with .weights.h5; got {output}")
     if license is not None and to != "huggingface":
         raise InputError("--license is for the model card of --to=huggingface")
-    identifier = None if license is None else license_id(license)
+    if license is not None:
+        license_id(license)  # raises for an invalid one
     with open_weights(source, model) as file:
         if model is None and file.described is None and file.entry is None:
             raise InputError(f"{source} does not name its network; pass --model=NAME")
@@ -54,8 +55,7 @@ def convert_weights(
     if to is None:
         save_weights(network, output, spec)
     else:
-        identifier = identifier or (UNKNOWN if entry is None else license_id(entry.license))
-        write_weights(network, spec, to, output, identifier, entry)
+        write_weights(network, spec, to, output, license, entry)
     return spec
 
 
@@ -68,7 +68,7 @@ def convert(
     if to is None:
         print(f"{Path(output)}: {spec.model}, {spec.classes} classes")
         return
-    name = check_writable(to, spec, output)
+    name = name_in(to, spec)
     bgr = to == "keras_applications" and spec.config.block != "preactivation"
     print(f"{Path(output)}: {name} of {to}, {spec.classes} classes")
     preprocessing = spec.preprocessing.for_channels(spec.input_shape[2])

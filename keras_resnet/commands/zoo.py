@@ -23,6 +23,7 @@ SERVE = cli.Command(
             default="exported",
         ),
     ),
+    extra="export",
 )
 
 COMMAND = cli.Group("Tries exported networks in the browser.", {"serve": SERVE})

@@ -1,18 +1,18 @@
 """Converts a TFDS dataset from TFRecord to ArrayRecord files, whose records can be read in any order."""
 
+import contextlib
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from keras_resnet.data.sources import array_record, open_builder, tfrecords, unreadable
-from keras_resnet.errors import InputError
+from keras_resnet.errors import InputError, one_line
 from keras_resnet.files import replacing
+from keras_resnet.progress import ProgressBar
 
 _INFO = "dataset_info.json"
 _WRITER_OPTIONS = "group_size:1"  # each record is compressed by itself
@@ -52,24 +52,25 @@ def convert(name: str, output_dir: str | os.PathLike, data_dir: str | os.PathLik
         values = json.loads((source / _INFO).read_text(encoding="utf-8"))
         values["fileFormat"] = tfds.core.FileFormat.ARRAY_RECORD.value
         (folder / _INFO).write_text(json.dumps(values, indent=2), encoding="utf-8")
-        with tqdm(total=sum(count for _, count in files), unit=" records", disable=None) as bar:
+        with ProgressBar(sum(count for _, count in files), "records", "converting") as bar:
             for file, count in files:
                 converted = folder / file.name.replace(".tfrecord-", ".array_record-")
                 _convert_file(name, file, converted, count, bar)
     return target
 
 
-def _convert_file(name: str, file: Path, target: Path, count: int, bar: Any) -> None:
-    writer = array_record("array_record_module").ArrayRecordWriter(str(target), _WRITER_OPTIONS)
+def _convert_file(name: str, file: Path, target: Path, count: int, bar: ProgressBar) -> None:
     written = 0
     try:
-        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-            writer.write(record)
-            written += 1
-            bar.update()
+        writer = array_record("array_record_module").ArrayRecordWriter(str(target), _WRITER_OPTIONS)
+        with contextlib.closing(writer):
+            for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+                writer.write(record)
+                written += 1
+                bar.update()
     except tf.errors.OpError as error:
         raise unreadable(name, error) from None
-    finally:
-        writer.close()
+    except (RuntimeError, IndexError) as error:
+        raise InputError(f"{target.name} cannot be written: {one_line(error)}") from None
     if written != count:
         raise InputError(f"{file} holds {written} records, not {count}: it is damaged")

@@ -23,9 +23,9 @@ def sample_examples(
 ) -> tuple[IndexedSplit, list[str]]:
     """Selects up to `count` examples of a split, relabeled 0, 1, 2, ..., and titles them.
 
-    They are spread evenly over an indexed split (folders are sorted by class), or the first of a streamed
-    one. Images that cannot be decoded are skipped; raises `InputError` if all of them are, or if a file of
-    records is damaged.
+    They are spread evenly over the split (folders are sorted by class), or the first of a streamed one.
+    Images that cannot be decoded are skipped; raises `InputError` if all of them are, or if a file of records
+    is damaged.
     """
     count = min(count, len(split))
     if isinstance(split, IndexedSplit):
@@ -33,15 +33,17 @@ def sample_examples(
         images, labels, files = split.images[chosen], split.classes[chosen], split.files
         names = [_name(split, int(index)) for index in chosen]
     else:
+        chosen = np.arange(count)
         with pipeline_errors():
             if isinstance(split, StreamedSplit):
                 fetched = [split.fetch(record) for _, record in split.records().take(count)]
             else:
-                fetched = [split.fetch(tf.constant(index)) for index in range(count)]
+                chosen = chosen * len(split) // count
+                fetched = [split.fetch(tf.constant(index)) for index in chosen]
         # An object array: NumPy would convert a list of bytes to strings of one length.
         images = np.array([image.numpy() for image, _ in fetched], dtype=object)
         labels, files = np.array([int(label) for _, label in fetched]), False
-        names = [f"record {index}" for index in range(count)]
+        names = [f"record {index}" for index in chosen]
     few = IndexedSplit(split.name, images, np.arange(count, dtype="int32"), files)
     good = [label for _, labels_seen in raw_images(few, transform.preprocessing) for label in labels_seen]
     if not good:

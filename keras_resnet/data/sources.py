@@ -20,13 +20,15 @@ from keras_resnet.errors import InputError, TryAgain, unknown_name
 from keras_resnet.images.decode import decode_error
 
 INDEXED_BYTES = 512 * 2**20
-"""Largest TFDS split that is kept in memory, so that an epoch is a full permutation."""
+"""Largest TFDS dataset that is kept in memory, so that an epoch is a full permutation."""
 
 SHUFFLE_BUFFER = 8192
 """Size of the shuffle buffer of encoded records; the files are shuffled first."""
 
-_Keys = TypeVar("_Keys")
 _ARRAY_RECORD_ERRORS = (OSError, ValueError, RuntimeError, IndexError)
+"""What the package array_record raises for files that cannot be read or written."""
+
+_Keys = TypeVar("_Keys")
 _CYCLE_LENGTH, _BLOCK_LENGTH = 16, 16  # files read at once, and records read from each in turn
 _DOWNLOAD_RETRIES = 4
 _FOLDER = "folder:"
@@ -135,16 +137,12 @@ class StreamedSplit:
 
     def decode_error(self, index: int, record: bytes) -> tuple[str, str | None]:
         """The name of a record, and why it cannot be decoded, or None if it can."""
-        try:
-            encoded = cast(Any, self.fetch(tf.constant(record))[0].numpy())
-        except tf.errors.InvalidArgumentError:
-            return f"record {index}", "without a valid label"
-        return f"record {index}", decode_error(encoded)
+        return _record_error(index, record, self.parse)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArrayRecordSplit:
-    """Examples of ArrayRecord files, each of which is read without the others.
+    """Examples of ArrayRecord files, which can be read in any order.
 
     `records` has the serialized records by index; `parse` is that of `StreamedSplit`.
     """
@@ -160,22 +158,33 @@ class ArrayRecordSplit:
 
     def fetch(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The encoded image, string (), and the label, int32 (), of an example."""
-        record = tf.numpy_function(lambda index: self.records[int(index)], [index], tf.string)
+        record = tf.numpy_function(self._read, [index], tf.string)
         image, label = self.parse(tf.ensure_shape(record, ()))
         return image, tf.cast(label, tf.int32)
 
     def decode_error(self, index: int, record: int) -> tuple[str, str | None]:
         """The name of an example, and why it cannot be decoded, or None if it can."""
         del record  # the same number
-        name = f"record {index}"
         try:
-            content = self.records[index]
+            content = self._read(index)
+        except InputError as error:
+            return f"record {index}", str(error)
+        return _record_error(index, content, self.parse)
+
+    def _read(self, index: int) -> bytes:
+        try:
+            return self.records[int(index)]
         except _ARRAY_RECORD_ERRORS as error:
-            return name, f"unreadable: {_one_line(error)}"
-        try:
-            return name, decode_error(cast(Any, self.parse(tf.constant(content))[0]).numpy())
-        except tf.errors.InvalidArgumentError:
-            return name, "without a valid label"
+            raise InputError(f"record {index} of {self.name!r} is unreadable: {_one_line(error)}") from None
+
+
+def _record_error(index: int, record: bytes, parse: Callable) -> tuple[str, str | None]:
+    """The name of a record, and why it cannot be decoded, or None if it can."""
+    try:
+        encoded = cast(Any, parse(tf.constant(record))[0]).numpy()
+    except tf.errors.InvalidArgumentError:
+        return f"record {index}", "without a valid label"
+    return f"record {index}", decode_error(encoded)
 
 
 def _check_file(file: tf.Tensor, needed: tf.Tensor | int) -> tf.Tensor:
@@ -527,7 +536,7 @@ class _Loader:
         # A fourth channel (alpha) or an unknown number of them is left to the decoder.
         decoded = None not in shape and shape[-1] in (1, 3) and count * np.prod(shape) <= INDEXED_BYTES
         if self.is_array_record:
-            records = self._array_record(split, split, 0, count)
+            records = self._array_record(split, split, 0, count, self._example)
             decode = info.features[self.image_key].decode_example if decoded else lambda image: image
             dataset = tf.data.Dataset.range(count).map(records.fetch)
             dataset = cast(Any, dataset).map(lambda image, label: (decode(image), label))
@@ -552,18 +561,20 @@ class _Loader:
 
     @property
     def is_array_record(self) -> bool:
-        """Whether the records can be read in any order."""
+        """Whether the dataset is stored as ArrayRecord files."""
         return self.builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD
 
     def _streamed(self, spec: str, split: str, start: int, stop: int) -> StreamedSplit:
         shards = tfrecords(self.name, self.builder.info, f"{split}[{start}:{stop}]")
         return StreamedSplit(spec, shards, self._parse)
 
-    def _array_record(self, spec: str, split: str, start: int, stop: int) -> ArrayRecordSplit:
+    def _array_record(
+        self, spec: str, split: str, start: int, stop: int, parse: Callable | None = None
+    ) -> ArrayRecordSplit:
         files = self.builder.info.splits[f"{split}[{start}:{stop}]"].file_instructions
         source = array_record("array_record_data_source").ArrayRecordDataSource
         try:
-            return ArrayRecordSplit(spec, source(files), self._parse)
+            return ArrayRecordSplit(spec, source(files), parse or self._parse)
         except _ARRAY_RECORD_ERRORS as error:
             raise unreadable(self.name, error) from None
 

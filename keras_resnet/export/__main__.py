@@ -25,18 +25,24 @@ COMMAND = cli.Command(
         ),
         cli.Flag(
             "mean",
-            "Of --keras: what its training subtracted from pixels 0-255; one number, or one per channel.",
+            "With --keras: the mean that training subtracted from pixels 0-255; one number, or one per "
+            "channel.",
             tuple,
             ["0"],
         ),
-        cli.Flag("std", "Of --keras: by what its training divided them afterwards.", tuple, ["1"]),
+        cli.Flag(
+            "std",
+            "With --keras: the standard deviation that training divided by; one number, or one per channel.",
+            tuple,
+            ["1"],
+        ),
         cli.Flag(
             "resize",
-            "Of --keras: length to which the shorter side of an image is resized before the center crop. "
-            "Default: whole images are resized.",
+            "With --keras: length in pixels of the shorter side before the center crop. Default: the whole "
+            "image is resized.",
             int,
         ),
-        cli.Flag("labels", "Of --keras: a text file with the names of the classes, one per line."),
+        cli.Flag("labels", "With --keras: a text file with one class name per line."),
         cli.Flag("classes", "Number of classes, if not the network's own.", int),
         cli.Flag("formats", "What to write, separated by commas.", default="saved_model,tflite,onnx"),
         cli.Flag(

@@ -56,7 +56,7 @@ ARTIFACTS: Mapping[str, ArtifactKind] = types.MappingProxyType({kind.name: kind 
 FORMATS = ("saved_model", "tflite", "onnx")
 """The formats that are written by default."""
 
-PRECISIONS = ("float32", "float16", "bfloat16", "dynamic", "int8")
+PRECISIONS = tuple(dict.fromkeys(kind.precision for kind in _KINDS))
 IO_DTYPES = ("float32", "uint8")
 LAYOUTS = ("nhwc", "nchw")
 CHOICES = ("io_dtype", "opset", "layout", "dynamic_size", "batch_size")  # fields of `Options` with a flag
@@ -141,7 +141,7 @@ def check_options_apply(changed: Iterable[str], artifacts: Iterable[str]) -> Non
     """
     formats = {ARTIFACTS[name].format for name in artifacts}
     for name in changed:
-        # Detectors' TFLite files have one option more.
+        # Only detectors have image_size, which is not in the table.
         rows = FILE_FORMATS.items()
         applies_to = [format for format, row in rows if name in row.options] or ["tflite"]
         if formats.isdisjoint(applies_to):

@@ -8,12 +8,12 @@ import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import keras
 import numpy as np
 
-from keras_resnet.export.serving import LOGITS, PROBABILITIES
+from keras_resnet.export.serving import LOGITS, PROBABILITIES, Activation
 from keras_resnet.models.graph import LayerCall, is_functional, layer_calls, tensor_key
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
@@ -203,7 +203,7 @@ class Graph:
         return images.shape
 
     @property
-    def activation(self) -> Literal["softmax", "sigmoid"]:
+    def activation(self) -> Activation:
         """The function from logits to probabilities."""
         (node,) = (node for node in self.nodes if node.name == self.outputs[PROBABILITIES])
         return "sigmoid" if isinstance(node, Sigmoid) else "softmax"

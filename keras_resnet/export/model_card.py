@@ -91,6 +91,8 @@ def model_card(
 def _usage(format: str, file: str, quantized: bool, options: Mapping[str, Any]) -> str:
     """Python code that computes the probabilities of `images` with a file."""
     file_format, images = FILE_FORMATS[format], "images"
+    if "batch_size" in file_format.options and (options.get("batch_size") or 1) > 1:
+        images += f".repeat({options['batch_size']}, axis=0)"
     if "layout" in file_format.options and options["layout"] == "nchw":
         images += ".transpose(0, 3, 1, 2)"
     if "io_dtype" in file_format.options and options["io_dtype"] == "uint8":

@@ -23,6 +23,7 @@ from keras_resnet.export.artifacts import (
 from keras_resnet.export.images import Images, dataset_images, photo_images, sample_photos
 from keras_resnet.export.keras_models import KerasModelSpec, to_logits
 from keras_resnet.export.serving import Activation, network_for_export
+from keras_resnet.export.writers.tflite_metadata import check_labels
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.models.graph import is_functional
 from keras_resnet.models.layers import load_model
@@ -35,7 +36,7 @@ MAX_TOP1_DROP = 1.0  # percentage points
 
 @dataclasses.dataclass(frozen=True)
 class ExportRequest:
-    """The arguments of `python -m export`.
+    """The arguments of `python -m keras_resnet export`.
 
     Attributes:
         workdir: folder of a run with `model.weights.h5` and `recipe.json`, instead of `model` and `weights`.
@@ -149,7 +150,7 @@ class ExportRequest:
 
     def _keras_file(self, path: Path) -> "Source":
         model = load_model(path, compile=False)
-        shape = model.inputs[0].shape[1:] if getattr(model, "inputs", None) else ()
+        shape = model.inputs[0].shape[1:] if is_functional(model) else ()
         if len(shape) != 3 or None in shape:
             raise InputError(f"{path} takes images of the shape {shape}; the command needs three fixed sizes")
         height, _, channels = shape
@@ -183,7 +184,7 @@ def export_command(request: Any, texts: Mapping[str, Any]) -> str:
     changed = {name: value for name, value in values.items() if value != defaults[name]}
     changed.update(texts)
     flags = [f"--{name}={value}" for name, value in changed.items() if value is not None]
-    return shlex.join(["python", "-m", "export", *flags])
+    return shlex.join(["python", "-m", "keras_resnet", "export", *flags])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,8 +219,7 @@ def keras_source(
     sample = preprocessing.normalization(sample_photos(*shape)[:2])
     network, activation = to_logits(model, np.asarray(sample, "float32"))
     classes, labels = int(network.output_shape[-1]), tuple(labels)
-    if len(labels) not in (0, classes):
-        raise InputError(f"{len(labels)} labels do not fit the {classes} classes of {model.name!r}")
+    check_labels(labels, classes)
     spec = KerasModelSpec(network.name, {}, classes, shape, preprocessing, labels)
     output_dir = Path(request.output_dir or Path("exported") / spec.model)
     images = request.images(spec, request.dataset)

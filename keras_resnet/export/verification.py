@@ -105,7 +105,7 @@ def expected_signature(
     output_dtype = options.io_dtype if kind.name == "tflite_int8" else "float32"
     if "dynamic_size" in taken and options.dynamic_size:
         height = width = None
-    if kind.format == "tflite":
+    if "batch_size" in taken:
         batch = options.batch_size
     shape = (batch, height, width, channels)
     if "layout" in taken and options.layout == "nchw":

@@ -62,7 +62,7 @@ def train(
         sigterm.install()
         with distribution.name_lost_workers(), pipeline_errors():
             run = set_up(task, RunFolder(folder), options, distribution, lock, trackers)
-            with _tracked(run):
+            with _tracked(run, sigterm):
                 if not run.is_finished:
                     _train_and_evaluate(run, sigterm, observer)
                 _save_result(run, sigterm)
@@ -70,7 +70,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _tracked(run: Run) -> Iterator[None]:
+def _tracked(run: Run, sigterm: Sigterm) -> Iterator[None]:
     """Begins and ends the trackers' logs, unless the run has already ended with its result."""
     if run.is_finished and run.folder.weights.exists():
         yield
@@ -81,8 +81,9 @@ def _tracked(run: Run) -> Iterator[None]:
     try:
         yield
         status = "finished"
-    except (Preempted, KeyboardInterrupt):
-        status = "stopped"
+    except BaseException as error:
+        if sigterm.received or isinstance(error, Preempted | KeyboardInterrupt):
+            status = "stopped"
         raise
     finally:
         run.trackers.end(status)

@@ -29,7 +29,7 @@ class RunOptions:
     sync_batch_norm: bool = described("Compute batch statistics over all replicas.", False)
     max_bad_images: int = described("Undecodable images that are skipped before the run stops.", 100)
     worker_timeout: float = described("Seconds to wait for other workers.", 300)
-    track: tuple[str, ...] = described("Trackers: tensorboard, mlflow, wandb.", ("tensorboard",))
+    track: tuple[str, ...] = described("Where to log metrics: tensorboard, mlflow, wandb.", ("tensorboard",))
 
     def __post_init__(self):
         if self.precision not in PRECISIONS:

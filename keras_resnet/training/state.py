@@ -135,10 +135,8 @@ def set_up(
     )
     schedule = Schedule(recipe, total_steps, task.epoch_steps)
     sums = dict.fromkeys((*task.train_metrics, "count"), 0.0)
-    own = {"progress": progress, "trackers": Trackers(chosen, progress.say), "bad_images": bad_images}
-    run = Run(
-        task, folder, options, distribution, trainer, schedule, total_steps=total_steps, sums=sums, **own
-    )
+    parts = task, folder, options, distribution, trainer, schedule, progress, Trackers(chosen, progress.say)
+    run = Run(*parts, bad_images, total_steps, sums)
     if distribution.is_chief and is_new:  # only now, when all arguments are known to be valid
         _lock(lock, folder, options, distribution)
         if folder.recipe.exists():

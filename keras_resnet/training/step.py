@@ -48,7 +48,8 @@ class Trainer:
         """
         several = distribution.total_replicas > 1
         self._synchronized = several and any(getattr(layer, "synchronized", False) for layer in model.layers)
-        _check_compilable(jit, self._synchronized)
+        if jit and self._synchronized:
+            raise InputError("--jit and --sync_batch_norm exclude each other on several devices")
         self.model = model
         self._calls: dict[int, Callable] = {
             id(part): Rematerialized(part, jit) if remat else functools.partial(call_in_training, part)
@@ -297,9 +298,9 @@ class Trainer:
 
 
 class _Compiled:
-    """A function of the replicas, compiled with XLA.
+    """A replica's function, compiled with XLA.
 
-    Each device has its own graph, with the device's copies of the variables.
+    Each device has its own graph, because a graph holds one device's copies of the variables.
     """
 
     def __init__(self, function: Callable):
@@ -308,18 +309,11 @@ class _Compiled:
 
     @tf.autograph.experimental.do_not_convert  # which devices there are is known when the graph is built
     def __call__(self, *arguments: Any) -> Any:
-        device = tf.constant(0).device  # the replica's; its context does not know it on other workers
+        # Not the context's `devices`, which fails on other workers than the first.
+        device = tf.constant(0).device
         if device not in self._graphs:
             self._graphs[device] = tf.function(self._function, jit_compile=True)
         return self._graphs[device](*arguments)
-
-
-def _check_compilable(jit: bool, synchronized: bool) -> None:
-    if jit and synchronized:
-        raise InputError(
-            "--jit cannot be combined with --sync_batch_norm on several devices: XLA cannot compile their"
-            " communication; leave out one of them"
-        )
 
 
 def _assign(variables, values) -> None:

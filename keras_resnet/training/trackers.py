@@ -13,7 +13,7 @@ from keras_resnet.files import write_json
 from keras_resnet.run_folder import RunFolder
 
 Status = Literal["finished", "stopped", "failed"]
-"""How a run ended; "stopped" is by SIGTERM or Ctrl-C, with a checkpoint."""
+"""How a run ended; "stopped" is by SIGTERM or Ctrl-C."""
 
 Row = Mapping[str, float]
 """A row of history.csv: "epoch", "step", and metrics by name."""
@@ -109,14 +109,14 @@ class _MLflow(Tracker):
         self._client.log_batch(self._run, metrics=metrics)
 
     def end(self, status: Status) -> None:
-        """Uploads the run's small files and its weights, if it is finished."""
-        if status == "finished":
-            folder = self._folder
+        """Ends the run; a finished one gets its recipe, history, curves and weights as artifacts."""
+        folder, names = self._folder, {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+        try:
             for path in (folder.recipe, folder.history, folder.curves, folder.weights):
-                if path.exists():
+                if status == "finished" and path.exists():
                     self._client.log_artifact(self._run, str(path))
-        names = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-        self._client.set_terminated(self._run, names[status])
+        finally:
+            self._client.set_terminated(self._run, names[status])
 
 
 class _WandB(Tracker):

@@ -7,7 +7,7 @@ import keras
 
 from keras_resnet.errors import InputError, unknown_name
 from keras_resnet.weights.conversion import collect_tensors
-from keras_resnet.weights.huggingface import UNKNOWN, timm_config, write_folder
+from keras_resnet.weights.huggingface import UNKNOWN, license_id, timm_config, write_folder
 from keras_resnet.weights.keras_applications import applications_model, applications_names, write_applications
 from keras_resnet.weights.registry import PretrainedWeights
 from keras_resnet.weights.spec import ModelSpec
@@ -21,11 +21,8 @@ _ENDINGS = {
 }
 
 
-def check_writable(library: str, spec: ModelSpec, output: str | os.PathLike) -> str:
-    """Returns the name of a network in a library.
-
-    Raises `InputError` if the library does not have the network, or would not read the `output`.
-    """
+def check_writable(library: str, spec: ModelSpec, output: str | os.PathLike) -> None:
+    """Raises `InputError` if a library does not have the network, or would not read the `output`."""
     if library not in _ENDINGS:
         raise unknown_name("library", library, _ENDINGS)
     name, endings = Path(output).name, _ENDINGS[library]
@@ -39,6 +36,11 @@ def check_writable(library: str, spec: ModelSpec, output: str | os.PathLike) -> 
     channels = spec.input_shape[2]
     if library in ("torchvision", "keras_applications") and channels != 3:
         raise InputError(f"the networks of {library} take RGB images; this one takes {channels} channels")
+    name_in(library, spec)
+
+
+def name_in(library: str, spec: ModelSpec) -> str:
+    """Returns the name of a network in a library; raises `InputError` if it is not there."""
     if library == "keras_applications":
         return applications_model(spec.config)
     if library == "huggingface":
@@ -51,7 +53,7 @@ def write_weights(
     spec: ModelSpec,
     library: str,
     output: str | os.PathLike,
-    license: str = UNKNOWN,
+    license: str | None = None,
     origin: PretrainedWeights | None = None,
 ) -> None:
     """Writes the weights of a network in the format of a library, atomically.
@@ -59,7 +61,7 @@ def write_weights(
     Args:
         model: built by `spec.build`.
         library: torchvision, timm, keras_applications or huggingface.
-        license: the Hugging Face Hub's identifier, for the model card.
+        license: the Hugging Face Hub's identifier, for the model card. Default: that of `origin`, or unknown.
         origin: the published weights, if they are these.
 
     Raises:
@@ -72,5 +74,6 @@ def write_weights(
         return write_applications(collect_tensors(model, applications_names(spec.config)), path, spec)
     tensors = collect_tensors(model, torch_names(spec.config))
     if library == "huggingface":
+        license = license_id(license or (UNKNOWN if origin is None else origin.license))
         return write_folder(tensors, path, spec, license, origin)
     return write_torch_file(tensors, path, spec)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the browser available that the pages are tested in. Quiet unless it fails.
-# tests/experiments/browser.py looks in the same places.
+# tests/helpers/browser.py looks in the same places.
 set -eu
 
 is_there() {

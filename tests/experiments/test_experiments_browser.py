@@ -51,12 +51,6 @@ def sections():
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    with browser.launched() as launched:
-        yield launched
-
-
-@pytest.fixture(scope="module")
 def made_up(tmp_path_factory):
     facts = {HOSTILE: LONG, LONG: FOREIGN, FOREIGN: HOSTILE, "Command": "python -m experiments\npython -V"}
     path = tmp_path_factory.mktemp("page") / "page.html"

@@ -98,12 +98,6 @@ def address(exported):
         thread.join()
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with browser.launched() as launched:
-        yield launched
-
-
 @pytest.fixture
 def page(chromium, address):
     """The page, ready; fails at its end for faults that the browser named in the meantime."""

@@ -154,7 +154,7 @@ def test_workdir(workdir, toy_dataset, tmp_path, capsys, monkeypatch):
         "Image.Resampling.BICUBIC",
         "Apache-2.0",
         "the test split of toy",
-        f"python -m export --workdir={workdir} --data_dir=data",
+        f"python -m keras_resnet export --workdir={workdir} --data_dir=data",
         parity["formats"]["onnx"]["sha256"],
         f"{parity['formats']['tflite']['bytes']:,}",
     ):
@@ -389,7 +389,7 @@ def test_published_weights_by_their_name(tiny_resnet18, name, side, interpolatio
         f"Resize the shorter side of each image to {side} pixels ({interpolation})",
         f"Image.Resampling.{interpolation.upper()}",
         f"{entry.license} for the weights",
-        f"python -m export --model=resnet18 --weights={name}",
+        f"python -m keras_resnet export --model=resnet18 --weights={name}",
         "  0 tench",
     ):
         assert expected in card

@@ -296,7 +296,10 @@ def test_the_command(keras_file, tmp_path, capsys):
     results = onnx_results(output / "model.onnx")
     np.testing.assert_allclose(results["probabilities"], expected, atol=1e-5)
     card = (output / "MODEL_CARD.md").read_text()
-    assert f"python -m export --keras={keras_file} --mean=127.5 --std=128,127.5,127 --resize=22" in card
+    assert (
+        f"python -m keras_resnet export --keras={keras_file} --mean=127.5 --std=128,127.5,127 --resize=22"
+        in card
+    )
 
 
 def error_of(capsys, *flags):
@@ -363,7 +366,7 @@ def channels_first():
         (lambda: head(layers.Flatten(), layers.Dense(2), size=22), r"images of the shape \(22, 22, 3\); the"),
         (channels_first, "layer 'turned' is channels first; export needs channels last"),
         (forgetful, "cannot be rebuilt from the configs and weights of its layers: the outputs differ by"),
-        (lambda: head(layers.Flatten(), layers.Dense(3)), "2 labels do not fit the 3 classes of"),
+        (lambda: head(layers.Flatten(), layers.Dense(3)), "2 labels do not fit 3 classes"),
         (lambda: head, "export_model takes a Model, not function"),
     ],
 )

@@ -1,14 +1,12 @@
 """Two CPU devices for the distribution tests, and a recipe that runs in seconds."""
 
-import contextlib
-
 import pytest
+from helpers import runs
 from helpers.devices import one_device  # noqa: F401 (also two CPU devices)
 from helpers.zoo_networks import TINY
 
 from keras_resnet.classification import get_recipe
 from keras_resnet.training import RunOptions
-from keras_resnet.training.step import Trainer
 
 
 @pytest.fixture(scope="session")
@@ -35,24 +33,8 @@ def run_options(data_dir):
 
 @pytest.fixture(scope="session")
 def break_off():
-    """A context manager that interrupts the run in it before call number `after`, counted from 0."""
-
-    @contextlib.contextmanager
-    def breaking_off(after):
-        calls = iter(range(after))
-        train = Trainer.train
-
-        def counted(self, *args):
-            if next(calls, None) is None:
-                raise KeyboardInterrupt
-            return train(self, *args)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Trainer, "train", counted)
-            with pytest.raises(KeyboardInterrupt):
-                yield
-
-    return breaking_off
+    """`helpers.runs.break_off`."""
+    return runs.break_off
 
 
 @pytest.fixture(scope="session")

@@ -193,7 +193,6 @@ def test_two_workers_train_a_detector_as_one_device_does(tmp_path, data_dir, bac
         backbone_weights=backbone,
         statistics_batches=2,
         learning_rate=0.001,
-        val_split="test[:9]",
         model_overrides=overrides,
     )
     options = {"checkpoint_every": 2}

@@ -354,7 +354,7 @@ def test_synchronized_statistics_on_two_devices_are_those_of_the_whole_batch(opt
 
 
 def test_xla_cannot_compile_synchronized_statistics():
-    with pytest.raises(InputError, match="--jit cannot be combined with --sync_batch_norm"):
+    with pytest.raises(InputError, match="--jit and --sync_batch_norm exclude each other"):
         make("mirrored", jit=True, synchronized=True)
     make(jit=True, synchronized=True)  # one device has nothing to communicate
 

@@ -48,12 +48,6 @@ def test_the_metadata_are_what_a_package_index_accepts(metadata):
     assert all(address.startswith("https://") for address in metadata.project_urls.values())
 
 
-def test_the_python_versions_agree(metadata):
-    named = re.findall(r"Python :: (3\.\d+)\n", "\n".join([*metadata.classifiers, ""]))
-    oldest = min(named, key=lambda version: int(version.split(".")[1]))
-    assert metadata.requires_python == SpecifierSet(f">={oldest}")
-
-
 def test_the_description_has_no_dead_links(metadata):
     assert metadata.description_content_type == "text/markdown"
     readme = (ROOT / "README.md").read_text()

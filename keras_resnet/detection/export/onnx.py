@@ -19,9 +19,10 @@ from keras_resnet.detection.detector import Detector, level_anchors
 from keras_resnet.detection.export.serving import BOXES, COUNT, LABELS, SCORES
 from keras_resnet.errors import InputError
 from keras_resnet.export.artifacts import NEWEST_OPSET, OPSET, Options
+from keras_resnet.export.formats import FILE_FORMATS
 from keras_resnet.export.graph import Input, Node, fold_layers
 from keras_resnet.export.serving import BATCH, INPUT
-from keras_resnet.export.writers.onnx import is_our_onnx_file, write_onnx_file
+from keras_resnet.export.writers.onnx import write_onnx_file
 from keras_resnet.export.writers.onnx_ops import OnnxWriter
 from keras_resnet.files import replacing
 from keras_resnet.models.graph import recursion_limit
@@ -69,7 +70,7 @@ def detector_to_onnx(
     check_opset(opset, onnx.defs.onnx_opset_version())
     options = Options(io_dtype=io_dtype, opset=opset)
     labels = json.dumps(detector.class_names, ensure_ascii=False)
-    with replacing(path, is_our_onnx_file) as temporary:
+    with replacing(path, FILE_FORMATS["onnx"].is_ours) as temporary:
         proto = _Detection(onnx, detector, options).write()
         write_onnx_file(proto, temporary, {"license": license, "labels": labels, "layout": "nhwc"})
     return Path(path)

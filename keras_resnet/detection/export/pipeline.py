@@ -105,7 +105,7 @@ def _check(detector: Detector, request: DetectorExportRequest, images: Detection
     formats = {ARTIFACTS[name].format for name in request.artifacts}
     if detector.head is None and "tflite" in formats:
         raise InputError(
-            f"{detector.name} has one stage, and TFLite files are written of two-stage detectors only; give"
+            f"{detector.name} is a one-stage detector, which cannot be exported to TFLite; give"
             " --formats=saved_model,onnx"
         )
     if isinstance(images.images, DetectionSplit):

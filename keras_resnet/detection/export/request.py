@@ -74,7 +74,7 @@ class DetectionImages:
 
 @dataclasses.dataclass(frozen=True)
 class DetectorExportRequest:
-    """The arguments of `python -m export` for a detector.
+    """The arguments of `python -m keras_resnet export` for a detector.
 
     Attributes:
         workdir: folder of a run with `model.weights.h5` and `recipe.json`, instead of `model` and `weights`.

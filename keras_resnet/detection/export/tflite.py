@@ -27,10 +27,10 @@ from keras_resnet.detection.sizes import (
 )
 from keras_resnet.errors import InputError, require
 from keras_resnet.export.artifacts import IO_DTYPES, LEAST_CALIBRATION_IMAGES, check_choice
+from keras_resnet.export.formats import FILE_FORMATS
 from keras_resnet.export.graph import Input, Node, fold_layers
 from keras_resnet.export.serving import INPUT
 from keras_resnet.export.writers.tensorflow_ops import Weights, compute_nodes
-from keras_resnet.export.writers.tflite import is_tflite_file
 from keras_resnet.export.writers.tflite_conversion import Compute, convert
 from keras_resnet.export.writers.tflite_merging import MergedModel
 from keras_resnet.export.writers.tflite_metadata import (
@@ -94,7 +94,7 @@ def detector_to_tflite(
     classes = len(detector.class_names)
     check_labels(detector.class_names, classes)
     images = _calibration_images(calibration, image_size) if precision == "int8" else None
-    with replacing(path, is_tflite_file) as temporary:
+    with replacing(path, FILE_FORMATS["tflite"].is_ours) as temporary:
         writer = _Writer(detector, image_size, precision, images, temporary.with_name("parts"))
         try:
             model = writer.write(io_dtype)

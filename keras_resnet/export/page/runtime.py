@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from keras_resnet import files
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.files import atomic_path, os_errors_as_input_errors
 
@@ -40,7 +41,7 @@ def runtime_files(source: str | Path | None = None, tell: Callable[[str], None] 
     Raises:
         InputError: the files cannot be fetched, are others than the expected ones, or cannot be stored.
     """
-    folder = cache_folder()
+    folder = _cache_folder()
     paths = {name: folder / name for name in DIGESTS}
     if source is None and all(_is_intact(path) for path in paths.values()):
         return paths
@@ -55,7 +56,7 @@ def runtime_files(source: str | Path | None = None, tell: Callable[[str], None] 
     return paths
 
 
-def cache_folder() -> Path:
+def _cache_folder() -> Path:
     """Returns the folder of this version's files: in $XDG_CACHE_HOME, or in ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # Its specification says to ignore relative paths.
@@ -65,7 +66,7 @@ def cache_folder() -> Path:
 
 def _is_intact(path: Path) -> bool:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == DIGESTS[path.name]
+        return files.sha256(path) == DIGESTS[path.name]
     except OSError:
         return False
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import onnx
 
 _PRODUCER = "keras_resnet"
-is_our_onnx_file = FILE_FORMATS["onnx"].is_ours
 
 
 def to_onnx(
@@ -84,7 +83,7 @@ def to_onnx(
     if dynamic_size:
         _check_any_size(graph)
     batches = check_calibration(calibration, graph.input_shape) if precision == "int8" else None
-    with replacing(path, is_our_onnx_file) as temporary:
+    with replacing(path, FILE_FORMATS["onnx"].is_ours) as temporary:
         if graph.keras_layers:
             proto = convert(graph, options)
         else:

@@ -61,6 +61,10 @@ def write_graph(graph: Graph, options: Options, precision: str = "float32") -> "
     return model
 
 
+# What float16 is not precise enough for.
+_IN_FLOAT32 = nodes.Dense | nodes.Mean | nodes.Max | nodes.GroupNorm | nodes.Softmax | nodes.Sigmoid
+
+
 class OnnxWriter:
     """Writes each type of `Node`.
 
@@ -165,7 +169,7 @@ class OnnxWriter:
         inputs = [self.tensors[name] for name in node.inputs]
         if isinstance(node, nodes.Conv):
             inputs = [self._cast(node, inputs[0], self._precision)]
-        elif isinstance(node, nodes.Dense | nodes.Mean | nodes.Max | nodes.Softmax | nodes.Sigmoid):
+        elif isinstance(node, _IN_FLOAT32):
             inputs = [self._cast(node, inputs[0], "float32")]
         elif len({x.dtype for x in inputs}) > 1:
             inputs = [self._cast(node, x, "float32", f"cast_{i}") for i, x in enumerate(inputs, 1)]

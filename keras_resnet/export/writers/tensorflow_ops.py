@@ -99,7 +99,7 @@ def _compute_node(node: Node, inputs: list, weights: Weights, precision: str, is
         case nodes.Softmax():
             return tf.nn.softmax(tf.cast(x, tf.float32), name=name)
         case nodes.Sigmoid():
-            return tf.sigmoid(x, name=name)
+            return tf.sigmoid(tf.cast(x, tf.float32), name=name)
         case nodes.Add():
             return tf.add(*_of_one_type(inputs), name=name)
         case nodes.Concat():

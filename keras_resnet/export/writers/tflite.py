@@ -25,7 +25,6 @@ from keras_resnet.export.writers.tflite_metadata import (
 )
 from keras_resnet.files import replacing
 
-is_tflite_file = FILE_FORMATS["tflite"].is_ours
 _PROBABILITIES = {
     "softmax": "Probabilities of the classes; they sum to 1.",
     "sigmoid": "Probabilities of the classes, each by itself.",
@@ -78,7 +77,7 @@ def to_tflite(
     images = _calibration_images(calibration, graph.input_shape) if precision == "int8" else None
     float_classifier = images is not None and io_dtype == "float32"
     outputs = (FEATURES,) if float_classifier else OUTPUTS
-    with replacing(path, is_tflite_file) as temporary:
+    with replacing(path, FILE_FORMATS["tflite"].is_ours) as temporary:
         # Integer files are made from a function of float32; the converter turns its ends into bytes.
         dtype = io_dtype if images is None else "float32"
         given = tf.TensorSpec((batch_size, *graph.input_shape), dtype, name=INPUT)
