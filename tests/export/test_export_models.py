@@ -65,6 +65,7 @@ def branches():
     x = layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[0.5, 0.25, 2.0])(x)
     x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu6")(x)
     x = layers.MaxPooling2D(3, strides=2, padding="same")(x)
+    x = layers.GroupNormalization(4, gamma_initializer="random_normal")(x)
     y = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2, use_bias=False)(x)
     y = layers.ReLU(0.75)(layers.BatchNormalization()(y))
     x = layers.Concatenate()(
