@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,9 @@ from keras_resnet.training.task import Batch, Task, call_in_training
 
 _INITIAL_LOSS_SCALE = 2.0**15
 _LOSS_SCALE_GROWTH_STEPS = 2000
+# Input channels from which oneDNN's gradient of strided 1x1 convolutions is right on CPUs without AVX-512:
+# https://github.com/uxlfoundation/oneDNN/issues/6035
+_ONEDNN_CHANNELS = 8
 
 
 class Trainer:
@@ -44,8 +48,10 @@ class Trainer:
         The task's recipe configures the optimizer; `RunOptions` describes the keyword arguments.
 
         Raises:
-            InputError: `jit` with batch normalization that is synchronized over several replicas.
+            InputError: `jit` with batch normalization that is synchronized over several replicas; a network
+                whose gradients oneDNN computes wrongly.
         """
+        _check_onednn(model)
         several = distribution.total_replicas > 1
         self._synchronized = several and any(getattr(layer, "synchronized", False) for layer in model.layers)
         if jit and self._synchronized:
@@ -329,3 +335,18 @@ def _sum_over_replicas(context, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
     flat = context.all_reduce(tf.distribute.ReduceOp.SUM, flat)
     parts = tf.split(flat, [tensor.shape.num_elements() for tensor in tensors])
     return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _check_onednn(model: keras.Model) -> None:
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "1":
+        return
+    for layer in model.layers:
+        if not isinstance(layer, keras.layers.Conv2D) or not layer.trainable:
+            continue
+        strided = layer.kernel_size == (1, 1) and max(layer.strides) > 1
+        if strided and (channels := layer.input.shape[-1]) < _ONEDNN_CHANNELS:
+            raise InputError(
+                f"{layer.name} is a 1x1 convolution with strides and {channels} input channels, whose "
+                "gradient oneDNN computes wrongly on some CPUs: take at least "
+                f"{_ONEDNN_CHANNELS} channels, or set the environment variable TF_ENABLE_ONEDNN_OPTS=0"
+            )

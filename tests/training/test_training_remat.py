@@ -14,7 +14,7 @@ from keras_resnet.training.remat import Rematerialized
 from keras_resnet.training.step import Trainer
 
 CLASSES = 5
-DEEP = ALL_SMALL["basic 1x1 B cifar"].replace(stage_depths=(2, 1), stage_filters=(4, 6))
+DEEP = ALL_SMALL["basic 1x1 B cifar"].replace(stage_depths=(2, 1), stage_filters=(8, 12))
 
 
 def take_steps(

@@ -1,9 +1,12 @@
 """One step against a reference computation, on one device and on two."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.zoo_networks import zeros_for_weights
 
 from keras_resnet import InputError, build_model, freeze
 from keras_resnet.classification import ClassificationRecipe, ClassificationTask, mixing
@@ -418,3 +421,34 @@ def test_mixing_depends_on_seed_step_and_part_alone():
 
     assert mixed(0, 1, 2) == mixed(0, 1, 2)
     assert len({mixed(0, 1, 2), mixed(1, 1, 2), mixed(0, 2, 2), mixed(0, 1, 3)}) == 4
+
+
+@pytest.mark.parametrize(("value", "filters", "refused"), [("1", 6, True), ("1", 8, False), ("0", 6, False)])
+def test_what_onednn_computes_wrongly_is_refused(monkeypatch, value, filters, refused):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", value)
+    model = build_model(
+        "cifar_resnet20",
+        shortcut="B",
+        stage_depths=(1, 1),
+        stage_filters=(filters, 8),
+        input_shape=(8, 8, 3),
+        classes=CLASSES,
+    )
+    create = functools.partial(
+        Trainer, model, ClassificationTask(recipe()), distributions.create("one_device"), seed=0
+    )
+    if refused:
+        with pytest.raises(InputError, match=r"conv3_block1_0_conv is a 1x1 .* and 6 input .*at least 8"):
+            create()
+    else:
+        create()
+    model.trainable = False
+    create()  # it has no gradient
+
+
+def test_no_network_of_the_zoo_is_refused_because_of_onednn(monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
+    task = ClassificationTask(recipe())
+    for name in ("cifar_resnet20", "resnet18", "resnet50", "resnet50_v2", "resnet50d", "resnext50_32x4d"):
+        with zeros_for_weights():
+            Trainer(build_model(name), task, distributions.create("one_device"), seed=0)
