@@ -82,9 +82,13 @@ class ExportRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "artifacts", check_formats(self.formats, self.precision))
-        check_options_apply(self.options.changed, self.artifacts)
-        if self.calibration_images < 1:
-            raise InputError(f"calibration_images must be at least 1; got {self.calibration_images}")
+        changed = list(self.options.changed)
+        if self.calibration_images != CALIBRATION_IMAGES:
+            changed.append("calibration_images")
+        check_options_apply(changed, self.artifacts)
+        require(
+            self.calibration_images >= 1, "calibration_images must be at least 1", self.calibration_images
+        )
         require(0 <= self.max_top1_drop <= 100, "max_top1_drop must be 0 to 100", self.max_top1_drop)
 
     @property
@@ -218,9 +222,9 @@ def keras_source(
     shape = (size, given[2] if len(given) == 4 and given[2] else size, channels)
     sample = preprocessing.normalization(sample_photos(*shape)[:2])
     network, activation = to_logits(model, np.asarray(sample, "float32"))
-    classes, labels = int(network.output_shape[-1]), tuple(labels)
+    classes = int(network.output_shape[-1])
     check_labels(labels, classes)
-    spec = KerasModelSpec(network.name, {}, classes, shape, preprocessing, labels)
+    spec = KerasModelSpec(network.name, {}, classes, shape, preprocessing, tuple(map(str, labels)))
     output_dir = Path(request.output_dir or Path("exported") / spec.model)
     images = request.images(spec, request.dataset)
     return Source(spec, lambda: network, output_dir, images, activation=activation)

@@ -114,7 +114,7 @@ class DetectorExportRequest:
         for name in ("images", "calibration_images"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        options = ("io_dtype", "opset", "image_size")
+        options = ("io_dtype", "opset", "image_size", "calibration_images")
         check_options_apply(
             [name for name in options if getattr(self, name) != defaults[name]], self.artifacts
         )
