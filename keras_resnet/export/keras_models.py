@@ -237,10 +237,13 @@ def _activation_of(call: LayerCall) -> Activation | None:
 def _check_same_outputs(
     model: keras.Model, network: keras.Model, activation: Activation | None, sample: np.ndarray
 ) -> None:
-    """Compares the rebuilt network with the model; raises `InputError` if they differ."""
+    """Compares the rebuilt network with the model; raises `InputError` if they differ or it does not run."""
     images = keras.ops.cast(sample, model.inputs[0].dtype)
     with recursion_limit():
-        (expected,) = keras.tree.flatten(model(images, training=False))
+        try:
+            (expected,) = keras.tree.flatten(model(images, training=False))
+        except ValueError as error:  # of Keras, or of a layer of the user's
+            raise InputError(f"{model.name!r} does not run on its own images: {one_line(error)}") from error
         found = network(sample, training=False)
     if activation:
         found = getattr(keras.activations, activation)(found)

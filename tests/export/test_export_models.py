@@ -241,7 +241,8 @@ def unknown_layers():
     x = layers.LayerNormalization(name="norm")(layers.BatchNormalization()(x))
     x = keras.ops.split(Halved(6, 1, name="halved")(x), 2, axis=-1)
     x = layers.Average(name="average")([x[1], 0.5 * x[0]])
-    outputs = layers.Dense(4, activation="softmax")(layers.GlobalAveragePooling2D()(x))
+    x = layers.Activation("gelu", name="gelu")(layers.GlobalAveragePooling2D()(x))
+    outputs = layers.Dense(4, activation="softmax")(x)
     return randomize(keras.Model(images, outputs, name="unknown"))
 
 
@@ -249,6 +250,7 @@ UNKNOWN = {
     "inverted (Normalization)",
     "silu (Conv2D)",
     "norm (LayerNormalization)",
+    "gelu (Activation)",
     "halved (Halved)",
     "average (Average)",
 }
@@ -421,6 +423,14 @@ def channels_first():
         (lambda: head(layers.Flatten(), layers.Dense(2), size=22), r"images of the shape \(22, 22, 3\); the"),
         (channels_first, "layer 'turned' is channels first; export needs channels last"),
         (forgetful, "cannot be rebuilt from the configs and weights of its layers: the outputs differ by"),
+        (
+            lambda: head(layers.RandomCrop(4, 4), layers.Flatten(), layers.Dense(2)),
+            r"does not run on its own images: Exception encountered when calling",
+        ),
+        (
+            lambda: head(layers.Flatten(), layers.Dense(2, activation="tanh")),
+            r"ends in 'tanh'; give that layer no activation, or a softmax or sigmoid of Keras",
+        ),
         (own_softmax, "returns probabilities, but does not end in a softmax or sigmoid of Keras; its logits"),
         (lambda: head(layers.Flatten(), layers.Dense(3)), "2 labels do not fit 3 classes"),
         (lambda: head, "export_model takes a Model, not function"),
