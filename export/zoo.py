@@ -48,6 +48,7 @@ def export_zoo(
     request = ExportRequest(
         formats=formats,
         precision=precision,
+        output_dir=output_dir,
         options=options or Options(),
         max_top1_drop=max_top1_drop,
         **more,

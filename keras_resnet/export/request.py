@@ -24,6 +24,7 @@ from keras_resnet.export.images import Images, dataset_images, photo_images, sam
 from keras_resnet.export.keras_models import KerasModelSpec, to_logits
 from keras_resnet.export.serving import Activation, network_for_export
 from keras_resnet.export.writers.tflite_metadata import check_labels
+from keras_resnet.files import local_path
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.models.graph import is_functional
 from keras_resnet.models.layers import load_model
@@ -82,6 +83,7 @@ class ExportRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "artifacts", check_formats(self.formats, self.precision))
+        local_path(self.output_dir or "")
         changed = list(self.options.changed)
         if self.calibration_images != CALIBRATION_IMAGES:
             changed.append("calibration_images")

@@ -591,10 +591,11 @@ def test_an_artifact_that_does_not_run_has_no_latency(tmp_path):
         ({"layout": "nchw"}, "layout applies to ONNX files, which"),
         ({"dynamic_size": True}, "dynamic_size applies to ONNX files, which"),
         ({"io_dtype": "uint8"}, "io_dtype applies to TFLite and ONNX files, which"),
+        ({"output_dir": "gs://bucket/x"}, "gs://bucket/x is a URL; give a local path"),
         ({"calibration_images": 64}, "calibration_images applies to int8 files, which are not among"),
     ],
 )
-def test_options_of_other_formats(options, message, weights, tmp_path, capsys):
+def test_options_that_are_refused(options, message, weights, tmp_path, capsys):
     flags = ["--formats=saved_model", f"--output_dir={tmp_path / 'out'}"]
     flags += [f"--{name}={value}" for name, value in options.items()]
     for model, file in (("cifar_resnet20", weights), ("all", "none")):
