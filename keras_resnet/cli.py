@@ -21,7 +21,7 @@ import sys
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from absl import flags as absl_flags
 from absl import logging
@@ -125,18 +125,19 @@ def run(
         print(failure.prefix + " ".join(str(failure).split()), file=sys.stderr)
         status = failure.status
     except BrokenPipeError:
-        if not _reader_has_ended():
+        stdout = sys.stdout
+        if stdout is None or not _reader_has_ended(stdout):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # for what is flushed at the exit
         status = 128 + signal.SIGPIPE
     sys.exit(status or 0)
 
 
-def _reader_has_ended() -> bool:
-    """Whether standard output is a pipe that nothing reads any more."""
+def _reader_has_ended(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nothing reads any more."""
     poll = select.poll()
-    with contextlib.suppress(AttributeError, OSError):  # closed, or not a file
-        poll.register(sys.stdout.fileno(), 0)
+    with contextlib.suppress(OSError):  # it is not a file
+        poll.register(stream.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
