@@ -69,7 +69,7 @@ FLAGS = (
 )
 
 
-class _Published(NamedTuple):
+class Published(NamedTuple):
     """Images/s of a smaller and of a greater number of GPUs, with their batch per GPU."""
 
     source: str
@@ -79,14 +79,14 @@ class _Published(NamedTuple):
 
 
 _PUBLISHED = (
-    _Published("DeepLearningExamples, TensorFlow, AMP", (1, 2375, 256), (8, 17_400, 256), 1600),
-    _Published("DeepLearningExamples, TensorFlow, TF32", (1, 909, 256), (8, 7000, 256), 1600),
-    _Published("DeepLearningExamples, MXNet, AMP", (1, 2180, 256), (8, 16_925, 256), 1600),
-    _Published("DeepLearningExamples, PyTorch, AMP", (1, 2470, 256), (8, 16_621, 256), 1600),
-    _Published("MLPerf 2.0, NVIDIA, MXNet", (8, 27_181, 408), (64, 167_619, 51), 1600),
-    _Published("MLPerf 2.0, NVIDIA, MXNet", (64, 167_619, 51), (1024, 2_364_817, 35), 1600),
+    Published("DeepLearningExamples, TensorFlow, AMP", (1, 2375, 256), (8, 17_400, 256), 1600),
+    Published("DeepLearningExamples, TensorFlow, TF32", (1, 909, 256), (8, 7000, 256), 1600),
+    Published("DeepLearningExamples, MXNet, AMP", (1, 2180, 256), (8, 16_925, 256), 1600),
+    Published("DeepLearningExamples, PyTorch, AMP", (1, 2470, 256), (8, 16_621, 256), 1600),
+    Published("MLPerf 2.0, NVIDIA, MXNet", (8, 27_181, 408), (64, 167_619, 51), 1600),
+    Published("MLPerf 2.0, NVIDIA, MXNet", (64, 167_619, 51), (1024, 2_364_817, 35), 1600),
     # 90 epochs of 1,281,167 images in 29 hours, and 0.9 x 32 times as fast, as the abstract says.
-    _Published("Goyal et al. 2017, P100, Caffe2", (8, 1104, 32), (256, 31_795, 32), 50),
+    Published("Goyal et al. 2017, P100, Caffe2", (8, 1104, 32), (256, 31_795, 32), 50),
 )
 
 
@@ -133,7 +133,7 @@ def predict(inputs: Inputs, gpus: int) -> dict[str, Any]:
     }
 
 
-def compare_published(point: _Published) -> dict[str, Any]:
+def compare_published(point: Published) -> dict[str, Any]:
     """The efficiency that was published, and that which follows from the smaller number of GPUs."""
     (fewer, slow, first_batch), (more, fast, batch) = point.fewer, point.more
     inputs = Inputs(network_gbits=point.network_gbits)

@@ -9,7 +9,9 @@ from test_benchmarks import command
 from benchmarks import harness
 from benchmarks.scaling_prediction import (
     Inputs,
+    Published,
     compare_measured,
+    compare_published,
     exposed_in_buckets,
     hierarchical,
     predict,
@@ -103,6 +105,18 @@ def test_four_workers_are_predicted_from_the_all_reduce_of_two(tmp_path):
     for row in rows:
         assert row["predicted"] == pytest.approx(row["measured"])
         assert row["predicted_share"] == pytest.approx(row["measured_share"])
+
+
+@pytest.mark.parametrize("batch", [10, 5])
+def test_figures_that_follow_the_model_are_predicted(batch):
+    # 8 GPUs compute for 0.1 s on 10 images each; 16 take half as long if they have half as many.
+    inputs = Inputs(network_gbits=100.0)
+    size = 4 * inputs.numbers
+    few = 80 / (0.1 + hierarchical(inputs, 8, size))
+    many = 16 * batch / (batch / 100 + hierarchical(inputs, 16, size))
+    row = compare_published(Published("source", (8, few, 10), (16, many, batch), 100.0))
+    assert row["published"] == pytest.approx(many / (2 * few))
+    assert row["predicted"] == pytest.approx(row["published"])
 
 
 def test_a_step_of_resnet50_sends_the_default_number_of_numbers():
