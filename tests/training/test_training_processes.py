@@ -11,6 +11,7 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import processes
 from helpers.processes import (
     children,
@@ -30,6 +31,7 @@ from kill.attack import run as attack_run
 
 from keras_resnet import detection
 from keras_resnet.classification import get_recipe, train
+from keras_resnet.data import BadImages
 from keras_resnet.training import RunOptions, checkpoints, cluster, launch_local
 from keras_resnet.weights import ModelSpec, save_weights
 
@@ -103,9 +105,20 @@ def test_a_worker_that_dies_is_named_and_the_run_resumes_to_the_same_bytes(tmp_p
         assert status == 137, output  # the other's is 138
         assert f"[{1 - victim}] error: lost worker {victim} at 127.0.0.1:" in output
         assert "Traceback" not in output
-    status, output = run(command)
+    status, output = run([*command, "--export=saved_model,onnx"])
     assert status == 0, output
     assert result(workdir) == result(tmp_path / "whole")
+    only_the_first_worker_exports(workdir, output, ["model.onnx", "saved_model"])
+
+
+def only_the_first_worker_exports(workdir, output, names):
+    for name in names:
+        assert [line[:4] for line in output.splitlines() if f"wrote {name} " in line] == ["[0] "], output
+    found = sorted(path.name for path in (workdir / "export").iterdir())
+    assert [name for name in found if name in names] == names
+    assert ".rejected" not in found
+    if "saved_model" in names:
+        assert [version.name for version in (workdir / "export" / "saved_model").iterdir()] == ["1"]
 
 
 def workers_plan(folder, data_dir, task, recipe, **options):
@@ -186,8 +199,28 @@ def test_two_workers_hold_the_same_bytes(tmp_path, data_dir, mode):
     assert workers[0]["last"]["val_loss"] == pytest.approx(last["val_loss"], rel=1e-3)
 
 
-def test_two_workers_train_a_detector_as_one_device_does(tmp_path, data_dir, backbone, run_options):
-    """Also if one of them is killed within the second epoch, and both are started again."""
+def validation_metrics(recipe, weights, distribution):
+    """The validation metrics of a detector's weights, computed by the devices of `distribution`."""
+    changes = {"backbone_weights": None, "statistics_batches": 0, "freeze": None}
+    task = detection.DetectionTask(recipe.replace(weights=str(weights), **changes))
+    task.open(None)
+    task.build(pretrained=True)
+    bad = BadImages()
+    task.prepare(distribution, None, bad)
+    evaluate = tf.function(lambda batch: task.evaluation_sums(None, batch))
+    results = [evaluate(batch) for batch in task.evaluation_batches(distribution, bad)]
+    sums = sum(np.array(sums) for sums, _ in results)
+    collected = {name: np.concatenate([more[name] for _, more in results]) for name in results[0][1]}
+    return task.evaluation_metrics(sums, collected)
+
+
+def test_two_workers_train_a_detector_as_one_device_does(
+    tmp_path, data_dir, backbone, run_options, one_device
+):
+    """And they compute the same metrics.
+
+    Also if one of them is killed within the second epoch, and both are started again.
+    """
     overrides = {**C4, "score_threshold": 0.0, "proposals": 50}
     recipe = small_recipe(
         backbone_weights=backbone,
@@ -199,6 +232,11 @@ def test_two_workers_train_a_detector_as_one_device_does(tmp_path, data_dir, bac
     whole = tmp_path / "whole"
     workers = run_workers(whole, workers_plan(whole, data_dir, "detection", recipe, **options))
     hold_the_same(workers)
+    expected = validation_metrics(recipe, whole / "run" / "model.weights.h5", one_device)
+    assert expected["map50"] > 0
+    for worker in workers:
+        found = {name: worker["last"][f"val_{name}"] for name in expected}
+        assert found == pytest.approx(expected, rel=1e-3)
     rows = []
     detection.train(
         recipe,
@@ -218,9 +256,10 @@ def test_two_workers_train_a_detector_as_one_device_does(tmp_path, data_dir, bac
     assert status == 137, output  # the other's is 138
     assert "[0] error: lost worker 1 at 127.0.0.1:" in output
     assert not (workdir / "model.weights.h5").exists()
-    status, output = run(command)
+    status, output = run([*command, "--export=onnx"])
     assert status == 0, output
     assert result(workdir) == result(whole / "run")
+    only_the_first_worker_exports(workdir, output, ["model.onnx"])
 
 
 @pytest.mark.parametrize("checkpoint_every", [1, 5])
