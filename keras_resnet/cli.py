@@ -27,7 +27,7 @@ from absl import flags as absl_flags
 from absl import logging
 
 from keras_resnet.errors import CommandFailed, InputError, unknown_name
-from keras_resnet.files import temporary_files_in
+from keras_resnet.files import local_path, temporary_files_in
 from keras_resnet.processes import exit_on_sigterm
 from keras_resnet.quiet import quiet
 from keras_resnet.version import __version__
@@ -44,6 +44,7 @@ _KINDS: dict[type, tuple[Callable, str]] = {
     tuple: (absl_flags.DEFINE_list, "--{}=A,B,..."),
     list: (absl_flags.DEFINE_multi_string, "--{}=TEXT"),
 }
+_WRITTEN = ("workdir", "output_dir", "output", "json")  # flags that name files or folders of results
 _WRAPPER = textwrap.TextWrapper(100, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
@@ -169,6 +170,9 @@ def _run(command: Command | Group, arguments: Sequence[str], program: str) -> in
         print(_help(command, program))
         return 0
     values = parse(command, arguments)
+    for name in _WRITTEN:  # before the work whose result could not be written
+        if isinstance(values.get(name), str):
+            local_path(values[name])
     # Before TensorFlow is loaded. It logs a lot at start-up; uses oneDNN, with which training is two to three
     # times as fast, only on request on CPUs without AVX-512 VNNI; and takes all memory of the GPUs.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -74,6 +74,25 @@ def test_a_reader_that_ends_first(pytestconfig, arguments):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --workdir=gs://bucket/x",
+        "evaluate --workdir=runs/any --output_dir=gs://bucket/x",
+        "export --workdir=runs/any --output_dir=gs://bucket/x",
+        "weights convert imagenet --model=resnet18 --output=gs://bucket/x",
+        "data preview --recipe=digits --output=gs://bucket/x",
+        "detect photo.jpg --weights=any --output=gs://bucket/x",
+        "detect photo.jpg --weights=any --output=any.png --json=gs://bucket/x",
+        "detection evaluate --dataset=scenes --weights=any --output=gs://bucket/x",
+    ],
+)
+def test_results_are_not_written_to_urls(words, capsys):
+    """They are refused before anything is computed."""
+    assert run(COMMAND, *words.split()) == 2
+    assert capsys.readouterr().err.startswith("error: gs://bucket/x is a URL; give a local path")
+
+
 def test_optional_arguments_are_in_brackets(capsys):
     for words, usage in (
         (["weights", "list"], "weights list [MODEL]"),
