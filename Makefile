@@ -45,6 +45,7 @@ dist: $(VENV)/installed  ## The source distribution and the wheel, in dist/.
 	rm -rf dist *.egg-info
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
+# The environment stays in build/, so that it is installed and deleted only once.
 test-wheel: dist  ## The metadata, and the wheel with each extra in an environment of its own and an empty folder.
 	WHEEL_PYTHON=$(WHEEL_PYTHON) WHEEL_CONSTRAINTS=$(WHEEL_CONSTRAINTS) $(BIN)/python -m pytest -m wheel tests/wheel $(ARGS)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from keras_resnet import files
 from keras_resnet.errors import InputError
-from keras_resnet.export.artifacts import FORMATS, Options, check_formats, check_options_apply
+from keras_resnet.export.artifacts import FORMATS, Options
 from keras_resnet.export.pipeline import export_weights
 from keras_resnet.export.report import PARITY, ExportReport
-from keras_resnet.export.request import MAX_TOP1_DROP
+from keras_resnet.export.request import MAX_TOP1_DROP, ExportRequest
 from keras_resnet.models.config import list_models
 from keras_resnet.tables import markdown_table
 
@@ -44,8 +44,16 @@ def export_zoo(
         InputError: the folder of the weights is missing or holds no weights, or an option does not apply to
             the formats.
     """
-    artifacts = check_formats(formats, precision)
-    check_options_apply((options or Options()).changed, artifacts)
+    # Before the first of many networks.
+    request = ExportRequest(
+        formats=formats,
+        precision=precision,
+        output_dir=output_dir,
+        options=options or Options(),
+        max_top1_drop=max_top1_drop,
+        **more,
+    )
+    artifacts = request.artifacts
     output_dir = Path(output_dir or "exported")
     for name, mark in (("index.json", b'"networks"'), ("index.md", b"# Exported networks")):
         files.check_replaceable(output_dir / name, files.starts_with(mark))

@@ -9,24 +9,28 @@ The function takes each flag and argument by its name, and returns an exit statu
 imported, without TensorFlow's start-up messages, only when the command runs, so that `--help` is fast.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
 import os
+import select
 import shlex
+import signal
 import sys
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from absl import flags as absl_flags
 from absl import logging
 
 from keras_resnet.errors import CommandFailed, InputError, unknown_name
-from keras_resnet.files import temporary_files_in
+from keras_resnet.files import local_path, temporary_files_in
 from keras_resnet.processes import exit_on_sigterm
 from keras_resnet.quiet import quiet
+from keras_resnet.version import __version__
 
 DISTRIBUTION = "keras-resnet-zoo"
 """The name that pip installs this package by."""
@@ -40,6 +44,7 @@ _KINDS: dict[type, tuple[Callable, str]] = {
     tuple: (absl_flags.DEFINE_list, "--{}=A,B,..."),
     list: (absl_flags.DEFINE_multi_string, "--{}=TEXT"),
 }
+_WRITTEN = ("workdir", "output_dir", "output", "json")  # flags that name files or folders of results
 _WRAPPER = textwrap.TextWrapper(100, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
@@ -108,16 +113,33 @@ def run(
 
     SIGTERM ends the command with status 143 unless it handles the signal itself.
     Invalid input, and any other `CommandFailed`, becomes one line on standard error and an exit status;
-    other exceptions keep their tracebacks, because they are bugs. The arguments, and the program's name in
-    the help, are by default those of this process.
+    other exceptions keep their tracebacks, because they are bugs. If the reader of the output ends, as `head`
+    does, the status is 141, as for other programs. The arguments, and the program's name in the help, are by
+    default those of this process.
     """
     try:
         with exit_on_sigterm():  # a container ignores SIGTERM if its first process does not handle it
             status = _run(command, sys.argv[1:] if arguments is None else arguments, program or _program())
+        if sys.stdout is not None:  # it is None if it is closed
+            sys.stdout.flush()
     except CommandFailed as failure:
         print(failure.prefix + " ".join(str(failure).split()), file=sys.stderr)
         status = failure.status
+    except BrokenPipeError:
+        stdout = sys.stdout
+        if stdout is None or not _reader_has_ended(stdout):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # for what is flushed at the exit
+        status = 128 + signal.SIGPIPE
     sys.exit(status or 0)
+
+
+def _reader_has_ended(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nothing reads any more."""
+    poll = select.poll()
+    with contextlib.suppress(OSError):  # it is not a file
+        poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def command_line(program: str, command: Command, given: Mapping[str, Any]) -> str:
@@ -132,6 +154,9 @@ def _run(command: Command | Group, arguments: Sequence[str], program: str) -> in
         if _is_help(name):
             print(_group_help(command, program))
             return 0
+        if name == "--version":
+            print(f"{DISTRIBUTION} {__version__}")
+            return 0
         if command.default is not None and (not name or name.startswith("-")):
             command = command.default
             break
@@ -145,6 +170,9 @@ def _run(command: Command | Group, arguments: Sequence[str], program: str) -> in
         print(_help(command, program))
         return 0
     values = parse(command, arguments)
+    for name in _WRITTEN:  # before the work whose result could not be written
+        if isinstance(values.get(name), str):
+            local_path(values[name])
     # Before TensorFlow is loaded. It logs a lot at start-up; uses oneDNN, with which training is two to three
     # times as fast, only on request on CPUs without AVX-512 VNNI; and takes all memory of the GPUs.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -232,8 +260,8 @@ def _program() -> str:
 
 
 def _help(command: Command, program: str) -> str:
-    names = [f"{a.name.upper()}..." if a.kind is tuple else a.name.upper() for a in command.arguments]
-    usage = [program, *names, *(f"--{flag.name}=..." for flag in command.flags if flag.required)]
+    usage = [program, *map(_place, command.arguments)]
+    usage += [f"--{flag.name}=..." for flag in command.flags if flag.required]
     usage += ["[flags]"] if any(not flag.required for flag in command.flags) else []
     lines = [f"usage: {' '.join(usage)}", "", command.about]
     for title, entries in (("arguments", command.arguments), ("flags", command.flags)):
@@ -248,6 +276,14 @@ def _help(command: Command, program: str) -> str:
     return "\n".join(lines)
 
 
+def _place(argument: Flag) -> str:
+    """How the first line of the help spells a positional argument."""
+    name = argument.name.upper()
+    if argument.kind is tuple:
+        return f"{name}..."
+    return name if argument.required else f"[{name}]"
+
+
 def _text(default: object) -> str:
     if isinstance(default, list | tuple):
         return ",".join(map(str, default))
@@ -255,7 +291,7 @@ def _text(default: object) -> str:
 
 
 def _group_help(group: Group, program: str) -> str:
-    lines = [f"usage: {program} COMMAND [--help | ...]", "", group.about, "", "commands:"]
+    lines = [f"usage: {program} [--version] COMMAND [--help | ...]", "", group.about, "", "commands:"]
     width = max(map(len, group.commands)) + 2
     for name, command in group.commands.items():
         if _is_available(command):

@@ -74,6 +74,20 @@ def test_a_file_system_that_cannot_sync_folders_or_lock(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.tmp-01234567", "a"]
 
 
+def test_a_file_that_appears_while_another_is_written_stays(tmp_path):
+    path = tmp_path / "model.onnx"
+
+    def write():
+        with replacing(path, files.starts_with(b"ours")) as temporary:
+            temporary.write_bytes(b"ours")
+            path.write_bytes(b"theirs")
+
+    with pytest.raises(InputError, match=r"another program has written .*model\.onnx in the meantime"):
+        write()
+    assert path.read_bytes() == b"theirs"
+    assert os.listdir(tmp_path) == ["model.onnx"]
+
+
 KILLED = """
 import sys, time
 from keras_resnet.files import atomic_path, replacing

@@ -2,6 +2,7 @@
 
 import configparser
 import inspect
+import os
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from keras_resnet.__main__ import COMMAND
 from keras_resnet.commands.recipes import CHANGES, TRAIN
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.recipe import Recipe
+from keras_resnet.version import __version__
 
 MODULES = ["export", "experiments.step_cost", *(f"experiments.{name}" for name in EXPERIMENTS)]
 MODULES += [f"keras_resnet.{name}" for name in ("weights", "data", "training", "export")]
@@ -59,9 +61,56 @@ def test_help(pytestconfig, arguments):
     assert output.startswith("usage: ")
 
 
+@pytest.mark.parametrize("arguments", [["recipes"], ["train", "--help"]], ids=" ".join)
+def test_a_reader_that_ends_first(pytestconfig, arguments):
+    """As in `keras-resnet train --help | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "keras_resnet", *arguments]
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(
+            words, cwd=pytestconfig.rootpath, stdout=closed, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --workdir=gs://bucket/x",
+        "evaluate --workdir=runs/any --output_dir=gs://bucket/x",
+        "export --workdir=runs/any --output_dir=gs://bucket/x",
+        "weights convert imagenet --model=resnet18 --output=gs://bucket/x",
+        "data preview --recipe=digits --output=gs://bucket/x",
+        "detect photo.jpg --weights=any --output=gs://bucket/x",
+        "detect photo.jpg --weights=any --output=any.png --json=gs://bucket/x",
+        "detection evaluate --dataset=scenes --weights=any --output=gs://bucket/x",
+    ],
+)
+def test_results_are_not_written_to_urls(words, capsys):
+    """They are refused before anything is computed."""
+    assert run(COMMAND, *words.split()) == 2
+    assert capsys.readouterr().err.startswith("error: gs://bucket/x is a URL; give a local path")
+
+
+def test_optional_arguments_are_in_brackets(capsys):
+    for words, usage in (
+        (["weights", "list"], "weights list [MODEL]"),
+        (["weights", "compare"], "weights compare SOURCE --model=..."),
+        (["detect"], "detect PHOTOS... --weights=... --output=... [flags]"),
+    ):
+        assert run(COMMAND, *words, "--help") == 0
+        assert capsys.readouterr().out.splitlines()[0].endswith(usage)
+
+
 @pytest.mark.parametrize("arguments", TABLES, ids=" ".join)
 def test_tables_of_names(pytestconfig, arguments):
     assert run_light(pytestconfig.rootpath, ["-m", "keras_resnet", *arguments]).count("\n") > 5
+
+
+def test_the_version(pytestconfig):
+    output = run_light(pytestconfig.rootpath, ["-m", "keras_resnet", "--version"])
+    assert output == f"keras-resnet-zoo {__version__}\n"
 
 
 @pytest.mark.parametrize("command", [*commands_of(COMMAND), EXPORT], ids=lambda command: command.about[:40])

@@ -30,14 +30,16 @@ def test_rows():
         assert list(found) == [name, *cells(row)]
 
 
-def test_main_prints_every_network(monkeypatch, capsys):
+def test_main_prints_every_network(monkeypatch, early_progress, capsys):
     """With small networks: the real ones take a minute to build."""
     small = {"stage_depths": (1, 1), "stage_filters": (64, 64)}
     monkeypatch.setattr(
         zoo, "build_model", lambda name: build_model(name, shortcut="B", stem="imagenet", **small)
     )
     assert run(program.COMMAND, "models") == 0
-    header, rule, *rows = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert "building: 1 of 34 networks, " in printed.err
+    header, rule, *rows = printed.out.splitlines()
     assert cells(header) == list(zoo.HEADER)
     assert set(rule) <= set("|-:")
     assert [cells(row)[0] for row in rows] == list_models()

@@ -8,7 +8,7 @@ from keras_resnet.detection.config import list_detectors
 from keras_resnet.detection.export.pipeline import export_detector
 from keras_resnet.detection.export.request import IMAGES, DetectorExportRequest
 from keras_resnet.errors import InputError, require
-from keras_resnet.export import export_weights, export_workdir
+from keras_resnet.export import export_workdir
 from keras_resnet.export.__main__ import COMMAND
 from keras_resnet.export.artifacts import CHOICES, Options
 from keras_resnet.export.pipeline import export
@@ -40,12 +40,13 @@ def main(export_all: Callable[..., bool] | None = None, **given: Any) -> int:
     for name in _CLASSIFIERS if is_detector else _DETECTORS:
         if given.pop(name) != defaults[name]:
             raise InputError(f"--{name} applies to {'classifiers' if is_detector else 'detectors'} only")
-    if keras is not None:
-        return _export_keras(**given)
-    for name in ("keras", *_KERAS):
-        if given.pop(name) != defaults[name]:
+    for name in _KERAS:
+        if keras is None and given[name] != defaults[name]:
             raise InputError(f"--{name} applies to --keras only")
-    return _export_detector(**given) if is_detector else _export_classifier(export_all, **given)
+    if is_detector:
+        common = {name: value for name, value in given.items() if name not in ("keras", *_KERAS)}
+        return _export_detector(**common)
+    return _export_classifier(export_all, **given)
 
 
 def export_run(workdir: str, formats: Iterable[str], data_dir: str | None) -> int:
@@ -72,27 +73,16 @@ def _export_detector(
     return 0 if export_detector(request).equal else 1
 
 
-def _export_keras(strict: bool, **given: Any) -> int:
+def _export_classifier(export_all: Callable[..., bool] | None, **given: Any) -> int:
     options = Options(**{name: given.pop(name) for name in CHOICES})
     statistics = {name: ",".join(given.pop(name)) for name in ("mean", "std")}
-    request = ExportRequest(strict=strict, options=options, **statistics, **given)
-    return 0 if export(request).passes(strict) else 1
-
-
-def _export_classifier(
-    export_all: Callable[..., bool] | None,
-    workdir: str | None,
-    model: str,
-    weights: str,
-    classes: int | None,
-    **given: Any,
-) -> int:
-    given["options"] = Options(**{name: given.pop(name) for name in CHOICES})
-    if workdir is not None:
-        return 0 if export_workdir(workdir, **given) else 1
+    classes = given["classes"]
     require(classes is None or classes >= 1, "--classes must be at least 1", classes)
-    if model == "all" and export_all is not None:
+    if given["model"] == "all" and export_all is not None:
         if classes is not None:
             raise InputError("--classes and --model=all exclude each other")
-        return 0 if export_all(weights, **given) else 1
-    return 0 if export_weights(model=model, weights=weights, classes=classes, **given) else 1
+        unused = ("workdir", "model", "classes", "keras", *_KERAS)
+        common = {name: value for name, value in given.items() if name not in unused}
+        return 0 if export_all(options=options, **common) else 1
+    request = ExportRequest(options=options, **statistics, **given)
+    return 0 if export(request).passes(request.strict) else 1

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from keras_resnet.applications import build_model
 from keras_resnet.models.complexity import complexity
 from keras_resnet.models.config import MODELS
+from keras_resnet.progress import ProgressBar
 from keras_resnet.tables import engineering, markdown_table
 
 HEADER = ("network", "layers", "block", "shortcut", "stride on", "input", "parameters", "multiply-adds")
@@ -13,7 +14,7 @@ HEADER = ("network", "layers", "block", "shortcut", "stride on", "input", "param
 def zoo_rows(names: Sequence[str] = tuple(MODELS)) -> list[tuple[str, ...]]:
     """One row of text per network, counted on the built network."""
     rows = []
-    for name in names:
+    for name in ProgressBar(len(names), "networks", "building").track(names):
         config = MODELS[name]
         cost = complexity(build_model(name))
         rows.append(

@@ -20,7 +20,7 @@ _SKIP_FAULTY = cli.Flag(
     bool,
     False,
 )
-_DATA_DIR = cli.Flag("data_dir", "Folder of prepared TFDS datasets.")
+_DATA_DIR = cli.Flag("data_dir", "Where TFDS keeps its datasets.")
 _WEIGHTS = cli.Flag(
     "weights",
     "A weight file of this package or of torchvision, the folder of a run, or a name of published weights, "

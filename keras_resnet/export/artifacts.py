@@ -136,11 +136,16 @@ def check_options_apply(changed: Iterable[str], artifacts: Iterable[str]) -> Non
     """Raises `InputError` for an option that does not apply to any of the artifacts.
 
     Args:
-        changed: names of options that differ from their defaults.
+        changed: names of options that differ from their defaults, also "calibration_images".
         artifacts: keys of `ARTIFACTS`.
     """
-    formats = {ARTIFACTS[name].format for name in artifacts}
+    kinds = [ARTIFACTS[name] for name in artifacts]
+    formats = {kind.format for kind in kinds}
     for name in changed:
+        if name == "calibration_images":
+            if all(kind.precision != "int8" for kind in kinds):
+                raise InputError(f"{name} applies to int8 files, which are not among the precisions")
+            continue
         # Only detectors have image_size, which is not in the table.
         rows = FILE_FORMATS.items()
         applies_to = [format for format, row in rows if name in row.options] or ["tflite"]

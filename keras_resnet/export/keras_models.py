@@ -21,6 +21,8 @@ from keras_resnet.weights import ModelSpec
 _SERVING_LAYERS = (INPUT, LOGITS, PROBABILITIES, "normalization")  # names that the network may not have
 _COPY_TOLERANCE = 1e-3
 
+_Path = tuple[tuple[int, int, int], ...]
+
 
 class KerasModelSpec(ModelSpec):
     """A classifier that is not a network of the zoo: it has no `config`."""
@@ -42,19 +44,23 @@ def to_logits(model: keras.Model, sample: np.ndarray) -> tuple[keras.Model, Acti
         at its end returns logits, of a softmax or, if it has a single class, of a sigmoid.
 
     Raises:
-        InputError: the model has other inputs or outputs, or a layer that cannot be rebuilt.
+        InputError: the model has other inputs or outputs, or a layer that cannot be rebuilt, or it returns
+            probabilities that are not those of a softmax or sigmoid of Keras.
     """
     _check_ends(model, sample.shape[1:])
-    ending, activation = _ending(model)
-    rebuilder = _Rebuilder(ending if activation else None)
+    path, activation = _ending(model)
+    rebuilder = _Rebuilder()
     with channels_last_float32(), recursion_limit():
         images = keras.Input(sample.shape[1:], name=INPUT)
-        (logits,) = rebuilder.call(model.outputs, {tensor_key(model.inputs[0]): images})
+        tensors = {tensor_key(model.inputs[0]): images}
+        (logits,) = rebuilder.call(model.outputs, tensors, path if activation else ())
         name = f"{model.name}_" if model.name in _SERVING_LAYERS else model.name
         network = keras.Model(images, logits, name=name)
     rebuilder.copy_weights()
     if rebuilder.is_float32:
         _check_same_outputs(model, network, activation, sample)
+    if activation is None:
+        _check_logits(network, sample)
     return network, activation or ("softmax" if network.output_shape[-1] > 1 else "sigmoid")
 
 
@@ -65,17 +71,20 @@ class _Rebuilder:
         is_float32: whether all layers so far computed in float32 before.
     """
 
-    def __init__(self, ending: keras.Operation | None):
+    def __init__(self) -> None:
         self.is_float32 = True
-        self._ending = ending
-        self._copies: dict[int, tuple[keras.layers.Layer, keras.layers.Layer]] = {}
+        # A layer that computes the end and is called elsewhere, too, has a copy for each.
+        self._copies: dict[tuple[int, bool], tuple[keras.layers.Layer, keras.layers.Layer]] = {}
         self._names = {INPUT}
 
-    def call(self, outputs: Iterable[keras.KerasTensor], tensors: Mapping[tuple, Any]) -> list:
+    def call(
+        self, outputs: Iterable[keras.KerasTensor], tensors: Mapping[tuple, Any], path: _Path = ()
+    ) -> list:
         """Repeats the calls that `outputs` depend on.
 
         Args:
             tensors: the new inputs, by the keys of the old ones.
+            path: the call whose softmax or sigmoid is left out; see `_ending`.
 
         Returns:
             The tensors in place of `outputs`.
@@ -85,15 +94,15 @@ class _Rebuilder:
             if isinstance(call.layer, keras.layers.InputLayer):
                 continue
             inputs = [tensors[tensor_key(tensor)] for tensor in call.inputs]
+            is_end = path[:1] == (tensor_key(call.outputs[0]),)
             if is_functional(call.layer):
                 inner = cast(keras.Model, call.layer)
-                results = self.call(
-                    inner.outputs, dict(zip(map(tensor_key, inner.inputs), inputs, strict=True))
-                )
-            elif call.layer is self._ending and not _has_weights(call.layer):
+                given = dict(zip(map(tensor_key, inner.inputs), inputs, strict=True))
+                results = self.call(inner.outputs, given, path[1:] if is_end else ())
+            elif is_end and not _has_weights(call.layer):
                 results = inputs
             else:
-                results = call.repeat(inputs, self._copy(call.layer))
+                results = call.repeat(inputs, self._copy(call.layer, is_end))
             tensors.update(zip(map(tensor_key, call.outputs), results, strict=True))
         return [tensors[tensor_key(tensor)] for tensor in outputs]
 
@@ -107,16 +116,17 @@ class _Rebuilder:
             if isinstance(copy, keras.layers.Normalization):
                 copy.finalize_state()
 
-    def _copy(self, operation: keras.Operation) -> keras.Operation:
+    def _copy(self, operation: keras.Operation, is_end: bool) -> keras.Operation:
         if not isinstance(operation, keras.layers.Layer):
             self._names.add(operation.name)
             return operation  # a function of `keras.ops` has neither weights nor a precision
-        if id(operation) not in self._copies:
+        key = id(operation), is_end
+        if key not in self._copies:
             self.is_float32 &= operation.compute_dtype == "float32"
-            self._copies[id(operation)] = operation, self._rebuild(operation)
-        return self._copies[id(operation)][1]
+            self._copies[key] = operation, self._rebuild(operation, is_end)
+        return self._copies[key][1]
 
-    def _rebuild(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+    def _rebuild(self, layer: keras.layers.Layer, is_end: bool) -> keras.layers.Layer:
         name = layer.name
         # Option A pads channels with a "channels first" padding layer.
         is_padding = isinstance(layer, keras.layers.ZeroPadding2D)
@@ -131,7 +141,7 @@ class _Rebuilder:
             config = cast(dict[str, Any], _in_float32(layer.get_config()))
             changes = {"name": name, "dtype": "float32"}
             if hasattr(layer, "activation"):  # as it is, because a function of the user's has no config
-                changes["activation"] = None if layer is self._ending else cast(Any, layer).activation
+                changes["activation"] = None if is_end else cast(Any, layer).activation
             return type(layer).from_config(
                 config | {key: value for key, value in changes.items() if key in config}
             )
@@ -177,17 +187,30 @@ def _check_ends(model: keras.Model, shape: tuple[int, ...]) -> None:
         )
 
 
-def _ending(model: keras.Model) -> tuple[keras.Operation, Activation | None]:
-    """Returns the last operation that changes the output, and the activation that it ends in, if any."""
-    tensor = model.outputs[0]
+def _ending(model: keras.Model) -> tuple[_Path, Activation | None]:
+    """Returns the call that computes the output, and the activation that it ends in, if any.
+
+    The call is the last one that changes the output, as a path: the keys of the first outputs of the calls of
+    nested models, from the outermost, and of the call itself.
+    """
+    tensor, path = model.outputs[0], []
+    around: list[LayerCall] = []  # the calls of the nested models
     while True:
         call = layer_calls([tensor])[-1]
+        key = tensor_key(call.outputs[0])
         if is_functional(call.layer):
+            path.append(key)
+            around.append(call)
             tensor = cast(keras.Model, call.layer).outputs[tensor_key(tensor)[-1]]
+        elif isinstance(call.layer, keras.layers.InputLayer) and around:
+            path.pop()
+            outer = around.pop()
+            inner = [tensor_key(each) for each in cast(keras.Model, outer.layer).inputs]
+            tensor = outer.inputs[inner.index(tensor_key(tensor))]
         elif is_identity(call.layer) or _keeps_the_classes(call):
             tensor = call.inputs[0]
         else:
-            return call.layer, _activation_of(call)
+            return (*path, key), _activation_of(call)
 
 
 def _keeps_the_classes(call: LayerCall) -> bool:
@@ -202,21 +225,25 @@ def _activation_of(call: LayerCall) -> Activation | None:
         return None
     function, kind = getattr(layer, "activation", None), type(layer).__name__
     # Layers and functions of `keras.ops` have the same class names.
-    if function is keras.activations.sigmoid or kind == "Sigmoid":
+    if function in (keras.activations.sigmoid, keras.ops.sigmoid) or kind == "Sigmoid":
         return "sigmoid"
+    if isinstance(function, keras.layers.Softmax):
+        layer, kind = function, "Softmax"
     last = (-1, len(call.outputs[0].shape) - 1)
-    if function is keras.activations.softmax or (kind == "Softmax" and layer.axis in last):
-        return "softmax"
-    return None
+    is_last_axis = kind == "Softmax" and layer.axis in last
+    return "softmax" if function in (keras.activations.softmax, keras.ops.softmax) or is_last_axis else None
 
 
 def _check_same_outputs(
     model: keras.Model, network: keras.Model, activation: Activation | None, sample: np.ndarray
 ) -> None:
-    """Compares the rebuilt network with the model; raises `InputError` if they differ."""
+    """Compares the rebuilt network with the model; raises `InputError` if they differ or it does not run."""
     images = keras.ops.cast(sample, model.inputs[0].dtype)
     with recursion_limit():
-        (expected,) = keras.tree.flatten(model(images, training=False))
+        try:
+            (expected,) = keras.tree.flatten(model(images, training=False))
+        except ValueError as error:  # of Keras, or of a layer of the user's
+            raise InputError(f"{model.name!r} does not run on its own images: {one_line(error)}") from error
         found = network(sample, training=False)
     if activation:
         found = getattr(keras.activations, activation)(found)
@@ -228,4 +255,15 @@ def _check_same_outputs(
         raise InputError(
             f"{model.name!r} cannot be rebuilt from the configs and weights of its layers: the outputs "
             f"differ by {difference:.1e} relative; a layer's config is incomplete, or its results are random"
+        )
+
+
+def _check_logits(network: keras.Model, sample: np.ndarray) -> None:
+    """Raises `InputError` if a network returns probabilities, of which a second softmax would be wrong."""
+    with recursion_limit():
+        outputs = np.asarray(keras.ops.convert_to_numpy(network(sample, training=False)))
+    if outputs.shape[-1] > 1 and (outputs >= 0).all() and np.allclose(outputs.sum(-1), 1, atol=1e-3):
+        raise InputError(
+            f"{network.name!r} returns probabilities, but does not end in a softmax or sigmoid of Keras; its "
+            "logits are not known"
         )

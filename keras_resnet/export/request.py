@@ -24,6 +24,7 @@ from keras_resnet.export.images import Images, dataset_images, photo_images, sam
 from keras_resnet.export.keras_models import KerasModelSpec, to_logits
 from keras_resnet.export.serving import Activation, network_for_export
 from keras_resnet.export.writers.tflite_metadata import check_labels
+from keras_resnet.files import local_path
 from keras_resnet.images.preprocessing import Normalization, Preprocessing
 from keras_resnet.models.graph import is_functional
 from keras_resnet.models.layers import load_model
@@ -82,9 +83,14 @@ class ExportRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "artifacts", check_formats(self.formats, self.precision))
-        check_options_apply(self.options.changed, self.artifacts)
-        if self.calibration_images < 1:
-            raise InputError(f"calibration_images must be at least 1; got {self.calibration_images}")
+        local_path(self.output_dir or "")
+        changed = list(self.options.changed)
+        if self.calibration_images != CALIBRATION_IMAGES:
+            changed.append("calibration_images")
+        check_options_apply(changed, self.artifacts)
+        require(
+            self.calibration_images >= 1, "calibration_images must be at least 1", self.calibration_images
+        )
         require(0 <= self.max_top1_drop <= 100, "max_top1_drop must be 0 to 100", self.max_top1_drop)
 
     @property
@@ -218,9 +224,9 @@ def keras_source(
     shape = (size, given[2] if len(given) == 4 and given[2] else size, channels)
     sample = preprocessing.normalization(sample_photos(*shape)[:2])
     network, activation = to_logits(model, np.asarray(sample, "float32"))
-    classes, labels = int(network.output_shape[-1]), tuple(labels)
+    classes = int(network.output_shape[-1])
     check_labels(labels, classes)
-    spec = KerasModelSpec(network.name, {}, classes, shape, preprocessing, labels)
+    spec = KerasModelSpec(network.name, {}, classes, shape, preprocessing, tuple(map(str, labels)))
     output_dir = Path(request.output_dir or Path("exported") / spec.model)
     images = request.images(spec, request.dataset)
     return Source(spec, lambda: network, output_dir, images, activation=activation)

@@ -117,10 +117,12 @@ def _check_network(model: keras.Model) -> None:
     last = layer_calls(model.outputs)[-1].layer
     activation = getattr(last, "activation", None)
     if activation not in (None, keras.activations.linear):
+        name = getattr(activation, "__name__", repr(activation))
+        hint = "give that layer no activation, or a softmax or sigmoid of Keras"
+        if name in ("softmax", "sigmoid"):
+            hint = "build with classifier_activation=None, or use export_model"
         raise InputError(
-            f"export needs logits, but layer {last.name!r} of {model.name!r} ends in "
-            f"{getattr(activation, '__name__', activation)!r}; build with classifier_activation=None, or "
-            "export a softmax or sigmoid by export_model"
+            f"export needs logits, but layer {last.name!r} of {model.name!r} ends in {name!r}; {hint}"
         )
     for layer in model.layers:
         # Only convolutions tell: option A pads channels with a "channels first" padding layer.

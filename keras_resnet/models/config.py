@@ -72,10 +72,11 @@ class ResNetConfig:
             value = getattr(self, field)
             require(value in choices, f"{field} must be one of {', '.join(map(repr, choices))}", value)
         for field in ("stage_depths", "stage_filters"):
-            value = tuple(getattr(self, field))
-            valid = bool(value) and all(isinstance(n, int) and n > 0 for n in value)
+            value = getattr(self, field)
+            is_list = isinstance(value, tuple | list) and bool(value)
+            valid = is_list and all(isinstance(n, int) and n > 0 for n in value)
             require(valid, f"{field} must be a tuple of positive integers", value)
-            object.__setattr__(self, field, value)
+            object.__setattr__(self, field, tuple(value))
         if len(self.stage_depths) != len(self.stage_filters):
             raise InputError(
                 f"stage_depths {self.stage_depths} and stage_filters {self.stage_filters} differ in length"

@@ -158,6 +158,8 @@ def test_weights_in_all_formats(weights, tmp_path, capsys):
             "opset applies to ONNX files, which are not among",
         ),
         ({"io_dtype": "uint8", "formats": "saved_model"}, "io_dtype applies to TFLite and ONNX files, which"),
+        ({"output_dir": "gs://bucket/x"}, "gs://bucket/x is a URL; give a local path"),
+        ({"calibration_images": "64"}, "calibration_images applies to int8 files, which are not among"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(flags, message, workdir, capsys):

@@ -9,6 +9,12 @@ from helpers.made_detections import StandInDetector, detected, made_split, objec
 from keras_resnet.detection.detections import Detections
 from keras_resnet.detection.export import verification
 from keras_resnet.detection.export.comparison import read_detections
+from keras_resnet.detection.export.report import (
+    NOTHING_FOUND,
+    DetectorArtifactReport,
+    DetectorExportReport,
+    comparison_table,
+)
 from keras_resnet.detection.export.verification import verify
 from keras_resnet.errors import InputError
 from keras_resnet.export.runtimes import Artifact
@@ -86,6 +92,24 @@ def test_a_detector_that_finds_nothing_proves_nothing_in_lower_precision(verifie
     assert verified(nothing, detector=nothing).equal  # in float32, the same detections
     found = verified(nothing, "int8", nothing)
     assert found.problems == ("the detector's mean average precision, 0.0000, is too low to compare with",)
+
+
+@pytest.mark.parametrize("found", [FOUND, [detected()] * len(FOUND)], ids=["something", "nothing"])
+def test_a_report_says_that_nothing_was_found(found, verified):
+    file = DetectorArtifactReport("float32", verified(found, detector=found), 1, "digest")
+    report = DetectorExportReport(
+        model="any",
+        class_names=("a",),
+        images=len(FOUND),
+        images_from="made images",
+        ap=None,
+        parameters=1,
+        image_size=None,
+        files={"tflite": "model.tflite"},
+        formats={"tflite": file},
+    )
+    assert report.equal
+    assert (NOTHING_FOUND in comparison_table(report)) == (found is not FOUND)
 
 
 def test_crowd_regions_alone_are_no_objects(verified):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,15 +119,17 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys):
     ("equal", "more", "status"), [(True, [], 0), (False, [], 1), (True, ["--model=resnet18"], 2)]
 )
 def test_status_follows_the_comparison(equal, more, status, monkeypatch):
-    monkeypatch.setattr(command, "export_workdir", lambda *args, **kwargs: equal)
+    monkeypatch.setattr(command, "export", lambda request: SimpleNamespace(passes=lambda strict: equal))
     assert run_here(COMMAND, "--workdir=somewhere", *more) == status
 
 
 def test_how_much_top1_may_fall(monkeypatch):
-    given = {}
-    monkeypatch.setattr(command, "export_workdir", lambda workdir, **more: given.update(more))
+    requests, strictness = [], []
+    report = SimpleNamespace(passes=strictness.append)
+    monkeypatch.setattr(command, "export", lambda request: requests.append(request) or report)
     run_here(COMMAND, "--workdir=somewhere", "--strict", "--max_top1_drop=2.5")
-    assert (given["strict"], given["max_top1_drop"]) == (True, 2.5)
+    assert strictness == [True]
+    assert (requests[0].strict, requests[0].max_top1_drop) == (True, 2.5)
     assert (
         "--max_top1_drop=2.5 --strict=True" in request.ExportRequest(max_top1_drop=2.5, strict=True).command
     )
@@ -546,6 +549,12 @@ def test_images_of_datasets_are_preprocessed_as_the_weights_describe():
     assert sum(map(len, images.calibration())) == 64
 
 
+def test_datasets_are_for_square_inputs():
+    wide = dataclasses.replace(SPEC, input_shape=(32, 40, 3))
+    with pytest.raises(InputError, match="datasets give square images; the network takes 32x40"):
+        image_sources.dataset_images(wide, "digits", None, 64)
+
+
 def test_the_order_of_the_classes_must_be_that_of_the_dataset():
     swapped = dataclasses.replace(SPEC, labels=("1", "0", *LABELS[2:]))
     with pytest.raises(InputError, match="class 0 is '1' in the network, but '0' in dataset digits"):
@@ -582,9 +591,11 @@ def test_an_artifact_that_does_not_run_has_no_latency(tmp_path):
         ({"layout": "nchw"}, "layout applies to ONNX files, which"),
         ({"dynamic_size": True}, "dynamic_size applies to ONNX files, which"),
         ({"io_dtype": "uint8"}, "io_dtype applies to TFLite and ONNX files, which"),
+        ({"output_dir": "gs://bucket/x"}, "gs://bucket/x is a URL; give a local path"),
+        ({"calibration_images": 64}, "calibration_images applies to int8 files, which are not among"),
     ],
 )
-def test_options_of_other_formats(options, message, weights, tmp_path, capsys):
+def test_options_that_are_refused(options, message, weights, tmp_path, capsys):
     flags = ["--formats=saved_model", f"--output_dir={tmp_path / 'out'}"]
     flags += [f"--{name}={value}" for name, value in options.items()]
     for model, file in (("cifar_resnet20", weights), ("all", "none")):

@@ -133,6 +133,47 @@ def test_the_end_of_a_model(end):
     assert not np.allclose(found["logits"], found["probabilities"])
 
 
+def used_twice(kind):
+    """The layer or model that computes the end is also called before."""
+    images = keras.Input((20, 20, 3))
+    x = layers.Dense(4)(layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, strides=2)(images)))
+    last = layers.Softmax() if kind == "softmax" else layers.Dense(4, activation="softmax")
+    if kind == "model":
+        last = keras.Sequential([keras.Input((4,)), last, layers.Dropout(0.5)])
+    x = layers.Rescaling(9.0)(last(x))
+    return keras.Model(images, last(layers.Dense(4)(x)))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("kind", ["softmax", "dense", "model"])
+def test_an_end_that_is_also_called_before(kind, policy):
+    """Only the softmax of the last call is left out."""
+    twin, before = used_twice(kind), keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = used_twice(kind)
+    finally:
+        keras.config.set_dtype_policy(before)
+    model.set_weights(twin.get_weights())
+    network, _, activation = rebuilt(model)
+    assert activation == "softmax"
+    pixels = SCALED(PHOTOS)
+    found = keras.ops.softmax(network(pixels))
+    np.testing.assert_allclose(found, twin(pixels), atol=1e-5)
+    assert np.ptp(found, axis=0).max() > 0.01
+
+
+@pytest.mark.parametrize("activation", [keras.ops.softmax, layers.Softmax()], ids=["function", "layer"])
+def test_a_softmax_of_another_spelling(activation):
+    """A model inside the model, at the end, that changes nothing hides no softmax either."""
+    nothing = keras.Sequential([keras.Input((4,)), layers.Dropout(0.5)])
+    model = head(layers.Flatten(), layers.Dense(4, activation=activation), nothing)
+    network, _, found = rebuilt(model)
+    assert found == "softmax"
+    pixels = SCALED(PHOTOS)
+    np.testing.assert_allclose(keras.ops.softmax(network(pixels)), model(pixels), atol=1e-5)
+
+
 def on_our_backbone():
     """A head of several layers on a backbone that is a model inside the model."""
     backbone = randomize(spec_of("cifar_resnet20", SMALL_CIFAR).build(include_top=False))
@@ -200,7 +241,8 @@ def unknown_layers():
     x = layers.LayerNormalization(name="norm")(layers.BatchNormalization()(x))
     x = keras.ops.split(Halved(6, 1, name="halved")(x), 2, axis=-1)
     x = layers.Average(name="average")([x[1], 0.5 * x[0]])
-    outputs = layers.Dense(4, activation="softmax")(layers.GlobalAveragePooling2D()(x))
+    x = layers.Activation("gelu", name="gelu")(layers.GlobalAveragePooling2D()(x))
+    outputs = layers.Dense(4, activation="softmax")(x)
     return randomize(keras.Model(images, outputs, name="unknown"))
 
 
@@ -208,6 +250,7 @@ UNKNOWN = {
     "inverted (Normalization)",
     "silu (Conv2D)",
     "norm (LayerNormalization)",
+    "gelu (Activation)",
     "halved (Halved)",
     "average (Average)",
 }
@@ -312,12 +355,17 @@ def error_of(capsys, *flags):
 
 
 def test_keras_files_that_are_refused(keras_file, tmp_path, capsys):
-    unsafe, damaged = tmp_path / "unsafe.keras", tmp_path / "damaged.keras"
+    unsafe, damaged, any_size = (tmp_path / f"{name}.keras" for name in ("unsafe", "damaged", "any_size"))
+    head(layers.GlobalMaxPooling2D(), layers.Dense(2), size=None).save(any_size)
     head(layers.Lambda(lambda x: 2 * x), layers.Flatten(), layers.Dense(2)).save(unsafe)
     damaged.write_bytes(keras_file.read_bytes()[:2000])
     own, output = f"--keras={keras_file}", f"--output_dir={tmp_path / 'out'}"
     for flags, message in (
         ([f"--keras={unsafe}"], r"unsafe\.keras cannot be loaded in safe mode: .*Lambda"),
+        (
+            [f"--keras={any_size}"],
+            r"of the shape \(None, None, 3\); the command needs three fixed",
+        ),
         ([f"--keras={damaged}"], r"damaged\.keras cannot be loaded in safe mode: "),
         ([f"--keras={tmp_path / 'missing.keras'}"], r"there is no .*missing\.keras"),
         ([f"--keras={tmp_path / 'model.h5'}"], r"ends with \.keras, not from .*model\.h5"),
@@ -352,6 +400,14 @@ def two_inputs():
     return keras.Model(images, layers.Dense(2)(layers.Flatten()(layers.Add()(images))))
 
 
+def half_softmax(x):
+    return keras.ops.softmax(x / 2)
+
+
+def own_softmax():
+    return head(layers.Flatten(), layers.Dense(2, activation=half_softmax))
+
+
 def channels_first():
     images = keras.Input((20, 20, 3))
     x = layers.Conv2D(2, 3, data_format="channels_first", name="turned")(images)
@@ -367,6 +423,15 @@ def channels_first():
         (lambda: head(layers.Flatten(), layers.Dense(2), size=22), r"images of the shape \(22, 22, 3\); the"),
         (channels_first, "layer 'turned' is channels first; export needs channels last"),
         (forgetful, "cannot be rebuilt from the configs and weights of its layers: the outputs differ by"),
+        (
+            lambda: head(layers.RandomCrop(4, 4), layers.Flatten(), layers.Dense(2)),
+            r"does not run on its own images: Exception encountered when calling",
+        ),
+        (
+            lambda: head(layers.Flatten(), layers.Dense(2, activation="tanh")),
+            r"ends in 'tanh'; give that layer no activation, or a softmax or sigmoid of Keras",
+        ),
+        (own_softmax, "returns probabilities, but does not end in a softmax or sigmoid of Keras; its logits"),
         (lambda: head(layers.Flatten(), layers.Dense(3)), "2 labels do not fit 3 classes"),
         (lambda: head, "export_model takes a Model, not function"),
     ],
@@ -375,4 +440,12 @@ def test_models_that_are_refused(build, message, tmp_path):
     with pytest.raises(InputError, match=message) as error:
         export_model(build(), PREPROCESSING, tmp_path / "out", "onnx", labels=("cat", "dog"))
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("labels", ["ab", (1, 2), None], ids=repr)
+def test_labels_that_are_no_texts(labels, tmp_path):
+    model = head(layers.Flatten(), layers.Dense(2))
+    with pytest.raises(InputError, match="labels must be texts, one per class; got"):
+        export_model(model, PREPROCESSING, tmp_path / "out", "onnx", labels=labels)
     assert not (tmp_path / "out").exists()

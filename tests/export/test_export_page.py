@@ -111,6 +111,33 @@ def test_an_older_report_without_samples(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        {"input_shape": 5},
+        {"input_shape": [32]},
+        {"input_shape": ["a", "b", "c"]},
+        {"sample_labels": None},
+        {"model": ["x"]},
+        {"resize": "36"},
+        {"top1": float("nan")},
+        {"top1": "high"},
+        {"latency": None},
+        {"latency": {"1": float("inf")}},
+    ],
+)
+def test_a_damaged_report_does_not_hide_the_others(change, tmp_path):
+    folder = write_export(tmp_path / "damaged")
+    report = json.loads((folder / PARITY).read_text())
+    for values in (report, report["formats"]["onnx"]):
+        values.update({name: value for name, value in change.items() if name in values})
+    (folder / PARITY).write_text(json.dumps(report))
+    intact = write_export(tmp_path / "intact")
+    networks = find_networks(tmp_path)
+    assert [network.folder for network in networks] == [intact]
+    json.dumps(describe(networks)[0], allow_nan=False)
+
+
+@pytest.mark.parametrize(
     ("names", "message"),
     [
         (None, "there is no folder"),
@@ -169,9 +196,9 @@ def read_all(paths):
 def test_the_runtime_is_fetched_once(npm, tmp_path, capsys):
     paths = runtime.runtime_files()
     assert read_all(paths) == CONTENTS
-    assert {path.parent for path in paths.values()} == {
-        tmp_path / "cache" / "keras_resnet" / f"onnxruntime-web-{runtime.VERSION}"
-    }
+    folder = tmp_path / "cache" / "keras_resnet" / f"onnxruntime-web-{runtime.VERSION}"
+    assert {path.parent for path in paths.values()} == {folder}
+    assert "Copyright (c) Microsoft Corporation" in (folder / "LICENSE").read_text()
     assert capsys.readouterr().out.count("\n") == 1
     assert runtime.runtime_files() == paths
     assert npm.read_text() == f"pack onnxruntime-web@{runtime.VERSION}\n"
@@ -259,6 +286,11 @@ def request(server, target, method="GET", host=None):
         ("/index.html?query", "text/html; charset=utf-8", (STATIC / "index.html").read_bytes()),
         ("/app.js", "text/javascript; charset=utf-8", (STATIC / "app.js").read_bytes()),
         ("/style.css", "text/css; charset=utf-8", (STATIC / "style.css").read_bytes()),
+        (
+            "/runtime_license.txt",
+            "text/plain; charset=utf-8",
+            (STATIC / "runtime_license.txt").read_bytes(),
+        ),
         ("/favicon.ico", "image/svg+xml", (STATIC / "icon.svg").read_bytes()),
         ("/networks.json", "application/json", b"[]"),
         ("/networks/0/model.onnx", "application/octet-stream", b"a network"),

@@ -70,6 +70,13 @@ def test_refused_models():
         serving_model(mixed, SPEC.normalization)
 
 
+def test_other_backends_are_refused(monkeypatch):
+    network = network_for_export(SPEC)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(InputError, match="export needs KERAS_BACKEND=tensorflow; it is 'jax'"):
+        serving_model(network, SPEC.normalization)
+
+
 @pytest.mark.parametrize(
     "mean", [(1.0, 2.0), np.zeros((16, 16, 3)).tolist()], ids=["channels", "height and width"]
 )

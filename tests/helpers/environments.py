@@ -9,12 +9,16 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+NAME = "keras-resnet-zoo"
 EXTRAS = ("train", "export", "detection", "convert")
 # Variables that would make an environment less clean: of Python, and of the packages.
 _VARIABLES = ("PYTHON", "VIRTUAL_ENV", "KERAS_", "TF_", "TFDS_", "XDG_")
-# What TensorFlow and absl write at their start.
+# What TensorFlow and absl write at their start. In the first detection, TensorFlow 2.18 also warns, even at
+# log level 3, that it cannot estimate the cost of an operation.
 _CHATTER = re.compile(
-    r"^(?:[IWEF]\d{4} |\d{4}-\d\d-\d\d |WARNING: All log|To enable the following).*", re.MULTILINE
+    r"^(?!.*op_level_cost_estimator)"
+    r"(?:[IWEF]\d{4} |\d{4}-\d\d-\d\d |WARNING: All log|To enable the following).*",
+    re.MULTILINE,
 )
 
 
@@ -55,7 +59,7 @@ class Environment:
             check=False,
         )
         assert done.returncode == status, done.stdout + done.stderr
-        assert words[0] == "-c" or _CHATTER.findall(done.stderr) == []
+        assert words[0] == "-c" or _CHATTER.findall(done.stderr) == [], done.stderr
         return done
 
 
@@ -63,16 +67,24 @@ def _clean() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_VARIABLES)}
 
 
-def install(folder: Path, wheel: Path) -> Environment:
-    """Makes an environment with pip, the wheel with `EXTRAS`, and JAX."""
-    made = _make(folder, os.environ.get("WHEEL_PYTHON", sys.executable))
+def install(home: Path, wheel: Path) -> Environment:
+    """Makes an environment with pip, the wheel with `EXTRAS`, and JAX.
+
+    It stays in build/, one for each Python and file of constraints: the next call installs what has changed.
+    """
+    python = os.environ.get("WHEEL_PYTHON", sys.executable)
     constraints = ROOT / os.environ.get("WHEEL_CONSTRAINTS", "constraints.txt")
-    pip = [made.python, "-m", "pip", "--disable-pip-version-check"]
+    version = subprocess.check_output([python, "-c", "import platform; print(platform.python_version())"])
+    made = _make(ROOT / "build" / f"{constraints.stem}-{version.decode().strip()}", home, python)
+    pip = [made.python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     wanted = [f"{wheel}[{','.join(EXTRAS)}]", "jax"]
-    # Nothing is compiled that no test imports.
-    flags = ["--quiet", "--no-compile", "--constraint", constraints]
-    subprocess.run([*pip, "install", *flags, *wanted], env=_clean(), check=True)
-    subprocess.run([*pip, "check"], env=_clean(), check=True)
+    # pip would keep a wheel of the same version. Nothing is compiled that no test imports.
+    for words in (
+        ["uninstall", "--quiet", "--yes", NAME],
+        ["install", "--no-compile", "--constraint", constraints, *wanted],
+        ["check"],
+    ):
+        subprocess.run([*pip, *words], env=_clean(), check=True)
     return made
 
 
@@ -83,9 +95,9 @@ def with_extras(
 
     What they require is linked from `installed`, which takes no time; the wheel is unpacked.
     """
-    made = _make(folder, installed.python, "--without-pip")
+    made = _make(folder / "venv", folder / "home", installed.python, "--without-pip")
     linker = Path(__file__).with_name("link_requirements.py")
-    requirement = f"keras-resnet-zoo[{','.join(extras)}]"
+    requirement = f"{NAME}[{','.join(extras)}]"
     words = [installed.python, linker, made.packages, requirement, *others]
     subprocess.run(words, env=_clean(), check=True)
     with zipfile.ZipFile(wheel) as archive:
@@ -93,8 +105,7 @@ def with_extras(
     return dataclasses.replace(made, command=(made.python, *installed.command))
 
 
-def _make(folder: Path, python: str | Path, *flags: str) -> Environment:
-    home = folder / "home"
+def _make(folder: Path, home: Path, python: str | Path, *flags: str) -> Environment:
     home.mkdir()
-    subprocess.run([python, "-m", "venv", *flags, folder / "venv"], env=_clean(), check=True)
-    return Environment(folder / "venv", (folder / "venv" / "bin" / "keras-resnet",), home)
+    subprocess.run([python, "-m", "venv", *flags, folder], env=_clean(), check=True)
+    return Environment(folder, (folder / "bin" / "keras-resnet",), home)

@@ -212,6 +212,7 @@ def test_input_tensor_and_input_shape_must_agree():
         ({"stem": "mnist"}, "stem must be one of"),
         ({"bottleneck_stride": 1}, "bottleneck_stride must be one of"),
         ({"stage_depths": (1, 0, 1, 1)}, "stage_depths must be a tuple of positive integers"),
+        ({"stage_filters": 8}, "stage_filters must be a tuple of positive integers; got 8"),
         ({"stage_depths": (1, 1)}, "differ in length"),
         ({"batch_norm": 1}, "batch_norm must be True or False; got 1"),
         ({"batch_norm": "off"}, "batch_norm must be True or False; got 'off'"),

@@ -375,6 +375,7 @@ def test_folders_of_others(config, changes, edited):
     [
         ("", "is truncated or damaged"),
         ("[" * 100_000, "is truncated or damaged"),
+        pytest.param(" " * (2**24 + 1), " is too large: over 16777216 bytes", id="too large"),
         ("[]", "names no architecture, so it is not in timm's format"),
         ({"architectures": ["ResNetForImageClassification"]}, "names no architecture"),
         ({"architecture": "resnet26\n"}, r"timm's resnet26\n is not a network of this package"),

@@ -1,7 +1,5 @@
 """The built wheel, and environments with it."""
 
-import shutil
-
 import pytest
 from helpers.environments import ROOT, install, with_extras
 
@@ -15,9 +13,7 @@ def wheel():
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory, wheel):
     """An environment in which pip installed the wheel with all extras."""
-    folder = tmp_path_factory.mktemp("everything")
-    yield install(folder, wheel)
-    shutil.rmtree(folder)  # gigabytes, which pytest would keep
+    return install(tmp_path_factory.mktemp("everything") / "home", wheel)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
-from keras_resnet.detection.export.report import COMPARISON, DetectorExportReport, comparison_rows
+from keras_resnet.detection.export.report import (
+    COMPARISON,
+    NOTHING_FOUND,
+    DetectorExportReport,
+    comparison_rows,
+)
 from keras_resnet.detection.export.request import DetectorExportRequest, DetectorSource
 from keras_resnet.export.artifacts import ARTIFACTS
 from keras_resnet.export.model_card import read_template, recipe_rows
@@ -41,6 +46,7 @@ def model_card(
         ],
         openvino=any(file.openvino is not None for file in report.formats.values()),
         comparison=COMPARISON,
+        note=NOTHING_FOUND if report.nothing_found else "",
         comparison_rows=comparison_rows(report),
         versions=", ".join(
             sorted({found.version for file in report.formats.values() for _, found in file.runs})

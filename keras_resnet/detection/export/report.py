@@ -9,6 +9,11 @@ from keras_resnet.detection.export.verification import DetectorVerification
 from keras_resnet.export.report import percent
 from keras_resnet.tables import markdown_table
 
+NOTHING_FOUND = (
+    "The detector finds no object in these images, so the comparison says little about the weights; choose "
+    "images with --dataset."
+)
+
 _DIFFERENT = "DIFFERENT"
 
 
@@ -83,6 +88,11 @@ class DetectorExportReport:
         """Whether no file is DIFFERENT from the detector."""
         return all(file.equal for file in self.formats.values())
 
+    @property
+    def nothing_found(self) -> bool:
+        """Whether a file is equal only because it detects nothing, as the detector does."""
+        return any(file.equal and not file.verification.detections for file in self.formats.values())
+
     def to_json(self) -> dict[str, Any]:
         """Returns JSON values with the keys of the attributes, "equal", and "verdict" of each file."""
         values: dict[str, Any] = dataclasses.asdict(self) | {"equal": self.equal}
@@ -125,4 +135,6 @@ def comparison_table(report: DetectorExportReport, output_dir: str | Path = "") 
             if found.rounded
         ]
         lines += [f"  {name}{note}: {problem}" for note, found in file.runs for problem in found.problems]
+    if report.nothing_found:
+        lines.append(f"  {NOTHING_FOUND}")
     return "\n".join(lines)

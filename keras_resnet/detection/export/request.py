@@ -28,6 +28,7 @@ from keras_resnet.export.artifacts import (
 )
 from keras_resnet.export.images import photos
 from keras_resnet.export.request import CALIBRATION_IMAGES, export_command
+from keras_resnet.files import local_path
 from keras_resnet.run_folder import RunFolder
 
 IMAGES = 200
@@ -110,11 +111,12 @@ class DetectorExportRequest:
     def __post_init__(self) -> None:
         kinds = [kind for kind in ARTIFACTS.values() if kind.precision in _PRECISIONS.get(kind.format, ())]
         object.__setattr__(self, "artifacts", check_formats(self.formats, self.precision, kinds))
+        local_path(self.output_dir or "")
         check_choice("io_dtype", self.io_dtype, IO_DTYPES)
         for name in ("images", "calibration_images"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        options = ("io_dtype", "opset", "image_size")
+        options = ("io_dtype", "opset", "image_size", "calibration_images")
         check_options_apply(
             [name for name in options if getattr(self, name) != defaults[name]], self.artifacts
         )

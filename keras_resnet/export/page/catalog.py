@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,22 @@ def describe(networks: Sequence[ExportedNetwork]) -> tuple[list[dict[str, Any]],
 def _read_report(folder: Path) -> ExportReport | None:
     """Returns the report of an export; None if it cannot be read or is that of a detector."""
     try:
-        return ExportReport.from_json(json.loads((folder / PARITY).read_text("utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        report = ExportReport.from_json(json.loads((folder / PARITY).read_text("utf-8")))
+        return report if _can_be_shown(report) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _can_be_shown(report: ExportReport) -> bool:
+    """Whether the values for the page have their types, and numbers are finite, as JSON requires."""
+    shape, artifacts = tuple(report.input_shape or (0, 0, 0)), report.formats.values()
+    counts = [report.parameters, report.multiply_adds, report.resize, *report.sample_labels, *shape]
+    shares = [report.top1, *(each.top1 for each in artifacts)]
+    times = [each.latency.get("1") for each in artifacts]
+    texts = [report.model, report.images_from, report.interpolation]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(count is None or isinstance(count, int) for count in counts)
+        and all(value is None or math.isfinite(value) for value in (*shares, *times))
+        and len(shape) == 3
+    )

@@ -26,6 +26,8 @@ DIGESTS = {
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
 
+_LICENSE = Path(__file__).with_name("static") / "runtime_license.txt"  # the npm package has no copy of it
+
 _SPEC = f"{_PACKAGE}@{VERSION}"
 _TIMEOUT = 600.0  # seconds for 33 MB
 _RETRIES = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000")  # npm's own wait a minute without a network
@@ -33,6 +35,8 @@ _RETRIES = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000")  # npm's own w
 
 def runtime_files(source: str | Path | None = None, tell: Callable[[str], None] = print) -> dict[str, Path]:
     """Returns the paths of the files of `DIGESTS` in the user's cache; fetches them if they are missing.
+
+    Their license is kept beside them.
 
     Args:
         source: the npm package, as a .tgz file or as an unpacked folder, to take the files from.
@@ -50,8 +54,8 @@ def runtime_files(source: str | Path | None = None, tell: Callable[[str], None] 
             tell(f"fetching ONNX Runtime Web {VERSION} with npm (33 MB)")
             source = _pack(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         contents = {name: _read(Path(source), name) for name in DIGESTS}
-        for name, content in contents.items():
-            with atomic_path(paths[name]) as temporary:
+        for name, content in {"LICENSE": _LICENSE.read_bytes(), **contents}.items():
+            with atomic_path(folder / name) as temporary:
                 temporary.write_bytes(content)
     return paths
 

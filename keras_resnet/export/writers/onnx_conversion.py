@@ -1,7 +1,8 @@
 """Converts a network with layers of Keras' own code to an ONNX model, by tf2onnx."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -53,7 +54,10 @@ def convert(graph: Graph, options: Options) -> "onnx.ModelProto":
 
         try:
             proto, _ = tf2onnx.convert.from_function(
-                serve_frozen, input_signature=[spec], opset=options.opset
+                serve_frozen,
+                input_signature=[spec],
+                opset=options.opset,
+                custom_op_handlers={"Erfc": (_convert_erfc, [])},
             )
         except (ValueError, RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
             raise InputError(f"tf2onnx cannot convert {graph.name!r}: {one_line(error)}") from error
@@ -68,3 +72,11 @@ def convert(graph: Graph, options: Options) -> "onnx.ModelProto":
     for tensor in (*proto.graph.input, *proto.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = BATCH
     return proto
+
+
+def _convert_erfc(graph: Any, node: Any, name: str, arguments: list) -> None:
+    """Replaces the complementary error function, of the exact GELU, by 1 - erf(x): ONNX lacks it."""
+    node.type = "Erf"
+    output = node.output[0]
+    one = graph.make_const(f"{name}/one", np.ones((), "float32")).output[0]
+    graph.insert_new_node_on_output("Sub", output, name=f"{name}/complement", inputs=[one, output])
