@@ -78,17 +78,17 @@ class _MLflow(Tracker):
 
     def begin(self, folder: RunFolder, config: Mapping[str, Any], rows: Sequence[Row]) -> None:
         """Creates a run with the recipe as its parameters, or continues that of the run's folder."""
-        import mlflow  # pyright: ignore[reportMissingImports]
+        from mlflow import MlflowClient, entities, exceptions  # pyright: ignore[reportMissingImports]
 
-        self._entities, self._folder = mlflow.entities, folder
-        self._client = client = mlflow.MlflowClient()
+        self._entities, self._folder = entities, folder
+        self._client = client = MlflowClient()
         known = _read_ids(folder).get("mlflow")
         if known is not None:
             try:
                 client.update_run(known, status="RUNNING")
                 self._run = known
                 return
-            except mlflow.exceptions.MlflowException:  # of another store
+            except exceptions.MlflowException:  # of another store
                 pass
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
         experiment = client.get_experiment_by_name(name)
@@ -149,8 +149,8 @@ class _WandB(Tracker):
                 self.epoch(row)
 
     def epoch(self, row: Row) -> None:
-        """Logs the row."""
-        self._run.log(dict(row))
+        """Logs the row, whose number in W&B's history is the step also where W&B cannot resume: offline."""
+        self._run.log(dict(row), step=int(row["step"]), commit=True)
 
     def end(self, status: Status) -> None:
         """Waits until everything is sent."""

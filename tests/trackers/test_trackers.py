@@ -103,10 +103,13 @@ def wandb_environment(monkeypatch):
 
 
 def test_wandb_offline(recipe, tmp_path, wandb_environment, capsys):
+    import wandb
+
     wandb_environment.setenv("WANDB_MODE", "offline")
     options = RunOptions(strategy="one_device", data_dir=str(tmp_path / "data"), track=("wandb",), seed=5)
     last = train_twice(recipe, tmp_path / "run", options)
     assert "warning: WandB" not in capsys.readouterr().err
+    wandb.teardown()  # waits for W&B's process, which writes the files
     found = {"history": [], "run": [], "exit": []}
     for path in sorted(tmp_path.glob("run/wandb/offline-run-*/*.wandb")):  # one per process
         for record in wandb_records(path):
@@ -116,7 +119,8 @@ def test_wandb_offline(recipe, tmp_path, wandb_environment, capsys):
         {item.key or item.nested_key[0]: json.loads(item.value_json) for item in history.item}
         for history in found["history"]
     ]
-    assert [row["step"] for row in rows] == [5, 10]
+    # W&B's own number of the row, too: the two files are parts of one history.
+    assert [(row["_step"], row["step"]) for row in rows] == [(5, 5), (10, 10)]
     assert rows[-1]["val_loss"] == last["val_loss"]
     names = {(run.run_id, run.display_name, run.project) for run in found["run"]}
     assert len(names) == 1  # the second process continues it
