@@ -132,7 +132,8 @@ def _measure_pipeline(
 ) -> None:
     """Training with images from a folder, in relation to one batch that is repeated."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        input_pipeline.write_folder(Path(folder), max(images, 2 * spec["batch_size"]), distinct=64)
+        count = max(images, 2 * spec["batch_size"])
+        input_pipeline.write_folder(Path(folder), count, distinct=min(count, 64))
         spec = {**spec, "contender": "ours", "jit": True}
         workers = {
             "ours": stack.enter_context(Worker("benchmarks.keras_worker", {**spec, "images": folder})),

@@ -252,10 +252,11 @@ def _prepare_run(spec: dict[str, Any]):
 
 
 def _use_own_cores(worker: int, count: int) -> None:
-    """Binds this process to the cores of one worker of `count`."""
+    """Binds this process to the cores of one worker of `count`; more workers than cores share them."""
     share = max(1, len(cores()) // count)
-    own = cores()[worker * share : (worker + 1) * share]
-    if own and hasattr(os, "sched_setaffinity"):
+    first = worker * share % len(cores())
+    own = cores()[first : first + share]
+    if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, own)
 
 

@@ -1,6 +1,7 @@
 """Several workers on this machine against one with the same cores each, and the share of the all-reduce.
 
 python -m benchmarks.scaling --output=scaling.json
+python -m benchmarks.scaling --predict=1024  # measures nothing; see docs/scaling.md
 """
 
 import json
@@ -10,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import harness, scaling_prediction
 from keras_resnet import cli
 from keras_resnet.errors import InputError, require
 from keras_resnet.models.config import get_config
@@ -22,6 +23,7 @@ _FLAGS = (
     cli.Flag("workers", "Processes that train together.", int, 2),
     cli.Flag("batch_size", "Images per step, over all workers.", int, 128),
     cli.Flag("steps", "Steps per round.", int, 30),
+    *scaling_prediction.FLAGS,
 )
 
 
@@ -38,7 +40,26 @@ def _run(workers: int, spec: dict[str, Any]) -> dict[str, float]:
     return seconds
 
 
-def main(run: harness.Benchmark, model: str, workers: int, batch_size: int, steps: int) -> None:
+def main(
+    run: harness.Benchmark,
+    model: str,
+    workers: int,
+    batch_size: int,
+    steps: int,
+    predict: int | None,
+    gpu_result: str | None,
+    measured: list[str] | None,
+    **inputs: Any,
+) -> None:
+    """Measures workers here, or predicts how many GPUs scale."""
+    if predict is None:
+        _measure(run, model, workers, batch_size, steps)
+    else:
+        given = scaling_prediction.Inputs(**inputs)
+        scaling_prediction.main(run, predict, gpu_result, measured, given)
+
+
+def _measure(run: harness.Benchmark, model: str, workers: int, batch_size: int, steps: int) -> None:
     """Compares the workers with one, and their steps with the same steps without the all-reduce."""
     size = get_config(model).input_size
     require(workers >= 2, "--workers must be at least 2", workers)

@@ -145,6 +145,7 @@ def test_help_loads_no_tensorflow(module):
 @pytest.mark.slow
 def test_training_steps_from_end_to_end(tmp_path):
     flags = ["--subjects=cifar_resnet20/float32", "--peers=keras", "--steps=1", "--batch_size=4"]
+    flags += ["--image_size=8"]
     content, printed = measured("train_step", tmp_path, *flags)
     speed, memory = content["rows"]
     assert (speed["subject"], speed["unit"], speed["rounds"]) == ("cifar_resnet20/float32", "images/s", 1)
@@ -156,7 +157,7 @@ def test_training_steps_from_end_to_end(tmp_path):
 
 @pytest.mark.slow
 def test_the_loop_and_the_bare_step_from_end_to_end(tmp_path):
-    flags = ["--subjects=loop_overhead/cifar_resnet20", "--steps=1", "--batch_size=4"]
+    flags = ["--subjects=loop_overhead/cifar_resnet20", "--steps=1", "--batch_size=4", "--image_size=8"]
     (row,) = measured("train_step", tmp_path, *flags)[0]["rows"]
     assert row["subject"] == "loop_overhead/cifar_resnet20"
     assert row["ratio"] > 0
@@ -169,7 +170,14 @@ def test_two_workers_from_end_to_end(tmp_path):
     assert 0 < reduction["ratio"] <= 1
 
 
+@pytest.fixture
+def little_optimization(monkeypatch):
+    """XLA compiles quickly to slow code."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("little_optimization")
 def test_jax_trains_where_tensorflow_cannot_be_found():
     spec = {"model": "cifar_resnet20", "precision": "bfloat16", "batch_size": 2}
     with Worker("benchmarks.jax_worker", {**spec, "image_size": 8, "warm_up": 1}) as worker:
@@ -180,9 +188,10 @@ def test_jax_trains_where_tensorflow_cannot_be_found():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("little_optimization")
 def test_a_gpus_benchmark_from_end_to_end(tmp_path):
     flags = ["--subjects=training/64,inference/64,pipeline/256", "--peers=", "--model=cifar_resnet20"]
-    flags += ["--precision=float32", "--steps=1", "--batch_size=2", "--image_size=32", "--images=8"]
+    flags += ["--precision=float32", "--steps=1", "--batch_size=2", "--image_size=8", "--images=8"]
     content, _ = measured("gpu", tmp_path, *flags, "--limit_side=64")
     rows = {row["subject"]: row for row in content["rows"]}
     for task in ("training/64", "inference/64"):

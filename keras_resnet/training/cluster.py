@@ -8,7 +8,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from keras_resnet.errors import InputError, TryAgain
@@ -114,6 +114,13 @@ def is_open(address: str) -> bool:
     with contextlib.suppress(OSError), _connect(address):
         return True
     return False
+
+
+def wait_until_closed(addresses: Sequence[str], timeout: float) -> None:
+    """Returns once no process listens at any of the addresses, or after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while any(map(is_open, addresses)) and time.monotonic() < deadline:
+        time.sleep(_RETRY_SECONDS)
 
 
 def _connect(address: str) -> socket.socket:

@@ -1,5 +1,6 @@
 """Wraps `tf.distribute`: the devices and workers that train together."""
 
+import atexit
 import contextlib
 import functools
 import json
@@ -20,6 +21,7 @@ _STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 _SLURM_TASKS = "SLURM_STEP_NUM_TASKS"
 _LONGEST_TIMEOUT = 1e9  # seconds
 _CHUNK = 2**24  # bytes in one collective operation
+_SECONDS_TO_END = 30  # for which the chief's process waits for those of the other workers
 
 
 class Distribution:
@@ -106,6 +108,16 @@ class Distribution:
             return self.local(self.run(on_replica, (rows,)))
 
         return gather(tf.constant(rows)).numpy()
+
+    def end_last(self) -> None:
+        """After a successful run: the chief's process ends after those of the other workers.
+
+        They send heartbeats to it, and TensorFlow logs an abort in those that outlive it by some seconds.
+        """
+        others = [address for i, address in enumerate(self._addresses) if i != self.worker]
+        if self.is_chief and others:
+            atexit.unregister(cluster.wait_until_closed)  # of an earlier run of this process
+            atexit.register(cluster.wait_until_closed, others, _SECONDS_TO_END)
 
     @contextlib.contextmanager
     def name_lost_workers(self, when: Callable[[], str] = lambda: "") -> Iterator[None]:

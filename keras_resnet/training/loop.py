@@ -66,6 +66,7 @@ def train(
                 if not run.is_finished:
                     _train_and_evaluate(run, sigterm, observer)
                 _save_result(run, sigterm)
+            distribution.end_last()
             return run.history[-1]
 
 

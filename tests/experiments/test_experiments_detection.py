@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.experiment_runs import train_here
 from helpers.made_up import outcome
 
 from experiments import page, worker
@@ -240,23 +241,28 @@ def test_without_a_detector_no_scene_is_drawn(tmp_path):
 @pytest.mark.slow
 def test_a_killed_experiment_resumes(tmp_path):
     """A detector starts from its classifier; finished runs are not changed. Networks of three blocks."""
-    assignments = ("model.stage_depths=(1, 1, 1)", "detector.epochs=12")
+    assignments = ("model.stage_depths=(1, 1, 1)", "detector.epochs=6")
+    setting = make_setting("digits", "seconds", assignments=assignments, settings=DETECTION_SETTINGS)
+    plan = detection.EXPERIMENT.plan(setting)
+    runs = tmp_path / "runs"
+    # The one that the command would train between the first detector's classifier and that detector.
+    train_here([run for run in plan if run.name == "detection-classifier-cifar_resnet32-seed0"], runs)
     flags = ["--dataset=digits", "--budget=seconds", "--jobs=1", f"--output_dir={tmp_path}"]
     command = [sys.executable, "-m", "experiments.detection", *flags, *(f"--set={x}" for x in assignments)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    runs = tmp_path / "runs"
     while not (begun := list(runs.glob("detection-pretrained-*/history.csv"))):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
-    setting = make_setting("digits", "seconds", assignments=assignments, settings=DETECTION_SETTINGS)
-    detector = next(x for x in detection.EXPERIMENT.plan(setting) if x.name == begun[0].parent.name)
+    detector = next(run for run in plan if run.name == begun[0].parent.name)
     assert not is_done(detector, runs)
     classifier = runs / detector.after.name
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in classifier.glob("*.*")}
-    rows = len(read_outcome(detector, runs).history)
+    kept = read_outcome(detector, runs).history
     outcomes = run_all([detector, detector.after], runs, data_dir=None, jobs=1)
     assert len(before) > 3
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
-    assert 0 < rows < len(outcomes[detector].history) == 12
+    history = outcomes[detector].history
+    assert 0 < len(kept) < len(history) == 6
+    assert history[: len(kept)] == kept  # with its speed: these epochs are not repeated

@@ -13,18 +13,20 @@ import numpy as np
 import pytest
 from helpers.commands import run as run_command
 from helpers.data_helpers import write_tfds
+from helpers.experiment_runs import train_here
 
 from experiments.command import COMMANDS
 from experiments.program import make_setting
 from experiments.runs import Run, RunFailed, ladder_run, read_outcome, run_all
 from experiments.settings import get_setting
+from experiments.studies import degradation, gradients, shortcuts, very_deep
 from keras_resnet import InputError
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training.recipe import run_identity
 
 ROOT = Path(__file__).parents[2]
 # Networks of three blocks, whatever their names say.
-TINY = ["--seeds=1", "--depths=20,32", "--set=model.stage_depths=(1, 1, 1)", "--set=train_split=train[:256]"]
+BLOCKS, IMAGES = "model.stage_depths=(1, 1, 1)", "train_split=train[:256]"
 
 
 def start(*arguments, module="experiments.degradation"):
@@ -140,24 +142,33 @@ def test_recipes_that_no_run_can_carry_out(changes, sentence, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_experiment_repeats_nothing(how, tmp_path):
-    """Finished runs are not changed; the interrupted one resumes from its checkpoint."""
-    arguments = [*TINY, "--set=epochs=8", "--jobs=1", f"--output_dir={tmp_path}"]
-    process = start(*arguments)
+def test_a_killed_experiment_repeats_nothing(tmp_path):
+    """Finished runs are not changed; the interrupted one resumes from its checkpoint.
+
+    The same with SIGTERM is a test of the detection experiment.
+    """
+    changes = [BLOCKS, IMAGES, "epochs=8"]
+    setting = make_setting("digits", "minutes", depths=["20", "32"], seeds=1, assignments=changes)
     runs = tmp_path / "runs"
+    # The command trains the other two, one after the other, and is killed during the second.
+    train_here([run for run in degradation.EXPERIMENT.plan(setting) if run.layers == 20], runs)
+    early = {path.parent.name for path in runs.glob("*/model.weights.h5")}
+    assert len(early) == 2
+    arguments = ["--seeds=1", "--depths=20,32", *(f"--set={change}" for change in changes)]
+    arguments += ["--jobs=1", f"--output_dir={tmp_path}"]
+    process = start(*arguments)
     interrupted = None
     while interrupted is None:
         assert process.poll() is None, process.stderr.read()
         done = {path.parent.name for path in runs.glob("*/model.weights.h5")}
         begun = {path.parent.name for path in runs.glob("*/history.csv")} - done
-        interrupted = next(iter(begun), None) if done else None
+        interrupted = next(iter(begun), None) if done > early else None
         time.sleep(0.02)
-    process.send_signal(how)
-    assert process.wait(timeout=60) == (-9 if how == signal.SIGKILL else 143)
-    first = next(iter(done))
+    process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
     before = {
         path: (path.stat().st_mtime_ns, path.read_bytes())
+        for first in done
         for path in (runs / first).rglob("*")
         if path.is_file()
     }
@@ -198,7 +209,7 @@ def _wait_for_orphans(workdir):
 
 
 @pytest.mark.slow
-def test_the_papers_budget_on_another_dataset(tmp_path):
+def test_the_papers_budget_on_another_dataset(tmp_path, capsys):
     """With the paper's recipes, shortened, on records that TFDS wrote."""
 
     def examples(count):
@@ -207,27 +218,38 @@ def test_the_papers_budget_on_another_dataset(tmp_path):
 
     data = {"train": examples(256), "test": examples(64)}
     data_dir = write_tfds(tmp_path / "data", "fashion_mnist", data)
-    arguments = ["--seeds=1", "--depths=20,32", "--set=model.stage_depths=(1, 1, 1)"]
-    arguments += ["--set=epochs=1", "--set=image_size=16"]
+    changes = [BLOCKS, "epochs=1", "image_size=16"]
+    setting = make_setting("fashion_mnist", "paper", depths=["20", "32"], seeds=1, assignments=changes)
+    *most, _last = degradation.EXPERIMENT.plan(setting)
+    train_here(most, tmp_path / "out" / "runs", data_dir=str(data_dir))
+    arguments = ["--seeds=1", "--depths=20,32", *(f"--set={change}" for change in changes)]
     arguments += ["--dataset=fashion_mnist", "--budget=paper", f"--data_dir={data_dir}"]
-    process = start(*arguments, f"--output_dir={tmp_path / 'out'}")
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert "ResNet-32's training error is not higher than ResNet-20's" in out
+    capsys.readouterr()
+    assert run_command(COMMANDS["degradation"], *arguments, f"--output_dir={tmp_path / 'out'}") == 0
+    assert "ResNet-32's training error is not higher than ResNet-20's" in capsys.readouterr().out
     text = (tmp_path / "out" / "degradation" / "report.html").read_text()
     assert "fashion_mnist, paper: mean" in text
+    assert "3 of the 4 runs were finished before" in text
     assert "next budget" not in text  # there is no larger budget
 
 
 @pytest.mark.slow
 def test_all_claims_on_one_page(tmp_path):
-    arguments = [*TINY, "--set=epochs=2", f"--output_dir={tmp_path}"]
-    done = start(*arguments, module="experiments.paper")
+    """The command trains two of the runs: ResNet-110 with and without warm-up."""
+    changes = [BLOCKS, "train_split=train[:128]", "epochs=2"]
+    # The experiments on shortcuts have 56 layers at this budget, and then share these networks.
+    setting = make_setting("digits", "minutes", depths=["20", "56"], seeds=1, assignments=changes)
+    studies = (degradation, shortcuts, gradients, very_deep)
+    plan = dict.fromkeys(run for study in studies for run in study.EXPERIMENT.plan(setting))
+    runs = tmp_path / "runs"
+    train_here([run for run in plan if run.layers != 110], runs)
+    arguments = ["--seeds=1", "--depths=20,56", *(f"--set={change}" for change in changes)]
+    done = start(*arguments, f"--output_dir={tmp_path}", module="experiments.paper")
     out, err = done.communicate()
     assert done.returncode == 0, err
     text = (tmp_path / "paper" / "report.html").read_text()
     for title in ("Deeper plain nets", "shortcut options", "gradients", "1202", "identities"):
         assert title in text
+    assert f"{len(plan) - 2} of the {len(plan)} runs were finished before" in text
     assert out.count("here: ") > 12
-    setting = dataclasses.replace(get_setting("digits", "minutes"), seeds=1, depths=(20, 32))
-    assert read_outcome(ladder_run(setting, "plain", 20, 0), tmp_path / "runs").history
+    assert all(read_outcome(run, runs).history for run in plan)

@@ -1,7 +1,7 @@
 """Run by launch_local in a test: trains, and writes what each worker ends with.
 
-dump_workers.py PLAN, a JSON file with "folder", "task" ("classification" or "detection"), "recipe",
-"options", and "apart": whether other workers than the first have a run folder of their own.
+dump_workers.py PLAN, a JSON file with "folder", "task" ("classification" or "detection"), "recipe" and
+"options".
 """
 
 import hashlib
@@ -29,8 +29,7 @@ def main():
         train = classification.train
         recipe = classification.ClassificationRecipe.from_dict(plan["recipe"])
     options = RunOptions(strategy="multi_worker", **plan["options"])
-    run = "run-of-another-worker" if plan["apart"] and index else "run"
-    last = train(recipe, Path(plan["folder"], run), options, observe)
+    last = train(recipe, Path(plan["folder"], "run"), options, observe)
     variables = trainers[-1].named_variables()
     digests = {name: hashlib.sha256(v.numpy().tobytes()).hexdigest() for name, v in variables.items()}
     values = {"rows": rows, "digests": digests, "last": last}

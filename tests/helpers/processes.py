@@ -10,12 +10,13 @@ from pathlib import Path
 from helpers.zoo_networks import TINY
 
 ROOT = Path(__file__).parents[2]
-TINY_FLAGS = [
-    *(f"--set=model.{name}={value}" for name, value in TINY.items()),
-    "--set=image_size=16",
-    "--set=train_split='train[:640]'",
-    "--batch_size=32",
+TINY_ASSIGNMENTS = [
+    *(f"model.{name}={value}" for name, value in TINY.items()),
+    "image_size=16",
+    "train_split='train[:640]'",
+    "batch_size=32",
 ]
+TINY_FLAGS = [f"--set={assignment}" for assignment in TINY_ASSIGNMENTS]
 
 
 def environment(**changes):

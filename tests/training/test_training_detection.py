@@ -89,21 +89,6 @@ def classifier(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_resumed_pyramid_ends_with_the_same_bytes(tmp_path, run_options, break_off):
-    recipe = small_recipe(fpn=True, epochs=1, flip=True, scale_jitter=(0.7, 1.5))
-    options = run_options(checkpoint_every=1, seed=2**32 - 1)
-    train(recipe, tmp_path / "whole", options)
-    with break_off(2):
-        train(recipe, tmp_path / "broken", options)
-    steps = []
-    train(recipe, tmp_path / "broken", options, lambda trainer, first, rows: steps.append(first))
-    assert steps == [2]
-    folders = [RunFolder(tmp_path / name) for name in ("whole", "broken")]
-    whole, broken = [(folder.weights.read_bytes(), history(folder.path)) for folder in folders]
-    assert broken == whole
-
-
-@pytest.mark.slow
 def test_frozen_layers_and_statistics(tmp_path, classifier, run_options, early_progress, capsys):
     recipe = small_recipe(backbone_weights=classifier, statistics_batches=2, freeze="C2", steps=1)
     train(recipe, tmp_path, run_options())

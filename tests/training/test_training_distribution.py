@@ -233,6 +233,21 @@ def test_lost_workers_are_named_by_closed_port_or_by_the_error():
         assert made.lost_workers(hangs) == [f"worker 2 at {addresses[2]}"]
 
 
+def test_waiting_for_the_end_of_other_workers():
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in (one, two)]
+        begun = time.monotonic()
+        cluster.wait_until_closed(addresses, 0.5)
+        assert time.monotonic() - begun >= 0.5
+        one.close()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(cluster.wait_until_closed, addresses, 60)
+            time.sleep(0.3)
+            assert not waiting.done()
+            two.close()
+            waiting.result(timeout=10)
+
+
 def test_every_worker_gets_what_the_chief_sends(monkeypatch):
     """Two replicas of one process stand for two workers; only the first replica's value may count."""
     monkeypatch.setattr(distribution, "_CHUNK", 100)
