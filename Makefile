@@ -11,7 +11,7 @@ DETECTION_DEMO := runs/demo-detection
 WHEEL_PYTHON ?= $(PYTHON)
 WHEEL_CONSTRAINTS ?= constraints.txt
 
-.PHONY: demo demo-detection demo-page test test-slow test-torch test-gpu test-kill dist test-wheel test-oldest lint format readme docs clean
+.PHONY: demo demo-detection demo-page test test-slow test-torch test-tools test-gpu test-kill dist test-wheel test-oldest lint format readme docs clean
 
 demo: $(VENV)/installed  ## Train on the embedded digits, export, verify, show a table.
 	$(BIN)/python train_main.py --recipe=digits --workdir=$(DEMO) --export=saved_model,tflite,onnx
@@ -23,13 +23,16 @@ demo-page: $(VENV)/installed  ## Try the network of `make demo` in the browser.
 	$(BIN)/python -m keras_resnet zoo serve $(DEMO)
 
 test: $(VENV)/installed $(VENV)/browser  ## Every test but the slow ones.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not torch and not wheel and not trackers" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not torch and not wheel and not tools" $(ARGS)
 
 test-slow: $(VENV)/installed $(VENV)/browser $(VENV)/docs-installed  ## Kills, several processes, big exports, fuzzing, the site.
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not torch" $(ARGS)
 
 test-torch: $(VENV)/torch-installed  ## Against torchvision's and timm's own networks, and Keras on torch.
 	$(BIN)/python -m pytest -m "torch" $(ARGS)
+
+test-tools: $(VENV)/tools-installed  ## With MLflow, Weights & Biases and KerasHub.
+	$(BIN)/python -m pytest -m "tools" $(ARGS)
 
 test-gpu: $(VENV)/installed  ## On a GPU; with GPU_DRY_RUN=1 the same tests on the CPU.
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
@@ -75,6 +78,11 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 $(VENV)/torch-installed: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[torch]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps torchvision timm
+	touch $@
+
+# All of MLflow wants an older pyarrow; its client with a database is this package and the next two.
+$(VENV)/tools-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt mlflow-skinny sqlalchemy alembic wandb keras-hub
 	touch $@
 
 $(VENV)/docs-installed: $(VENV)/installed

@@ -240,9 +240,7 @@ def model_card(spec: ModelSpec, license: str = UNKNOWN, origin: PretrainedWeight
     # KerasHub knows these architectures, for RGB images.
     hub = ""
     if re.fullmatch(r"resnet\d+", theirs) and spec.input_shape[2] == 3:
-        hub = _CODE.format(
-            "import keras_hub\n\nclassifier = keras_hub.models.ImageClassifier.from_preset(folder)"
-        )
+        hub = _CODE.format(_KERASHUB)
     return _CARD.format(
         license=license,
         tags=tags,
@@ -277,6 +275,13 @@ import timm
 model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()  # from the Hub: "hf-hub:USER/NAME"
 config = timm.data.resolve_model_data_config(model)
 transform = timm.data.create_transform(**config, is_training=False)"""
+
+_KERASHUB = """\
+import keras_hub
+
+classifier = keras_hub.models.ImageClassifier.from_preset(folder)
+# `inputs` are prepared as above. `classifier.predict` takes pixels 0-255, which it resizes by its own rule.
+logits = classifier(inputs)"""
 
 _CODE = """
 ```python
