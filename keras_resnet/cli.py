@@ -28,6 +28,7 @@ from absl import logging
 
 from keras_resnet.errors import CommandFailed, InputError, unknown_name
 from keras_resnet.files import local_path, temporary_files_in
+from keras_resnet.object_storage import is_stored
 from keras_resnet.processes import exit_on_sigterm
 from keras_resnet.quiet import quiet
 from keras_resnet.version import __version__
@@ -171,8 +172,9 @@ def _run(command: Command | Group, arguments: Sequence[str], program: str) -> in
         return 0
     values = parse(command, arguments)
     for name in _WRITTEN:  # before the work whose result could not be written
-        if isinstance(values.get(name), str):
-            local_path(values[name])
+        value = values.get(name)
+        if isinstance(value, str) and not (name == "workdir" and is_stored(value)):
+            local_path(value)
     # Before TensorFlow is loaded. It logs a lot at start-up; uses oneDNN, with which training is two to three
     # times as fast, only on request on CPUs without AVX-512 VNNI; and takes all memory of the GPUs.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -50,7 +50,8 @@ ROOMS = {
     "tools": None,  # None: anything
 }
 FLOOR_MODULES = {
-    *("cli", "deprecation", "errors", "files", "processes", "progress", "quiet", "tables", "version"),
+    *("cli", "deprecation", "errors", "files", "object_storage", "processes", "progress", "quiet", "tables"),
+    "version",
 }
 DETECTION_OPERATIONS = {"anchors", "boxes", "matching", "nms", "roi_align"}  # a floor below detection
 
@@ -70,6 +71,7 @@ PACKAGES = {
     "run_folder": {"numpy"},
 }
 LAZY_PACKAGES = {
+    "floor": {"obstore"},
     "models": {"tensorflow"},
     "weights": {"torch", "safetensors"},
     "run_folder": {"matplotlib"},
@@ -77,7 +79,7 @@ LAZY_PACKAGES = {
 # Only the functions that need these may import them.
 NEVER_AT_IMPORT = {
     *("matplotlib", "sklearn", "onnx", "onnxruntime", "tf2onnx", "ai_edge_litert", "torch", "safetensors"),
-    "pycocotools",
+    *("pycocotools", "obstore"),
 }
 
 LONGEST_FUNCTION = 60  # lines of code: without the docstring

@@ -1,8 +1,9 @@
 """`python -m keras_resnet detect` and `detection`."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ from keras_resnet.detection.weight_files import read_detector_spec
 from keras_resnet.errors import InputError, printable, require, unknown_name
 from keras_resnet.files import atomic_path, os_errors_as_input_errors, write_json
 from keras_resnet.images.decode import is_image
+from keras_resnet.object_storage import is_stored
 from keras_resnet.progress import ProgressBar
-from keras_resnet.run_folder import RunFolder
+from keras_resnet.run_folder import RunFolder, open_run_folder
 from keras_resnet.tables import engineering, markdown_table
-from keras_resnet.training.distribution import create
+from keras_resnet.training.distribution import Distribution, create
 from keras_resnet.weights.weight_file import HDF5, SUFFIXES
 
 _MOST_CELLS = 32  # rows or columns of a preview
@@ -61,11 +63,20 @@ def _open_detectors(
     return ImprovedDetector(opened, refine=refine, scales=sides)
 
 
-def _with_run_folder(weights: str) -> str:
-    """The weight file of a run's folder; other weights unchanged, even if a folder has their name."""
-    folder = RunFolder(weights)
-    is_run = os.path.isdir(weights) and (folder.recipe.exists() or folder.weights.exists())
-    return str(folder.weights) if is_run else weights
+@contextlib.contextmanager
+def _weight_files(weights: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """The weight files of runs' folders, also in object storage, and their names for reports.
+
+    Other weights are unchanged, even if a folder has their name.
+    """
+    with contextlib.ExitStack() as stack:
+        files, names = [], []
+        for each in weights:
+            folder = stack.enter_context(open_run_folder(each))
+            is_run = folder.path.is_dir() and (folder.recipe.exists() or folder.weights.exists())
+            files.append(str(folder.weights) if is_run or is_stored(each) else each)
+            names.append(folder.shown(files[-1]))
+        yield files, names
 
 
 def _open_detector(weights: str, detector: str | None = None) -> Detector:
@@ -129,8 +140,8 @@ def detect(
     require(0 <= score <= 1, "--score must be from 0 to 1", score)
     files = _find_photos(photos)
     pictures = _picture_paths(files, output, json)
-    all_weights = [_with_run_folder(each) for each in (weights, *ensemble)]
-    opened = _open_detectors(all_weights, detector, refine, scales)
+    with _weight_files((weights, *ensemble)) as (weight_files, names):
+        opened = _open_detectors(weight_files, detector, refine, scales)
     found: dict[str, tuple[tuple[int, ...], Detections]] = {}
     failed: dict[str, str] = {}
     drawings = []
@@ -162,7 +173,7 @@ def detect(
             markdown_table(("photo", "class", "score", "box"), _rows(found, opened.class_names)), end="\n\n"
         )
     if json is not None:
-        write_json(json, _json_value(opened, all_weights, score, found, failed))
+        write_json(json, _json_value(opened, names, score, found, failed))
     objects = sum(len(detections) for _, detections in found.values())
     written = f"{Path(output)}: " if found else ""
     print(
@@ -354,6 +365,13 @@ def _views(
 def evaluate(**flags: Any) -> None:
     """Evaluates a detector, prints a table and writes a report; takes the values of `EVALUATE.flags`."""
     distribution = create(flags["strategy"], flags["worker_timeout"])
+    with _weight_files((flags["weights"], *flags["ensemble"])) as (files, names):
+        _evaluate(flags, distribution, files, names)
+
+
+def _evaluate(
+    flags: dict[str, Any], distribution: Distribution, weights: Sequence[str], names: Sequence[str]
+) -> None:
     output = flags["output"]
     if os.path.lexists(output) and not os.path.isdir(output):
         raise InputError(f"--output={output} is a file; pass a folder")
@@ -361,7 +379,6 @@ def evaluate(**flags: Any) -> None:
     split = dataset.split(flags["split"] or _evaluation_split(dataset.split_names))
     if distribution.is_chief:
         _report_skipped(split)
-    weights = [_with_run_folder(each) for each in (flags["weights"], *flags["ensemble"])]
     with distribution.scope():
         detector = _open_detectors(weights, flags["detector"], flags["refine"], flags["scales"])
     options = {name: flags[name] for name in ("batch_size", "max_bad_images")}
@@ -373,6 +390,7 @@ def evaluate(**flags: Any) -> None:
     with os_errors_as_input_errors(output):
         write_report(
             *(evaluation, output, command, dataset.title, weights),
+            names=names,
             refine=flags["refine"],
             scales=list(map(int, flags["scales"])),
         )

@@ -1,5 +1,7 @@
 """`python -m keras_resnet evaluate`."""
 
+import contextlib
+import dataclasses
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ from keras_resnet.data import Dataset, open_dataset
 from keras_resnet.data.identity import split_rule_change
 from keras_resnet.errors import InputError
 from keras_resnet.files import os_errors_as_input_errors
-from keras_resnet.run_folder import RunFolder
+from keras_resnet.run_folder import RunFolder, open_run_folder
 from keras_resnet.training.distribution import Distribution, create
 
 
@@ -25,12 +27,20 @@ def main(**flags: Any) -> None:
     get_protocol(given.protocol)
     # Several workers must connect before TensorFlow runs any operation.
     distribution = create(given.strategy, given.worker_timeout)
+    with contextlib.ExitStack() as stack:
+        if given.workdir is not None:
+            given.workdir = stack.enter_context(open_run_folder(given.workdir, ("evaluation",)))
+        command = cli.command_line("python -m keras_resnet evaluate", COMMAND, flags)
+        _evaluate(given, distribution, command)
+
+
+def _evaluate(given: SimpleNamespace, distribution: Distribution, command: str) -> None:
     models, dataset, defaults = _evaluated_models(given, distribution)
     folder = given.output_dir or _default_folder(given, models, dataset)
     check_folder(folder)
     opened = open_dataset(dataset, given.data_dir)
     if given.workdir is not None:
-        _check_split_rule(RunFolder(given.workdir), opened)
+        _check_split_rule(given.workdir, opened)
     evaluation = evaluate(
         models,
         opened,
@@ -44,11 +54,12 @@ def main(**flags: Any) -> None:
         return
     print(table(evaluation))
     with os_errors_as_input_errors(folder):
-        write_report(evaluation, folder, cli.command_line("python -m keras_resnet evaluate", COMMAND, flags))
+        write_report(evaluation, folder, command)
     speed = evaluation.metrics.images / evaluation.seconds
+    shown = folder if given.workdir is None else given.workdir.shown(str(folder))
     print(
         f"{evaluation.protocol.name} on {evaluation.split} of {evaluation.dataset.name}: "
-        f"{evaluation.seconds:.1f} s, {speed:.1f} images/s; see {folder}"
+        f"{evaluation.seconds:.1f} s, {speed:.1f} images/s; see {shown}"
     )
 
 
@@ -58,11 +69,12 @@ def _evaluated_models(
     """The networks, the name of the dataset, and default values of arguments of `evaluate`."""
     cli.check_exclusive(vars(given), "workdir", ("model", "weights"))
     if given.workdir is not None:
-        folder = RunFolder(given.workdir)
+        folder = given.workdir
         recipe = folder.read_recipe()
         dataset = given.dataset or recipe["dataset"]
         defaults = validation_arguments(recipe, dataset, given.protocol, distribution.total_replicas)
-        return [load_evaluated_model(str(folder.weights))], dataset, defaults
+        model = load_evaluated_model(str(folder.weights))
+        return [dataclasses.replace(model, weights=folder.shown(model.weights))], dataset, defaults
     if not given.weights or given.dataset is None:
         raise InputError("give --weights=FILE_OR_NAME and --dataset=NAME, or --workdir=DIR")
     if not all(given.weights):

@@ -1,5 +1,6 @@
 """`python -m keras_resnet export` and `python -m export`."""
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,11 +14,12 @@ from keras_resnet.export.__main__ import COMMAND
 from keras_resnet.export.artifacts import CHOICES, Options
 from keras_resnet.export.pipeline import export
 from keras_resnet.export.request import ExportRequest
-from keras_resnet.run_folder import RunFolder
+from keras_resnet.run_folder import RunFolder, open_run_folder
 
 # Flags that apply to one of the two tasks only.
 _CLASSIFIERS = ("classes", "layout", "dynamic_size", "batch_size", "max_top1_drop", "strict")
 _DETECTORS = ("images", "image_size")
+_NEEDED = ("export",)  # what an export reads of a run's folders: the files that it may replace
 _KERAS = ("mean", "std", "resize", "labels")  # of a .keras file
 
 
@@ -35,7 +37,15 @@ def main(export_all: Callable[..., bool] | None = None, **given: Any) -> int:
     cli.check_exclusive(given, "keras", ("model", "weights", "classes"))
     if workdir is None and keras is None and (model is None or given["weights"] is None):
         raise InputError("give --workdir=DIR, --model=NAME and --weights=FILE_OR_NAME, or --keras=FILE")
-    is_detector = _is_detector_run(workdir) if workdir is not None else model in list_detectors()
+    with contextlib.ExitStack() as stack:
+        if workdir is not None:
+            given["workdir"] = stack.enter_context(open_run_folder(workdir, _NEEDED))
+        return _export(export_all, given)
+
+
+def _export(export_all: Callable[..., bool] | None, given: dict[str, Any]) -> int:
+    workdir, keras = given["workdir"], given["keras"]
+    is_detector = _is_detector_run(workdir) if workdir is not None else given["model"] in list_detectors()
     defaults = {flag.name: flag.default for flag in COMMAND.flags}
     for name in _CLASSIFIERS if is_detector else _DETECTORS:
         if given.pop(name) != defaults[name]:
@@ -51,13 +61,13 @@ def main(export_all: Callable[..., bool] | None = None, **given: Any) -> int:
 
 def export_run(workdir: str, formats: Iterable[str], data_dir: str | None) -> int:
     """Exports a finished run with the default options; returns the exit status."""
-    if _is_detector_run(workdir):
-        return _export_detector(workdir=workdir, formats=formats, data_dir=data_dir)
-    return 0 if export_workdir(workdir, formats, data_dir=data_dir) else 1
+    with open_run_folder(workdir, _NEEDED) as folder:
+        if _is_detector_run(folder):
+            return _export_detector(workdir=folder, formats=formats, data_dir=data_dir)
+        return 0 if export_workdir(folder, formats, data_dir=data_dir) else 1
 
 
-def _is_detector_run(workdir: str) -> bool:
-    folder = RunFolder(workdir)
+def _is_detector_run(folder: RunFolder) -> bool:
     return folder.recipe.is_file() and folder.read_recipe()["model"] in list_detectors()
 
 

@@ -27,7 +27,7 @@ TRAIN = cli.Command(
         cli.Flag(
             "set", "key=value: another field of the recipe, or model.KEY=value for the network's.", list, []
         ),
-        cli.Flag("workdir", "The run's folder. Default: runs/RECIPE-MODEL."),
+        cli.Flag("workdir", "The run's folder, also s3://... or gs://... Default: runs/RECIPE-MODEL."),
         *cli.flags_of(RunOptions),
         cli.Flag(
             "export", "Formats to export to and verify afterwards: saved_model, tflite, onnx.", tuple, []

@@ -39,6 +39,7 @@ def content(
     dataset: str,
     weights: Sequence[str],
     *,
+    names: Sequence[str] | None = None,
     refine: bool = False,
     scales: Sequence[int] = (),
 ) -> dict:
@@ -47,7 +48,10 @@ def content(
     The arguments are those of `write_report`.
     """
     counts = _counts(evaluation)
-    files = [{"weights": each, "sha256": sha256(each) if Path(each).is_file() else None} for each in weights]
+    files = [
+        {"weights": name, "sha256": sha256(each) if Path(each).is_file() else None}
+        for each, name in zip(weights, names or weights, strict=True)
+    ]
     return {
         "command": command,
         "detector": evaluation.detector,
@@ -79,7 +83,7 @@ def write_report(
     command: str,
     dataset: str,
     weights: Sequence[str],
-    **improvements: Any,
+    **more: Any,
 ) -> None:
     """Writes per_class.csv, precision_recall.png and evaluation.json, each atomically, in this order.
 
@@ -90,7 +94,7 @@ def write_report(
         dataset: the dataset's title.
         weights: the path or the published name of the weights, and of those of an ensemble's further
             detectors.
-        improvements: `refine` and `scales` of `ImprovedDetector`.
+        more: `refine` and `scales` of `ImprovedDetector`, and `names` to report instead of `weights`.
 
     Raises:
         OSError: the folder cannot be written.
@@ -107,7 +111,7 @@ def write_report(
     title = f"{evaluation.detector} on {dataset} {evaluation.split.name}"
     with atomic_path(folder / "precision_recall.png", suffix=".png") as path:
         _draw_precision_recall(evaluation.coco, evaluation.split.class_names, title, path)
-    write_json(folder / "evaluation.json", content(evaluation, command, dataset, weights, **improvements))
+    write_json(folder / "evaluation.json", content(evaluation, command, dataset, weights, **more))
 
 
 def _or_none(value: float) -> float | None:

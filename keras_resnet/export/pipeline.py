@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ from keras_resnet.images.preprocessing import Preprocessing
 from keras_resnet.models.complexity import complexity
 from keras_resnet.processes import cores
 from keras_resnet.progress import ProgressBar
+from keras_resnet.run_folder import open_run_folder
 from keras_resnet.weights import ModelSpec, WeightFile
 
 _PICTURE = "predictions.png"
@@ -47,7 +49,7 @@ _PICTURES = (_PICTURE, SAMPLES)
 
 
 def export_workdir(
-    workdir: str | Path,
+    workdir: str | os.PathLike,
     formats: str | Iterable[str] = FORMATS,
     output_dir: str | Path | None = None,
     data_dir: str | None = None,
@@ -182,10 +184,16 @@ def export_model(
 
 def export(request: ExportRequest) -> ExportReport:
     """Carries out a request; see `export_workdir`, `export_weights` and `export_model` for the errors."""
-    return _export(request, request.source(), request.command)
+    if request.workdir is None:
+        return _export(request, request.source(), request.command)
+    with open_run_folder(request.workdir, ("export",)) as folder:
+        source = request.source(folder)
+        return _export(request, source, request.command, lambda line: print(folder.shown(line)))
 
 
-def _export(request: ExportRequest, source: Source, command: str | None) -> ExportReport:
+def _export(
+    request: ExportRequest, source: Source, command: str | None, tell: Callable[[str], None] = print
+) -> ExportReport:
     return export_and_verify(
         source.spec,
         serving_model(source.load(), source.spec.normalization, source.activation),
@@ -196,7 +204,8 @@ def _export(request: ExportRequest, source: Source, command: str | None) -> Expo
         source.recipe,
         command,
         source.origin,
-        max_top1_drop=request.max_top1_drop,
+        tell,
+        request.max_top1_drop,
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ class ExportRequest:
     """The arguments of `python -m keras_resnet export`.
 
     Attributes:
-        workdir: folder of a run with `model.weights.h5` and `recipe.json`, instead of `model` and `weights`.
+        workdir: folder of a run with `model.weights.h5` and `recipe.json`, instead of `model` and `weights`;
+            also in object storage.
         weights: a weight file, of this package or another zoo; the name of pretrained weights; or "none"
             for random weights, to measure size and speed.
         classes: number of classes. Default: the file's, or the network's own.
@@ -61,7 +63,7 @@ class ExportRequest:
         artifacts: keys of `ARTIFACTS`, from `formats` and `precision`.
     """
 
-    workdir: str | Path | None = None
+    workdir: str | os.PathLike | None = None
     model: str | None = None
     weights: str | Path | None = None
     classes: int | None = None
@@ -98,14 +100,17 @@ class ExportRequest:
         """The command line that repeats this request."""
         return export_command(self, {"options": None, **self.options.changed})
 
-    def source(self) -> "Source":
+    def source(self, folder: RunFolder | None = None) -> "Source":
         """Opens the run, the weights or the Keras model.
+
+        Args:
+            folder: the opened `workdir`, if that is in object storage.
 
         Raises:
             InputError: they are missing or damaged, or contradict the request or each other.
         """
         if self.workdir is not None:
-            return self._run(self.workdir)
+            return self._run(folder or RunFolder(self.workdir))
         if self.keras is not None:
             return self._keras_file(Path(self.keras))
         if self.model is None or self.weights is None:
@@ -130,8 +135,7 @@ class ExportRequest:
         origin = None if is_native else file
         return Source(spec, load, output_dir, self.images(spec, self.dataset), origin=origin)
 
-    def _run(self, workdir: str | Path) -> "Source":
-        folder = RunFolder(workdir)
+    def _run(self, folder: RunFolder) -> "Source":
         if not folder.path.is_dir():
             raise InputError(f"there is no workdir {folder.path}")
         if not folder.weights.is_file():

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_resnet.data.sources import pipeline_errors
 from keras_resnet.errors import CommandFailed
 from keras_resnet.progress import ProgressBar
-from keras_resnet.run_folder import RunFolder
+from keras_resnet.run_folder import open_run_folder
 from keras_resnet.training import checkpoints
 from keras_resnet.training.distribution import create
 from keras_resnet.training.options import RunOptions
@@ -50,18 +50,21 @@ def train(
 
     Raises:
         InputError: an argument is invalid, or another process uses the folder; nothing was written. Or a file
-            of the dataset is found to be damaged.
+            of the dataset is found to be damaged, or another process has taken over the folder in object
+            storage.
         TrainingFailed: the loss or the gradient is not finite.
         LostWorker: another worker did not connect, or is lost.
         Preempted: SIGTERM was received; all steps done so far are in a checkpoint.
+        TryAgain: object storage does not answer.
         OSError: the folder cannot be written.
     """
     options = options or RunOptions()
     with contextlib.ExitStack() as lock, catch_sigterm() as sigterm:
         distribution = create(options.strategy, options.worker_timeout)
         sigterm.install()
-        with distribution.name_lost_workers(), pipeline_errors():
-            run = set_up(task, RunFolder(folder), options, distribution, lock, trackers)
+        needed = ("checkpoints",) if distribution.is_chief else ()
+        with distribution.name_lost_workers(), pipeline_errors(), open_run_folder(folder, needed) as opened:
+            run = set_up(task, opened, options, distribution, lock, trackers)
             with _tracked(run, sigterm):
                 if not run.is_finished:
                     _train_and_evaluate(run, sigterm, observer)
@@ -78,6 +81,7 @@ def _tracked(run: Run, sigterm: Sigterm) -> Iterator[None]:
         return
     identity = run_identity(run.task.recipe, run.options.seed, run.options.precision)
     run.trackers.begin(run.folder, identity, run.history)
+    run.folder.upload()  # recipe.json, and the trackers' names of the run
     status: Status = "failed"
     try:
         yield
@@ -215,8 +219,9 @@ def _evaluate_epoch(run: Run, sigterm: Sigterm) -> None:
     save_checkpoint(run)
     if run.bad_images.count:
         path = run.folder.bad_images(run.distribution.worker)
-        run.progress.say(f"{run.bad_images.count} images cannot be used: see {path}")
+        run.progress.say(f"{run.bad_images.count} images cannot be used: see {run.folder.shown(str(path))}")
     run.trackers.epoch(row)
+    run.folder.upload()
     train = {name: row[f"train_{name}"] for name in run.task.train_metrics}
     run.progress.epoch(row, run.epochs, train, val)
 
@@ -254,6 +259,7 @@ def _save_result(run: Run, sigterm: Sigterm) -> None:
             run.task.save(run.trainer.model, run.folder.weights)
     if run.distribution.is_chief:
         draw_curves(run.folder, run.task)
+        run.folder.upload()
     # No worker reports success before the chief has written the result.
     run.distribution.from_chief(b"")
 

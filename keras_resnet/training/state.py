@@ -14,7 +14,6 @@ import tensorflow as tf
 from keras_resnet.data import BadImages
 from keras_resnet.data.identity import data_changes, split_rule_change
 from keras_resnet.errors import InputError
-from keras_resnet.files import locked
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training import checkpoints
 from keras_resnet.training.distribution import Distribution
@@ -156,14 +155,18 @@ def _lock(
     """Excludes other processes from the folder; for the chief only, because its workers share the folder."""
     # A file server may keep the lock of a machine that failed for minutes.
     seconds = options.worker_timeout if distribution.workers > 1 else 0
-    lock.enter_context(locked(folder.lock, seconds))
+    lock.enter_context(folder.locked(seconds))
 
 
 def save_checkpoint(run: Run) -> None:
-    """Writes the list of bad images and, on the chief only, a checkpoint."""
+    """Writes the list of bad images and, on the chief only, a checkpoint; both also to object storage."""
     run.write_bad_images()
-    if not run.distribution.is_chief:
-        return
+    if run.distribution.is_chief:
+        checkpoints.save(run.folder.checkpoints, _checkpoint(run), run.options.keep)
+    run.folder.upload()
+
+
+def _checkpoint(run: Run) -> checkpoints.Checkpoint:
     arrays = {name: variable.numpy() for name, variable in run.trainer.named_variables().items()}
     numbers = {
         **_identity(run.task.recipe, run.options),
@@ -174,8 +177,7 @@ def save_checkpoint(run: Run) -> None:
         "data": run.task.data_identity,
         "versions": _VERSIONS,
     }
-    checkpoint = checkpoints.Checkpoint(run.step, {**arrays, **run.task.arrays()}, numbers)
-    checkpoints.save(run.folder.checkpoints, checkpoint, run.options.keep)
+    return checkpoints.Checkpoint(run.step, {**arrays, **run.task.arrays()}, numbers)
 
 
 def _check_divisible(recipe: Recipe, options: RunOptions, distribution: Distribution) -> None:
@@ -220,7 +222,9 @@ def _load_checkpoint(
     """
     checkpoint = None
     if distribution.is_chief:
-        checkpoint = checkpoints.load_newest(folder.checkpoints, progress.say)
+        checkpoint = checkpoints.load_newest(
+            folder.checkpoints, lambda line: progress.say(folder.shown(line))
+        )
     sent = distribution.from_chief(checkpoints.to_bytes(checkpoint) if distribution.workers > 1 else b"")
     if not distribution.is_chief:
         checkpoint = checkpoints.from_bytes(sent)

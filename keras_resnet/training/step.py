@@ -343,8 +343,8 @@ def _check_onednn(model: keras.Model) -> None:
     for layer in model.layers:
         if not isinstance(layer, keras.layers.Conv2D) or not layer.trainable:
             continue
-        strided = layer.kernel_size == (1, 1) and max(layer.strides) > 1
-        if strided and (channels := layer.kernel.shape[-2]) < _ONEDNN_CHANNELS:
+        *size, channels, _ = layer.get_weights()[0].shape
+        if size == [1, 1] and max(layer.strides) > 1 and channels < _ONEDNN_CHANNELS:
             raise InputError(
                 f"{layer.name} is a 1x1 convolution with strides and {channels} input channels, whose "
                 "gradient oneDNN computes wrongly on some CPUs: take at least "

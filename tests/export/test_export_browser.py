@@ -71,13 +71,13 @@ def exported(tmp_path_factory):
     network.get_layer("predictions").bias.assign_sub(keras.ops.mean(logits, 0) - 5)
     for name, spec in (("whole", SPEC), ("cropped", CROPPED)):
         weights[name] = save_weights(network, folder / f"{name}.weights.h5", spec)
-    given = {"dataset": "digits", "formats": "onnx", "calibration_images": 64, "max_top1_drop": 100}
+    given = {"dataset": "digits", "formats": "onnx", "max_top1_drop": 100}
     given["data_dir"] = str(folder / "data")
     options = Options(layout="nchw", io_dtype="uint8", dynamic_size=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "time_artifact", lambda *arguments: {})
         for name, kind, more in (
-            ("0", "whole", {"precision": "float32,float16,int8"}),
+            ("0", "whole", {"precision": "float32,float16,int8", "calibration_images": 64}),
             ("1", "whole", {"options": options}),
             ("2", "cropped", {}),
         ):

@@ -65,7 +65,7 @@ def imported(done):
 def test_the_installed_command_lists_all_verbs(everything, tmp_path):
     done = everything.run("--help", cwd=tmp_path)
     assert done.stderr == ""
-    assert done.stdout.startswith("usage: keras-resnet COMMAND")
+    assert done.stdout.startswith("usage: keras-resnet [--version] COMMAND")
     listed = done.stdout.split("commands:\n")[1].split("\n\n")[0]
     verbs = [line.split()[0] for line in listed.splitlines()]
     assert verbs == [verb for verb in COMMAND.commands if verb != "experiments"]  # only in a checkout

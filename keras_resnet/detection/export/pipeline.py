@@ -39,6 +39,7 @@ from keras_resnet.export.publishing import (
 )
 from keras_resnet.export.report import PARITY
 from keras_resnet.progress import ProgressBar
+from keras_resnet.run_folder import open_run_folder
 
 _PICTURE = "detections.png"
 _DRAWN_IMAGES = 8
@@ -60,7 +61,15 @@ def export_detector(
         InputError: the request cannot be carried out, the folder cannot be written, or another program's
             file has the name of one of ours.
     """
-    source = request.source()
+    if request.workdir is None:
+        return _export(request, request.source(), tell)
+    with open_run_folder(request.workdir, ("export",)) as folder:
+        return _export(request, request.source(folder), lambda line: tell(folder.shown(line)))
+
+
+def _export(
+    request: DetectorExportRequest, source: DetectorSource, tell: Callable[[str], None]
+) -> DetectorExportReport:
     detector, output_dir, images = source.detector, source.output_dir, source.images
     _check(detector, request, images)
     check_output_folder(output_dir, request.artifacts, [_PICTURE])

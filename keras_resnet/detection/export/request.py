@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ class DetectorExportRequest:
     """The arguments of `python -m keras_resnet export` for a detector.
 
     Attributes:
-        workdir: folder of a run with `model.weights.h5` and `recipe.json`, instead of `model` and `weights`.
+        workdir: folder of a run with `model.weights.h5` and `recipe.json`, instead of `model` and `weights`;
+            also in object storage.
         weights: a weight file of this package or of torchvision, or the name of published weights.
         dataset: dataset to verify on. Default: the recipe's; without a run, scikit-learn's two photos.
         output_dir: where to write. Default: `WORKDIR/export` or `exported/MODEL`.
@@ -93,7 +95,7 @@ class DetectorExportRequest:
         artifacts: keys of `ARTIFACTS`, from `formats` and `precision`.
     """
 
-    workdir: str | Path | None = None
+    workdir: str | os.PathLike | None = None
     model: str | None = None
     weights: str | Path | None = None
     dataset: str | None = None
@@ -128,14 +130,17 @@ class DetectorExportRequest:
         sides = None if self.image_size is None else ",".join(map(str, self.image_size))
         return export_command(self, {"image_size": sides})
 
-    def source(self) -> "DetectorSource":
+    def source(self, folder: RunFolder | None = None) -> "DetectorSource":
         """Opens the run or the weights, and the images.
+
+        Args:
+            folder: the opened `workdir`, if that is in object storage.
 
         Raises:
             InputError: they are missing or damaged, or contradict the request or each other.
         """
         if self.workdir is not None:
-            return self._run(self.workdir)
+            return self._run(folder or RunFolder(self.workdir))
         if self.model is None or self.weights is None:
             raise InputError("an export needs a workdir, or a model and weights")
         file = open_detector_weights(self.weights, self.model)
@@ -144,8 +149,7 @@ class DetectorExportRequest:
         origin = None if file.path.name.endswith(".h5") else file
         return DetectorSource(detector, output_dir, self._images(self.dataset), origin=origin)
 
-    def _run(self, workdir: str | Path) -> "DetectorSource":
-        folder = RunFolder(workdir)
+    def _run(self, folder: RunFolder) -> "DetectorSource":
         recipe = folder.read_recipe()
         if not folder.weights.is_file():
             name = folder.weights.name
