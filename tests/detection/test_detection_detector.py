@@ -299,10 +299,13 @@ def test_invalid_images(image, message, detectors):
 
 @pytest.mark.parametrize(
     ("name", "layer"),
-    [(C4, "conv1_conv"), (C4, "rpn_logits"), (C4, "roi_deltas"), (list(TINY)[-1], "classification_logits")],
+    [(C4, "rpn_logits"), (C4, "roi_deltas"), (list(TINY)[-1], "classification_logits")],
 )
 def test_weights_that_are_not_finite(name, layer, images):
-    """Without the error, nothing would be detected."""
+    """Without the error, nothing would be detected.
+
+    These layers have no ReLU behind them: oneDNN's turns NaN into 0 on some CPUs.
+    """
     detector = build(name)
     weight = detector.model.get_layer(layer).kernel
     weight.assign(np.where(np.arange(weight.shape[-1]) == 0, np.nan, weight))

@@ -343,7 +343,9 @@ def test_ctrl_c_ends_the_command(tmp_path, package):
     """As a person would use it; neither Keras nor TensorFlow is loaded."""
     write_export(tmp_path / "run" / "export")
     script = (
-        "import json, sys; from keras_resnet import cli, __main__\n"
+        "import json, signal, sys; from keras_resnet import cli, __main__\n"
+        # It is ignored if the tests run in the background of a shell.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from keras_resnet.export.page import runtime\n"
         f"runtime.DIGESTS = json.loads({json.dumps(json.dumps(runtime.DIGESTS))})\n"
         "try:\n    cli.run(__main__.COMMAND)\n"
