@@ -37,7 +37,7 @@ class Inputs:
 
     gpu_images: float = _input(2375.0, "Images/s of one GPU alone; published for an A100, not measured here.")
     replica_batch: int = _input(256, "Images per GPU and step.")
-    numbers: int = _input(25_610_156, "Numbers (float32) in the vector that a step sends; ResNet-50's.")
+    elements: int = _input(25_610_156, "Elements (float32) of the vector that a step sends; ResNet-50's.")
     node_gpus: int = _input(8, "GPUs per node.")
     gpu_cores: float = _input(16.0, "CPU cores per GPU for the input pipeline.")
     core_images: float | None = _input(None, f"Images/s of the pipeline per core; from {_PIPELINE.name}.")
@@ -122,7 +122,7 @@ def predict(inputs: Inputs, gpus: int) -> dict[str, Any]:
     """The seconds of the all-reduce, and the efficiencies: images/s over those of `gpus` GPUs alone."""
     compute = inputs.replica_batch / inputs.gpu_images
     supply = inputs.replica_batch / (inputs.gpu_cores * (inputs.core_images or math.inf))
-    size = inputs.numbers * _FLOAT32
+    size = inputs.elements * _FLOAT32
     seconds = {"ring": ring(inputs, gpus, size), "hierarchical": hierarchical(inputs, gpus, size)}
     exposed = {**seconds, "buckets": exposed_in_buckets(inputs, gpus, size, compute)}
     return {
@@ -137,7 +137,7 @@ def compare_published(point: Published) -> dict[str, Any]:
     """The efficiency that was published, and that which follows from the smaller number of GPUs."""
     (fewer, slow, first_batch), (more, fast, batch) = point.fewer, point.more
     inputs = Inputs(network_gbits=point.network_gbits)
-    size = inputs.numbers * _FLOAT32
+    size = inputs.elements * _FLOAT32
     alone = first_batch * fewer / slow - hierarchical(inputs, fewer, size)
     seconds = alone * batch / first_batch + hierarchical(inputs, more, size)
     predicted = batch * more / seconds / (slow / fewer * more)

@@ -262,7 +262,7 @@ def _program() -> str:
 
 
 def _help(command: Command, program: str) -> str:
-    usage = [program, *map(_place, command.arguments)]
+    usage = [program, *map(_argument_usage, command.arguments)]
     usage += [f"--{flag.name}=..." for flag in command.flags if flag.required]
     usage += ["[flags]"] if any(not flag.required for flag in command.flags) else []
     lines = [f"usage: {' '.join(usage)}", "", command.about]
@@ -278,7 +278,7 @@ def _help(command: Command, program: str) -> str:
     return "\n".join(lines)
 
 
-def _place(argument: Flag) -> str:
+def _argument_usage(argument: Flag) -> str:
     """How the first line of the help spells a positional argument."""
     name = argument.name.upper()
     if argument.kind is tuple:

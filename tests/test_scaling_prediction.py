@@ -111,7 +111,7 @@ def test_four_workers_are_predicted_from_the_all_reduce_of_two(tmp_path):
 def test_figures_that_follow_the_model_are_predicted(batch):
     # 8 GPUs compute for 0.1 s on 10 images each; 16 take half as long if they have half as many.
     inputs = Inputs(network_gbits=100.0)
-    size = 4 * inputs.numbers
+    size = 4 * inputs.elements
     few = 80 / (0.1 + hierarchical(inputs, 8, size))
     many = 16 * batch / (batch / 100 + hierarchical(inputs, 16, size))
     row = compare_published(Published("source", (8, few, 10), (16, many, batch), 100.0))
@@ -119,9 +119,9 @@ def test_figures_that_follow_the_model_are_predicted(batch):
     assert row["predicted"] == pytest.approx(row["published"])
 
 
-def test_a_step_of_resnet50_sends_the_default_number_of_numbers():
+def test_a_step_of_resnet50_sends_the_default_number_of_elements():
     variables = build_model("resnet50").variables
-    assert sum(math.prod(variable.shape) for variable in variables) + 4 == Inputs().numbers
+    assert sum(math.prod(variable.shape) for variable in variables) + 4 == Inputs().elements
 
 
 def test_the_prediction_of_the_projects_own_gpu_result(tmp_path):

@@ -104,7 +104,7 @@ class ExportRequest:
         """Opens the run, the weights or the Keras model.
 
         Args:
-            folder: the opened `workdir`, if that is in object storage.
+            folder: the opened `workdir`. Default: it is opened as a local folder.
 
         Raises:
             InputError: they are missing or damaged, or contradict the request or each other.

@@ -343,7 +343,7 @@ def _check_onednn(model: keras.Model) -> None:
     for layer in model.layers:
         if not isinstance(layer, keras.layers.Conv2D) or not layer.trainable:
             continue
-        *size, channels, _ = layer.get_weights()[0].shape
+        *size, channels, _ = layer.weights[0].shape  # of the kernel
         if size == [1, 1] and max(layer.strides) > 1 and channels < _ONEDNN_CHANNELS:
             raise InputError(
                 f"{layer.name} is a 1x1 convolution with strides and {channels} input channels, whose "

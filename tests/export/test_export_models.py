@@ -446,6 +446,6 @@ def test_models_that_are_refused(build, message, tmp_path):
 @pytest.mark.parametrize("labels", ["ab", (1, 2), None], ids=repr)
 def test_labels_that_are_no_texts(labels, tmp_path):
     model = head(layers.Flatten(), layers.Dense(2))
-    with pytest.raises(InputError, match="labels must be texts, one per class; got"):
+    with pytest.raises(InputError, match="labels must be strings, one per class; got"):
         export_model(model, PREPROCESSING, tmp_path / "out", "onnx", labels=labels)
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from keras_resnet import classification, detection
+from train_runs import open_task  # a file beside this program
+
 from keras_resnet.training import RunOptions
 
 
@@ -23,11 +24,7 @@ def main():
         rows.extend(results.tolist())
         trainers.append(trainer)
 
-    if plan["task"] == "detection":
-        train, recipe = detection.train, detection.DetectionRecipe.from_dict(plan["recipe"])
-    else:
-        train = classification.train
-        recipe = classification.ClassificationRecipe.from_dict(plan["recipe"])
+    train, recipe = open_task(plan["task"], plan["recipe"])
     options = RunOptions(strategy="multi_worker", **plan["options"])
     last = train(recipe, Path(plan["folder"], "run"), options, observe)
     variables = trainers[-1].named_variables()

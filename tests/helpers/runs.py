@@ -1,11 +1,25 @@
-"""The results of runs, for comparisons, and runs that are interrupted."""
+"""A short run, the results of runs for comparisons, and runs that are interrupted."""
 
 import contextlib
 
 import pytest
+from helpers.zoo_networks import TINY
 
+from keras_resnet.classification import get_recipe
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training.step import Trainer
+
+
+def tiny_recipe():
+    """Digits at 16 pixels without augmentation, 2 epochs of 5 steps."""
+    return get_recipe("digits").replace(
+        model_overrides=TINY,
+        image_size=16,
+        augmentation="none",
+        batch_size=64,
+        train_split="train[:320]",
+        epochs=2,
+    )
 
 
 def history(path):

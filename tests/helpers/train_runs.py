@@ -33,11 +33,16 @@ def train_runs(plan, strategy):
         return {name: _train(plan, name, run, strategy) for name, run in plan["runs"].items()}
 
 
+def open_task(name, values):
+    """The function that trains a task, and the recipe with these values."""
+    if name == "detection":
+        return detection.train, detection.DetectionRecipe.from_dict(values)
+    return classification.train, classification.ClassificationRecipe.from_dict(values)
+
+
 def _train(plan, name, run, strategy):
     folder = Path(plan["folder"], name)
-    is_detector = run["task"] == "detection"
-    train = detection.train if is_detector else classification.train
-    recipe = detection.DetectionRecipe if is_detector else classification.ClassificationRecipe
+    train, recipe = open_task(run["task"], run["recipe"])
     distribution = loop.create(strategy, RunOptions.worker_timeout)
     accumulate = run["parts"] // distribution.total_replicas or 1
     options = {"checkpoint_every": CHECKPOINT, "accumulate": accumulate, **run["options"]}
@@ -50,12 +55,7 @@ def _train(plan, name, run, strategy):
 
     indexed_bytes = 0 if run["streamed"] else sources.INDEXED_BYTES
     with mock.patch.object(sources, "INDEXED_BYTES", indexed_bytes):
-        last = train(
-            recipe.from_dict(run["recipe"]),
-            folder,
-            RunOptions(strategy=strategy, track=(), **options),
-            observe,
-        )
+        last = train(recipe, folder, RunOptions(strategy=strategy, track=(), **options), observe)
     return {"rows": rows, "last": last, "is_chief": distribution.is_chief}
 
 

@@ -5,10 +5,9 @@ import tempfile
 
 import pytest
 from helpers.commands import run as run_here
-from helpers.runs import break_off
-from helpers.zoo_networks import TINY
+from helpers.runs import break_off, tiny_recipe
 
-from keras_resnet.classification import get_recipe, train
+from keras_resnet.classification import train
 from keras_resnet.classification.__main__ import COMMAND as EVALUATE
 from keras_resnet.detection import build_detector
 from keras_resnet.detection.__main__ import COMMAND as DETECTION
@@ -23,15 +22,7 @@ URL = "s3://bucket/runs/one"
 
 @pytest.fixture
 def recipe():
-    """Two epochs of five steps."""
-    return get_recipe("digits").replace(
-        model_overrides=TINY,
-        image_size=16,
-        augmentation="none",
-        batch_size=64,
-        train_split="train[:320]",
-        epochs=2,
-    )
+    return tiny_recipe()
 
 
 def test_a_run_is_broken_off_and_resumed_evaluated_and_exported(recipe, store, tmp_path, capsys, monkeypatch):

@@ -4,10 +4,9 @@ import json
 import struct
 
 import pytest
-from helpers.runs import break_off
-from helpers.zoo_networks import TINY
+from helpers.runs import break_off, tiny_recipe
 
-from keras_resnet.classification import get_recipe, train
+from keras_resnet.classification import train
 from keras_resnet.training import RunOptions
 
 pytestmark = pytest.mark.tools
@@ -22,15 +21,7 @@ def private(monkeypatch):
 
 @pytest.fixture
 def recipe():
-    """Two epochs of five steps."""
-    return get_recipe("digits").replace(
-        model_overrides=TINY,
-        image_size=16,
-        augmentation="none",
-        batch_size=64,
-        train_split="train[:320]",
-        epochs=2,
-    )
+    return tiny_recipe()
 
 
 def train_twice(recipe, folder, options):

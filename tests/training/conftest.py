@@ -3,9 +3,7 @@
 import pytest
 from helpers import runs
 from helpers.devices import one_device  # noqa: F401 (also two CPU devices)
-from helpers.zoo_networks import TINY
 
-from keras_resnet.classification import get_recipe
 from keras_resnet.training import RunOptions
 
 
@@ -39,12 +37,5 @@ def break_off():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Digits at 16 pixels without augmentation, 2 epochs of 5 steps."""
-    return get_recipe("digits").replace(
-        model_overrides=TINY,
-        image_size=16,
-        augmentation="none",
-        batch_size=64,
-        train_split="train[:320]",
-        epochs=2,
-    )
+    """`helpers.runs.tiny_recipe`."""
+    return runs.tiny_recipe()

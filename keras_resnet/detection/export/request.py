@@ -134,7 +134,7 @@ class DetectorExportRequest:
         """Opens the run or the weights, and the images.
 
         Args:
-            folder: the opened `workdir`, if that is in object storage.
+            folder: the opened `workdir`. Default: it is opened as a local folder.
 
         Raises:
             InputError: they are missing or damaged, or contradict the request or each other.

@@ -113,10 +113,10 @@ def text_files(metadata: Mapping[str, str], labels: Sequence[str]) -> dict[str, 
 
 
 def check_labels(labels: Sequence[str], classes: int) -> None:
-    """Raises `InputError` unless there is one text per class, or none, and none has a line break."""
+    """Raises `InputError` unless there is one string per class, or none, and none has a line break."""
     is_list = isinstance(labels, Iterable) and not isinstance(labels, str)
     if not is_list or not all(isinstance(label, str) for label in labels):
-        raise InputError(f"labels must be texts, one per class; got {reprlib.repr(labels)}")
+        raise InputError(f"labels must be strings, one per class; got {reprlib.repr(labels)}")
     if len(labels) not in (0, classes):
         raise InputError(f"{len(labels)} labels do not fit {classes} classes")
     for label in labels:
