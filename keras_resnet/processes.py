@@ -31,6 +31,7 @@ from typing import Any
 
 Prepare = Callable[[dict[str, Any]], tuple[Mapping[str, Any], Mapping[str, Callable[..., Any]]]]
 
+_REPEAT_SECONDS = 1.0
 _ROOT = Path(__file__).resolve().parents[1]  # the folder of the packages
 
 
@@ -175,6 +176,37 @@ def read_spec() -> dict[str, Any]:
     return json.loads(sys.argv[1])
 
 
+class SignalError:
+    """An exception that a signal handler raises in the main thread.
+
+    It is raised again after a second if it was dropped: Python drops exceptions within callbacks, and
+    libraries have callbacks for every garbage collection. While the exception is being handled, as in a
+    `finally`, another signal changes nothing.
+    """
+
+    def __init__(self, error: BaseException):
+        self._error = error
+        self._repetition: threading.Timer | None = None
+
+    def throw(self, number: int) -> None:
+        """Raises the exception; called by the handler of the signal `number`."""
+        handled = sys.exc_info()[1]
+        while handled is not None:
+            if handled is self._error:
+                return
+            handled = handled.__context__
+        self._repetition = threading.Timer(_REPEAT_SECONDS, os.kill, (os.getpid(), number))
+        self._repetition.daemon = True
+        self._repetition.start()
+        raise self._error
+
+    def end(self) -> None:
+        """Must be called before the handler is removed: the exception is not raised again."""
+        if self._repetition is not None:
+            self._repetition.cancel()
+            self._repetition.join()
+
+
 @contextlib.contextmanager
 def exit_on_sigterm() -> Iterator[None]:
     """Turns SIGTERM into `SystemExit(143)`, so that the body removes its temporary files.
@@ -187,12 +219,12 @@ def exit_on_sigterm() -> Iterator[None]:
         return
 
     status = None
+    exit_error = SignalError(SystemExit(128 + signal.SIGTERM))
 
     def stop(number: int, frame: object) -> None:
         nonlocal status
-        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the removal
         status = 128 + number
-        sys.exit(status)
+        exit_error.throw(number)
 
     signal.signal(signal.SIGTERM, stop)
     try:
@@ -203,6 +235,7 @@ def exit_on_sigterm() -> Iterator[None]:
             sys.exit(status)
         raise
     finally:
+        exit_error.end()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context as eager_context
 
 from keras_resnet.data.examples import Shard
 from keras_resnet.errors import InputError, require, unknown_name
@@ -20,6 +21,8 @@ from keras_resnet.training.options import RunOptions
 _STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 _SLURM_TASKS = "SLURM_STEP_NUM_TASKS"
 _LONGEST_TIMEOUT = 1e9  # seconds
+# Under it, TensorFlow tells all workers that its handler of SIGTERM was called in one of them.
+_PREEMPTION_KEY = "TF_DEFAULT_PREEMPTION_NOTICE_KEY"
 _CHUNK = 2**24  # bytes in one collective operation
 _SECONDS_TO_END = 30  # for which the chief's process waits for those of the other workers
 
@@ -33,6 +36,7 @@ class Distribution:
         workers: number of processes that train together.
         worker: index of this process among them.
         is_chief: whether this process writes the files and reports progress.
+        is_multi_worker: whether TensorFlow has connected this process to other workers, if there are any.
     """
 
     def __init__(self, strategy: Any, addresses: Sequence[str] = ("localhost:0",), worker: int = 0):
@@ -40,6 +44,7 @@ class Distribution:
         self._addresses = addresses
         self.workers, self.worker = len(addresses), worker
         self.is_chief = worker == 0
+        self.is_multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self.total_replicas = strategy.num_replicas_in_sync
         self.replicas = self.total_replicas // self.workers
 
@@ -118,6 +123,19 @@ class Distribution:
         if self.is_chief and others:
             atexit.unregister(cluster.wait_until_closed)  # of an earlier run of this process
             atexit.register(cluster.wait_until_closed, others, _SECONDS_TO_END)
+
+    def took_sigterm(self, seconds: float) -> bool:
+        """Whether TensorFlow's own handler has taken a SIGTERM from any worker.
+
+        Creating a multi-worker strategy installs this handler. TensorFlow tells so up to a second later; this
+        method waits up to `seconds` for it.
+        """
+        context: Any = eager_context.context()
+        try:
+            context.get_config_key_value(_PREEMPTION_KEY, int(1000 * seconds))
+        except tf.errors.OpError:  # not within this time, or a worker is lost
+            return False
+        return True
 
     @contextlib.contextmanager
     def name_lost_workers(self, when: Callable[[], str] = lambda: "") -> Iterator[None]:

@@ -29,14 +29,24 @@ def main(workers: int, program: str | None, flags: Sequence[str]) -> int:
     command = [sys.executable, *(["-m", "keras_resnet", "train"] if program is None else [program]), *flags]
     if not any(flag.startswith("--strategy") for flag in flags):
         command.append("--strategy=multi_worker")
-    started = start(command, workers)
+    started: list[subprocess.Popen] = []
+    received: list[int] = []
 
-    def forward(number, frame):
-        for process in started:
-            process.send_signal(number)
+    def forward() -> None:
+        while started and received:
+            number = received.pop(0)
+            for process in started:
+                process.send_signal(number)
 
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        forward()
+
+    # Before the start: a signal that ended this process now would leave the workers behind.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, forward)
+        signal.signal(number, receive)
+    started.extend(start(command, workers))
+    forward()  # what was received meanwhile
     return wait(started)
 
 

@@ -62,6 +62,8 @@ def train(
     with contextlib.ExitStack() as lock, catch_sigterm() as sigterm:
         distribution = create(options.strategy, options.worker_timeout)
         sigterm.install()
+        if distribution.is_multi_worker:
+            lock.enter_context(sigterm.repeated(distribution.took_sigterm))
         needed = ("checkpoints",) if distribution.is_chief else ()
         with distribution.name_lost_workers(), pipeline_errors(), open_run_folder(folder, needed) as opened:
             run = set_up(task, opened, options, distribution, lock, trackers)

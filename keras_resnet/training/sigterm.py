@@ -1,11 +1,18 @@
 """SIGTERM during a run: it ends at once, or, while there are steps to save, at the next checkpoint."""
 
 import contextlib
+import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from keras_resnet.errors import CommandFailed
+from keras_resnet.processes import SignalError
+
+# After the workers have connected, TensorFlow tells within about a second whether it took SIGTERM.
+_WATCHED_SECONDS = 10.0
+_POLL_SECONDS = 0.2
 
 
 class Preempted(CommandFailed):
@@ -25,6 +32,7 @@ class Sigterm:
     def __init__(self):
         self.received = self.stopped = False
         self._is_deferred = False
+        self._error = SignalError(_Stopped())
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -43,11 +51,39 @@ class Sigterm:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._handle)
 
-    def _handle(self, *signal_and_frame: object) -> None:
+    @contextlib.contextmanager
+    def repeated(self, is_taken: Callable[[float], bool]) -> Iterator[None]:
+        """Within the block, sends SIGTERM to this process if TensorFlow's handler has taken one before.
+
+        Args:
+            is_taken: `Distribution.took_sigterm`; waits up to a number of seconds for TensorFlow to say so.
+        """
+        has_ended = threading.Event()
+        deadline = time.monotonic() + _WATCHED_SECONDS
+
+        def watch() -> None:
+            while not has_ended.is_set() and time.monotonic() < deadline:
+                if is_taken(_POLL_SECONDS):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            has_ended.set()
+            watcher.join()  # a thread must not return from TensorFlow's C++ code while Python ends
+
+    def end(self) -> None:
+        """Must be called before the handler is removed."""
+        self._error.end()
+
+    def _handle(self, number: int, frame: object) -> None:
         self.received = True
         if not self._is_deferred:
             self.stopped = True
-            raise _Stopped
+            self._error.throw(number)
 
 
 @contextlib.contextmanager
@@ -68,6 +104,7 @@ def catch_sigterm() -> Iterator[Sigterm]:
             raise Preempted("stopped by SIGTERM; the same command resumes the run") from None
         raise
     finally:
+        sigterm.end()
         if threading.current_thread() is threading.main_thread():
             # None: a handler that was not installed from Python.
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -1,10 +1,13 @@
 """Whole runs on digits: their files, resuming and errors."""
 
 import collections
+import gc
 import json
 import os
 import shutil
 import signal
+import sys
+import time
 from types import SimpleNamespace
 
 import h5py
@@ -211,6 +214,36 @@ def test_sigterm_before_the_first_step_ends_the_run_at_once(tmp_path, tiny, run_
         signal.signal(signal.SIGTERM, before)
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.glob("tfds/**/*.tfrecord*"))
+
+
+@pytest.mark.parametrize(("catch", "ends_with"), [(catch_sigterm, Preempted), (exit_on_sigterm, SystemExit)])
+def test_sigterm_within_a_callback_that_drops_its_exception(catch, ends_with, monkeypatch):
+    """As JAX's callback for every garbage collection does."""
+    dropped, cleaned = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropping: dropped.append(dropping.exc_value))
+
+    def callback(phase, info):
+        gc.callbacks.remove(callback)
+        signal.raise_signal(signal.SIGTERM)
+
+    def body():
+        gc.callbacks.append(callback)
+        gc.collect()
+        assert len(dropped) == 1
+        try:
+            time.sleep(30)
+            pytest.fail("SIGTERM was lost")
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # does not interrupt
+            cleaned.append(True)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(ends_with), catch():
+            body()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert cleaned
 
 
 @pytest.mark.parametrize(("catch", "ends_with"), [(catch_sigterm, Preempted), (exit_on_sigterm, SystemExit)])

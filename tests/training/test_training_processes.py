@@ -86,6 +86,26 @@ def test_a_killed_pyramid_ends_with_the_same_bytes(tmp_path, data_dir, run_optio
     assert result(workdir) == result(tmp_path / "whole")
 
 
+# The command `train`, which sends SIGTERM to itself when TensorFlow has connected the workers.
+CONNECTING = """
+import os, signal, sys
+import tensorflow as tf
+from keras_resnet import cli
+from keras_resnet.commands.recipes import TRAIN
+
+received_by, *flags = sys.argv[1:]
+create = tf.distribute.MultiWorkerMirroredStrategy.__init__
+
+def create_and_send(self, *arguments, **options):
+    create(self, *arguments, **options)
+    if os.environ["TF_CONFIG"][-3] in received_by:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+tf.distribute.MultiWorkerMirroredStrategy.__init__ = create_and_send
+cli.run(TRAIN, flags)
+"""
+
+
 def run_two_workers(folder, data_dir, task, recipe, **options):
     """Trains in `folder`/run; returns what each worker ended with."""
     plan = {"folder": str(folder), "task": task, "recipe": recipe.to_dict()}
@@ -260,6 +280,20 @@ def test_sigterm_is_forwarded_and_exits_143(tmp_path, data_dir, checkpoint_every
     stopped = int(output.split("stopped by SIGTERM after step ")[1].split()[0])
     assert newest_step(tmp_path) == stopped
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("received_by", ["0", "1", "01"])
+def test_sigterm_while_tensorflow_connects_the_workers(tmp_path, data_dir, received_by):
+    """TensorFlow's own handler takes the signal, and tells all workers."""
+    _, *flags = train_command(tmp_path / "run", data_dir, "--epochs=500", "--strategy=multi_worker")
+    command = ["-c", CONNECTING, received_by, *flags]
+    _, workers = start_two_workers(command, command)
+    for worker in workers:
+        status, output = finish(worker, timeout=120)
+        assert status in (143, 138), output
+        assert (status == 143) == ("stopped by SIGTERM" in output), output
+        assert "Traceback" not in output
+    assert 143 in [worker.returncode for worker in workers]
 
 
 def test_a_missing_worker_is_named(tmp_path, data_dir):
