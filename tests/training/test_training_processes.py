@@ -282,6 +282,24 @@ def test_sigterm_is_forwarded_and_exits_143(tmp_path, data_dir, checkpoint_every
     assert "Traceback" not in output
 
 
+def test_sigterm_during_the_start_of_the_workers_is_forwarded(monkeypatch):
+    start_workers = launch_local.start
+
+    def start_and_receive(command, count):
+        workers = start_workers([sys.executable, "-c", "import time; time.sleep(60)"], count)
+        signal.raise_signal(signal.SIGTERM)
+        return workers
+
+    monkeypatch.setattr(launch_local, "start", start_and_receive)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        assert launch_local.main(2, None, []) == 143
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("received_by", ["0", "1", "01"])
 def test_sigterm_while_tensorflow_connects_the_workers(tmp_path, data_dir, received_by):
     """TensorFlow's own handler takes the signal, and tells all workers."""
