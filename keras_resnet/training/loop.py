@@ -62,10 +62,15 @@ def train(
     with contextlib.ExitStack() as lock, catch_sigterm() as sigterm:
         distribution = create(options.strategy, options.worker_timeout)
         sigterm.install()
-        if distribution.is_multi_worker:
-            lock.enter_context(sigterm.repeated(distribution.took_sigterm))
+        watched = distribution.is_multi_worker
+        repeated = sigterm.repeated(distribution.took_sigterm) if watched else contextlib.nullcontext()
         needed = ("checkpoints",) if distribution.is_chief else ()
-        with distribution.name_lost_workers(), pipeline_errors(), open_run_folder(folder, needed) as opened:
+        with (
+            repeated,
+            distribution.name_lost_workers(),
+            pipeline_errors(),
+            open_run_folder(folder, needed) as opened,
+        ):
             run = set_up(task, opened, options, distribution, lock, trackers)
             with _tracked(run, sigterm):
                 if not run.is_finished:

@@ -12,7 +12,7 @@ from keras_resnet.processes import SignalError
 
 # After the workers have connected, TensorFlow tells within about a second whether it took SIGTERM.
 _WATCHED_SECONDS = 10.0
-_POLL_SECONDS = 0.2
+_POLL_SECONDS, _PAUSE_SECONDS = 0.2, 0.05
 
 
 class Preempted(CommandFailed):
@@ -62,7 +62,7 @@ class Sigterm:
         deadline = time.monotonic() + _WATCHED_SECONDS
 
         def watch() -> None:
-            while not has_ended.is_set() and time.monotonic() < deadline:
+            while not has_ended.wait(_PAUSE_SECONDS) and time.monotonic() < deadline:
                 if is_taken(_POLL_SECONDS):
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
