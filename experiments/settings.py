@@ -21,7 +21,9 @@ class Setting:
             weights the detectors' backbones start from.
         warmup_epochs: length of ResNet-110's training with and without warm-up.
         deepest_epochs: length of ResNet-1202's training; 0 omits it.
+        deepest_split: training images of ResNet-1202. Default: the recipe's.
         deepest_batch: batch size for measuring ResNet-1202's memory on 32x32 images; 0 omits it.
+        gradients_split: training images of the runs whose gradients are measured. Default: the recipe's.
         depths: weighted layers of the ladder's networks, rising.
         seeds: runs per network.
         first_seed: the first of the seeds, which are consecutive.
@@ -36,7 +38,9 @@ class Setting:
     recipe: ClassificationRecipe
     warmup_epochs: float = 0
     deepest_epochs: float = 0
+    deepest_split: str | None = None
     deepest_batch: int = 128
+    gradients_split: str | None = None
     depths: tuple[int, ...] = (20, 32, 44, 56, 110)
     seeds: int = 5
     first_seed: int = 0

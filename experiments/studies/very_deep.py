@@ -136,8 +136,8 @@ def memory_claim(kept: Mapping[str, Any], remat: Mapping[str, Any]) -> Claim:
 def _deepest_claim(deepest: Outcome) -> Claim:
     errors = deepest.errors("train") if deepest.failure is None else []
     ours = deepest.failure or (
-        f"training error {errors[-1]:.2f} % after {deepest.history[-1]['epoch']:g} epochs, "
-        f"from {errors[0]:.2f} %"
+        f"training error {errors[-1]:.2f} % after {deepest.history[-1]['epoch']:g} epochs of "
+        f"{deepest.run.recipe.train_split}, from {errors[0]:.2f} %"
     )
     return Claim(
         "ResNet-1202 shows no optimization difficulty",
@@ -155,7 +155,12 @@ def _deepest_table(setting: Setting, deepest: Outcome) -> Table:
     ]
     header = ["epoch", "training loss", "training error, %", "test error, %"]
     seconds = deepest.seconds / max(1, deepest.history[-1]["step"]) if deepest.history else math.nan
-    return Table(header, rows, f"ResNet-1202 on {setting.dataset}, one seed, {seconds:.1f} s per step.")
+    return Table(
+        header,
+        rows,
+        f"ResNet-1202 on {setting.dataset}, {deepest.run.recipe.train_split}, one seed, {seconds:.1f} s per "
+        "step.",
+    )
 
 
 def _runs(setting: Setting) -> dict[Any, list[Run]]:
@@ -163,7 +168,8 @@ def _runs(setting: Setting) -> dict[Any, list[Run]]:
     runs: dict[Any, list[Run]] = per_seed(setting, _WAYS, _run)
     if setting.deepest_epochs:
         run = ladder_run(setting, "resnet", 1202, setting.first_seed)
-        recipe = run.recipe.replace(epochs=setting.deepest_epochs, steps=None)
+        split = setting.deepest_split or run.recipe.train_split
+        recipe = run.recipe.replace(epochs=setting.deepest_epochs, steps=None, train_split=split)
         runs[_DEEPEST] = [Run(f"{run.name}-deepest", recipe, run.seed)]
     return runs
 

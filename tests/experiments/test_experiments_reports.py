@@ -12,7 +12,7 @@ from helpers.made_up import outcome
 from experiments import cost, page
 from experiments.claims import FAILS, HOLDS, OPEN
 from experiments.settings import BUDGETS, DATASETS, get_setting
-from experiments.studies import degradation, shortcuts, very_deep
+from experiments.studies import degradation, gradients, shortcuts, very_deep
 from keras_resnet import InputError
 from keras_resnet.data import open_dataset
 
@@ -117,6 +117,20 @@ def test_warm_up_is_judged_by_the_start_and_by_the_end(tmp_path):
     errors = {True: [5, 5, 5], False: [9, 9, 9]}
     found = very_deep.warmup_claims({True: [3, 3, 3], False: [1, 1, 1]}, errors, 4)
     assert [claim.verdict for claim in found] == [FAILS, FAILS]
+
+
+def test_the_deepest_and_the_gradients_have_their_own_images(tmp_path):
+    setting = dataclasses.replace(
+        SETTING, deepest_epochs=3, deepest_split="train[:100]", gradients_split="train[:200]"
+    )
+    splits = {run.name: run.recipe.train_split for run in very_deep.EXPERIMENT.plan(setting)}
+    assert splits.pop("cifar_resnet1202-seed0-deepest") == "train[:100]"
+    assert set(splits.values()) == {"train"}
+    assert {run.recipe.train_split for run in gradients.EXPERIMENT.plan(setting)} == {"train[:200]"}
+    plan = very_deep.EXPERIMENT.plan(setting)
+    outcomes = {run: outcome(run, tmp_path, [50.0, 10.0, 0.05]) for run in plan}
+    claim = next(c for c in very_deep.EXPERIMENT.section(setting, outcomes).claims if "1202" in c.statement)
+    assert claim.ours == "training error 0.05 % after 3 epochs of train[:100], from 50.00 %"
 
 
 @pytest.mark.parametrize(
