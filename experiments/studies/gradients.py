@@ -159,13 +159,10 @@ def claims(depth: int, measured: Measured, errors: Mapping[tuple[str, bool], Seq
 def _run(setting: Setting, network: tuple[str, bool], seed: int) -> Run:
     """The ladder's run, but short, with a constant rate and a checkpoint of every epoch."""
     kind, batch_norm = network
-    recipe = ladder_run(setting, kind, setting.depths[-1], seed).recipe
+    recipe = ladder_run(setting.short, kind, setting.depths[-1], seed).recipe
     overrides = recipe.model_overrides if batch_norm else {**recipe.model_overrides, "batch_norm": False}
-    epochs = _EPOCHS if recipe.steps else min(_EPOCHS, recipe.epochs)
-    split = setting.gradients_split or recipe.train_split
-    recipe = recipe.replace(
-        model_overrides=overrides, steps=None, epochs=epochs, schedule="constant", train_split=split
-    )
+    epochs = _EPOCHS if recipe.steps or setting.short_split else min(_EPOCHS, recipe.epochs)
+    recipe = recipe.replace(model_overrides=overrides, steps=None, epochs=epochs, schedule="constant")
     name = f"gradients-{recipe.model}{'' if batch_norm else '-no_bn'}-seed{seed}"
     return Run(name, recipe, seed, keep=_KEPT)
 

@@ -264,7 +264,7 @@ def test_all_claims_on_one_page(tmp_path):
     studies = (degradation, shortcuts, gradients, very_deep)
     plan = dict.fromkeys(run for study in studies for run in study.EXPERIMENT.plan(setting))
     runs = tmp_path / "runs"
-    train_here([run for run in plan if run.layers != 110], runs)
+    train_here([run for run in plan if "-warm-" not in run.name and "-cold-" not in run.name], runs)
     arguments = ["--seeds=1", "--depths=20,56", *(f"--set={change}" for change in changes)]
     done = start(*arguments, f"--output_dir={tmp_path}", module="experiments.paper")
     out, err = done.communicate()
