@@ -198,9 +198,22 @@ def _multi_worker(timeout: float) -> Distribution:
     cluster.rendezvous(addresses, index, timeout)
     # TensorFlow waits for all workers here, and holds Python's lock: a lost one cannot be named.
     lost = f"error: TensorFlow has not connected the {len(addresses)} workers within {timeout:g} seconds"
+    options = tf.distribute.experimental.CommunicationOptions(implementation=_implementation(addresses))
     with cluster.exit_after(timeout, f"{lost}; start all workers again"):
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     return Distribution(strategy, addresses, index)
+
+
+def _implementation(addresses: Sequence[str]) -> tf.distribute.experimental.CommunicationImplementation:
+    """NCCL between GPUs: by itself TensorFlow takes its own ring, through the memory of the hosts.
+
+    NCCL refuses two workers on one GPU, as those of one machine are unless each is given its own GPUs. All
+    workers must choose the same.
+    """
+    kinds = tf.distribute.experimental.CommunicationImplementation
+    hosts = {address.rpartition(":")[0] for address in addresses}
+    shared = len(hosts) < len(addresses) and "CUDA_VISIBLE_DEVICES" not in os.environ
+    return kinds.NCCL if tf.config.list_physical_devices("GPU") and not shared else kinds.AUTO
 
 
 def _slurm_tasks() -> int:

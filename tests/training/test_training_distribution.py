@@ -60,6 +60,38 @@ def test_multi_worker_without_a_cluster(monkeypatch):
         distribution.create("multi_worker")
 
 
+ON_ONE_MACHINE, ON_TWO = ["127.0.0.1:1", "127.0.0.1:2"], ["node1:1", "node2:1"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "addresses", "own_gpus", "expected"),
+    [
+        (0, ON_TWO, None, "AUTO"),
+        (8, ON_TWO, None, "NCCL"),
+        (1, ON_ONE_MACHINE, None, "AUTO"),  # both would use the same GPU
+        (1, ON_ONE_MACHINE, "1", "NCCL"),
+    ],
+)
+def test_workers_with_gpus_communicate_by_nccl(monkeypatch, gpus, addresses, own_gpus, expected):
+    monkeypatch.setenv("TF_CONFIG", config(addresses))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if own_gpus is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", own_gpus)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * gpus)
+    for name in ("check_addresses", "rendezvous"):
+        monkeypatch.setattr(cluster, name, lambda *arguments: None)
+    asked = []
+
+    def create(communication_options):
+        asked.append(communication_options.implementation.value)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", create)
+    with pytest.raises(InputError, match="far enough"):
+        distribution.create("multi_worker")
+    assert asked == [expected]
+
+
 def test_slurm_describes_the_cluster(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "")  # and back to what it was: the resolver's answer goes there
     environment = {
