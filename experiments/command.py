@@ -13,6 +13,7 @@ EXPERIMENTS = {
     "gradients": "Do gradients vanish in deep plain networks?",
     "very_deep": "110 layers with and without warm-up, and 1202 layers.",
     "identity": "Trained networks, made deeper by identity blocks.",
+    "exports": "Trained networks as SavedModel, TFLite and ONNX, in float32 and int8.",
 }
 """Modules of `experiments.studies` and what each is about, in the order of the page of all claims."""
 

@@ -1,6 +1,7 @@
 """The experiments' commands: train what is missing, then write the page."""
 
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import platform
@@ -146,7 +147,9 @@ def _carry_out(
     begun = time.perf_counter()
     runs = _plan(experiments, setting)
     done = sum(is_done(run, folder / "runs") for run in runs)
-    outcomes = run_all(runs, folder / "runs", data_dir=setting.data_dir, jobs=jobs)
+    # No multiply-adds are counted for detectors.
+    known = {} if setting.detector else {"work": functools.partial(cost.multiply_adds, dataset=dataset)}
+    outcomes = run_all(runs, folder / "runs", data_dir=setting.data_dir, jobs=jobs, **known)
     sections = [experiment.section(setting, outcomes) for experiment in experiments]
     if tests := significance_section(sections):
         sections.append(tests)

@@ -5,7 +5,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from keras_resnet.detection import DetectionRecipe, DetectionTask, get_detector_
 from keras_resnet.errors import CommandFailed, InputError
 from keras_resnet.models.config import get_config
 from keras_resnet.processes import Worker, cores
+from keras_resnet.progress import ProgressBar
 from keras_resnet.run_folder import RunFolder
 from keras_resnet.training.recipe import check_run_folder
 
@@ -29,6 +30,7 @@ CLASSES = 10
 """Number of classes of all three datasets."""
 
 _FAILURE = "failure.txt"
+_PARTS = 1000  # of the progress
 
 
 class RunFailed(CommandFailed):
@@ -116,11 +118,19 @@ def ladder_run(setting: Setting, kind: str, depth: int, seed: int) -> Run:
     return Run(f"{model}-seed{seed}", recipe, seed)
 
 
-def run_all(runs: Iterable[Run], folder: Path, *, data_dir: str | None, jobs: int | None = None) -> Outcomes:
+def run_all(
+    runs: Iterable[Run],
+    folder: Path,
+    *,
+    data_dir: str | None,
+    jobs: int | None = None,
+    work: Callable[[Run], float] = lambda run: run.layers,
+) -> Outcomes:
     """Trains the runs that are not finished; their folders are in `folder`.
 
     Each run is a process that stops with a checkpoint when this one does. The next call skips finished runs
     and resumes interrupted ones. `jobs` runs are parallel; None: one per GPU, or one per core without GPUs.
+    `work` estimates how long a run takes, in any unit, for the order and for the time left.
 
     Raises:
         InputError: a folder holds a run of another recipe, or a recipe does not fit its network or dataset.
@@ -128,8 +138,8 @@ def run_all(runs: Iterable[Run], folder: Path, *, data_dir: str | None, jobs: in
     """
     runs = list(dict.fromkeys(runs))
     _check(runs, folder, data_dir)
-    waiting = [run for run in runs if not is_done(run, folder)]
-    _train(waiting, slots(jobs), folder, data_dir)
+    if any(not is_done(run, folder) for run in runs):
+        _train(runs, slots(jobs), folder, data_dir, work)
     return {run: read_outcome(run, folder) for run in runs}
 
 
@@ -184,11 +194,18 @@ def slots(jobs: int | None) -> list[dict[str, str]]:
     return [dict.fromkeys(names, threads) for _ in range(count)]
 
 
-def _train(waiting: Sequence[Run], free: list[dict[str, str]], folder: Path, data_dir: str | None) -> None:
+def _train(
+    runs: Sequence[Run],
+    free: list[dict[str, str]],
+    folder: Path,
+    data_dir: str | None,
+    work: Callable[[Run], float],
+) -> None:
     # The longest runs first, so that the last ones end together.
-    waiting = sorted(waiting, key=lambda run: run.layers, reverse=True)
+    waiting = sorted((run for run in runs if not is_done(run, folder)), key=work, reverse=True)
     running: dict[Worker, tuple[Run, dict[str, str]]] = {}
-    with tqdm(total=len(waiting), unit="run", dynamic_ncols=True, disable=None) as bar:
+    progress = _Progress(runs, folder, work)
+    with progress.bar:
         try:
             while waiting or running:
                 while free and (run := _take_ready(waiting, folder)):
@@ -198,15 +215,48 @@ def _train(waiting: Sequence[Run], free: list[dict[str, str]], folder: Path, dat
                 for worker in [worker for worker in running if worker.poll() is not None]:
                     run, slot = running.pop(worker)
                     free.append(slot)
-                    result = _finish(worker, run, folder)
-                    bar.update()
-                    bar.write(f"{run.name}: {result}", file=sys.stderr)
+                    tqdm.write(f"{run.name}: {_finish(worker, run, folder)}", file=sys.stderr)
+                progress.update()
         finally:
             for worker in running:
                 stdin: Any = worker.process.stdin
                 stdin.close()  # all stop at the same time
             for worker in running:
                 worker.close(wait=True)
+
+
+class _Progress:
+    """The share of all runs' work that is done, and the time left."""
+
+    def __init__(self, runs: Sequence[Run], folder: Path, work: Callable[[Run], float]):
+        self._folder, self._work = folder, {run: work(run) for run in runs}
+        self._unfinished, self._next = list(runs), 0.0
+        self._done = self._measure()
+        self.bar = ProgressBar(_PARTS, "thousandths of the training", "all runs", initial=self._done)
+
+    def update(self) -> None:
+        """Reads how far the runs are, at most every two seconds."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + 2
+        before, self._done = self._done, self._measure()
+        finished = len(self._work) - len(self._unfinished)
+        self.bar.update(self._done - before, f"{finished} of {len(self._work)} runs finished")
+
+    def _measure(self) -> int:
+        self._unfinished = [run for run in self._unfinished if not is_done(run, self._folder)]
+        missing = sum(self._work[run] * (1 - _share(run, self._folder)) for run in self._unfinished)
+        return round(_PARTS * (1 - missing / sum(self._work.values())))
+
+
+def _share(run: Run, folder: Path) -> float:
+    """How much of its training an unfinished run has behind it, 0 to 1."""
+    rows = RunFolder(folder / run.name).read_history()
+    if not rows:
+        return 0.0
+    steps, last = run.recipe.steps, rows[-1]
+    done = float(last["step"]) / steps if steps else float(last["epoch"]) / run.recipe.epochs
+    return min(done, 1.0)
 
 
 def _take_ready(waiting: list[Run], folder: Path) -> Run | None:

@@ -20,8 +20,11 @@ class Setting:
         recipe: recipe of every run; its model is replaced. For detection, that of the classifiers whose
             weights the detectors' backbones start from.
         warmup_epochs: length of ResNet-110's training with and without warm-up.
-        deepest_epochs: length of ResNet-1202's training; 0 omits it.
+        deepest_epochs: length of ResNet-1202's training, and of the ResNet-110s that it is compared with; 0
+            omits them.
         deepest_batch: batch size for measuring ResNet-1202's memory on 32x32 images; 0 omits it.
+        short_split: training images of the runs on warm-up, on 1202 layers and on gradients, which need many
+            steps or layers rather than accuracy. Default: the recipe's.
         depths: weighted layers of the ladder's networks, rising.
         seeds: runs per network.
         first_seed: the first of the seeds, which are consecutive.
@@ -37,12 +40,19 @@ class Setting:
     warmup_epochs: float = 0
     deepest_epochs: float = 0
     deepest_batch: int = 128
+    short_split: str | None = None
     depths: tuple[int, ...] = (20, 32, 44, 56, 110)
     seeds: int = 5
     first_seed: int = 0
     shortcut_depth: int = 56
     detector: DetectionRecipe | None = None
     data_dir: str | None = None
+
+    @property
+    def short(self) -> "Setting":
+        """The same setting with the training images of `short_split`."""
+        split = self.short_split or self.recipe.train_split
+        return dataclasses.replace(self, recipe=self.recipe.replace(train_split=split))
 
 
 # The paper divides the rate by ten after one half and three quarters of the training (section 4.2). A rate

@@ -33,6 +33,14 @@ def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
     }
     seeds = "one seed" if setting.seeds == 1 else f"{setting.seeds} seeds"
     body: list[Part] = [
+        Picture(
+            "degradation",
+            _talk(setting, errors["val"]),
+            "Test error against depth: plain nets and residual nets here, and the paper's residual nets",
+            f"Test error on {setting.dataset} against depth, mean of {seeds} (the bars are one standard "
+            "deviation). In gray, at its own scale on the right: the paper's residual nets on CIFAR-10 "
+            "(Table 6). The paper prints no errors of its plain nets; Figure 6 shows them rise with depth.",
+        ),
         "A plain net and its residual twin (shortcut option A) have the same parameters. With the same seed "
         "they start from the same weights and see the same images in the same order at the same rates.",
         Picture(
@@ -154,6 +162,48 @@ def _curves(runs: Groups) -> bytes:
         axes.set(title=title, xlabel="epoch")
         axes.legend(loc="upper right")
     panels[0].set(ylabel="error, %", ylim=(0, 100))
+    return figures.png(figure)
+
+
+def _talk(setting: Setting, test: Errors) -> bytes:
+    """One picture for a talk: what depth does to both kinds of networks, and the paper's curve behind it."""
+    from matplotlib.patheffects import withStroke
+
+    figure = figures.new(height=5)
+    axes = figure.subplots()
+    behind = axes.twinx()
+    axes.set_zorder(behind.get_zorder() + 1)
+    axes.patch.set_visible(False)
+    depths = setting.depths
+    theirs = {depth: error for depth, error in TABLE_6.items() if depth <= max(56, depths[-1])}
+    name = "He et al.'s residual nets on CIFAR-10 (right scale)"
+    behind.plot(*zip(*theirs.items(), strict=True), "D--", color="0.75", linewidth=2, label=name)
+    behind.set(ylim=(4, 9))
+    behind.set_ylabel("the paper's test error (Table 6), %", color="0.5")
+    behind.tick_params(axis="y", colors="0.5")
+    styles = {"plain": ("plain nets", "s", "C3", 12), "resnet": ("residual nets", "o", "C0", -20)}
+    for kind, (name, marker, color, offset) in styles.items():
+        samples = [test[kind, depth] for depth in depths]
+        means, spreads = [s.mean for s in samples], np.nan_to_num([s.std for s in samples])
+        line = {"marker": marker, "color": color, "linewidth": 3, "markersize": 9, "capsize": 5}
+        axes.errorbar(depths, means, spreads, label=name, **line)
+        for depth, mean in zip(depths, means, strict=True):
+            text = axes.annotate(
+                f"{mean:.1f} %", (depth, mean), (0, offset), textcoords="offset points", ha="center"
+            )
+            text.set(
+                color=color,
+                fontsize=12,
+                weight="bold",
+                path_effects=[withStroke(linewidth=4, foreground="white")],
+            )
+    axes.margins(x=0.08, y=0.2)
+    axes.set_xlabel("weighted layers", fontsize=12)
+    axes.set_ylabel(f"test error on {setting.dataset}, %", fontsize=12)
+    axes.set_title("The same layers, the same parameters: only the shortcuts differ", fontsize=14)
+    axes.set_xticks(depths)
+    handles = [*axes.get_legend_handles_labels()[0], *behind.get_legend_handles_labels()[0]]
+    axes.legend(handles=handles, fontsize=11, loc="upper center", frameon=False)
     return figures.png(figure)
 
 

@@ -59,10 +59,10 @@ def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
     errors = {network: [run.error("train") for run in found] for network, found in runs.items()}
     recipe = runs["plain", True][0].run.recipe
     body: list[Part] = [
-        f"The first {recipe.epochs:g} epochs of the deepest networks, all at the rate "
-        f"{recipe.learning_rate:g}{_WARMED if recipe.error_warmup_rate else ''}. At each moment the gradient "
-        f"of the mean loss over the same {_IMAGES} training images is taken as training takes it: with the "
-        "batch's statistics where there is normalization, and without weight decay.",
+        f"The first {recipe.epochs:g} epochs of the deepest networks on {recipe.train_split}, all at the "
+        f"rate {recipe.learning_rate:g}{_WARMED if recipe.error_warmup_rate else ''}. At each moment the "
+        f"gradient of the mean loss over the same {_IMAGES} training images is taken as training takes it: "
+        "with the batch's statistics where there is normalization, and without weight decay.",
         "Gradients are called healthy here while the first third of the convolutions has at least "
         f"{_HEALTHY:g} of the last third's gradient norm, geometric means of both. What counts is the worst "
         "moment of a run, among those at which any gradient is left: where no input gets through a network, "
@@ -159,9 +159,9 @@ def claims(depth: int, measured: Measured, errors: Mapping[tuple[str, bool], Seq
 def _run(setting: Setting, network: tuple[str, bool], seed: int) -> Run:
     """The ladder's run, but short, with a constant rate and a checkpoint of every epoch."""
     kind, batch_norm = network
-    recipe = ladder_run(setting, kind, setting.depths[-1], seed).recipe
+    recipe = ladder_run(setting.short, kind, setting.depths[-1], seed).recipe
     overrides = recipe.model_overrides if batch_norm else {**recipe.model_overrides, "batch_norm": False}
-    epochs = _EPOCHS if recipe.steps else min(_EPOCHS, recipe.epochs)
+    epochs = _EPOCHS if recipe.steps or setting.short_split else min(_EPOCHS, recipe.epochs)
     recipe = recipe.replace(model_overrides=overrides, steps=None, epochs=epochs, schedule="constant")
     name = f"gradients-{recipe.model}{'' if batch_norm else '-no_bn'}-seed{seed}"
     return Run(name, recipe, seed, keep=_KEPT)

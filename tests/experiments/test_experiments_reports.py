@@ -10,9 +10,9 @@ import pytest
 from helpers.made_up import outcome
 
 from experiments import cost, page
-from experiments.claims import FAILS, HOLDS, OPEN
+from experiments.claims import FAILS, HOLDS, OPEN, Sample
 from experiments.settings import BUDGETS, DATASETS, get_setting
-from experiments.studies import degradation, shortcuts, very_deep
+from experiments.studies import degradation, gradients, shortcuts, very_deep
 from keras_resnet import InputError
 from keras_resnet.data import open_dataset
 
@@ -119,12 +119,45 @@ def test_warm_up_is_judged_by_the_start_and_by_the_end(tmp_path):
     assert [claim.verdict for claim in found] == [FAILS, FAILS]
 
 
+def test_the_deepest_and_the_gradients_have_their_own_images(tmp_path):
+    setting = dataclasses.replace(SETTING, deepest_epochs=3, warmup_epochs=4, short_split="train[:100]")
+    plan = very_deep.EXPERIMENT.plan(setting)
+    assert [run.name for run in plan if "deepest" in run.name] == [
+        "cifar_resnet1202-seed0-deepest",
+        *(f"cifar_resnet110-seed{seed}-deepest" for seed in range(3)),
+    ]
+    for run in (*plan, *gradients.EXPERIMENT.plan(setting)):
+        assert run.recipe.train_split == "train[:100]"
+    # The measured epochs do not depend on how long the ladder is trained.
+    brief = dataclasses.replace(setting, recipe=setting.recipe.replace(epochs=2))
+    assert {run.recipe.epochs for run in gradients.EXPERIMENT.plan(brief)} == {10}
+    assert {run.recipe.train_split for run in degradation.EXPERIMENT.plan(setting)} == {"train"}
+
+    last = {run: 0.2 if run.layers == 1202 else 0.1 * (1 + run.seed) for run in plan}
+    outcomes = {run: outcome(run, tmp_path, [50.0, 10.0, error]) for run, error in last.items()}
+    section = very_deep.EXPERIMENT.section(setting, outcomes)
+    claim = next(claim for claim in section.claims if "1202" in claim.statement)
+    assert claim.ours == (
+        "training error 0.20 % after 3 epochs of train[:100], from 50.00 %; ResNet-110: 0.20 ± 0.10 %"
+    )
+    assert claim.verdict == HOLDS
+    table = next(part for part in section.body if isinstance(part, page.Table))
+    assert table.rows[-1] == ["3", "0.0040", "0.20", "0.20", "0.20 ± 0.10", "0.20 ± 0.10"]
+
+
 @pytest.mark.parametrize(
     ("errors", "verdict"),
-    [([90, 50, 0.05], HOLDS), ([90, 50], OPEN), ([50], OPEN), ([89, 90], FAILS), ([], FAILS)],
+    [
+        ([90, 50, 0.05], HOLDS),
+        ([90, 50], OPEN),
+        ([90, 21], HOLDS),
+        ([50], OPEN),
+        ([89, 90], FAILS),
+        ([], FAILS),
+    ],
 )
 def test_the_deepest_trains_or_not(errors, verdict):
-    assert very_deep.trains(errors) == verdict
+    assert very_deep.trains(errors, Sample(20.0, 1.5, 3)) == verdict
 
 
 def test_memory_is_judged_by_the_measurement():

@@ -15,6 +15,7 @@ from helpers.commands import run as run_command
 from helpers.data_helpers import write_tfds
 from helpers.experiment_runs import train_here
 
+from experiments import runs as runs_module
 from experiments.command import COMMANDS
 from experiments.program import make_setting
 from experiments.runs import Run, RunFailed, ladder_run, read_outcome, run_all
@@ -113,6 +114,26 @@ def test_a_run_is_done_once_and_divergence_is_an_outcome(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
 
 
+def test_the_time_left_is_that_of_all_runs(tmp_path, monkeypatch, capsys):
+    """A finished run, half of another and one that has not begun, weighted by their work."""
+    monkeypatch.setattr("keras_resnet.progress._FIRST_SECONDS", 0.0)
+    finished, begun, waiting = (tiny_run(name) for name in ("finished", "begun", "waiting"))
+    begun = dataclasses.replace(begun, recipe=begun.recipe.replace(epochs=2))
+    progress = runs_module._Progress(
+        [finished, begun, waiting], tmp_path, {finished: 10, begun: 40, waiting: 50}.__getitem__
+    )
+    for run in (finished, begun):
+        folder = RunFolder(tmp_path / run.name)
+        folder.path.mkdir()
+        folder.write_history(("epoch", "step"), [{"epoch": 1.0, "step": 2}])
+    RunFolder(tmp_path / "finished").weights.touch()
+    progress.update()
+    line = capsys.readouterr().err
+    assert re.fullmatch(
+        r"all runs: 300 of 1,000 thousandths of the training, \S+ left, 1 of 3 runs finished\n", line
+    )
+
+
 @pytest.mark.slow
 def test_a_run_that_ends_without_a_result_stops_the_command(tmp_path):
     run = tiny_run()
@@ -193,6 +214,7 @@ def test_a_killed_experiment_repeats_nothing(tmp_path):
     assert sorted(path.name for path in (tmp_path / "degradation").glob("*.png")) == [
         "degradation-curves.png",
         "degradation-depth.png",
+        "degradation.png",
     ]
 
 
@@ -242,14 +264,17 @@ def test_all_claims_on_one_page(tmp_path):
     studies = (degradation, shortcuts, gradients, very_deep)
     plan = dict.fromkeys(run for study in studies for run in study.EXPERIMENT.plan(setting))
     runs = tmp_path / "runs"
-    train_here([run for run in plan if run.layers != 110], runs)
+    train_here([run for run in plan if "-warm-" not in run.name and "-cold-" not in run.name], runs)
     arguments = ["--seeds=1", "--depths=20,56", *(f"--set={change}" for change in changes)]
     done = start(*arguments, f"--output_dir={tmp_path}", module="experiments.paper")
     out, err = done.communicate()
     assert done.returncode == 0, err
     text = (tmp_path / "paper" / "report.html").read_text()
-    for title in ("Deeper plain nets", "shortcut options", "gradients", "1202", "identities"):
+    for title in ("Deeper plain nets", "shortcut options", "gradients", "1202", "identities", "as files"):
         assert title in text
+    # Two networks as SavedModel, TFLite and ONNX; the latter two also in int8.
+    assert text.count(">equal<") == 6
+    assert text.count(">close<") + text.count(">worse<") == 4
     assert f"{len(plan) - 2} of the {len(plan)} runs were finished before" in text
     assert out.count("here: ") > 12
     assert all(read_outcome(run, runs).history for run in plan)
