@@ -172,6 +172,16 @@ def test_two_workers_from_end_to_end(tmp_path):
     assert 0 < reduction["ratio"] <= 1
 
 
+@pytest.mark.slow
+def test_each_of_four_workers_reads_a_quarter(tmp_path):
+    flags = ["--subjects=share/records", "--images=1024", "--distinct=16"]
+    (row,) = measured("input_pipeline", tmp_path, *flags)[0]["rows"]
+    assert row["rounds"] == 4
+    assert row["peer_name"] == "1/4 of the files"
+    assert row["peer"] > 10
+    assert 0.9 < row["ratio_min"] <= row["ratio_max"] <= 1
+
+
 @pytest.fixture
 def little_optimization(monkeypatch):
     """XLA compiles quickly to slow code."""
