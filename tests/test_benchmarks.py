@@ -147,10 +147,12 @@ def test_training_steps_from_end_to_end(tmp_path):
     flags = ["--subjects=cifar_resnet20/float32", "--peers=keras", "--steps=1", "--batch_size=4"]
     flags += ["--image_size=8"]
     content, printed = measured("train_step", tmp_path, *flags)
-    speed, memory = content["rows"]
+    speed, memory, step = content["rows"]
     assert (speed["subject"], speed["unit"], speed["rounds"]) == ("cifar_resnet20/float32", "images/s", 1)
     assert speed["ratio"] == pytest.approx(speed["ours"] / speed["peer"])
     assert memory["subject"] == "peak_memory/cifar_resnet20/float32"
+    assert step["subject"] == "step_memory/cifar_resnet20/float32"
+    assert 50 < step["ours"] < memory["ours"] - 300  # TensorFlow alone takes more than 300 MiB
     assert {"keras", "tensorflow", "keras_resnet"} <= set(content["versions"])
     assert "same network with Keras' layers, fit" in printed
 

@@ -132,6 +132,7 @@ def set_up(
         accumulate=options.accumulate,
         jit=options.jit,
         remat=options.remat,
+        compress_gradients=options.compress_gradients,
     )
     schedule = Schedule(recipe, total_steps, task.epoch_steps)
     sums = dict.fromkeys((*task.train_metrics, "count"), 0.0)
