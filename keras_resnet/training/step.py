@@ -94,17 +94,21 @@ class Trainer:
             scale = _INITIAL_LOSS_SCALE if self._scaled else 1.0
             self._loss_scale = tf.Variable(tf.constant(scale), trainable=False)
             self._good_steps = tf.Variable(tf.constant(0), trainable=False)
+        self._set_replica_functions(jit)
+        self._graphs: dict[str, Callable] = {}  # by the shapes and dtypes of the batches
+
+    def _set_replica_functions(self, jit: bool) -> None:
+        """Sets what each replica computes, compiled with `jit`."""
         self._train_replica: Any = self._train_on_replica
         self._evaluate_replica: Any = self._evaluate_on_replica
         self._compute: Any = self._compute_on_replica
-        self._evaluation_sums: Any = functools.partial(task.evaluation_sums, model)
-        if jit and several:  # the communication stays outside
+        self._evaluation_sums: Any = functools.partial(self._task.evaluation_sums, self.model)
+        if jit and self._distribution.total_replicas > 1:  # the communication stays outside
             self._compute, self._evaluation_sums = map(_Compiled, (self._compute, self._evaluation_sums))
         elif jit:
             self._train_replica, self._evaluate_replica = map(
                 _Compiled, (self._train_replica, self._evaluate_replica)
             )
-        self._graphs: dict[str, Callable] = {}  # by the shapes and dtypes of the batches
 
     def named_variables(self) -> dict[str, tf.Variable]:
         """All variables that are saved in checkpoints, by name."""
