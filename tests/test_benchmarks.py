@@ -179,8 +179,9 @@ def test_each_of_four_workers_reads_a_quarter(tmp_path):
     assert row["rounds"] == 4
     assert row["peer_name"] == "1/4 of the files"
     assert row["peer"] > 10
-    assert 0.5 < row["ratio_min"]  # of the worker that makes the index, with a few MiB of imports
-    assert 0.9 < row["ratio"] <= 1
+    # The records that a worker gets may be larger or smaller than the mean.
+    for key in ("ratio", "ratio_min", "ratio_max"):
+        assert row[key] == pytest.approx(1, abs=0.1)
 
 
 @pytest.fixture
