@@ -12,7 +12,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,19 +20,21 @@ import numpy as np
 
 import keras_resnet
 from benchmarks import harness
+from benchmarks.fresh_worker import open_records
 from benchmarks.workers import seconds_of
 from keras_resnet import cli, data
 from keras_resnet.processes import Worker, cores
 
-_TRAINING, _MEMORY, _INDEXED, _STREAMED = "training", "peak_memory", "skip/indexed", "skip/streamed"
+_TRAINING, _MEMORY, _INDEXED, _RECORDS = "training", "peak_memory", "skip/indexed", "skip/records"
+_INDEX, _SHARE = "index/records", "share/records"
 _WIDTH, _HEIGHT = 500, 375
 _QUALITIES = (75, 95)
 # Standard deviation of the noise in each pixel's brightness. Without it two small photos, enlarged, are
 # smoother than any camera's; with it the files are still a third smaller than ImageNet's in the mean.
 _GRAIN = 9.0
 _BATCH, _SIZE = 64, 224
-_RECORDS, _SHARDS = 1_000_000, 16
-_SKIP_LIMIT = 10.0
+_EXAMPLES, _FILES, _WORKERS = 1_000_000, 16, 4
+_SKIP_LIMIT = 2.0
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _FLAGS = (
     cli.Flag("images", "Files in the folder; each round reads all of them.", int, 4096),
@@ -230,40 +232,84 @@ def _measure_memory(run: harness.Benchmark, subject: str, folder: Path) -> None:
 
 def _indexed(folder: Path) -> "data.Split":
     """A split of a million file names without files."""
-    paths = np.array([b"%s/%d.jpg" % (os.fsencode(folder), i) for i in range(_RECORDS)], object)
-    return data.IndexedSplit("train", paths, np.zeros(_RECORDS, "int32"), files=True)
+    paths = np.array([b"%s/%d.jpg" % (os.fsencode(folder), i) for i in range(_EXAMPLES)], object)
+    return data.IndexedSplit("train", paths, np.zeros(_EXAMPLES, "int32"), files=True)
 
 
-def _streamed(folder: Path) -> "data.Split":
-    """A split of a million records without an image."""
+def _write_records(folder: Path, contents: Iterable[bytes], count: int) -> tuple[list[str], list[int]]:
+    """Writes TFRecord files; returns them and their numbers of records."""
     import tensorflow as tf
 
-    count = _RECORDS // _SHARDS
-    shards = tuple((str(folder / f"records-{shard}"), 0, count) for shard in range(_SHARDS))
-    for path, _, _ in shards:
-        with tf.io.TFRecordWriter(path) as writer:
-            for index in range(count):
-                writer.write(b"%d" % index)
-    return data.StreamedSplit("train", shards, lambda record: (record, tf.constant(0)))
+    files, counts = [str(folder / f"records-{file}") for file in range(_FILES)], [count // _FILES] * _FILES
+    remaining = iter(contents)
+    for file, number in zip(files, counts, strict=True):
+        with tf.io.TFRecordWriter(file) as writer:
+            for content in itertools.islice(remaining, number):
+                writer.write(content)
+    return files, counts
+
+
+def _numbers(folder: Path) -> tuple[list[str], list[int]]:
+    """A million records without an image."""
+    return _write_records(folder, (b"%d" % index for index in range(_EXAMPLES)), _EXAMPLES)
 
 
 def _measure_skipping(run: harness.Benchmark, subject: str, folder: Path) -> None:
-    """Measures the seconds until the first batch from the middle of an epoch is ready."""
-    split = {_INDEXED: _indexed, _STREAMED: _streamed}[subject](folder)
-    middle = len(split) // _BATCH // 2
+    """Measures the seconds until the first batch from the middle of an epoch is ready.
+
+    The records' index is there, as in a run that resumes, and its reading is included.
+    """
+    files = _numbers(folder) if subject == _RECORDS else None
+    indexed = open_records(*files) if files else _indexed(folder)
 
     def skip() -> None:
+        split, middle = open_records(*files) if files else indexed, _EXAMPLES // _BATCH // 2
         next(_batches(split, 32, data.BadImages(), epoch=0, first_step=middle))
 
     contenders = {"ours": lambda: seconds_of(skip), harness.LIMIT: lambda: _SKIP_LIMIT}
     run.compare(subject, "s", contenders, min(run.rounds, 3))
 
 
+def _measure_index(run: harness.Benchmark, subject: str, folder: Path) -> None:
+    """Measures the seconds to find the records of files from the page cache."""
+    import tensorflow as tf
+
+    files, counts = _numbers(folder)
+
+    def find() -> None:
+        for index in folder.glob("*.npz"):
+            index.unlink()
+        open_records(files, counts)
+
+    def read() -> None:
+        assert sum(1 for _ in tf.data.TFRecordDataset(files).batch(1024)) == -(-_EXAMPLES // 1024)
+
+    contenders = {"ours": lambda: seconds_of(find), "reading the records in order": lambda: seconds_of(read)}
+    run.compare(subject, "s", contenders, min(run.rounds, 3))
+
+
+def _measure_share(run: harness.Benchmark, subject: str, folder: Path) -> None:
+    """Measures the bytes that each worker reads in an epoch, with the index, which the first one makes."""
+    paths = sorted((folder / "train").rglob("*.jpg"))
+    paths = paths[: len(paths) // _FILES * _FILES]
+    files, counts = _write_records(folder, (path.read_bytes() for path in paths), len(paths))
+    where = {"files": files, "counts": counts, "batch_size": _BATCH, "workers": _WORKERS}
+    readings = []
+    for index in range(_WORKERS):
+        with Worker("benchmarks.fresh_worker", {}) as worker:
+            readings.append(worker.call("read_share", worker=index, **where))
+        harness.say(f"{subject}: {readings[-1]:.1f} MiB read by worker {index}")
+    share = sum(os.path.getsize(file) for file in files) / _WORKERS / 2**20
+    run.add(subject, "MiB", readings, [share] * _WORKERS, f"1/{_WORKERS} of the files")
+
+
 _SUBJECTS = {
     _TRAINING: _measure_training,
     _MEMORY: _measure_memory,
     _INDEXED: _measure_skipping,
-    _STREAMED: _measure_skipping,
+    _RECORDS: _measure_skipping,
+    _INDEX: _measure_index,
+    _SHARE: _measure_share,
 }
 
 
@@ -272,7 +318,7 @@ def main(run: harness.Benchmark, subjects: list[str], images: int, distinct: int
     described = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if {_TRAINING, _MEMORY} & set(subjects):
+        if {_TRAINING, _MEMORY, _SHARE} & set(subjects):
             described["images"] = write_folder(folder, max(images, 4 * _BATCH), distinct)
         for subject, measure in _SUBJECTS.items():
             if subject in subjects:

@@ -68,10 +68,12 @@ def _measure(run: harness.Benchmark, subject: str, steps: int, contenders: Conte
                 raise RuntimeError(f"{label} trains another network: {worker.ready} instead of {own}")
         measures = {name: partial(worker.call, "measure", steps=steps) for name, worker in workers.items()}
         run.compare(subject, "images/s", measures)
-        memory = {name: [worker.call("peak_memory")] for name, worker in workers.items()}
-    ours = memory.pop("ours")
-    for name, peer in memory.items():
-        run.add(f"peak_memory/{subject}", "MiB", ours, peer, name)
+        peaks = {name: worker.call("peak_memory") for name, worker in workers.items()}
+        steps_own = {name: peak - workers[name].ready["base_memory"] for name, peak in peaks.items()}
+    for kind, memory in (("peak_memory", peaks), ("step_memory", steps_own)):
+        ours = memory.pop("ours")
+        for name, peer in memory.items():
+            run.add(f"{kind}/{subject}", "MiB", [ours], [peer], name)
 
 
 def _torch_name(precision: str, compile: bool) -> str:

@@ -20,16 +20,20 @@ def serve_steps(
     """Serves `measure`, from a number of steps to images/s, and `peak_memory`, MiB.
 
     `prepare` takes the specification, which has `batch_size` and `warm_up`, and returns the values of
-    `Worker.ready` and the function that takes the steps; "first_step" is added, the seconds of the first one.
+    `Worker.ready` and the function that takes the steps; added are "first_step", the seconds of the first
+    one, and "base_memory", MiB before `prepare`: what a process takes that has only imported its framework.
     `peak` returns the memory; default: that of the process.
     """
+    peak = peak or peak_memory
 
     def prepare_measures(spec: dict[str, Any]):
+        base = peak()
         ready, take_steps = prepare(spec)
         first_step = seconds_of(lambda: take_steps(1))
         measure = speed_of(take_steps, spec["batch_size"])
         measure(spec["warm_up"])
-        return {**ready, "first_step": first_step}, {"measure": measure, "peak_memory": peak or peak_memory}
+        ready = {**ready, "first_step": first_step, "base_memory": base}
+        return ready, {"measure": measure, "peak_memory": peak}
 
     serve(prepare_measures)
 

@@ -87,7 +87,7 @@ PAGES = (
         "keras_resnet.data",
         "Datasets by name, and reproducible `tf.data` pipelines.",
         {
-            "Datasets": ("sources", "examples", "digits", "conversion"),
+            "Datasets": ("records", "sources", "examples", "digits", "conversion"),
             "Pipelines": ("pipeline",),
             "Augmentation": ("augmentation",),
         },

@@ -28,6 +28,7 @@ OLD_NAMES = (
     OldName("keras_resnet.Entry", "keras_resnet.PretrainedWeights", "0.2.0", "0.4.0"),
     OldName("keras_resnet.weights.Entry", "keras_resnet.weights.PretrainedWeights", "0.2.0", "0.4.0"),
     OldName("keras_resnet.training.Machine", "keras_resnet.training.RunOptions", "0.2.0", "0.4.0"),
+    OldName("keras_resnet.data.StreamedSplit", "keras_resnet.data.RecordSplit", "0.2.0", "0.4.0"),
     OldName("keras_resnet.evaluation", "keras_resnet.classification", "0.2.0", "0.4.0"),
     OldName("keras_resnet.evaluation.Member", "keras_resnet.classification.EvaluatedModel", "0.2.0", "0.4.0"),
     OldName(

@@ -147,10 +147,12 @@ def test_training_steps_from_end_to_end(tmp_path):
     flags = ["--subjects=cifar_resnet20/float32", "--peers=keras", "--steps=1", "--batch_size=4"]
     flags += ["--image_size=8"]
     content, printed = measured("train_step", tmp_path, *flags)
-    speed, memory = content["rows"]
+    speed, memory, step = content["rows"]
     assert (speed["subject"], speed["unit"], speed["rounds"]) == ("cifar_resnet20/float32", "images/s", 1)
     assert speed["ratio"] == pytest.approx(speed["ours"] / speed["peer"])
     assert memory["subject"] == "peak_memory/cifar_resnet20/float32"
+    assert step["subject"] == "step_memory/cifar_resnet20/float32"
+    assert 50 < step["ours"] < memory["ours"] - 300  # TensorFlow alone takes more than 300 MiB
     assert {"keras", "tensorflow", "keras_resnet"} <= set(content["versions"])
     assert "same network with Keras' layers, fit" in printed
 
@@ -168,6 +170,18 @@ def test_two_workers_from_end_to_end(tmp_path):
     scaling, reduction = measured("scaling", tmp_path, "--steps=1", "--batch_size=4")[0]["rows"]
     assert (scaling["subject"], reduction["subject"]) == ("workers2/scaling", "workers2/all_reduce")
     assert 0 < reduction["ratio"] <= 1
+
+
+@pytest.mark.slow
+def test_each_of_four_workers_reads_a_quarter(tmp_path):
+    flags = ["--subjects=share/records", "--images=1024", "--distinct=16"]
+    (row,) = measured("input_pipeline", tmp_path, *flags)[0]["rows"]
+    assert row["rounds"] == 4
+    assert row["peer_name"] == "1/4 of the files"
+    assert row["peer"] > 10
+    # The records that a worker gets may be larger or smaller than the mean.
+    for key in ("ratio", "ratio_min", "ratio_max"):
+        assert row[key] == pytest.approx(1, abs=0.1)
 
 
 @pytest.fixture

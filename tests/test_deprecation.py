@@ -18,6 +18,7 @@ NAMES = {
     "keras_resnet.Entry": "keras_resnet.PretrainedWeights",
     "keras_resnet.weights.Entry": "keras_resnet.weights.PretrainedWeights",
     "keras_resnet.training.Machine": "keras_resnet.training.RunOptions",
+    "keras_resnet.data.StreamedSplit": "keras_resnet.data.RecordSplit",
     "keras_resnet.evaluation.Member": "keras_resnet.classification.EvaluatedModel",
     "keras_resnet.evaluation.evaluate": "keras_resnet.classification.evaluate",
     "keras_resnet.evaluation.find_member": "keras_resnet.classification.load_evaluated_model",

@@ -58,5 +58,5 @@ def view_batches(
     pixels = tf.TensorSpec(shape, tf.uint8)
     traced = tf.function(prepare, autograph=False).get_concrete_function(pixels, None)
     shapes = [view.shape for view in traced.structured_outputs]
-    records = shard_examples(in_order(split, shard.global_batch), shard)
-    return prefetched(prepare_batches(split, records, shard.replica_batch, prepare, shapes, finish, bad))
+    indices = shard_examples(in_order(split, shard.global_batch), shard)
+    return prefetched(prepare_batches(split, indices, shard.replica_batch, prepare, shapes, finish, bad))

@@ -12,9 +12,9 @@ from .pipeline import evaluation_batches as evaluation_batches
 from .pipeline import raw_images as raw_images
 from .pipeline import steps_per_epoch as steps_per_epoch
 from .pipeline import training_batches as training_batches
-from .sources import ArrayRecordSplit as ArrayRecordSplit
+from .records import open_tfrecords as open_tfrecords
 from .sources import Dataset as Dataset
 from .sources import IndexedSplit as IndexedSplit
+from .sources import RecordSplit as RecordSplit
 from .sources import Split as Split
-from .sources import StreamedSplit as StreamedSplit
 from .sources import open_dataset as open_dataset

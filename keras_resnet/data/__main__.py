@@ -33,7 +33,7 @@ COMMAND = cli.Group(
         ),
         "convert": cli.Command(
             "keras_resnet.commands.data:convert",
-            "Converts a TFDS dataset to ArrayRecord files, of which each worker reads its own examples only.",
+            "Converts a TFDS dataset to ArrayRecord files, which hold the positions of their records.",
             (
                 cli.Flag("output_dir", "The folder to write to: --data_dir of the result.", required=True),
                 cli.Flag("data_dir", "Where TFDS keeps its datasets."),

@@ -9,7 +9,8 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_resnet.data.sources import array_record, open_builder, tfrecords, unreadable
+from keras_resnet.data.records import INDEX_SUFFIX, array_record
+from keras_resnet.data.sources import open_builder, tfrecords, unreadable
 from keras_resnet.errors import InputError, one_line
 from keras_resnet.files import replacing
 from keras_resnet.progress import ProgressBar
@@ -47,7 +48,7 @@ def convert(name: str, output_dir: str | os.PathLike, data_dir: str | os.PathLik
     with replacing(target, lambda path: False) as folder:
         folder.mkdir(parents=True)
         for path in source.iterdir():
-            if path.is_file() and path not in records:
+            if path.is_file() and path not in records and not path.name.endswith(INDEX_SUFFIX):
                 shutil.copy(path, folder)
         values = json.loads((source / _INFO).read_text(encoding="utf-8"))
         values["fileFormat"] = tfds.core.FileFormat.ARRAY_RECORD.value

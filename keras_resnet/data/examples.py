@@ -5,12 +5,11 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.sources import IndexedSplit, Split, StreamedSplit
+from keras_resnet.data.sources import IndexedSplit, Split
 from keras_resnet.errors import InputError
 from keras_resnet.files import atomic_path
 from keras_resnet.images.decode import each, try_each
@@ -116,44 +115,28 @@ class Shard:
         return self.size // self.replicas
 
 
-def in_order(split: Split, multiple: int, limit: int | None = None) -> np.ndarray | tf.data.Dataset:
-    """Every example once, in order, padded to a multiple of `multiple`, for `shard_examples`.
+def in_order(split: Split, multiple: int, limit: int | None = None) -> np.ndarray:
+    """The indices of all examples, in order, padded to a multiple of `multiple`, for `shard_examples`.
 
-    At most `limit` examples, if it is not None: spread evenly over the split (folders are sorted by class),
-    or the first of a streamed one.
+    With a `limit`, at most so many, spread evenly over the split (folders are sorted by class).
     """
     count = len(split) if limit is None else min(limit, len(split))
-    missing = -count % multiple
-    if not isinstance(split, StreamedSplit):
-        indices = np.arange(count, dtype="int64") * len(split) // max(count, 1)
-        return np.append(indices, np.full(missing, PADDING))
-    padding = tf.data.Dataset.from_tensors((np.int64(PADDING), b"")).repeat(missing)
-    return split.records().take(count).concatenate(padding)
+    indices = np.arange(count, dtype="int64") * len(split) // max(count, 1)
+    return np.append(indices, np.full(-count % multiple, PADDING))
 
 
-def shard_examples(
-    examples: np.ndarray | tf.data.Dataset, shard: Shard, first_step: int = 0
-) -> tf.data.Dataset:
-    """One worker's examples of each global batch from `first_step`, as `(index, record)`.
+def shard_examples(indices: np.ndarray, shard: Shard, first_step: int = 0) -> tf.data.Dataset:
+    """The indices of one worker's examples, int64 (), of each global batch from `first_step`.
 
-    `examples` are whole global batches: indices, or a dataset of `(index, record)`.
+    `indices` are those of whole global batches.
     """
-    if isinstance(examples, np.ndarray):
-        steps = examples.astype("int64").reshape(-1, shard.workers, shard.size)
-        indices = steps[first_step:, shard.worker].reshape(-1)
-        return tf.data.Dataset.from_tensor_slices((indices, indices))
-    records = examples.skip(first_step * shard.global_batch)
-    if shard.workers == 1:
-        return records
-    # The records of other workers are read for counting, but not decoded.
-    turns = cast(Any, records.enumerate())  # annotated for functions of one argument only
-    turns = turns.filter(lambda turn, record: (turn % shard.global_batch) // shard.size == shard.worker)
-    return turns.map(lambda turn, record: record)
+    steps = indices.astype("int64").reshape(-1, shard.workers, shard.size)
+    return tf.data.Dataset.from_tensor_slices(steps[first_step:, shard.worker].reshape(-1))
 
 
 def prepare_batches(
     split: Split,
-    records: tf.data.Dataset,
+    indices: tf.data.Dataset,
     batch: int,
     prepare: Callable[[tf.Tensor, tf.Tensor], Sequence[tf.Tensor]],
     shapes: Sequence[tuple],
@@ -163,7 +146,7 @@ def prepare_batches(
     """Loads and prepares each example, and batches them.
 
     Args:
-        records: what `shard_examples` returns, of the split.
+        indices: what `shard_examples` returns, of the split.
         batch: examples per batch.
         prepare: converts an image, decoded or encoded, and its index to float32 tensors.
         shapes: shapes of these tensors; sides may be unknown only if `batch` is 1.
@@ -173,9 +156,9 @@ def prepare_batches(
     """
     group = max(number for number in range(1, _GROUP + 1) if batch % number == 0)
 
-    def load(index, record):
+    def load(index):
         def example():
-            image, label = split.fetch(record)
+            image, label = split.fetch(index)
             tensors = prepare(image, index)
             return *(tf.ensure_shape(*pair) for pair in zip(tensors, shapes, strict=True)), label
 
@@ -184,37 +167,37 @@ def prepare_batches(
 
         return tf.cond(index == PADDING, padding, example)
 
-    def load_group(indices, records):
+    def load_group(indices):
         if bad is None or split.decoded:
-            results = each(load, (indices, records)).batch(group, drop_remainder=True)
+            results = each(load, (indices,)).batch(group, drop_remainder=True)
             _, *results = results.get_single_element()
             succeeded = tf.fill([group], True)
         else:
-            results, succeeded = _try_twice(load, (indices, records), shapes)
-            succeeded = _report(split, bad, succeeded, indices, records)
+            results, succeeded = _try_twice(load, indices, shapes)
+            succeeded = _report(split, bad, succeeded, indices)
         return *results, tf.cast(succeeded & (indices != PADDING), tf.float32), indices
 
     def join(*groups):
         *tensors, labels, weights, indices = (_concatenate(some, batch) for some in groups)
         return finish(*tensors, labels, weights, indices)
 
-    groups = parallel_map(records.batch(group, drop_remainder=True), load_group)
+    groups = parallel_map(indices.batch(group, drop_remainder=True), load_group)
     return parallel_map(groups.batch(batch // group, drop_remainder=True), join)
 
 
 def _try_twice(
-    load: Callable, examples: tuple[tf.Tensor, tf.Tensor], shapes: Sequence[tuple]
+    load: Callable, indices: tf.Tensor, shapes: Sequence[tuple]
 ) -> tuple[Sequence[tf.Tensor], tf.Tensor]:
     """`try_each` of a group of examples, twice if any fails: an error of a file system may pass.
 
     A loop, because the graph of two calls would take twice as long to trace.
     """
-    group = examples[0].shape
+    group = indices.shape
     specs = [*(tf.TensorSpec(group + shape) for shape in shapes), tf.TensorSpec(group, tf.int32)]
     empty = [tf.zeros(group + (0,) * (spec.shape.rank - 1), spec.dtype) for spec in specs]
     succeeded, results = tf.while_loop(
         lambda succeeded, results: ~tf.reduce_all(succeeded),
-        lambda succeeded, results: try_each(load, examples)[::-1],
+        lambda succeeded, results: try_each(load, (indices,))[::-1],
         (tf.fill(group, False), tuple(empty)),
         shape_invariants=(group, tuple(group + (None,) * (spec.shape.rank - 1) for spec in specs)),
         maximum_iterations=2,
@@ -252,19 +235,19 @@ def _concatenate(groups: tf.Tensor, batch: int) -> tf.Tensor:
     return tf.ensure_shape(merged, (batch, *groups.shape[2:]))
 
 
-def _report(split: Split, bad: BadImages, succeeded: tf.Tensor, indices, records) -> tf.Tensor:
+def _report(split: Split, bad: BadImages, succeeded: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
     """Records the examples that failed, and returns `succeeded`."""
 
-    def record_failures(succeeded, indices, records):
-        for index, record in zip(indices[~succeeded].tolist(), records[~succeeded].tolist(), strict=True):
-            name, reason = split.decode_error(index, record)
+    def record_failures(succeeded, indices):
+        for index in indices[~succeeded].tolist():
+            name, reason = split.decode_error(index)
             if reason is None:
                 reason = "an image that can be decoded, but two attempts to read and prepare it failed"
             bad.add(name, split.name, reason)
         return succeeded
 
     def failed():
-        reported = tf.numpy_function(record_failures, [succeeded, indices, records], tf.bool)
+        reported = tf.numpy_function(record_failures, [succeeded, indices], tf.bool)
         return tf.ensure_shape(reported, succeeded.shape)
 
     return tf.cond(tf.reduce_all(succeeded), lambda: succeeded, failed)

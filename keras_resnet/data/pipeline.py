@@ -23,7 +23,7 @@ from keras_resnet.data.examples import (
     record_skipped_files,
     shard_examples,
 )
-from keras_resnet.data.sources import Split, StreamedSplit, pipeline_errors
+from keras_resnet.data.sources import Split, pipeline_errors
 from keras_resnet.errors import InputError
 from keras_resnet.images.decode import decode_mirrored
 from keras_resnet.images.ops import evaluation_view, normalize, with_channels
@@ -119,11 +119,8 @@ def training_batches(
     """
     steps = steps_per_epoch(split, global_batch)
     shard = Shard(global_batch, workers, worker, replicas)
-    order = epoch_order(seed, epoch)
-    if not isinstance(split, StreamedSplit):
-        examples = np.argsort(order.random_raw(len(split)), kind="stable")[: steps * global_batch]
-    else:
-        examples = split.records(np.random.Generator(order)).take(steps * global_batch)
+    order = np.argsort(epoch_order(seed, epoch).random_raw(len(split)), kind="stable")
+    examples = order[: steps * global_batch]
     return _batches(split, transform, examples, shard, first_step, augmentation_seed(seed, epoch), bad)
 
 
@@ -162,10 +159,10 @@ def raw_images(
         Images, float32 (batch, height, width, channels), 0-255, always channels last, and
         labels, int32 (batch,). The last batch may be smaller; images that cannot be decoded are skipped.
     """
-    records = shard_examples(in_order(split, _RAW_GROUP, limit), Shard(_RAW_GROUP))
+    indices = shard_examples(in_order(split, _RAW_GROUP, limit), Shard(_RAW_GROUP))
     groups = prepare_batches(
         split,
-        records,
+        indices,
         _RAW_GROUP,
         lambda image, index: (_evaluation_view(image, preprocessing),),
         [preprocessing.input_shape],
@@ -241,7 +238,7 @@ def _batches(split, transform, examples, shard, first_step, seed, bad) -> tf.dat
     """Shards, prepares and batches examples; without an augmentation seed, as in evaluation."""
     record_skipped_files(split, bad, shard.worker)
     preprocessing, batch = transform.preprocessing, shard.replica_batch
-    records = shard_examples(examples, shard, first_step)
+    indices = shard_examples(examples, shard, first_step)
     crops = seed is not None and transform.policy.crops
     finish = functools.partial(_finish, transform=transform, seed=seed)
 
@@ -251,15 +248,15 @@ def _batches(split, transform, examples, shard, first_step, seed, bad) -> tf.dat
         image = random_crop(image, _seed_pairs(seed, index), transform.policy, preprocessing.size)
         return (with_channels(image, preprocessing.channels),)
 
-    def prepare_batch(indices, _):
+    def prepare_batch(indices):
         images, labels = split.fetch(tf.maximum(indices, 0))
         weights = tf.cast(indices != PADDING, tf.float32)
         return finish(_evaluation_view(images, preprocessing), labels, weights, indices)
 
     if split.decoded and not crops and preprocessing.resize is None:
-        batches = parallel_map(records.batch(batch, drop_remainder=True), prepare_batch)
+        batches = parallel_map(indices.batch(batch, drop_remainder=True), prepare_batch)
     else:
-        batches = prepare_batches(split, records, batch, prepare, [preprocessing.input_shape], finish, bad)
+        batches = prepare_batches(split, indices, batch, prepare, [preprocessing.input_shape], finish, bad)
     return prefetched(batches)
 
 

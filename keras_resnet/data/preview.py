@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.pipeline import Transform, raw_images, training_batches
-from keras_resnet.data.sources import IndexedSplit, Split, StreamedSplit, pipeline_errors
+from keras_resnet.data.sources import IndexedSplit, Split
 from keras_resnet.errors import InputError, printable
 from keras_resnet.images.preprocessing import Normalization
 
@@ -23,26 +23,19 @@ def sample_examples(
 ) -> tuple[IndexedSplit, list[str]]:
     """Selects up to `count` examples of a split, relabeled 0, 1, 2, ..., and titles them.
 
-    They are spread evenly over the split (folders are sorted by class), or the first of a streamed one.
-    Images that cannot be decoded are skipped; raises `InputError` if all of them are, or if a file of records
-    is damaged.
+    They are spread evenly over the split (folders are sorted by class). Images that cannot be decoded are
+    skipped; raises `InputError` if all of them are, or if a record cannot be read.
     """
     count = min(count, len(split))
+    chosen = np.arange(count) * len(split) // count
     if isinstance(split, IndexedSplit):
-        chosen = np.arange(count) * len(split) // count
         images, labels, files = split.images[chosen], split.classes[chosen], split.files
         names = [_name(split, int(index)) for index in chosen]
     else:
-        chosen = np.arange(count)
-        with pipeline_errors():
-            if isinstance(split, StreamedSplit):
-                fetched = [split.fetch(record) for _, record in split.records().take(count)]
-            else:
-                chosen = chosen * len(split) // count
-                fetched = [split.fetch(tf.constant(index)) for index in chosen]
+        examples = [split.parse(tf.constant(split.record(int(index)))) for index in chosen]
         # An object array: NumPy would convert a list of bytes to strings of one length.
-        images = np.array([image.numpy() for image, _ in fetched], dtype=object)
-        labels, files = np.array([int(label) for _, label in fetched]), False
+        images = np.array([image.numpy() for image, _ in examples], dtype=object)
+        labels, files = np.array([int(label) for _, label in examples]), False
         names = [f"record {index}" for index in chosen]
     few = IndexedSplit(split.name, images, np.arange(count, dtype="int32"), files)
     good = [label for _, labels_seen in raw_images(few, transform.preprocessing) for label in labels_seen]

@@ -4,10 +4,9 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import importlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -16,20 +15,21 @@ import tensorflow_datasets as tfds
 
 from keras_resnet.data import folder
 from keras_resnet.data.digits import Digits
+from keras_resnet.data.records import (
+    ARRAY_RECORD_ERRORS,
+    ArrayRecords,
+    TFRecords,
+    UnreadableRecord,
+    open_tfrecords,
+    reason_of,
+)
 from keras_resnet.errors import InputError, TryAgain, unknown_name
 from keras_resnet.images.decode import decode_error
 
 INDEXED_BYTES = 512 * 2**20
-"""Largest TFDS dataset that is kept in memory, so that an epoch is a full permutation."""
-
-SHUFFLE_BUFFER = 8192
-"""Size of the shuffle buffer of encoded records; the files are shuffled first."""
-
-_ARRAY_RECORD_ERRORS = (OSError, ValueError, RuntimeError, IndexError)
-"""What the package array_record raises for files that cannot be read or written."""
+"""Largest TFDS dataset that is kept in memory."""
 
 _Keys = TypeVar("_Keys")
-_CYCLE_LENGTH, _BLOCK_LENGTH = 16, 16  # files read at once, and records read from each in turn
 _DOWNLOAD_RETRIES = 4
 _FOLDER = "folder:"
 _DETECTION_FOLDERS = ("coco", "voc")
@@ -74,9 +74,8 @@ class IndexedSplit:
         image = tf.gather(images, index)
         return tf.io.read_file(image) if self.files else image, tf.gather(classes, index)
 
-    def decode_error(self, index: int, record: int) -> tuple[str, str | None]:
+    def decode_error(self, index: int) -> tuple[str, str | None]:
         """The name of an example, and why it cannot be decoded, or None if it can."""
-        del record  # the same number
         image = self.images[index]
         if self.files:
             return os.fsdecode(image), file_error(image)
@@ -84,71 +83,14 @@ class IndexedSplit:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StreamedSplit:
-    """Examples read in order from TFRecord files.
+class RecordSplit:
+    """Examples of TFRecord or ArrayRecord files, read in any order.
 
-    `shards` has `(file, records to skip, records to take)` of each file, in order; `parse` converts a
-    serialized record to the encoded image and its label.
+    `parse` converts a serialized record to the encoded image and its label.
     """
 
     name: str
-    shards: tuple[tuple[str, int, int], ...]
-    parse: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-
-    decoded = False
-
-    def __len__(self) -> int:
-        return sum(take for _, _, take in self.shards)
-
-    def records(self, order: np.random.Generator | None = None) -> tf.data.Dataset:
-        """Every record once, as `(index int64 (), record string ())`.
-
-        `order` shuffles the files, and the records in a buffer; None keeps the files' order.
-        """
-        files, skips, takes = (np.array(column) for column in zip(*self.shards, strict=True))
-        turn = np.arange(len(files)) if order is None else order.permutation(len(files))
-        columns = (files, skips, takes, np.cumsum(takes) - takes)
-        shards = tf.data.Dataset.from_tensor_slices(tuple(column[turn] for column in columns))
-
-        def read(*shard):
-            file, skip, take, start = shard
-            # A file that cannot be opened is refused here: `ignore_errors` would try it again for ever.
-            records = tf.data.TFRecordDataset(_check_file(file, 0)).ignore_errors().skip(skip)
-            # Reached only if the file has fewer records than it should.
-            end = tf.data.Dataset.from_tensors((file, skip + take)).map(_check_file)
-            return records.concatenate(end).take(take).enumerate(start)
-
-        if order is None:
-            return shards.flat_map(read)
-        records = shards.interleave(
-            read,
-            cycle_length=_CYCLE_LENGTH,
-            block_length=_BLOCK_LENGTH,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        buffer = min(SHUFFLE_BUFFER, len(self))
-        return records.shuffle(buffer, seed=int(order.integers(2**31)), reshuffle_each_iteration=False)
-
-    def fetch(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The encoded image, string (), and the label, int32 (), of one record."""
-        image, label = self.parse(record)
-        return image, tf.cast(label, tf.int32)
-
-    def decode_error(self, index: int, record: bytes) -> tuple[str, str | None]:
-        """The name of a record, and why it cannot be decoded, or None if it can."""
-        return _record_error(index, record, self.parse)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ArrayRecordSplit:
-    """Examples of ArrayRecord files, which can be read in any order.
-
-    `records` has the serialized records by index; `parse` is that of `StreamedSplit`.
-    """
-
-    name: str
-    records: Sequence[bytes]
+    records: TFRecords | ArrayRecords
     parse: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
     decoded = False
@@ -158,58 +100,36 @@ class ArrayRecordSplit:
 
     def fetch(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The encoded image, string (), and the label, int32 (), of an example."""
-        record = tf.numpy_function(self._read, [index], tf.string)
-        image, label = self.parse(tf.ensure_shape(record, ()))
+        image, label = self.parse(self.records.fetch(index))
         return image, tf.cast(label, tf.int32)
 
-    def decode_error(self, index: int, record: int) -> tuple[str, str | None]:
-        """The name of an example, and why it cannot be decoded, or None if it can."""
-        del record  # the same number
+    def record(self, index: int) -> bytes:
+        """A serialized record.
+
+        Raises:
+            InputError: the record is damaged, or its file is missing or too short.
+            TryAgain: the file cannot be read for a reason that may pass.
+        """
         try:
-            content = self._read(index)
-        except InputError as error:
-            return f"record {index}", str(error)
-        return _record_error(index, content, self.parse)
+            return self.records[index]
+        except UnreadableRecord as error:
+            raise InputError(f"record {index} of {self.name!r} is {error}") from None
 
-    def _read(self, index: int) -> bytes:
+    def decode_error(self, index: int) -> tuple[str, str | None]:
+        """The name of an example, and why it cannot be read and decoded, or None if it can.
+
+        Raises:
+            InputError: its file is missing or too short.
+            TryAgain: its file cannot be read for a reason that may pass.
+        """
+        name = f"record {index}"
         try:
-            return self.records[int(index)]
-        except _ARRAY_RECORD_ERRORS as error:
-            raise InputError(f"record {index} of {self.name!r} is unreadable: {_one_line(error)}") from None
-
-
-def _record_error(index: int, record: bytes, parse: Callable) -> tuple[str, str | None]:
-    """The name of a record, and why it cannot be decoded, or None if it can."""
-    try:
-        encoded = cast(Any, parse(tf.constant(record))[0]).numpy()
-    except tf.errors.InvalidArgumentError:
-        return f"record {index}", "without a valid label"
-    return f"record {index}", decode_error(encoded)
-
-
-def _check_file(file: tf.Tensor, needed: tf.Tensor | int) -> tf.Tensor:
-    """Returns a TFRecord file's name, if it can be opened and `needed` is 0.
-
-    Otherwise raises why fewer than `needed` records of it were read; see `pipeline_errors`.
-    """
-
-    def check(file, needed):
-        kind, count, reason = InputError, 0, "truncated, or not written yet"
-        try:
-            with tf.io.gfile.GFile(file, "rb") as opened:
-                opened.read(1)
-            if not needed:
-                return file
-            for _ in tf.data.TFRecordDataset(file).as_numpy_iterator():
-                count += 1
-            if count >= needed:
-                kind, reason = TryAgain, "an error that has passed; the same command may succeed"
-        except tf.errors.OpError as error:
-            passes = not isinstance(error, tf.errors.DataLossError | tf.errors.NotFoundError)
-            kind, reason = TryAgain if passes else InputError, _one_line(error)
-        raise kind(f"{os.fsdecode(file)} cannot be read after record {count}: {reason}")
-
-    return tf.ensure_shape(tf.numpy_function(check, [file, needed], tf.string), ())
+            encoded = cast(Any, self.parse(tf.constant(self.records[index]))[0]).numpy()
+        except UnreadableRecord as error:
+            return name, str(error)
+        except tf.errors.InvalidArgumentError:
+            return name, "without a valid label"
+        return name, decode_error(encoded)
 
 
 @contextlib.contextmanager
@@ -235,7 +155,7 @@ def file_error(path: str | bytes) -> str | None:
         return f"unreadable: {error.strerror}"
 
 
-Split = IndexedSplit | StreamedSplit | ArrayRecordSplit
+Split = IndexedSplit | RecordSplit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -412,33 +332,25 @@ def open_builder(
     try:
         builder = make()
     except Exception as error:
-        raise InputError(f"cannot open dataset {name!r}: {_one_line(error)}") from None
+        raise InputError(f"cannot open dataset {name!r}: {reason_of(error)}") from None
     keys = find_keys(name, builder.info)
     return builder if builder.is_prepared() else _prepare(name, builder, make), keys
 
 
 def _open_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     builder, (image_key, label_key) = open_builder(name, data_dir, _feature_keys)
-    loader = _Loader(name, builder, image_key, label_key)
     return Dataset(
         name=name,
         class_names=tuple(builder.info.features[label_key].names),
         sizes={split: info.num_examples for split, info in builder.info.splits.items()},
-        load=loader,
-        # The order of a large dataset's examples depends on the format.
-        files=builder.info.full_name + ", array_record" * (loader.is_array_record and loader.is_large),
+        load=_Loader(name, builder, image_key, label_key),
+        files=builder.info.full_name,
     )
-
-
-def _one_line(error: Exception) -> str:
-    """An exception's message on one line of bounded length."""
-    text = " ".join(re.sub(r"{{.*?}}", "", str(error)).split()) or type(error).__name__
-    return text if len(text) <= 240 else text[:237] + "..."
 
 
 def unreadable(name: str, error: Exception) -> InputError:
     """The error for a TFDS dataset whose files cannot be read."""
-    return InputError(f"the files of dataset {name!r} cannot be read: {_one_line(error)}")
+    return InputError(f"the files of dataset {name!r} cannot be read: {reason_of(error)}")
 
 
 def _feature_keys(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
@@ -484,7 +396,7 @@ def _prepare(name: str, builder: tfds.core.DatasetBuilder, make: Callable) -> tf
             hint = "install scikit-learn and choose a data_dir that can be written to"
         raise InputError(
             f"dataset {name!r} is not prepared in {root} and cannot be prepared here"
-            f" ({_one_line(error)}); {hint}"
+            f" ({reason_of(error)}); {hint}"
         ) from None
     finally:
         downloader.MAX_RETRIES = retries
@@ -500,16 +412,11 @@ class _Loader:
     label_key: str
 
     def __call__(self, spec: str, split: str, start: int, stop: int) -> Split:
-        if self.is_large:
-            open_split = self._array_record if self.is_array_record else self._streamed
-            opened = open_split(spec, split, start, stop)
+        if self._is_large:
+            opened = RecordSplit(spec, self._records(split, start, stop), self._parse)
             try:
-                if isinstance(opened, StreamedSplit):
-                    first = next(tf.data.TFRecordDataset(opened.shards[0][0]).take(1).as_numpy_iterator())
-                else:
-                    first = opened.records[0]
-                low = high = int(self._example(tf.constant(first))[1])
-            except (tf.errors.OpError, *_ARRAY_RECORD_ERRORS) as error:
+                low = high = int(self._example(tf.constant(opened.records[0]))[1])
+            except (UnreadableRecord, tf.errors.OpError) as error:
                 raise unreadable(self.name, error) from None
         else:
             images, classes = self._arrays(split)
@@ -535,8 +442,8 @@ class _Loader:
         shape, count = info.features[self.image_key].shape, info.splits[split].num_examples
         # A fourth channel (alpha) or an unknown number of them is left to the decoder.
         decoded = None not in shape and shape[-1] in (1, 3) and count * np.prod(shape) <= INDEXED_BYTES
-        if self.is_array_record:
-            records = self._array_record(split, split, 0, count, self._example)
+        if self._is_array_record:
+            records = RecordSplit(split, self._records(split, 0, count), self._example)
             decode = info.features[self.image_key].decode_example if decoded else lambda image: image
             dataset = tf.data.Dataset.range(count).map(records.fetch)
             dataset = cast(Any, dataset).map(lambda image, label: (decode(image), label))
@@ -555,28 +462,24 @@ class _Loader:
         return images.numpy(), classes.numpy().astype("int32")
 
     @property
-    def is_large(self) -> bool:
+    def _is_large(self) -> bool:
         """Whether the dataset is not kept in memory."""
         return self.builder.info.dataset_size > INDEXED_BYTES
 
     @property
-    def is_array_record(self) -> bool:
+    def _is_array_record(self) -> bool:
         """Whether the dataset is stored as ArrayRecord files."""
         return self.builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD
 
-    def _streamed(self, spec: str, split: str, start: int, stop: int) -> StreamedSplit:
-        shards = tfrecords(self.name, self.builder.info, f"{split}[{start}:{stop}]")
-        return StreamedSplit(spec, shards, self._parse)
-
-    def _array_record(
-        self, spec: str, split: str, start: int, stop: int, parse: Callable | None = None
-    ) -> ArrayRecordSplit:
-        files = self.builder.info.splits[f"{split}[{start}:{stop}]"].file_instructions
-        source = array_record("array_record_data_source").ArrayRecordDataSource
-        try:
-            return ArrayRecordSplit(spec, source(files), parse or self._parse)
-        except _ARRAY_RECORD_ERRORS as error:
-            raise unreadable(self.name, error) from None
+    def _records(self, split: str, start: int, stop: int) -> TFRecords | ArrayRecords:
+        info = self.builder.info
+        if self._is_array_record:
+            try:
+                return ArrayRecords(info.splits[f"{split}[{start}:{stop}]"].file_instructions)
+            except ARRAY_RECORD_ERRORS as error:
+                raise unreadable(self.name, error) from None
+        files, _, counts = zip(*tfrecords(self.name, info, split), strict=True)
+        return open_tfrecords(f"{info.name}-{split}", files, counts, start, stop)
 
     def _parse(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = self._example(record)
@@ -590,18 +493,6 @@ class _Loader:
         decoders = {self.image_key: tfds.decode.SkipDecoding()}
         example = self.builder.info.features.deserialize_example(record, decoders=decoders)
         return example[self.image_key], example[self.label_key]
-
-
-def array_record(module: str) -> Any:
-    """A module of `array_record.python`, a package that TFDS installs on Linux and macOS.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        return importlib.import_module(f"array_record.python.{module}")
-    except ImportError:
-        raise InputError("array_record is not installed; pip install array_record") from None
 
 
 def tfrecords(name: str, info: Any, spec: str) -> tuple[tuple[str, int, int], ...]:

@@ -27,6 +27,7 @@ class RunOptions:
     jit: bool = described("Compile the steps with XLA.", False)
     remat: bool = described("Recompute activations for the gradient, to save memory.", False)
     sync_batch_norm: bool = described("Compute batch statistics over all replicas.", False)
+    compress_gradients: bool = described("Send gradients between devices in bfloat16: half the bytes.", False)
     max_bad_images: int = described("Undecodable images that are skipped before the run stops.", 100)
     worker_timeout: float = described("Seconds to wait for other workers.", 300)
     track: tuple[str, ...] = described("Where to log metrics: tensorboard, mlflow, wandb.", ("tensorboard",))

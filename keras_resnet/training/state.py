@@ -24,11 +24,12 @@ from keras_resnet.training.schedules import Schedule
 from keras_resnet.training.step import Trainer
 from keras_resnet.training.task import Task
 from keras_resnet.training.trackers import Tracker, Trackers, create_trackers
+from keras_resnet.version import __version__
 
 _OTHER_RUN = "the checkpoints in {} are of another model or recipe"
 
 # The order of examples and the last bits of a result may depend on them.
-_VERSIONS = {"numpy": np.__version__, "tensorflow": tf.__version__}
+_VERSIONS = {"keras_resnet": __version__, "numpy": np.__version__, "tensorflow": tf.__version__}
 
 
 @dataclasses.dataclass
@@ -131,6 +132,7 @@ def set_up(
         accumulate=options.accumulate,
         jit=options.jit,
         remat=options.remat,
+        compress_gradients=options.compress_gradients,
     )
     schedule = Schedule(recipe, total_steps, task.epoch_steps)
     sums = dict.fromkeys((*task.train_metrics, "count"), 0.0)

@@ -20,13 +20,16 @@ _LOSS_SCALE_GROWTH_STEPS = 2000
 # Input channels from which oneDNN's gradient of strided 1x1 convolutions is right on CPUs without AVX-512:
 # https://github.com/uxlfoundation/oneDNN/issues/6035
 _ONEDNN_CHANNELS = 8
+_BUCKET = (
+    25 * 2**20
+)  # bytes of gradients in one collective operation, as in PyTorch's DistributedDataParallel
 
 
 class Trainer:
     """A model, the variables of its optimizer, and the compiled steps that change them.
 
-    After every step the variables are equal, bit for bit, on all replicas of all workers: one all-reduce
-    carries the gradients and batch normalization's moving statistics.
+    After every step the variables are equal, bit for bit, on all replicas of all workers: all-reduces carry
+    the gradients and batch normalization's moving statistics.
 
     `columns` names the results of a training step: sums of the task's metrics over the global batch, its
     number of examples ("count"), and the state of the step.
@@ -42,6 +45,7 @@ class Trainer:
         accumulate: int = 1,
         jit: bool = False,
         remat: bool = False,
+        compress_gradients: bool = False,
     ):
         """Creates the optimizer's variables for a model that was built within `distribution.scope()`.
 
@@ -67,6 +71,7 @@ class Trainer:
         self._distribution = distribution
         self._seed = seed
         self._accumulate = accumulate
+        self._compress = compress_gradients and several
         self._weights = [variable.value for variable in model.trainable_variables]
         self._decays = [
             recipe.weight_decay if variable.name == "kernel" else 0.0
@@ -89,17 +94,21 @@ class Trainer:
             scale = _INITIAL_LOSS_SCALE if self._scaled else 1.0
             self._loss_scale = tf.Variable(tf.constant(scale), trainable=False)
             self._good_steps = tf.Variable(tf.constant(0), trainable=False)
+        self._set_replica_functions(jit)
+        self._graphs: dict[str, Callable] = {}  # by the shapes and dtypes of the batches
+
+    def _set_replica_functions(self, jit: bool) -> None:
+        """Sets what each replica computes, compiled with `jit`."""
         self._train_replica: Any = self._train_on_replica
         self._evaluate_replica: Any = self._evaluate_on_replica
         self._compute: Any = self._compute_on_replica
-        self._evaluation_sums: Any = functools.partial(task.evaluation_sums, model)
-        if jit and several:  # the communication stays outside
+        self._evaluation_sums: Any = functools.partial(self._task.evaluation_sums, self.model)
+        if jit and self._distribution.total_replicas > 1:  # the communication stays outside
             self._compute, self._evaluation_sums = map(_Compiled, (self._compute, self._evaluation_sums))
         elif jit:
             self._train_replica, self._evaluate_replica = map(
                 _Compiled, (self._train_replica, self._evaluate_replica)
             )
-        self._graphs: dict[str, Callable] = {}  # by the shapes and dtypes of the batches
 
     def named_variables(self) -> dict[str, tf.Variable]:
         """All variables that are saved in checkpoints, by name."""
@@ -153,7 +162,7 @@ class Trainer:
         context = tf.distribute.get_replica_context()
         self.model(batch["images"], training=True)
         local = [tf.convert_to_tensor(statistic) for statistic in self._statistics]
-        return [total / context.num_replicas_in_sync for total in _sum_over_replicas(context, local)]
+        return [total / context.num_replicas_in_sync for total in _sum_together(context, local)]
 
     def train(self, iterator: Any, rates: tf.Tensor, first_step: tf.Tensor, stopping: tf.Tensor):
         """Takes one step per learning rate, in one call.
@@ -186,11 +195,12 @@ class Trainer:
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
         replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
-        local, before = self._compute(batch, step, replica, stopping)
-        total = _sum_over_replicas(context, local)
-        gradients = total[: len(self._weights)]
-        statistics = [statistic / replicas for statistic in total[len(gradients) : -1]]
-        *sums, count, stop = tf.unstack(total[-1])
+        gradients, others, before = self._compute(batch, step, replica, stopping)
+        # First the statistics, which are known before the gradients.
+        *statistics, sums = _sum_together(context, others)
+        statistics = [statistic / replicas for statistic in statistics]
+        *sums, count, stop = tf.unstack(sums)
+        gradients = self._sum_gradients(context, gradients)
 
         # Converts the gradients of the scaled sums of losses to the gradient of the mean loss.
         # The count is 0 if no image of the batch could be decoded.
@@ -211,11 +221,24 @@ class Trainer:
         return tf.stack([*sums, count, tf.cast(finite, tf.float32), stop, scale])
 
     def _compute_on_replica(self, batch: Batch, step, replica, stopping):
-        """Gradients, new moving statistics and a vector of sums to add up; and the statistics before."""
+        """Gradients; new moving statistics and a vector of sums; and the statistics before."""
         before = [tf.identity(statistic) for statistic in self._statistics]
         sums, gradients = self._gradients(batch, step, replica)
         statistics = [tf.convert_to_tensor(statistic) for statistic in self._statistics]
-        return [*gradients, *statistics, tf.stack([*sums, stopping])], before
+        return gradients, [*statistics, tf.stack([*sums, stopping])], before
+
+    def _sum_gradients(self, context, gradients):
+        """Sums over replicas, in buckets that are sent while the backward pass computes the next ones.
+
+        With `compress_gradients` they are sent in bfloat16, whose range is that of float32: sums are finite.
+        """
+        if context.num_replicas_in_sync == 1:
+            return gradients
+        totals: list[Any] = []
+        for bucket in _buckets(gradients):
+            sent = [tf.cast(gradient, tf.bfloat16) for gradient in bucket] if self._compress else bucket
+            totals += [tf.cast(total, tf.float32) for total in _sum_together(context, sent)]
+        return totals[::-1]
 
     def _gradients(self, batch: Batch, step, replica):
         """The task's sums over this replica's batch, and the gradient of the scaled loss."""
@@ -327,10 +350,23 @@ def _assign(variables, values) -> None:
         variable.assign(value)
 
 
-def _sum_over_replicas(context, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+def _buckets(gradients: list[tf.Tensor]) -> list[list[tf.Tensor]]:
+    """Divides gradients into lists of about `_BUCKET` bytes, the last ones first, as they are computed."""
+    buckets: list[list[tf.Tensor]] = []
+    size = _BUCKET
+    for gradient in reversed(gradients):
+        if size >= _BUCKET:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(gradient)
+        size += gradient.shape.num_elements() * gradient.dtype.size
+    return buckets
+
+
+def _sum_together(context, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Sums tensors of one dtype over all replicas, with one collective operation for all of them."""
     if context.num_replicas_in_sync == 1:
         return tensors
-    # One vector, so that there is one collective operation for all variables.
     flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
     flat = context.all_reduce(tf.distribute.ReduceOp.SUM, flat)
     parts = tf.split(flat, [tensor.shape.num_elements() for tensor in tensors])

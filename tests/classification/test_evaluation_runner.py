@@ -169,7 +169,7 @@ def test_gray_and_coloured_networks_in_one_ensemble(folder, weights_of, one_devi
 
 
 @pytest.fixture
-def streamed(tmp_path, monkeypatch):
+def large(tmp_path, monkeypatch):
     """ImageNet's format: 13 images in 3 files, with labels that are all different."""
     random = np.random.default_rng(0)
     examples = [
@@ -190,17 +190,17 @@ def streamed(tmp_path, monkeypatch):
     return open_dataset("imagenet2012", tmp_path)
 
 
-def test_a_streamed_dataset(streamed, weights_of, two_devices):
+def test_a_dataset_that_is_read_from_its_files(large, weights_of, two_devices):
     model = load_evaluated_model(weights_of(tiny_spec(classes=1000)))
-    found = evaluate([model], streamed, distribution=two_devices, batch_size=4)
+    found = evaluate([model], large, distribution=two_devices, batch_size=4)
     assert found.split == "validation"
     assert found.metrics.images == 13
     assert np.flatnonzero(found.metrics.confusion.sum(1)).tolist() == [70 * i for i in range(13)]
-    assert not fits_batches(streamed.split("validation"), PROTOCOLS["multi_scale"])
+    assert not fits_batches(large.split("validation"), PROTOCOLS["multi_scale"])
 
 
-def test_a_streamed_record_that_cannot_be_decoded(streamed):
-    split = streamed.split("validation")
+def test_a_record_that_cannot_be_decoded(large):
+    split = large.split("validation")
 
     def parse(record):
         image, label = split.parse(record)

@@ -42,9 +42,9 @@ def imagenet_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def streamed(imagenet_dir, monkeypatch):
+def large(imagenet_dir, monkeypatch):
+    """ImageNet's format, read from its files."""
     monkeypatch.setattr(sources, "INDEXED_BYTES", 0)
-    monkeypatch.setattr(sources, "SHUFFLE_BUFFER", 16)
     return open_dataset("imagenet2012", imagenet_dir)
 
 

@@ -1,5 +1,6 @@
 """A folder as people have them: what can be converted is, the rest is left out, counted and listed."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -183,13 +184,13 @@ def test_records_are_named_by_their_number(imagenet_dir, monkeypatch):
     images[[3, 40]] = [b"", images[40][:200]]
     encoded_split = type(whole)("train", images, whole.classes)
     monkeypatch.setattr(sources, "INDEXED_BYTES", 0)
-    streamed = open_dataset("imagenet2012", imagenet_dir).split("train")
+    large = open_dataset("imagenet2012", imagenet_dir).split("train")
 
     def parse(record):
-        image, label = streamed.parse(record)
+        image, label = large.parse(record)
         return tf.where(label % 10 == 7, tf.strings.substr(image, 0, 150), image), label
 
-    broken = type(streamed)("train", streamed.shards, parse)
+    broken = dataclasses.replace(large, parse=parse)
     transform = Transform.create(16, SOME, "inception")
     for split, names in (
         (encoded_split, ["record 3", "record 40"]),
@@ -201,11 +202,11 @@ def test_records_are_named_by_their_number(imagenet_dir, monkeypatch):
         assert {reason for _, _, reason in bad.rows()} <= {"empty", "truncated", "damaged"}
 
 
-def test_records_without_a_valid_label(imagenet_dir, streamed, monkeypatch):
-    """Streamed ones are listed, of which only the first is looked at when the split is opened."""
+def test_records_without_a_valid_label(imagenet_dir, large, monkeypatch):
+    """Those of large datasets are listed; only the first is looked at when the split is opened."""
     monkeypatch.setattr(sources._Loader, "_classes", 50)  # of 53
     bad, transform = BadImages(), Transform.create(16, SOME, "inception")
-    split = streamed.split("train")
+    split = large.split("train")
     (batch,) = training_batches(split, transform, global_batch=53, seed=0, epoch=0, bad=bad)
     assert batch["weights"].numpy().sum() == 50
     assert [reason for _, _, reason in bad.rows()] == ["without a valid label"] * 3

@@ -65,6 +65,11 @@ def test_another_versions_selection_of_images_is_named(before, now, changes):
     assert data_changes(before, identity("cat", "dog", rule=now)) == changes
 
 
+def test_a_run_on_array_records_continues_on_either_format():
+    before = identity("cat", "dog", files="a/1.0.0, array_record")
+    assert data_changes(before, identity("cat", "dog")) == []
+
+
 @pytest.mark.parametrize("before", [7, "text", {"class_names": 1, "split_sizes": 2}, identity([], {})])
 def test_an_identity_that_somebody_edited(before):
     assert data_changes(before, identity("cat", "dog")) == ["the identity stored there is not valid"]

@@ -25,7 +25,7 @@ def listed(batches):
 
 
 @pytest.fixture(
-    params=["indexed", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("folder", "streamed"))]
+    params=["indexed", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("folder", "records"))]
 )
 def source(request):
     """`(split, transform)` of each kind; labels tell the examples apart except in the folder."""
@@ -35,7 +35,7 @@ def source(request):
     if request.param == "folder":
         split = open_dataset(f"folder:{request.getfixturevalue('image_folder')}").split("train")
         return split, Transform.create(8, SOME, "pad_crop_flip")
-    split = request.getfixturevalue("streamed").split("train")
+    split = request.getfixturevalue("large").split("train")
     return split, Transform.create(16, SOME, "scale_crop_flip")
 
 
@@ -78,8 +78,8 @@ def test_the_division_does_not_change_a_global_batch(source, training):
             np.testing.assert_array_equal(np.concatenate([piece[key] for piece in pieces]), value)
 
 
-def test_training_takes_each_example_once(pixels, streamed):
-    for split, size in ((pixels, 12), (streamed.split("train"), 16)):
+def test_training_takes_each_example_once(pixels, large):
+    for split, size in ((pixels, 12), (large.split("train"), 16)):
         transform = Transform.create(size, SOME)
         orders = []
         for epoch in range(2):
@@ -109,8 +109,8 @@ def test_draws_belong_to_the_example_not_to_its_place(pixels):
         ("indexed", 1, 3, 2, 6),  # two workers have no example
         ("indexed", 12, 2, 2, 4),
         ("indexed", 3, 1, 2, 20),
-        pytest.param("streamed", 7, 2, 1, 6, marks=pytest.mark.slow),
-        ("streamed", 1, 2, 2, 4),
+        pytest.param("records", 7, 2, 1, 6, marks=pytest.mark.slow),
+        ("records", 1, 2, 2, 4),
     ],
 )
 def test_evaluation_counts_each_example_once(request, kind, count, workers, replicas, batch):
@@ -118,7 +118,7 @@ def test_evaluation_counts_each_example_once(request, kind, count, workers, repl
         whole = request.getfixturevalue("pixels")
         split = IndexedSplit("test", whole.images[:count], whole.classes[:count])
     else:
-        split = request.getfixturevalue("streamed").split(f"train[:{count}]")
+        split = request.getfixturevalue("large").split(f"train[:{count}]")
     seen, lengths = [], []
     for worker in range(workers):
         batches = evaluation_batches(

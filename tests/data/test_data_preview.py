@@ -3,6 +3,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers.commands import run
 from helpers.data_helpers import write_image
 from PIL import Image
@@ -46,13 +47,13 @@ def test_nothing_to_draw_is_one_line(image_folder):
         sample_examples(dataset.split("train"), dataset.class_names, 4, PLAIN)
 
 
-def test_the_first_examples_of_a_streamed_split(streamed):
-    split = streamed.split("train")
-    few, titles = sample_examples(split, streamed.class_names, 3, PLAIN)
-    records = [split.fetch(record) for _, record in split.records().take(3)]
-    assert few.images.tolist() == [image.numpy() for image, _ in records]
-    names = [streamed.class_names[int(label)] for _, label in records]
-    assert titles == [f"{name}, record {index}" for index, name in enumerate(names)]
+def test_examples_of_record_files_are_spread_over_the_split(large):
+    split = large.split("train")
+    few, titles = sample_examples(split, large.class_names, 3, PLAIN)
+    examples = [split.fetch(tf.constant(index)) for index in (0, 17, 35)]
+    assert few.images.tolist() == [image.numpy() for image, _ in examples]
+    names = [large.class_names[int(label)] for _, label in examples]
+    assert titles == [f"{name}, record {index}" for name, index in zip(names, (0, 17, 35), strict=True)]
 
 
 def test_examples_in_memory(pixels):

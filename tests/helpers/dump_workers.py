@@ -10,7 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from train_runs import open_task  # a file beside this program
+from communication import sent_bytes, totals  # files beside this program
+from train_runs import open_task
 
 from keras_resnet.training import RunOptions
 
@@ -26,10 +27,11 @@ def main():
 
     train, recipe = open_task(plan["task"], plan["recipe"])
     options = RunOptions(strategy="multi_worker", **plan["options"])
-    last = train(recipe, Path(plan["folder"], "run"), options, observe)
+    with sent_bytes() as sent:
+        last = train(recipe, Path(plan["folder"], "run"), options, observe)
     variables = trainers[-1].named_variables()
     digests = {name: hashlib.sha256(v.numpy().tobytes()).hexdigest() for name, v in variables.items()}
-    values = {"rows": rows, "digests": digests, "last": last}
+    values = {"rows": rows, "digests": digests, "last": last, "sent": totals(sent)}
     Path(plan["folder"], f"worker{index}.json").write_text(json.dumps(values))
 
 

@@ -2,7 +2,7 @@
 
 train_runs.py PLAN: a JSON file with "folder", where each run has a folder of its name; "stopped", a folder
 for copies of these folders, or null; and "runs": by name, each with "task" ("classification" or "detection"),
-"recipe", "options", "parts" (into how many a global batch is split; 0: one per replica) and "streamed"
+"recipe", "options", "parts" (into how many a global batch is split; 0: one per replica) and "large"
 (whether the dataset is too large to be kept in memory). The processes of workers other than the chief end
 "linger" seconds later.
 """
@@ -53,7 +53,7 @@ def _train(plan, name, run, strategy):
         if plan["stopped"] and first == CHECKPOINT and distribution.is_chief:
             shutil.copytree(folder, Path(plan["stopped"], name))
 
-    indexed_bytes = 0 if run["streamed"] else sources.INDEXED_BYTES
+    indexed_bytes = 0 if run["large"] else sources.INDEXED_BYTES
     with mock.patch.object(sources, "INDEXED_BYTES", indexed_bytes):
         last = train(recipe, folder, RunOptions(strategy=strategy, track=(), **options), observe)
     return {"rows": rows, "last": last, "is_chief": distribution.is_chief}

@@ -59,10 +59,10 @@ def datasets(folder, digits_dir):
     }
 
 
-def run_of(task, recipe, options, parts=0, streamed=False):
+def run_of(task, recipe, options, parts=0, large=False):
     recipe = recipe.replace(learning_rate=0.001, warmup_epochs=0, schedule="constant", steps=STEPS)
     values = {"task": task, "recipe": recipe.to_dict(), "options": options}
-    return {**values, "parts": parts, "streamed": streamed}
+    return {**values, "parts": parts, "large": large}
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,8 @@ def runs(tmp_path_factory, data_dir):
         recipe = get_recipe("digits").replace(dataset=dataset, **splits, model_overrides=network)
         recipe = recipe.replace(image_size=16, batch_size=BATCH, normalization="imagenet")
         options = {"data_dir": directory, "sync_batch_norm": kind == "arrays"}
-        is_streamed = kind in ("tfrecord", "array_record")
-        found[kind] = run_of("classification", recipe, options, streamed=is_streamed)
+        is_large = kind in ("tfrecord", "array_record")
+        found[kind] = run_of("classification", recipe, options, large=is_large)
         if kind == "arrays":
             mixed = recipe.replace(mixup=0.2)
             found["four parts"] = run_of("classification", mixed, {"data_dir": directory}, parts=4)

@@ -78,7 +78,7 @@ def test_images_that_cannot_be_used_are_listed_at_every_checkpoint(
     messages = capsys.readouterr().err
     assert f"{len(SPOILT)} images cannot be used: see" in messages
     assert "resuming after step 2 of 4" in messages
-    assert "warning: the checkpoint was written with numpy 1.0, tensorflow 2.0, this is numpy" in messages
+    assert "the checkpoint was written with numpy 1.0, tensorflow 2.0, this is keras_resnet" in messages
     # 8 of the 9 files in val/ are images.
     assert last["val_top1"] * 8 == pytest.approx(round(last["val_top1"] * 8))
 

@@ -204,6 +204,18 @@ def test_two_workers_compute_with_xla(tmp_path, data_dir):
     assert losses[-1] < losses[0]
 
 
+def test_two_workers_send_gradients_in_bfloat16(tmp_path, data_dir, synchronized):
+    _, (exact, _) = synchronized
+    options = {"sync_batch_norm": True, "compress_gradients": True}
+    workers = run_two_workers(tmp_path, data_dir, "classification", tiny_recipe().set(SLOWLY), **options)
+    assert workers[0] == workers[1]
+    saved = exact["sent"]["float32"] - workers[0]["sent"]["float32"]
+    assert saved == 2 * workers[0]["sent"]["bfloat16"] > 0
+    losses, expected = (np.array(some["rows"])[:, 0] for some in (workers[0], exact))
+    assert not np.array_equal(losses, expected)
+    assert losses == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
     """A file of weights for the backbone of `small_recipe()`."""

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.communication import sent_bytes, totals
 from helpers.zoo_networks import zeros_for_weights
 
 from keras_resnet import InputError, build_model, freeze
@@ -41,6 +42,7 @@ def make(
     accumulate=1,
     jit=False,
     remat=False,
+    compress_gradients=False,
     **changes,
 ):
     distribution = distributions.create(strategy)
@@ -56,6 +58,7 @@ def make(
             layer.trainable = layer.trainable and not frozen  # then statistics stay out of the arithmetic
             layer.synchronized = synchronized
     options = {"seed": 0, "accumulate": accumulate, "jit": jit, "remat": remat}
+    options["compress_gradients"] = compress_gradients
     return Trainer(model, ClassificationTask(recipe(**changes)), distribution, **options), distribution
 
 
@@ -180,15 +183,78 @@ def test_replicas_hold_the_same_bytes_and_a_step_that_is_not_finite_changes_none
         train(single, alone, [half], rate=0.0)
         statistics.append([v.numpy() for v in single.model.non_trainable_variables])
     train(trainer, distribution, [batch])
+    check_copies(trainer, distribution)
+    for variable, a, b in zip(trainer.model.non_trainable_variables, *statistics, strict=True):
+        np.testing.assert_allclose(variable.numpy(), (a + b) / 2, atol=1e-6)  # the mean of their statistics
+    assert not_finite_changes_only(trainer, distribution, batches(scale=np.float32(np.inf))) == set()
+
+
+def check_copies(trainer, distribution):
+    """Both devices hold the same bytes."""
     for variable in trainer.named_variables().values():
         copies = [
             copy.numpy().tobytes() for copy in distribution._strategy.experimental_local_results(variable)
         ]
         assert len(copies) == 2
         assert copies[0] == copies[1], variable.name
-    for variable, a, b in zip(trainer.model.non_trainable_variables, *statistics, strict=True):
-        np.testing.assert_allclose(variable.numpy(), (a + b) / 2, atol=1e-6)  # the mean of their statistics
-    assert not_finite_changes_only(trainer, distribution, batches(scale=np.float32(np.inf))) == set()
+
+
+def test_the_division_into_buckets_changes_nothing(monkeypatch):
+    """What is not a gradient is sent first; then the gradients, the last layer's first."""
+    found, counts = [], []
+    for size in (2**62, 1000, 1):
+        monkeypatch.setattr("keras_resnet.training.step._BUCKET", size)
+        trainer, distribution = make("mirrored")
+        with sent_bytes() as sent:
+            rows = train(trainer, distribution, batches(2))
+        check_copies(trainer, distribution)
+        found.append((rows, {name: value.tobytes() for name, value in values(trainer.model).items()}))
+        counts.append(len(sent) // 2)
+    assert found[0] == found[1] == found[2]
+    weights = trainer.model.trainable_variables
+    assert counts[0] == 2 < counts[1] < counts[2] == 1 + len(weights)
+    sizes = [size for _, size in sent]
+    for replica in (sizes[::2], sizes[1::2]):  # they take turns
+        assert replica[1:] == [4 * np.prod(weight.shape) for weight in reversed(weights)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"jit": True, "policy": "mixed_float16"},
+        pytest.param({"accumulate": 2, "remat": True}, marks=pytest.mark.slow),
+        pytest.param({"accumulate": 2, "jit": True, "remat": True}, marks=pytest.mark.slow),
+        pytest.param({"synchronized": True, "policy": "mixed_bfloat16"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_gradients_in_bfloat16_are_half_the_bytes_and_come_near(options):
+    results, sent = [], []
+    for compress in (False, True):
+        trainer, distribution = make("mirrored", compress_gradients=compress, **options)
+        with sent_bytes() as found:
+            results.append(train(trainer, distribution, batches(3), rate=0.01))
+        sent.append(totals(found))
+        check_copies(trainer, distribution)
+    exact, compressed = results
+    count = sum(np.prod(weight.shape) for weight in trainer.model.trainable_variables)
+    assert sent[1]["bfloat16"] == 2 * 2 * count  # of two replicas
+    assert sent[1]["float32"] == sent[0]["float32"] - 2 * 4 * count
+    assert compressed[0] == exact[0]  # the first step's loss is that of the initial weights
+    assert compressed[2]["loss"] != exact[2]["loss"]
+    assert [row["finite"] for row in compressed] == [1, 1, 1]
+    for row, other in zip(compressed, exact, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-3 if "policy" not in options else 1e-2)
+
+
+def test_one_device_sends_no_gradients_in_any_dtype():
+    found = []
+    for compress in (False, True):
+        trainer, distribution = make(compress_gradients=compress)
+        found.append((train(trainer, distribution, batches(2)), values(trainer.model)))
+    assert found[0][0] == found[1][0]
+    close(found[0][1], found[1][1], 0)
 
 
 def not_finite_changes_only(trainer, distribution, elements):

@@ -132,7 +132,7 @@ class DetectionBatches:
         def read(index):
             return _read(split, int(index), most, bad)
 
-        def load(place, _):
+        def load(place):
             index = tf.where(place <= _REPEATED, _REPEATED - place, place)
             image, boxes, labels, kinds, ok = tf.numpy_function(
                 read, [index], [tf.uint8, tf.float32, tf.int32, tf.int32, tf.bool]

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from keras_resnet.data.records import FOOTER, HEADER
 from keras_resnet.data.sources import open_builder, tfrecords, unreadable
 from keras_resnet.detection.data.annotations import (
     DetectionDataset,
@@ -28,7 +29,6 @@ from keras_resnet.detection.data.files import checked_size, decode_pixels
 from keras_resnet.errors import InputError
 from keras_resnet.images.decode import read_header
 
-_HEADER, _FOOTER = 12, 4  # bytes before and after a TFRecord's data: length and checksums
 _COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 _COCO_IDS = tuple(number for number in range(1, 91) if number not in _COCO_UNUSED)
 
@@ -126,10 +126,10 @@ def _read_records(name: str, builder: Any, split: str, faults: Faults) -> list[_
             length, header, example = row
             if position > skip:
                 size = header[1::-1] if header[3] >= 5 else header[:2]
-                place = (file, start + _HEADER, int(length))
+                place = (file, start + HEADER, int(length))
                 shape = int(size[0]), int(size[1])
                 records.append(_record(name, builder, len(records), place, shape, example, faults))
-            start += _HEADER + int(length) + _FOOTER
+            start += HEADER + int(length) + FOOTER
         if position < skip + take:
             raise InputError(f"{file} has {position} records instead of {skip + take}: it is truncated")
     return records
