@@ -20,9 +20,8 @@ _LOSS_SCALE_GROWTH_STEPS = 2000
 # Input channels from which oneDNN's gradient of strided 1x1 convolutions is right on CPUs without AVX-512:
 # https://github.com/uxlfoundation/oneDNN/issues/6035
 _ONEDNN_CHANNELS = 8
-_BUCKET = (
-    25 * 2**20
-)  # bytes of gradients in one collective operation, as in PyTorch's DistributedDataParallel
+# Bytes of gradients in one collective operation, as in PyTorch's DistributedDataParallel.
+_BUCKET = 25 * 2**20
 
 
 class Trainer:
