@@ -54,7 +54,8 @@ class TFRecords(Sequence):
     Args:
         files: the names of the files, which may be URLs that TensorFlow reads.
         bounds: for each file, int64 (records + 1,): where each record starts, and the end of the file.
-        start, stop: which of all records these are; all by default.
+        start: the first of all records that belongs to these.
+        stop: the last one + 1; None for all.
     """
 
     def __init__(
@@ -163,7 +164,8 @@ def open_tfrecords(
     Args:
         name: of the index, such as "imagenet2012-train".
         counts: the number of records of each file.
-        start, stop: which of all records are wanted; all by default.
+        start: the first of all records that is wanted.
+        stop: the last one + 1; None for all.
 
     Raises:
         InputError: a file is missing or damaged, or has another number of records.
