@@ -74,6 +74,10 @@ def _convert(source: str, model: str, output: str) -> float:
 
 
 if __name__ == "__main__":
-    functions = {"import_module": _import_module, "read_epoch": _read_epoch, "convert": _convert}
-    functions["read_share"] = _read_share
+    functions = {
+        "import_module": _import_module,
+        "read_epoch": _read_epoch,
+        "read_share": _read_share,
+        "convert": _convert,
+    }
     serve(lambda spec: ({}, functions))

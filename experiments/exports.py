@@ -1,4 +1,4 @@
-"""`python -m experiments.exports`: shortcut options A, B and C."""
+"""`python -m experiments.exports`: trained networks as SavedModel, TFLite and ONNX."""
 
 from experiments import command
 

@@ -148,8 +148,8 @@ def _carry_out(
     runs = _plan(experiments, setting)
     done = sum(is_done(run, folder / "runs") for run in runs)
     # No multiply-adds are counted for detectors.
-    known = {} if setting.detector else {"work": functools.partial(cost.multiply_adds, dataset=dataset)}
-    outcomes = run_all(runs, folder / "runs", data_dir=setting.data_dir, jobs=jobs, **known)
+    estimate = {} if setting.detector else {"work": functools.partial(cost.multiply_adds, dataset=dataset)}
+    outcomes = run_all(runs, folder / "runs", data_dir=setting.data_dir, jobs=jobs, **estimate)
     sections = [experiment.section(setting, outcomes) for experiment in experiments]
     if tests := significance_section(sections):
         sections.append(tests)

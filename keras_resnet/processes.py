@@ -176,11 +176,11 @@ def read_spec() -> dict[str, Any]:
     return json.loads(sys.argv[1])
 
 
-class SignalError:
-    """An exception that a signal handler raises in the main thread.
+class SignalRaiser:
+    """Raises an exception in the main thread, for a signal handler.
 
-    It is raised again after a second if it was dropped: Python drops exceptions within callbacks, and
-    libraries have callbacks for every garbage collection. While the exception is being handled, as in a
+    The exception is raised again after a second if it was dropped: Python drops exceptions within callbacks,
+    and libraries have callbacks for every garbage collection. While the exception is being handled, as in a
     `finally`, another signal changes nothing.
     """
 
@@ -219,12 +219,12 @@ def exit_on_sigterm() -> Iterator[None]:
         return
 
     status = None
-    exit_error = SignalError(SystemExit(128 + signal.SIGTERM))
+    exit_raiser = SignalRaiser(SystemExit(128 + signal.SIGTERM))
 
     def stop(number: int, frame: object) -> None:
         nonlocal status
         status = 128 + number
-        exit_error.throw(number)
+        exit_raiser.throw(number)
 
     signal.signal(signal.SIGTERM, stop)
     try:
@@ -235,7 +235,7 @@ def exit_on_sigterm() -> Iterator[None]:
             sys.exit(status)
         raise
     finally:
-        exit_error.end()
+        exit_raiser.end()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

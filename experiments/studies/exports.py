@@ -3,8 +3,8 @@
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
 
+from experiments.claims import Claim
 from experiments.experiment import Experiment, Groups, diverged
 from experiments.page import Part, Table
 from experiments.runs import Outcome, Run, ladder_run
@@ -17,7 +17,7 @@ from keras_resnet.export.request import ExportRequest
 _FORMATS, _PRECISIONS = "saved_model,tflite,onnx", "float32,int8"
 
 
-def report(setting: Setting, runs: Groups) -> tuple[list[Any], list[Part]]:
+def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
     """Exports each network, verifies the files on all test images, and compares their accuracies."""
     rows: list[list[str]] = []
     images = ""
@@ -26,20 +26,12 @@ def report(setting: Setting, runs: Groups) -> tuple[list[Any], list[Part]]:
             exported = _exported(setting, outcome)
             images = f"{exported.images:,} images, {exported.images_from}"
             rows += _rows(outcome, exported)
-    header = [
-        "network",
-        "file",
-        "size",
-        "test error, %",
-        "same class as Keras",
-        "largest logit difference",
-        "",
-    ]
+    header = ["network", "file", "size", "test error, %", "same class as Keras", "largest difference", ""]
     body: list[Part] = [
         "The first seed's smallest and deepest residual network of the ladder, exported by `python -m "
         "keras_resnet export` in float32 and int8. Each file runs in its own runtime and is compared with "
         'the Keras model: "equal" in float32, "close" if int8 keeps the accuracy, "worse" if it loses more '
-        "than a point.",
+        "than a point. Differences are those of logits.",
     ]
     if rows:
         body.append(Table(header, rows, f"Verified on {images}."))

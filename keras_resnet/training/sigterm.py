@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from keras_resnet.errors import CommandFailed
-from keras_resnet.processes import SignalError
+from keras_resnet.processes import SignalRaiser
 
 # After the workers have connected, TensorFlow tells within about a second whether it took SIGTERM.
 _WATCHED_SECONDS = 10.0
@@ -32,7 +32,7 @@ class Sigterm:
     def __init__(self):
         self.received = self.stopped = False
         self._is_deferred = False
-        self._error = SignalError(_Stopped())
+        self._raiser = SignalRaiser(_Stopped())
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -77,13 +77,13 @@ class Sigterm:
 
     def end(self) -> None:
         """Must be called before the handler is removed."""
-        self._error.end()
+        self._raiser.end()
 
     def _handle(self, number: int, frame: object) -> None:
         self.received = True
         if not self._is_deferred:
             self.stopped = True
-            self._error.throw(number)
+            self._raiser.throw(number)
 
 
 @contextlib.contextmanager

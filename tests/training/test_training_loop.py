@@ -1,6 +1,7 @@
 """Whole runs on digits: their files, resuming and errors."""
 
 import collections
+import contextlib
 import gc
 import json
 import os
@@ -216,6 +217,16 @@ def test_sigterm_before_the_first_step_ends_the_run_at_once(tmp_path, tiny, run_
     assert not list(tmp_path.glob("tfds/**/*.tfrecord*"))
 
 
+@contextlib.contextmanager
+def default_sigterm():
+    """Within the block, SIGTERM has its default handler, as in a new process."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize(("catch", "ends_with"), [(catch_sigterm, Preempted), (exit_on_sigterm, SystemExit)])
 def test_sigterm_within_a_callback_that_drops_its_exception(catch, ends_with, monkeypatch):
     """As JAX's callback for every garbage collection does."""
@@ -237,12 +248,8 @@ def test_sigterm_within_a_callback_that_drops_its_exception(catch, ends_with, mo
             signal.raise_signal(signal.SIGTERM)  # does not interrupt
             cleaned.append(True)
 
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        with pytest.raises(ends_with), catch():
-            body()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with default_sigterm(), pytest.raises(ends_with), catch():
+        body()
     assert cleaned
 
 
@@ -254,12 +261,8 @@ def test_sigterm_whose_exception_becomes_another_one_in_cpp_code(catch, ends_wit
         except BaseException as error:
             raise RuntimeError(f"{type(error).__name__}\n\nAt:\n  errors_impl.py(474)") from error
 
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        with pytest.raises(ends_with), catch():
-            stop()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with default_sigterm(), pytest.raises(ends_with), catch():
+        stop()
 
 
 def test_a_finished_run_is_not_trained_again(tiny, run_options, finished):
