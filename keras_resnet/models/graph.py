@@ -59,6 +59,11 @@ def tensor_key(tensor: keras.KerasTensor) -> tuple[int, int, int]:
     return id(layer), call_index, output_index
 
 
+def producer(tensor: Any) -> keras.Layer:
+    """Returns the layer that computes a symbolic tensor."""
+    return tensor._keras_history[0]
+
+
 def _node(tensor: Any) -> Any:
     layer, call_index, _ = tensor._keras_history
     return layer._inbound_nodes[call_index]

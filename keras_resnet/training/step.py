@@ -60,8 +60,12 @@ class Trainer:
         if jit and self._synchronized:
             raise InputError("--jit and --sync_batch_norm exclude each other on several devices")
         self.model = model
+        # XLA on CPUs saves nothing by recomputing, and synchronized statistics would be sent twice.
+        kept = not remat and (jit or self._synchronized)
         self._calls: dict[int, Callable] = {
-            id(part): Rematerialized(part, jit) if remat else functools.partial(call_in_training, part)
+            id(part): functools.partial(call_in_training, part)
+            if kept
+            else Rematerialized(part, jit, stem_only=not remat)
             for part in task.parts(model)
         }
         self._task = task

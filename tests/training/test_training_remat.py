@@ -93,6 +93,38 @@ def test_all_options_give_the_same_bits(options):
     assert_same(take_steps(DEEP, remat=False, **options), take_steps(DEEP, remat=True, **options))
 
 
+@pytest.mark.parametrize("remat", [False, True])
+def test_the_layers_before_the_max_pooling_are_always_recomputed(remat, monkeypatch):
+    """They are recomputed with the same bits; the rest of the network is only with `remat`."""
+    config = ALL_SMALL["basic 1x1 B imagenet"].replace(stage_depths=(1, 1), stage_filters=(8, 12))
+    recomputed = {}
+    call_twice = Rematerialized._call_twice
+
+    def record(self, segment, x, with_input):
+        recomputed[id(segment)] = segment
+        return call_twice(self, segment, x, with_input)
+
+    monkeypatch.setattr(Rematerialized, "_call_twice", record)
+    result = take_steps(config, remat=remat, sizes=(32, 32))
+    first, *others = recomputed.values()
+    if not remat:
+        assert isinstance(first.layers[-1], keras.layers.MaxPooling2D)
+    assert bool(others) == remat
+    monkeypatch.setattr(Rematerialized, "_call_twice", lambda self, segment, x, _: segment(x, training=True))
+    assert_same(take_steps(config, remat=False, sizes=(32, 32)), result)
+
+
+def test_a_part_without_max_pooling_or_without_a_graph_is_called_as_a_whole():
+    class Subclassed(keras.Model):
+        def call(self, inputs, training=None):
+            return inputs * 2.0
+
+    for model in (build_resnet(DEEP, input_shape=(16, 16, 3)), Subclassed()):
+        rematerialized = Rematerialized(model, stem_only=True)
+        assert rematerialized.segments == [model]
+    assert np.array_equal(rematerialized(images()), images() * 2.0)
+
+
 @pytest.mark.slow
 def test_xla_gives_the_same_but_for_the_order_of_its_sums():
     shallow = DEEP.replace(stage_depths=(1, 1))  # three segments
