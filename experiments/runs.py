@@ -1,5 +1,6 @@
 """Training runs: each is trained once, in a separate process."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -275,7 +276,7 @@ def _start(run: Run, folder: Path, data_dir: str | None, slot: dict[str, str]) -
         data_dir = os.path.abspath(os.path.expanduser(data_dir))  # the worker runs in another folder
     options = {"seed": run.seed, "keep": run.keep, "strategy": "one_device", "data_dir": data_dir}
     task = "detection" if isinstance(run.recipe, DetectionRecipe) else "classification"
-    return Worker(
+    worker = Worker(
         "experiments.worker",
         {
             "folder": str(path.absolute()),
@@ -289,6 +290,10 @@ def _start(run: Run, folder: Path, data_dir: str | None, slot: dict[str, str]) -
         log=path / "log.txt",
         start_new_session=True,  # Ctrl-C interrupts only the command
     )
+    # Linux schedules each session as a group with its own niceness, and a new one starts at 0 (sched(7)).
+    with contextlib.suppress(OSError):  # other systems, and processes that have ended
+        Path(f"/proc/{worker.process.pid}/autogroup").write_text(str(os.nice(0)))
+    return worker
 
 
 def _finish(worker: Worker, run: Run, folder: Path) -> str:
