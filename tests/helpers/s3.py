@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import http.server
+import math
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from helpers.processes import wait_for
 
+from keras_resnet.files import locked
 from keras_resnet.training.launch_local import free_ports
 
 # It requires an older python-dateutil than constraints.txt has: it has an environment of its own.
@@ -89,13 +91,15 @@ _OWN = {"content-length", "connection", "date", "server", "transfer-encoding"}  
 
 
 def install(folder: Path) -> Path:
-    """Installs the server in an environment, once; returns its Python."""
-    python, done = folder / "bin" / "python", folder / "done"
-    if not done.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-        subprocess.run([*pip, _SERVER], check=True)
-        done.touch()
+    """Installs the server in an environment, once; returns its Python. Other processes wait."""
+    environment, done = folder / "environment", folder / "done"
+    python = environment / "bin" / "python"
+    with locked(folder / "lock", math.inf):
+        if not done.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
+            pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+            subprocess.run([*pip, _SERVER], check=True)
+            done.touch()
     return python
 
 
