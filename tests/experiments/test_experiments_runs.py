@@ -135,7 +135,6 @@ def test_the_time_left_is_that_of_all_runs(tmp_path, monkeypatch, capsys):
     )
 
 
-@pytest.mark.slow
 def test_workers_are_as_nice_as_the_command(tmp_path, monkeypatch):
     """Among the sessions that Linux schedules as groups, if it does: each worker is a session."""
     monkeypatch.setattr(os, "nice", lambda increment: 7)
@@ -146,6 +145,7 @@ def test_workers_are_as_nice_as_the_command(tmp_path, monkeypatch):
     assert not text or text.endswith("nice 7\n")
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_without_a_result_stops_the_command(tmp_path):
     run = tiny_run()
     folder = tmp_path / run.name / "checkpoints"
