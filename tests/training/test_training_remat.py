@@ -93,10 +93,13 @@ def test_all_options_give_the_same_bits(options):
     assert_same(take_steps(DEEP, remat=False, **options), take_steps(DEEP, remat=True, **options))
 
 
+# A network with a max pooling.
+WITH_STEM = ALL_SMALL["basic 1x1 B imagenet"].replace(stage_depths=(1, 1), stage_filters=(8, 12))
+
+
 @pytest.mark.parametrize("remat", [False, True])
 def test_the_layers_before_the_max_pooling_are_always_recomputed(remat, monkeypatch):
     """They are recomputed with the same bits; the rest of the network is only with `remat`."""
-    config = ALL_SMALL["basic 1x1 B imagenet"].replace(stage_depths=(1, 1), stage_filters=(8, 12))
     recomputed = {}
     call_twice = Rematerialized._call_twice
 
@@ -105,13 +108,19 @@ def test_the_layers_before_the_max_pooling_are_always_recomputed(remat, monkeypa
         return call_twice(self, segment, x, with_input)
 
     monkeypatch.setattr(Rematerialized, "_call_twice", record)
-    result = take_steps(config, remat=remat, sizes=(32, 32))
+    result = take_steps(WITH_STEM, remat=remat, sizes=(32, 32))
     first, *others = recomputed.values()
     if not remat:
         assert isinstance(first.layers[-1], keras.layers.MaxPooling2D)
     assert bool(others) == remat
     monkeypatch.setattr(Rematerialized, "_call_twice", lambda self, segment, x, _: segment(x, training=True))
-    assert_same(take_steps(config, remat=False, sizes=(32, 32)), result)
+    assert_same(take_steps(WITH_STEM, remat=False, sizes=(32, 32)), result)
+
+
+@pytest.mark.parametrize("options", [{"jit": True}, {"strategy": "mirrored", "synchronized": True}])
+def test_nothing_is_recomputed_where_it_saves_nothing_or_communicates_twice(options, monkeypatch):
+    monkeypatch.setattr(Rematerialized, "_call_twice", lambda *arguments: pytest.fail("it was recomputed"))
+    take_steps(WITH_STEM, remat=False, sizes=(32,), **options)
 
 
 def test_a_part_without_max_pooling_or_without_a_graph_is_called_as_a_whole():
