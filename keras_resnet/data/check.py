@@ -9,6 +9,7 @@ from keras_resnet.data.examples import (
     BadImages,
     Shard,
     in_order,
+    prefetched,
     prepare_batches,
     record_skipped_files,
     shard_examples,
@@ -55,6 +56,6 @@ def find_unusable(dataset: Dataset) -> tuple[list[tuple[str, str]], int]:
                 lambda heights, labels, weights, indices: tf.math.count_nonzero(indices != PADDING),
                 bad,
             )
-            for count in batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+            for count in prefetched(batches).as_numpy_iterator():
                 bar.update(int(count), f"{bad.count} bad")
     return [(printable(path), why) for path, _, why in bad.rows()], total

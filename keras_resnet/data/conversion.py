@@ -9,6 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from keras_resnet.data.examples import prefetched
 from keras_resnet.data.records import INDEX_SUFFIX, array_record
 from keras_resnet.data.sources import open_builder, tfrecords, unreadable
 from keras_resnet.errors import InputError, one_line
@@ -65,7 +66,7 @@ def _convert_file(name: str, file: Path, target: Path, count: int, bar: Progress
     try:
         writer = array_record("array_record_module").ArrayRecordWriter(str(target), _WRITER_OPTIONS)
         with contextlib.closing(writer):
-            for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            for record in prefetched(tf.data.TFRecordDataset(str(file))).as_numpy_iterator():
                 writer.write(record)
                 written += 1
                 bar.update()

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 
@@ -13,11 +14,15 @@ from keras_resnet.data.sources import IndexedSplit, Split
 from keras_resnet.errors import InputError
 from keras_resnet.files import atomic_path
 from keras_resnet.images.decode import each, try_each
+from keras_resnet.processes import cores
 
 PADDING = -1
 """Index of the padding examples that fill up a batch."""
 
 _GROUP = 8  # maximum number of examples that a thread prepares at once
+# Maximum number of batches that are joined and augmented at once: each of 256 photographs takes 150 MB
+# and, with RandAugment, a third of a second.
+_JOINS = 16
 _COLUMNS = ("path", "split", "reason")
 
 
@@ -182,7 +187,7 @@ def prepare_batches(
         return finish(*tensors, labels, weights, indices)
 
     groups = parallel_map(indices.batch(group, drop_remainder=True), load_group)
-    return parallel_map(groups.batch(batch // group, drop_remainder=True), join)
+    return parallel_map(groups.batch(batch // group, drop_remainder=True), join, _JOINS)
 
 
 def _try_twice(
@@ -207,16 +212,20 @@ def _try_twice(
     ], succeeded
 
 
-def parallel_map(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
-    """Maps a dataset with several threads, in order."""
+def parallel_map(dataset: tf.data.Dataset, function: Callable, limit: int = sys.maxsize) -> tf.data.Dataset:
+    """Maps a dataset, in order, with a thread for each core, at most `limit`."""
     # AutoGraph is not needed, and would take most of the time until the first batch.
     function = tf.autograph.experimental.do_not_convert(function)
-    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    # `AUTOTUNE` would stand for at most 16 threads, see `prefetched`.
+    threads = min(len(cores()), limit)
+    return dataset.map(function, num_parallel_calls=threads, deterministic=True)
 
 
 def prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Prefetches a dataset for `Distribution.iterate`: deterministic, and not sharded again."""
+    """Prefetches a dataset: deterministic, without autotuning, and not sharded again."""
     options = tf.data.Options()
+    # The end of an iterator can wait a minute for the autotuner's thread, which is not always woken.
+    options.autotune.enabled = False
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)

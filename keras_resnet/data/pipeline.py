@@ -173,7 +173,7 @@ def raw_images(
     usable = images.filter(lambda image, label, weight: weight > 0)
     batches = usable.map(lambda image, label, weight: (image, label)).batch(_RAW_BATCH)
     with pipeline_errors():
-        yield from batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+        yield from cast(Any, prefetched(batches)).as_numpy_iterator()
 
 
 def dataset_statistics(

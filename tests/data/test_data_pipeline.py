@@ -78,6 +78,18 @@ def test_the_division_does_not_change_a_global_batch(source, training):
             np.testing.assert_array_equal(np.concatenate([piece[key] for piece in pieces]), value)
 
 
+def test_no_epoch_waits_for_the_autotuner(pixels, large):
+    """An iterator ends only when the autotuner's thread does, which can sleep for a minute."""
+    for split, transform in (
+        (pixels, Transform.create(12, SOME, "pad_crop_flip")),
+        (large.split("train"), Transform.create(16, SOME, "scale_crop_flip")),
+    ):
+        training = training_batches(split, transform, global_batch=4, seed=0, epoch=0)
+        evaluation = evaluation_batches(split, transform.preprocessing, global_batch=4)
+        for batches in (training, evaluation):
+            assert batches.options().autotune.enabled is False
+
+
 def test_training_takes_each_example_once(pixels, large):
     for split, size in ((pixels, 12), (large.split("train"), 16)):
         transform = Transform.create(size, SOME)

@@ -72,7 +72,9 @@ def test_every_image_once_unaugmented(split):
 def test_a_global_batch_does_not_depend_on_workers_and_replicas(split):
     batches = DetectionBatches(split, CONFIG, 2)
     place = {"seed": 3, "epoch": 1}
-    whole = values(batches.training(Shard(2), POLICY, **place, bad=BadImages()))
+    training = batches.training(Shard(2), POLICY, **place, bad=BadImages())
+    assert training.options().autotune.enabled is False
+    whole = values(training)
     assert len(whole) == 3
     replicas = values(batches.training(Shard(2, 1, 0, 2), POLICY, **place, bad=BadImages()))
     workers = [values(batches.training(Shard(2, 2, w), POLICY, **place, bad=BadImages())) for w in (0, 1)]

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from keras_resnet.data.examples import parallel_map, prefetched
 from keras_resnet.data.records import FOOTER, HEADER
 from keras_resnet.data.sources import open_builder, tfrecords, unreadable
 from keras_resnet.detection.data.annotations import (
@@ -121,8 +122,8 @@ def _read_records(name: str, builder: Any, split: str, faults: Faults) -> list[_
 
     for file, skip, take in tfrecords(name, builder.info, split):
         start = position = 0
-        rows = tf.data.TFRecordDataset(file).take(skip + take).map(parse, tf.data.AUTOTUNE)
-        for position, row in enumerate(rows.as_numpy_iterator(), 1):
+        rows = parallel_map(tf.data.TFRecordDataset(file).take(skip + take), parse)
+        for position, row in enumerate(prefetched(rows).as_numpy_iterator(), 1):
             length, header, example = row
             if position > skip:
                 size = header[1::-1] if header[3] >= 5 else header[:2]
