@@ -23,7 +23,8 @@ def _detection():
 
 def _prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], TakeSteps]:
     torch.manual_seed(0)
-    model = _detection().fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    # Any: PyTorch does not declare the argument `memory_format` of a module's `to`.
+    model: Any = _detection().fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
     model = model.to(memory_format=torch.channels_last)
     images = torch.randn(1, 3, spec["height"], spec["width"]).to(memory_format=torch.channels_last)
     regions = torch.rand(1000, 256, 7, 7)

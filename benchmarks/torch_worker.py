@@ -13,6 +13,9 @@ from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
 from benchmarks.workers import MOMENTUM, RATE, WEIGHT_DECAY, TakeSteps, peak_memory, serve_steps
 
+# PyTorch does not declare the argument `memory_format` of a module's `to`, and `compile` returns a function.
+_Module = Any
+
 
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
@@ -79,7 +82,7 @@ def _build(config: dict[str, Any]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _training(network: nn.Module, spec: dict[str, Any]) -> TakeSteps:
+def _training(network: _Module, spec: dict[str, Any]) -> TakeSteps:
     """SGD with momentum, channels last, in float32 or under bfloat16 autocast."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
@@ -104,7 +107,7 @@ def _training(network: nn.Module, spec: dict[str, Any]) -> TakeSteps:
     return take_steps
 
 
-def _inference(network: nn.Module, spec: dict[str, Any]) -> TakeSteps:
+def _inference(network: _Module, spec: dict[str, Any]) -> TakeSteps:
     """Inference, channels last; on a GPU if there is one, except for an ONNX file."""
     device = "cuda" if torch.cuda.is_available() and "onnx" not in spec else "cpu"
     network = network.eval()

@@ -20,6 +20,13 @@ def seeded():
     keras.utils.set_random_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef):
+    """What a module or session shares does not depend on the tests before it either."""
+    if fixturedef.scope != "function":
+        keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(scope="module")
 def chromium():
     """A browser without a window."""
