@@ -129,8 +129,8 @@ def memory_claim(kept: Mapping[str, Any], remat: Mapping[str, Any]) -> Claim:
     return Claim(
         f"a step of ResNet-1202 with {kept['batch_size']} images takes at most half the memory with --remat",
         "not in the paper",
-        f"at most {text[1]} of memory, {text[0]} without; {remat['step_seconds']:.0f} s per step, "
-        f"{kept['step_seconds']:.0f} s without",
+        f"at most {text[1]} of memory, {text[0]} without; {remat['step_seconds']:.1f} s per step, "
+        f"{kept['step_seconds']:.1f} s without",
         HOLDS if 2 * remat["peak_bytes"] <= kept["peak_bytes"] else FAILS,
     )
 
