@@ -57,7 +57,7 @@ class Comparison:
         p: two-sided p-value of equal means; None unless the samples vary.
         seeds: the number of seeds per group with which the test would find this difference, at these standard
             deviations, with a power of 80 % at a level of 5 %; None for a difference of 0, or for more than
-            `MOST_SEEDS`.
+            `MOST_SEEDS`; 0 if finding a difference does not decide the claim.
     """
 
     label: str
@@ -173,7 +173,7 @@ def similar(a: Sample, b: Sample, tolerance: float) -> Judgment:
     """
     difference, width = abs(a.mean - b.mean), spread(a, b)
     verdict = _verdict(difference + width <= tolerance, difference - width > tolerance)
-    return Judgment(verdict, (welch(a, b),))
+    return Judgment(verdict, (dataclasses.replace(welch(a, b), seeds=0),))
 
 
 def all_of(judgments: Iterable[Judgment]) -> Judgment:

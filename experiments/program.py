@@ -32,7 +32,7 @@ _PAPER = (
     "Deep Residual Learning, claim by claim",
     "What He et al. (2015) say about depth and shortcuts, what they measured, and what these runs "
     "measured. A verdict compares means over seeds with their spread. A difference within the spread is "
-    "not decided, unless the claim is that one value is not above another: that holds up to the spread.",
+    "not decided; but a claim that one value is not above another holds if the difference is within it.",
 )
 """The heading and the first paragraph of the page of all claims."""
 

@@ -22,6 +22,8 @@ _TEXT = (
     "with several comparisons has the largest of their p-values; Holm's correction is over all claims of "
     "this page with p-values. Where a verdict is not decided, the last column estimates how many seeds per "
     "network the test needs to find the measured difference with a power of 80 % at a level of 5 %.",
+    "The rule for verdicts is less strict than the test: a difference of one spread over three seeds has a "
+    "p-value of .16 to .23.",
     "The test is always of equal means. For a claim that two values are similar, that one is not above the "
     "other, or that they differ by a given amount, its p-value neither confirms nor refutes the claim.",
     "A p-value is missing where no sample varies or there is one seed only. The test assumes normally "
@@ -69,6 +71,6 @@ def _p(value: float | None) -> str:
 
 
 def _seeds(comparison: Comparison) -> str:
-    if comparison.p is None:
+    if comparison.p is None or comparison.seeds == 0:
         return "-"
     return f"more than {MOST_SEEDS}" if comparison.seeds is None else str(comparison.seeds)

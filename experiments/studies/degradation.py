@@ -39,7 +39,8 @@ def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
             "Test error against depth: plain nets and residual nets here, and the paper's residual nets",
             f"Test error on {setting.dataset} against depth, mean of {seeds} (the bars are one standard "
             "deviation). In gray, at its own scale on the right: the paper's residual nets on CIFAR-10 "
-            "(Table 6). The paper prints no errors of its plain nets; Figure 6 shows them rise with depth.",
+            "(Table 6). The paper prints no errors of its plain nets on CIFAR-10; Figure 6 shows them rise "
+            "with depth.",
         ),
         "A plain net and its residual twin (shortcut option A) have the same parameters. With the same seed "
         "they start from the same weights and see the same images in the same order at the same rates.",
@@ -92,7 +93,8 @@ def claims(depths: Sequence[int], train: Errors, test: Errors) -> list[Claim]:
         Claim(
             f"the gain carries over to test images: ResNet-{last}'s test error is lower than plain-{last}'s",
             f"ImageNet, 34 layers: {TABLE_2['resnet', 34]} % against {TABLE_2['plain', 34]} % (Table 2); "
-            f"CIFAR-10: plain-110 above {FIGURE_6_PLAIN_110} %, ResNet-110 {TABLE_6[110]} % (Fig. 6)",
+            f"CIFAR-10: plain-110 above {FIGURE_6_PLAIN_110} % (Fig. 6), ResNet-110 {TABLE_6[110]} % (Table "
+            "6)",
             f"{test['resnet', last]} % against {test['plain', last]} %",
             *above(test["plain", last], test["resnet", last]),
         ),
@@ -104,7 +106,7 @@ def claims(depths: Sequence[int], train: Errors, test: Errors) -> list[Claim]:
             ", ".join(f"{depth}: {test['resnet', depth]} %" for depth in depths),
             *all_of(
                 above(test["resnet", a], test["resnet", b], f"{a} and {b} layers")
-                for a, b in itertools.pairwise(depths)
+                for a, b in itertools.combinations(depths, 2)
             ),
         ),
     ]
@@ -178,7 +180,7 @@ def _talk(setting: Setting, test: Errors) -> bytes:
     theirs = {depth: error for depth, error in TABLE_6.items() if depth <= max(56, depths[-1])}
     name = "He et al.'s residual nets on CIFAR-10 (right scale)"
     behind.plot(*zip(*theirs.items(), strict=True), "D--", color="0.75", linewidth=2, label=name)
-    behind.set(ylim=(4, 9))
+    behind.set(ylim=(0, 10))
     behind.set_ylabel("the paper's test error (Table 6), %", color="0.5")
     behind.tick_params(axis="y", colors="0.5")
     styles = {"plain": ("plain nets", "s", "C3", 12), "resnet": ("residual nets", "o", "C0", -20)}
@@ -198,6 +200,7 @@ def _talk(setting: Setting, test: Errors) -> bytes:
                 path_effects=[withStroke(linewidth=4, foreground="white")],
             )
     axes.margins(x=0.08, y=0.2)
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("weighted layers", fontsize=12)
     axes.set_ylabel(f"test error on {setting.dataset}, %", fontsize=12)
     axes.set_title("The same layers, the same parameters: only the shortcuts differ", fontsize=14)

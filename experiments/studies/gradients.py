@@ -64,9 +64,10 @@ def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
         f"gradient of the mean loss over the same {_IMAGES} training images is taken as training takes it: "
         "with the batch's statistics where there is normalization, and without weight decay.",
         "Gradients are called healthy here while the first third of the convolutions has at least "
-        f"{_HEALTHY:g} of the last third's gradient norm, geometric means of both. What counts is the worst "
-        "moment of a run, among those at which any gradient is left: where no input gets through a network, "
-        "all its convolutions' gradients are zero, which is no decay on the way back.",
+        f"{_HEALTHY:g} of the last third's gradient norm, geometric means of both. What counts is a run's "
+        f"worst moment: the start or the end of epoch {', '.join(map(str, _SHOWN[1:]))}, if any gradient is "
+        "left then. Where no input gets through a network, all its convolutions' gradients are zero, which "
+        "is no decay on the way back.",
     ]
     if any(measured.values()):
         body.append(
@@ -227,7 +228,7 @@ def _worst(rows: Sequence[Sequence[Moment]]) -> str:
 def _factor(sample: Sample) -> str:
     if not sample.count:
         return "not measured"
-    spread = "" if np.isnan(sample.std) else f" (times or divided by {10**sample.std:.2g})"
+    spread = "" if np.isnan(sample.std) else f" ×/÷ {10**sample.std:.2g}"
     return f"{10**sample.mean:.2g}{spread}"
 
 
@@ -258,7 +259,7 @@ def _table(setting: Setting, measured: Measured, runs: Groups) -> Table:
         header,
         rows,
         f"{setting.dataset}, {setting.budget}: geometric means over seeds, with the factor of one standard "
-        "deviation. The end is the last measured moment at which there is any gradient.",
+        "deviation (×/÷). The end is the last measured moment at which there is any gradient.",
     )
 
 
@@ -286,7 +287,7 @@ def _draw(measured: Measured) -> bytes:
         figures.band(below, epochs, series, "o-" if batch_norm else "s--", color, name)
     below.set(title="the first convolution over training", xlabel="epoch")
     _powers_of_ten(below)
-    below.legend()
+    below.legend(loc="upper right")
     return figures.png(figure)
 
 

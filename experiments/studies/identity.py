@@ -63,9 +63,10 @@ def report(setting: Setting, runs: Groups) -> tuple[list[Claim], list[Part]]:
         f"Trained networks of {shallow} layers become networks of {deep}: every stage gets more blocks at "
         "its end, the trained ones are copied, and nothing is trained any further. A residual block whose "
         "last normalization has scale and shift zero adds nothing, so the identity is what it starts from. "
-        "A plain block has to be built as one, with kernels that have a single one in the middle. That "
-        "solution exists, too, but no usual initialization is near it, and it is one only with the "
-        "moving statistics: in training, normalization takes the batch's.",
+        "A plain block has to be built as one, with kernels whose only weight that is not zero is a 1 in the "
+        "middle. That solution exists, too, but no usual initialization is near it, and it is one only "
+        "with the moving statistics: in training, normalization takes the batch's. Errors are those of at "
+        f"most {_IMAGES:,} test images.",
         _table(setting, measured),
         *diverged(runs, "are left out"),
     ]

@@ -105,7 +105,7 @@ def claims(depths: Sequence[int], measured: Responses) -> list[Claim]:
             "mean over the layers: " + ", ".join(f"{depth}: {text['resnet', depth]}" for depth in depths),
             *all_of(
                 above(means["resnet", a], means["resnet", b], f"{a} and {b} layers")
-                for a, b in itertools.pairwise(depths)
+                for a, b in itertools.combinations(depths, 2)
             ),
         ),
     ]
@@ -140,10 +140,11 @@ def _picture(measured: Responses) -> bytes:
             style = "--" if kind == "plain" else "-"
             figures.band(axes, x, series, style, colors[depth], f"{KINDS[kind]}-{depth}")
         axes.set(title=title, xlabel="layer", ylabel="standard deviation")
-        low, high = axes.get_ylim()
-        if low > 0 and high > 3 * low:
+        values = [value for found in measured.values() for row in found for value in row]
+        if values and 0 < 3 * min(values) < max(values):
             # The first layers of deep plain nets can dwarf all others.
             axes.set_yscale("log")
+            axes.set_ylim(bottom=0.9 * min(values))
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter("{x:g}")

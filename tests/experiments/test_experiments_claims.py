@@ -127,15 +127,24 @@ def test_the_section_of_tests():
         Claim("b", "paper", "ours", *parts),
         Claim("c", "paper", "ours", *above(Sample.of([1]), Sample.of([2]))),
         Claim("d", "paper", "ours", HOLDS),
+        Claim("e", "paper", "ours", *similar(low, near, 1.0)),
     ]
     assert claims[1].p == max(each.p for each in parts.comparisons)
     section = significance_section([Section("one", claims[:2], []), Section("two", claims[2:], [])])
     assert section is not None
     (table,) = (part for part in section.body if isinstance(part, Table))
-    assert [row[:2] for row in table.rows] == [["a", "-"], ["b", "first"], ["b", "second"], ["c", "-"]]
-    first, _, second, single = table.rows
+    assert [row[:2] for row in table.rows] == [
+        ["a", "-"],
+        ["b", "first"],
+        ["b", "second"],
+        ["c", "-"],
+        ["e", "-"],
+    ]
+    first, _, second, single, alike = table.rows
     assert first[2:] == ["+10", "+7.73 to +12.3", "< .001", "< .001", HOLDS, "-"]
-    assert second[5] == f"{claims[1].p:.3f}".lstrip("0")  # the larger of two p-values is not multiplied
+    adjusted = holm([claims[index].p for index in (0, 1, 4)])
+    assert [second[5], alike[5]] == [f"{p:.3f}".lstrip("0") for p in adjusted[1:]]
     assert (second[6], second[7]) == (OPEN, str(parts.comparisons[1].seeds))
+    assert alike[6:] == [OPEN, "-"]  # a difference that is found would not show similarity
     assert single[3:] == ["-", "-", "-", OPEN, "-"]
-    assert significance_section([Section("two", claims[3:], [])]) is None
+    assert significance_section([Section("two", claims[3:4], [])]) is None

@@ -201,9 +201,9 @@ def test_a_network_that_nothing_gets_through_is_neither_healthy_nor_a_matter_of_
 
 def test_what_was_measured_is_said():
     found = claims(56, *made_up((-2, -4, 0, 0), (50, 90, 5, 90)))
-    assert "0.01 (times or divided by 1.3)" in found[0].ours
+    assert "0.01 ×/÷ 1.3" in found[0].ours
     assert "0.0001" in found[2].ours
-    assert "0.0001 (times or divided by 1.3) against 0.01" in found[3].ours
+    assert "0.0001 ×/÷ 1.3 against 0.01" in found[3].ours
 
 
 def test_nothing_is_decided_without_a_measurement():

@@ -62,6 +62,19 @@ def test_differences_within_the_spread_are_not_decided(tmp_path):
     assert section.claims[4].verdict == OPEN
 
 
+def test_small_steps_in_the_wrong_direction_add_up():
+    """Neighbors within the spread, but the deepest network is worse than the first."""
+    rising = {20: Sample(8.6, 0.1, 3), 32: Sample(8.8, 0.3, 3), 56: Sample(9.0, 0.3, 3)}
+    errors = {(kind, depth): sample for kind in ("plain", "resnet") for depth, sample in rising.items()}
+    claim = degradation.claims(tuple(rising), errors, errors)[4]
+    assert [comparison.label for comparison in claim.comparisons] == [
+        "20 and 32 layers",
+        "20 and 56 layers",
+        "32 and 56 layers",
+    ]
+    assert claim.verdict == FAILS
+
+
 def test_a_run_that_gave_up_counts_as_guessing(tmp_path):
     outcomes = ladder(tmp_path, plain=(3, 12), resnet=(2, 1))
     run = next(run for run in outcomes if run.name == "cifar_plain56-seed1")
@@ -90,6 +103,14 @@ def test_shortcuts_as_in_the_paper():
 def test_shortcuts_the_other_way_round():
     turned = dict(zip(OPTIONS, reversed(OPTIONS.values()), strict=True))
     assert [claim.verdict for claim in shortcuts.claims(turned)] == [FAILS] * 3
+
+
+def test_options_are_compared_within_each_seed():
+    """What all networks of a seed have in common does not hide the differences among them."""
+    found = {"plain": [10, 12, 14], "A": [5, 5, 5], "B": [5.1, 5.1, 5.1], "C": [7, 8, 9]}
+    claim = shortcuts.claims(found)[2]
+    assert claim.ours == "3.00 ± 1.00 % among them, 4.00 ± 1.00 % to the plain net"
+    assert claim.verdict == HOLDS
 
 
 def test_shortcuts_page_from_histories(tmp_path):
