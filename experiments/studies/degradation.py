@@ -180,7 +180,7 @@ def _talk(setting: Setting, test: Errors) -> bytes:
     theirs = {depth: error for depth, error in TABLE_6.items() if depth <= max(56, depths[-1])}
     name = "He et al.'s residual nets on CIFAR-10 (right scale)"
     behind.plot(*zip(*theirs.items(), strict=True), "D--", color="0.75", linewidth=2, label=name)
-    behind.set(ylim=(0, 10))
+    behind.set(ylim=(-0.9, 9))
     behind.set_ylabel("the paper's test error (Table 6), %", color="0.5")
     behind.tick_params(axis="y", colors="0.5")
     styles = {"plain": ("plain nets", "s", "C3", 12), "resnet": ("residual nets", "o", "C0", -20)}
@@ -190,8 +190,10 @@ def _talk(setting: Setting, test: Errors) -> bytes:
         line = {"marker": marker, "color": color, "linewidth": 3, "markersize": 9, "capsize": 5}
         axes.errorbar(depths, means, spreads, label=name, **line)
         for depth, mean in zip(depths, means, strict=True):
+            # The last plain net's bar is long.
+            shift, side = (-12, "right") if (kind, depth) == ("plain", depths[-1]) else (0, "center")
             text = axes.annotate(
-                f"{mean:.1f} %", (depth, mean), (0, offset), textcoords="offset points", ha="center"
+                f"{mean:.1f} %", (depth, mean), (shift, offset), textcoords="offset points", ha=side
             )
             text.set(
                 color=color,
@@ -200,13 +202,13 @@ def _talk(setting: Setting, test: Errors) -> bytes:
                 path_effects=[withStroke(linewidth=4, foreground="white")],
             )
     axes.margins(x=0.08, y=0.2)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=-0.1 * axes.get_ylim()[1])  # room for the labels; both axes have the same zero
     axes.set_xlabel("weighted layers", fontsize=12)
     axes.set_ylabel(f"test error on {setting.dataset}, %", fontsize=12)
     axes.set_title("The same layers, the same parameters: only the shortcuts differ", fontsize=14)
     axes.set_xticks(depths)
     handles = [*axes.get_legend_handles_labels()[0], *behind.get_legend_handles_labels()[0]]
-    axes.legend(handles=handles, fontsize=11, loc="upper center", frameon=False)
+    axes.legend(handles=handles, fontsize=11, loc="center left", bbox_to_anchor=(0.03, 0.55), frameon=False)
     return figures.png(figure)
 
 

@@ -287,7 +287,7 @@ def _draw(measured: Measured) -> bytes:
         figures.band(below, epochs, series, "o-" if batch_norm else "s--", color, name)
     below.set(title="the first convolution over training", xlabel="epoch")
     _powers_of_ten(below)
-    below.legend(loc="upper right")
+    below.legend(ncols=4, loc="upper center")
     return figures.png(figure)
 
 
