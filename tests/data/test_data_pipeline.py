@@ -90,6 +90,21 @@ def test_no_epoch_waits_for_the_autotuner(pixels, large):
             assert batches.options().autotune.enabled is False
 
 
+def test_all_cores_decode_but_few_batches_are_joined_at_once(large, monkeypatch):
+    """Each of them takes up to 150 MB."""
+    monkeypatch.setattr("keras_resnet.data.examples.cores", lambda: list(range(64)))
+    threads, plain_map = [], tf.data.Dataset.map
+
+    def recorded(dataset, *arguments, num_parallel_calls=None, **options):
+        threads.append(num_parallel_calls)
+        return plain_map(dataset, *arguments, num_parallel_calls=num_parallel_calls, **options)
+
+    monkeypatch.setattr(tf.data.Dataset, "map", recorded)
+    transform = Transform.create(16, SOME, "scale_crop_flip")
+    training_batches(large.split("train"), transform, global_batch=4, seed=0, epoch=0)
+    assert [number for number in threads if number is not None] == [64, 16]
+
+
 def test_training_takes_each_example_once(pixels, large):
     for split, size in ((pixels, 12), (large.split("train"), 16)):
         transform = Transform.create(size, SOME)

@@ -118,6 +118,13 @@ def test_verdicts(plain, residual, smaller, falling):
     assert f"20: {residual[0]:.3f}" in found[1].ours
 
 
+def test_the_first_and_the_last_depth_are_compared_too():
+    """Neighbors within the spread."""
+    depths = (20, 32, 56)
+    claim = claims(depths, made_up((1.0, 1.0, 1.0), (0.6, 0.612, 0.624), depths))[1]
+    assert claim.verdict == FAILS
+
+
 def test_nothing_is_decided_without_trained_networks():
     nothing = {(kind, depth): [] for kind in ("plain", "resnet") for depth in (20, 56)}
     assert {claim.verdict for claim in claims((20, 56), nothing)} == {OPEN}
