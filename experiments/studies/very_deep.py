@@ -27,9 +27,9 @@ _SIMILAR = 1.0
 _CONVERGED = 0.1
 """Training error, %, below which the paper's ResNet-1202 ended (section 4.2)."""
 
-_COST = (
-    "The peak with --remat is that of TensorFlow's graph before the first step; it hardly "
-    "depends on the number of images: with more of them, --remat saves a larger share."
+_PEAK = (
+    "On CPUs, the peak with --remat occurs while TensorFlow creates the graph, before the first step. It "
+    "hardly depends on the number of images, so --remat saves a larger share for larger batches."
 )
 
 _WAYS = {True: "with warm-up", False: "without"}
@@ -70,7 +70,7 @@ def report(setting: Setting, groups: Groups) -> tuple[list[Claim], list[Part]]:
         try:
             costs = _costs(setting.deepest_batch, runs[True][0].folder.path.parent)
             found.append(memory_claim(*costs))
-            body += [_cost_table(costs), _COST]
+            body += [_cost_table(costs), _PEAK]
         except InputError as error:
             body.append(f"The memory of a training step could not be measured: {error}.")
     else:
@@ -180,8 +180,8 @@ def _deepest_table(setting: Setting, deepest: Outcome, compared: Sequence[Outcom
     recipe = deepest.run.recipe
     caption = (
         f"ResNet-{_DEEPEST} on {setting.dataset}, {recipe.train_split}, one seed, {seconds:.1f} s per step, "
-        f"and ResNet-{_COMPARED} with the same training: a rate of {recipe.learning_rate:g}, and before, of "
-        f"{recipe.error_warmup_rate:g} until the training error is below {_STARTED:g} %."
+        f"and ResNet-{_COMPARED} with the same training: at a rate of {recipe.learning_rate:g}, after a "
+        f"warm-up at {recipe.error_warmup_rate:g} until the training error is below {_STARTED:g} %."
     )
     return Table(header, rows, caption)
 

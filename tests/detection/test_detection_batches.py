@@ -69,12 +69,18 @@ def test_every_image_once_unaugmented(split):
     assert found[0]["images"][0, :28, :56].all()
 
 
+def test_no_epoch_waits_for_the_autotuner(split):
+    """As in the pipeline of classification."""
+    batches, bad = DetectionBatches(split, CONFIG, 2), BadImages()
+    training = batches.training(Shard(2), POLICY, seed=3, epoch=1, bad=bad)
+    for dataset in (training, batches.evaluation(Shard(2), bad)):
+        assert dataset.options().autotune.enabled is False
+
+
 def test_a_global_batch_does_not_depend_on_workers_and_replicas(split):
     batches = DetectionBatches(split, CONFIG, 2)
     place = {"seed": 3, "epoch": 1}
-    training = batches.training(Shard(2), POLICY, **place, bad=BadImages())
-    assert training.options().autotune.enabled is False
-    whole = values(training)
+    whole = values(batches.training(Shard(2), POLICY, **place, bad=BadImages()))
     assert len(whole) == 3
     replicas = values(batches.training(Shard(2, 1, 0, 2), POLICY, **place, bad=BadImages()))
     workers = [values(batches.training(Shard(2, 2, w), POLICY, **place, bad=BadImages())) for w in (0, 1)]
